@@ -1,0 +1,1 @@
+"""The experiments of jaxnets; `python -m experiments --help` lists them."""

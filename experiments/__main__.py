@@ -1,0 +1,98 @@
+"""`python -m experiments <command>`: every experiment of jaxnets from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from experiments import classify, common, data, evaluate, generate, listing, quickstart, sample
+
+Command = (
+    Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[classify.Classify, tyro.conf.subcommand("classify")]
+    | Annotated[generate.Generate, tyro.conf.subcommand("generate")]
+    | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[sample.Sample, tyro.conf.subcommand("sample")]
+    | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
+    | Annotated[listing.List, tyro.conf.subcommand("list")]
+)
+
+_RUN: dict[type, Callable[[Any], Any]] = {
+    quickstart.Quickstart: quickstart.run,
+    classify.Classify: classify.run,
+    generate.Generate: generate.run,
+    evaluate.Evaluate: evaluate.run,
+    sample.Sample: sample.run,
+    data.Prepare: data.run,
+    data.Show: data.run,
+    listing.List: listing.run,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+      The exit code: 0; 2 for what the user can put right, after one sentence; 130 for Ctrl-C
+      and 143 for SIGTERM, after the state was saved.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        args=arguments,
+        prog="python -m experiments",
+        description="Train CNNs and GANs, alone and together, and measure what they do.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    from jaxnets.errors import UserError
+
+    try:
+        _RUN[type(command)](command)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        return _fail(f"cannot read or write{place}: {error.strerror}")
+    except KeyboardInterrupt:
+        print(f"interrupted{_how_to_go_on(arguments)}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        from jaxnets.loop import Interrupted  # only here: it brings jax, and help must be quick
+
+        if not isinstance(error, Interrupted):
+            raise
+        print(f"{error}{_how_to_go_on(arguments)}", file=sys.stderr)
+        return 128 + error.signum
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """The command that resumes the run, on a line of its own; nothing if no run was begun."""
+    folder = common.opened_run()
+    if folder is None:
+        return ""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and not argument.startswith("--run-dir="):
+            skip = argument == "--run-dir"
+            kept += [] if skip else [argument]
+        else:
+            skip = False
+    command = shlex.join([*kept, "--run-dir", str(folder)])
+    return f"; go on with:\n  python -m experiments {command}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""Train a CNN to classify images."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments import common
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    from jax.sharding import Mesh
+
+    from jaxnets.data import DataSet, Split
+    from jaxnets.evaluate import Classification
+    from jaxnets.loop import Task
+    from jaxnets.state import TrainState
+
+#: Values of the fields that are None, by data set.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "epochs": 20.0,
+        "batch_size": 128,
+        "width": 0.5,
+        "learning_rate": 0.2,
+        "crop_padding": 2,
+        "flip": True,
+    },
+    # Digits must not be mirrored.
+    "digits": {"epochs": 60.0, "width": 0.25, "crop_padding": 1, "flip": False},
+    "fashion_mnist": {"epochs": 8.0, "batch_size": 512, "learning_rate": 0.75},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(common.RunOptions, common.DataOptions):
+    """Train a CNN to classify images; with the defaults, Fashion-MNIST.
+
+    A flag whose default is None takes the value that suits the data set; config.json in the run's
+    folder shows it.
+    """
+
+    network: str = "speed_net"
+    """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
+    wide_resnet_28_10 or speed_net."""
+    width: float | None = None
+    """Factor on every number of channels; 1 is the published size."""
+    dropout: float = 0.0
+    """Share of units that dropout zeroes, where the network has dropout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 in any case."""
+
+    epochs: float | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images a step, over all devices."""
+    micro_batches: int = 1
+    """Parts in which a batch is computed, to save memory; gradients add up."""
+    optimizer: str = "nesterov"
+    """sgd, nesterov, adam, rmsprop, lion or lamb."""
+    learning_rate: float | None = None
+    """The highest learning rate."""
+    schedule: str = "linear"
+    """constant, cosine or linear, after the warm-up."""
+    warmup: float = 0.23
+    """Share of the steps in which the learning rate climbs."""
+    momentum: float = 0.85
+    """Of sgd and nesterov."""
+    weight_decay: float = 0.009
+    """Decoupled, times the learning rate; not on norms and biases."""
+    clip_norm: float | None = None
+    """Greatest global norm of a gradient."""
+    ema_decay: float | None = 0.99
+    """Decay of the moving average of the weights that is evaluated; None uses the weights."""
+
+    loss: str = "cross_entropy"
+    """cross_entropy or focal."""
+    label_smoothing: float = 0.2
+    """Share of the target that is spread over all classes."""
+    balance_classes: bool = False
+    """Weigh classes by the inverse of their frequency in the training images."""
+
+    crop_padding: int | None = None
+    """Pixels by which training images are shifted at random."""
+    flip: bool | None = None
+    """Mirror training images at random."""
+    cutout: int = 0
+    """Side of the square that is blanked at random; 0 is off."""
+    mixup: float = 0.0
+    """Parameter of mixup's Beta distribution; 0 is off."""
+
+    validation_fraction: float = 0.0
+    """Share of the training images that is held out, by class, to be evaluated on."""
+    patience: int | None = None
+    """Stop after this many evaluations without a better validation accuracy."""
+    labels_per_class: int | None = None
+    """Train on this many images of each class only."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the command."""
+        return "classify"
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A classifier's task and what belongs to it."""
+
+    task: Task
+    model: nn.Module
+    train: Split
+    steps_per_epoch: float
+    judge: Any  # (state, split) -> Classification
+
+
+def resolve(config: Classify) -> Classify:
+    """The config with every value in its place."""
+    from jaxnets.errors import UserError
+
+    config = common.with_preset(config, PRESETS, config.data)
+    if config.patience is not None and not config.validation_fraction:
+        raise UserError("--patience needs images to watch: set --validation-fraction too")
+    if config.patience is not None and config.patience < 1:
+        raise UserError(f"--patience must be at least 1, got {config.patience}")
+    return config
+
+
+def network(config: Classify, dataset: DataSet) -> nn.Module:
+    """The classifier that a resolved config names."""
+    from jaxnets.models import make_classifier
+
+    return make_classifier(
+        config.network,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.splits["train"].images.shape[1:],
+        width=config.width,  # type: ignore[arg-type]
+        dropout=config.dropout,
+        dtype=config.dtype,
+    )
+
+
+def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
+    """Turns a resolved config and a data set into a task for the loop."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxnets import augment, data, evaluate, losses, models, optimizers, state, steps
+    from jaxnets.loop import EarlyStopping, Task
+
+    assert config.batch_size and config.epochs and config.learning_rate is not None
+    common.check_batch(config.batch_size, mesh, config.micro_batches)
+    train, held_out = dataset.splits["train"], None
+    if config.validation_fraction:
+        train, held_out = data.split_validation(train, config.validation_fraction, config.seed)
+    if config.labels_per_class is not None:
+        train = data.take_per_class(train, config.labels_per_class, config.seed)
+    pipeline = data.make_pipeline(
+        train, config.batch_size, config.seed, memory_budget_bytes=config.memory_budget_mb << 20
+    )
+    steps_per_epoch = len(train) / config.batch_size
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
+
+    model = network(config, dataset)
+    class_weights = None
+    if config.balance_classes:
+        counts = np.bincount(train.labels, minlength=dataset.num_classes)
+        class_weights = jnp.asarray(
+            len(train) / (dataset.num_classes * np.maximum(counts, 1)), jnp.float32
+        )
+    loss = partial(
+        losses.classification_loss(config.loss),
+        label_smoothing=config.label_smoothing,
+        class_weights=class_weights,
+    )
+    optimizer = optimizers.make_optimizer(
+        config.optimizer,
+        optimizers.make_schedule(config.schedule, config.learning_rate, total_steps, config.warmup),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        momentum=config.momentum,
+    )
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def prepared(variables: dict[str, Any]) -> dict[str, Any]:
+        prepare = models.CLASSIFIERS[config.network].prepare
+        if prepare is None:
+            return variables
+        return prepare(variables, data.normalise(train.images[:5000]))
+
+    def init() -> TrainState:
+        example = jnp.zeros((1, *train.images.shape[1:]))
+        net = state.init_net(
+            model,
+            init_key,
+            example,
+            train=False,
+            optimizer=optimizer,
+            ema=config.ema_decay is not None,
+            prepare=prepared,
+        )
+        return state.TrainState.create(run_key, {"classifier": net})
+
+    step = steps.classifier_step(
+        model,
+        loss,
+        optimizer,
+        augment=augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout),
+        mixup_alpha=config.mixup,
+        ema_decay=config.ema_decay,
+        micro_batches=config.micro_batches,
+    )
+    predict = evaluate.make_predict(model, mesh)
+
+    def judge(of: TrainState, split: Split) -> Classification:
+        logits, _ = predict(of.nets["classifier"].averaged, split)
+        return evaluate.classification(logits, split.labels)
+
+    def scores(of: TrainState) -> dict[str, float]:
+        found = {f"test_{k}": v for k, v in judge(of, dataset.splits["test"]).metrics.items()}
+        if held_out is not None:
+            metrics = judge(of, held_out).metrics
+            found |= {f"validation_{name}": value for name, value in metrics.items()}
+        return found
+
+    stopping = None
+    if config.patience is not None:
+        stopping = EarlyStopping("validation_accuracy", config.patience)
+    task = Task(
+        name=f"{config.network} on {dataset.name}",
+        init=init,
+        step=step,
+        pipeline=pipeline,
+        total_steps=total_steps,
+        evaluate=scores,
+        early_stopping=stopping,
+    )
+    return Built(task, model, train, steps_per_epoch, judge)
+
+
+def run(config: Classify) -> Path:
+    """The command."""
+    from jaxnets import parallel, report
+    from jaxnets.log import read_records
+
+    config = resolve(config)
+    mesh = parallel.make_mesh(config.devices)
+    dataset = common.load_data(config)
+    built = build(config, dataset, mesh)
+    folder, result = common.start_run("classify", config, built.task, mesh, built.steps_per_epoch)
+    common.write_summary(folder, result.metrics, result)
+    found = built.judge(result.state, dataset.splits["test"])
+    records = read_records(folder / "metrics.jsonl")
+    rows = [
+        ("test accuracy", f"{found.metrics['accuracy']:.2%}"),
+        ("mean recall of the classes", f"{found.metrics['balanced_accuracy']:.2%}"),
+        ("test loss (mean negative log-likelihood)", f"{found.metrics['loss']:.4f}"),
+        ("expected calibration error", f"{found.metrics['calibration_error']:.4f}"),
+        ("images trained on", f"{len(built.train):,}"),
+        ("training time, compilation included", f"{result.seconds:.0f} s"),
+    ]
+    training = [record for record in records if record["split"] == "train"]
+    judged = [record for record in records if record["split"] == "eval"]
+    report.html_report(
+        folder / "report.html",
+        built.task.name,
+        [
+            report.Table(rows, header=("", "value")),
+            report.Figure(report.curves_svg(training, ["loss"], title="training loss")),
+            report.Figure(report.curves_svg(judged, ["test_accuracy"], title="test accuracy")),
+            report.Figure(
+                report.confusion_svg(found.confusion, dataset.class_names),
+                caption="Confusion matrix on the test images.",
+            ),
+        ],
+    )
+    common.print_table(built.task.name, rows)
+    print(f"  report: {folder / 'report.html'}")
+    return folder

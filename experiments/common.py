@@ -1,0 +1,250 @@
+"""What every training command shares: its flags, its run folder, its report.
+
+No module of `experiments` imports jax at its top: `--help` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxnets.data import DataSet
+    from jaxnets.loop import FitOptions, FitResult, Task
+
+T = TypeVar("T")
+
+_opened: Path | None = None
+
+#: Fields that say where and how a run is computed, and not what: the same run may go on with
+#: other values of them.
+_NOT_WHAT = (
+    "run_dir",
+    "devices",
+    "mode",
+    "steps_per_call",
+    "log_every",
+    "save_every",
+    "memory_budget_mb",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Which images, in which form."""
+
+    data: str = "fashion_mnist"
+    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
+    data_dir: Path | None = None
+    """Where prepared TFDS data sets lie (tfds:NAME); by default TFDS's own folder."""
+    image_size: int | None = None
+    """Resize the shorter side to this and crop the middle square (folder:, tfds:)."""
+    channels: Literal[1, 3] | None = None
+    """Convert to grey (1) or colour (3) (folder:, tfds:)."""
+    skip_bad: bool = False
+    """Leave out images that cannot be used, and count them, instead of stopping (folder:)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How and where a run is computed."""
+
+    run_dir: Path | None = None
+    """The run's folder; the same command on the same folder goes on where it stopped. By default
+    runs/<experiment>-<date>-<time>."""
+    seed: int = 0
+    """Every random number of the run follows from it."""
+    devices: int | None = None
+    """How many devices to use; by default all."""
+    mode: Literal["jit", "pmap"] = "jit"
+    """How the step goes onto the devices."""
+    steps_per_call: int = 4
+    """Training steps in one call of the compiled program."""
+    log_every: int = 50
+    """Steps between records of training metrics."""
+    eval_every: float = 1.0
+    """Epochs between evaluations; 0 evaluates at the end only."""
+    save_every: float = 1.0
+    """Epochs between checkpoints; 0 saves at the end only."""
+    memory_budget_mb: int = 4096
+    """A training split larger than this is streamed from disk instead of kept on the device."""
+
+
+def load_data(options: DataOptions) -> DataSet:
+    """The data set that the options name."""
+    from jaxnets import data
+
+    return data.load(
+        options.data,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
+        channels=options.channels,
+        skip_bad=options.skip_bad,
+    )
+
+
+def with_preset(config: T, presets: Mapping[str, Mapping[str, Any]], name: str) -> T:
+    """Fills the fields that are None from the preset of that name, or else from "default".
+
+    What is left None means none: every field has its value, and `config.json` shows it.
+    """
+    values = {**presets["default"], **presets.get(name, {})}
+    unset = {key: value for key, value in values.items() if getattr(config, key) is None}
+    return dataclasses.replace(config, **unset)  # type: ignore[type-var]
+
+
+def experiment_values(config: Any) -> dict[str, Any]:
+    """The fields of a config that a run's numbers depend on."""
+    from jaxnets.runs import config_values
+
+    return config_values(config, leave_out=_NOT_WHAT)
+
+
+def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A config out of the values of a run's `config.json`."""
+    from jaxnets.errors import UserError
+
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(
+            f"the run was made by another version of jaxnets: its config.json has "
+            f"{', '.join(unknown)}, which `{kind.__name__.lower()}` does not know"
+        )
+    paths = {
+        name: Path(value)
+        for name, value in values.items()
+        if value is not None and "Path" in str(fields[name].type)
+    }
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return kind(**{**values, **paths, **lists})
+
+
+def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
+    """Fails early, in one sentence, for a batch that devices or parts do not divide."""
+    from jaxnets.errors import UserError
+
+    share = mesh.size
+    for part in parts:
+        share *= part
+    if batch_size < 1 or batch_size % share:
+        what = f"the {mesh.size} devices" if mesh.size > 1 or share == 1 else "the parts"
+        if share != mesh.size:
+            what = f"{mesh.size} device(s) times {share // mesh.size} part(s)"
+        raise UserError(
+            f"batch size {batch_size} is not divisible by {what}; choose a multiple of {share}"
+        )
+
+
+def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
+    """The loop's options, with epochs turned into steps."""
+    from jaxnets.errors import UserError
+    from jaxnets.loop import FitOptions
+
+    for name in ("steps_per_call", "log_every"):
+        if getattr(options, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(options, name)}")
+
+    def steps(epochs: float) -> int:
+        return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
+
+    return FitOptions(
+        mode=options.mode,
+        steps_per_call=options.steps_per_call,
+        log_every=options.log_every,
+        eval_every=steps(options.eval_every),
+        save_every=steps(options.save_every),
+    )
+
+
+def start_run(
+    experiment: str, config: Any, task: Task, mesh: Mesh, steps_per_epoch: float
+) -> tuple[Path, FitResult]:
+    """Opens the run's folder and trains to the end."""
+    from jaxnets.loop import fit
+
+    options = fit_options(config, steps_per_epoch)
+    folder = open_run(experiment, config)
+    return folder, fit(task, folder, mesh, options)
+
+
+def open_run(experiment: str, config: Any) -> Path:
+    """Makes or finds the run's folder, and says where it is."""
+    global _opened
+    from jaxnets import runs
+
+    _opened = runs.open_run(config.run_dir, experiment, experiment_values(config))
+    print(f"run folder: {_opened}", flush=True)
+    return _opened
+
+
+def opened_run() -> Path | None:
+    """The run folder that this process has opened, for the command that resumes it."""
+    return _opened
+
+
+def machine() -> dict[str, Any]:
+    """What a number was measured on."""
+    import os
+    import platform
+
+    import flax
+    import jax
+
+    import jaxnets
+
+    device = jax.devices()[0]
+    return {
+        "jaxnets": jaxnets.__version__,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "python": platform.python_version(),
+        "backend": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+    }
+
+
+def write_summary(folder: Path, numbers: Mapping[str, Any], result: FitResult | None) -> None:
+    """Writes `summary.json`: the final numbers by name, the time they took, and where."""
+    from jaxnets.runs import write_json
+
+    timing = {}
+    if result is not None:
+        timing = {
+            "step": int(result.state.step),
+            "stopped_early": result.stopped_early,
+            "train_seconds": round(result.seconds, 1),
+            "compile_seconds": round(result.compile_seconds, 1),
+            "images_per_second": round(result.images_per_second, 1),
+        }
+    write_json(folder / "summary.json", {**finite(numbers), **finite(timing), "machine": machine()})
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with NaN and infinity, which JSON has not, as None."""
+    import math
+
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """A short table of names and numbers on the terminal."""
+    width = max(len(name) for name, _ in rows)
+    print(f"\n{title}")
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+
+
+PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

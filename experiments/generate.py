@@ -1,0 +1,331 @@
+"""Train a generative adversarial network to make images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments import common, judging
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from jaxnets.data import DataSet, Split
+    from jaxnets.evaluate import Sample
+    from jaxnets.loop import Task
+    from jaxnets.state import TrainState
+
+#: Values of the fields that are None, by data set.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "epochs": 100.0,
+        "batch_size": 64,
+        "width": 1.0,
+        "penalty_weight": 0.1,
+        "score_epochs": 10.0,
+    },
+    "digits": {"epochs": 200.0, "width": 0.5},
+    "fashion_mnist": {"epochs": 8.0, "score_epochs": 2.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(common.RunOptions, common.DataOptions):
+    """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
+
+    A flag whose default is None takes the value that suits the data set; config.json in the run's
+    folder shows it.
+    """
+
+    generator: str = "dcgan"
+    """dcgan."""
+    discriminator: str = "dcgan"
+    """dcgan, or any classifier of `classify` as the trunk."""
+    conditional: bool = True
+    """Give both networks the class of each image; then a class can be asked for."""
+    latent_size: int = 64
+    """Length of the generator's input."""
+    width: float | None = None
+    """Factor on every number of channels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 in any case."""
+
+    epochs: float | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images that one discriminator update sees, over all devices."""
+    micro_batches: int = 1
+    """Parts in which a batch is computed, to save memory; gradients add up."""
+    discriminator_steps: int = 1
+    """Discriminator updates to one generator update, each on images of its own."""
+
+    loss: str = "non_saturating"
+    """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
+    penalty: str = "r1"
+    """none, r1, r2 or wgan_gp."""
+    penalty_weight: float | None = None
+    """Factor of the penalty: gamma of R1 and R2, lambda of WGAN-GP."""
+    augment: str = ""
+    """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
+
+    optimizer: str = "adam"
+    """sgd, nesterov, adam, rmsprop, lion or lamb."""
+    generator_learning_rate: float = 5e-4
+    """The generator's highest learning rate."""
+    discriminator_learning_rate: float = 5e-4
+    """The discriminator's highest learning rate."""
+    b1: float = 0.0
+    """Decay of the first moment."""
+    b2: float = 0.99
+    """Decay of the second moment."""
+    schedule: str = "constant"
+    """constant, cosine or linear."""
+    clip_norm: float | None = None
+    """Greatest global norm of a gradient."""
+    ema_decay: float | None = 0.995
+    """Decay of the moving average of the generator that samples are made with."""
+
+    labels_per_class: int | None = None
+    """Train on this many images of each class only."""
+    judge: Path | None = None
+    """Folder of a `classify` run on the same data, whose features measure Frechet distances."""
+    accuracy_score: bool = True
+    """At the end, train a CNN on samples only and test it on real images (if conditional)."""
+    score_epochs: float | None = None
+    """For how many passes over as many samples as there are training images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A GAN's task and what belongs to it."""
+
+    task: Task
+    train: Split
+    steps_per_epoch: float
+    sample: Sample
+    #: (state, labels [N][, seed]) -> one generated image for each label, as a split
+    samples_like: Callable[..., Split]
+
+
+def resolve(config: Generate) -> Generate:
+    """The config with every value in its place."""
+    return common.with_preset(config, PRESETS, config.data)
+
+
+def networks(config: Generate, dataset: DataSet) -> Any:
+    """The (generator, discriminator) that a resolved config names."""
+    from jaxnets.models import make_gan
+
+    return make_gan(
+        config.generator,
+        discriminator=config.discriminator,
+        image_shape=dataset.splits["train"].images.shape[1:],
+        num_classes=dataset.num_classes if config.conditional else None,
+        latent_size=config.latent_size,
+        width=config.width,  # type: ignore[arg-type]
+        dtype=config.dtype,
+    )
+
+
+def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
+    """Turns a resolved config and a data set into a task for the loop."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxnets import augment, data, evaluate, losses, optimizers, report, state, steps
+    from jaxnets.errors import UserError
+    from jaxnets.loop import Task
+
+    assert config.batch_size and config.epochs and config.penalty_weight is not None
+    if config.discriminator_steps < 1:
+        raise UserError(
+            f"--discriminator-steps must be at least 1, got {config.discriminator_steps}"
+        )
+    common.check_batch(config.batch_size, mesh, config.micro_batches)
+    train = dataset.splits["train"]
+    if config.labels_per_class is not None:
+        train = data.take_per_class(train, config.labels_per_class, config.seed)
+    whole_batch = config.batch_size * config.discriminator_steps
+    pipeline = data.make_pipeline(
+        train, whole_batch, config.seed, memory_budget_bytes=config.memory_budget_mb << 20
+    )
+    steps_per_epoch = len(train) / whole_batch
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
+
+    generator, discriminator = networks(config, dataset)
+    generator_optimizer, discriminator_optimizer = (
+        optimizers.make_optimizer(
+            config.optimizer,
+            optimizers.make_schedule(config.schedule, rate, total_steps),
+            clip_norm=config.clip_norm,
+            b1=config.b1,
+            b2=config.b2,
+        )
+        for rate in (config.generator_learning_rate, config.discriminator_learning_rate)
+    )
+    generator_key, discriminator_key, run_key, preview_key = jax.random.split(
+        jax.random.key(config.seed), 4
+    )
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+
+    def init() -> state.TrainState:
+        latents = jnp.zeros((1, config.latent_size))
+        images = jnp.zeros((1, *train.images.shape[1:]))
+        return state.TrainState.create(
+            run_key,
+            {
+                "generator": state.init_net(
+                    generator,
+                    generator_key,
+                    latents,
+                    labels,
+                    train=False,
+                    optimizer=generator_optimizer,
+                    ema=config.ema_decay is not None,
+                ),
+                "discriminator": state.init_net(
+                    discriminator,
+                    discriminator_key,
+                    images,
+                    labels,
+                    train=False,
+                    optimizer=discriminator_optimizer,
+                ),
+            },
+        )
+
+    step = steps.adversarial_step(
+        generator,
+        discriminator,
+        losses.adversarial_loss(config.loss),
+        generator_optimizer,
+        discriminator_optimizer,
+        latent_size=config.latent_size,
+        conditional=config.conditional,
+        discriminator_steps=config.discriminator_steps,
+        penalty=None if config.penalty == "none" else losses.penalty(config.penalty),
+        penalty_weight=config.penalty_weight,
+        augment=augment.gan_augmentation(config.augment) if config.augment else None,
+        ema_decay=config.ema_decay,
+        micro_batches=config.micro_batches,
+    )
+    sample = evaluate.make_sample(
+        generator, latent_size=config.latent_size, conditional=config.conditional
+    )
+
+    def preview(of: state.TrainState, folder: Path) -> None:
+        columns = 10
+        rows = min(dataset.num_classes, 20)
+        asked: Any = np.repeat(np.arange(rows, dtype=np.int32), columns)
+        images = sample(
+            of.nets["generator"].averaged,
+            preview_key,
+            asked if config.conditional else len(asked),
+        )
+        names = dataset.class_names[:rows] if config.conditional else None
+        path = folder / f"step-{int(of.step):07}.png"
+        report.image_grid(images, columns, path, row_labels=names)
+
+    judge = judging.frechet_judge(config.judge, dataset, mesh) if config.judge else None
+
+    def scores(of: state.TrainState) -> dict[str, float]:
+        if judge is None:
+            return {}
+        return judge(samples_like(of, dataset.splits["test"].labels))
+
+    def samples_like(of: state.TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
+        variables = of.nets["generator"].averaged
+        asked: Any = like if config.conditional else len(like)
+        images = sample(variables, jax.random.key(seed), asked)
+        return data.Split(data.to_uint8(images), like)
+
+    task = Task(
+        name=f"{config.generator} on {dataset.name}",
+        init=init,
+        step=step,
+        pipeline=pipeline,
+        total_steps=total_steps,
+        evaluate=scores,
+        preview=preview,
+    )
+    return Built(task, train, steps_per_epoch, sample, samples_like)
+
+
+def evaluate(
+    config: Generate, built: Built, dataset: DataSet, mesh: Mesh, state: TrainState, folder: Path
+) -> dict[str, float]:
+    """What can be said of a trained generator: a Frechet distance, an accuracy score.
+
+    The classifier of the accuracy score is trained in `folder`.
+    """
+    numbers: dict[str, float] = {}
+    if config.judge is not None:
+        numbers |= judging.frechet_judge(config.judge, dataset, mesh)(
+            built.samples_like(state, dataset.splits["test"].labels)
+        )
+    if config.conditional and config.accuracy_score:
+        samples = built.samples_like(state, built.train.labels)
+        assert config.score_epochs is not None
+        numbers["classification_accuracy_score"] = judging.accuracy_score(
+            samples, dataset, mesh, folder, epochs=config.score_epochs, seed=config.seed
+        )
+    return numbers
+
+
+def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
+    """A GAN's part of a report: samples beside real images, and its curves."""
+    import numpy as np
+
+    from jaxnets import report
+    from jaxnets.log import read_records
+
+    records = [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
+    test = dataset.splits["test"]
+    classes = min(dataset.num_classes, 20)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), 8)
+    fakes = built.samples_like(state, labels, seed=2).images.reshape(
+        classes, 8, *test.images.shape[1:]
+    )
+    reals = np.stack([test.images[np.flatnonzero(test.labels == c)[:8]] for c in range(classes)])
+    both = np.concatenate([fakes, reals], axis=1)
+    picture = report.grid_png(
+        both.reshape(-1, *both.shape[2:]),
+        both.shape[1],
+        row_labels=dataset.class_names[:classes],
+        column_labels=["sample"] * 8 + ["real"] * reals.shape[1],
+    )
+    return [
+        report.Figure(picture, caption="Samples of each class, and beside them test images."),
+        report.Figure(report.curves_svg(records, ["d_loss", "g_loss"], title="losses")),
+        report.Figure(
+            report.curves_svg(records, ["d_real", "d_fake"], title="discriminator's mean logits")
+        ),
+    ]
+
+
+def run(config: Generate) -> Path:
+    """The command."""
+    from jaxnets import parallel, report
+
+    config = resolve(config)
+    mesh = parallel.make_mesh(config.devices)
+    dataset = common.load_data(config)
+    built = build(config, dataset, mesh)
+    folder, result = common.start_run("generate", config, built.task, mesh, built.steps_per_epoch)
+    numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
+    common.write_summary(folder, numbers, result)
+    rows = [
+        *judging.rows(numbers),
+        ("training time, compilation included", f"{result.seconds:.0f} s"),
+        ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
+    ]
+    table = report.Table(rows, header=("", "value"))
+    parts = [table, *figures(built, result.state, dataset, folder)]
+    report.html_report(folder / "report.html", built.task.name, parts)
+    common.print_table(built.task.name, rows)
+    print(f"  report: {folder / 'report.html'}")
+    return folder

@@ -1,0 +1,212 @@
+"""A CNN and a GAN on the embedded data set, and what they do for each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import classify, common, generate
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxnets.data import DataSet, Split
+    from jaxnets.evaluate import Predict
+    from jaxnets.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Train a CNN and a GAN on handwritten digits, and show what they do for each other.
+
+    Takes about two minutes on two CPU cores, and needs no network.
+    """
+
+    run_dir: Path | None = None
+    """The run's folder; by default runs/quickstart-<date>-<time>."""
+    seed: int = 0
+    """Every random number of the run follows from it."""
+    devices: int | None = None
+    """How many devices to use; by default all."""
+    labels_per_class: int = 5
+    """Labels of each class that the CNN of the last comparison gets."""
+    cnn_epochs: float = 40.0
+    """Length of a CNN's training, in passes over the training images."""
+    gan_epochs: float = 120.0
+    """Length of a GAN's training, likewise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Workshop:
+    """Trains networks on changed training images, each in a folder of its own."""
+
+    config: Quickstart
+    dataset: DataSet
+    mesh: Mesh
+    folder: Path
+
+    def cnn(self, name: str, images: Split) -> _Cnn:
+        """A CNN, trained for as many steps whatever the number of images."""
+        from jaxnets import evaluate
+
+        size = len(self.dataset.splits["train"])
+        config = classify.Classify(
+            data="digits",
+            seed=self.config.seed,
+            batch_size=min(128, len(images)),
+            epochs=self.config.cnn_epochs * size / 128 * min(128, len(images)) / len(images),
+            eval_every=0.0,
+        )
+        built, result = self._train(classify, classify.resolve(config), name, images)
+        predict = evaluate.make_predict(built.model, self.mesh)
+        return _Cnn(built, result.state, predict)
+
+    def gan(self, name: str, images: Split) -> Any:
+        """A class-conditional GAN, and a function from labels to samples."""
+        config = generate.Generate(
+            data="digits", seed=self.config.seed, epochs=self.config.gan_epochs, eval_every=0.0
+        )
+        built, result = self._train(generate, generate.resolve(config), name, images)
+        return built, result.state
+
+    def _train(self, experiment: Any, config: Any, name: str, images: Split) -> tuple[Any, Any]:
+        from jaxnets.loop import fit
+
+        changed = dataclasses.replace(self.dataset, splits={**self.dataset.splits, "train": images})
+        built = experiment.build(config, changed, self.mesh)
+        task = dataclasses.replace(built.task, name=name)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return built, fit(
+            task, folder, self.mesh, common.fit_options(config, built.steps_per_epoch)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cnn:
+    built: classify.Built
+    state: TrainState
+    predict: Predict
+
+    def logits_and_features(self, split: Split) -> Any:
+        return self.predict(self.state.nets["classifier"].averaged, split)
+
+    def test(self, split: Split) -> Any:
+        return self.built.judge(self.state, split)
+
+
+def run(config: Quickstart) -> Path:
+    """The command."""
+    import numpy as np
+
+    from jaxnets import data, evaluate, parallel
+
+    begin = time.monotonic()
+    mesh = parallel.make_mesh(config.devices)
+    dataset = data.load("digits")
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    few = data.take_per_class(train, config.labels_per_class, config.seed)
+    folder = common.open_run("quickstart", config)
+    workshop = _Workshop(config, dataset, mesh, folder)
+
+    # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.
+    cnn = workshop.cnn("cnn", train)
+    gan, gan_state = workshop.gan("gan", train)
+    samples = gan.samples_like(gan_state, train.labels)
+    found = cnn.test(test)
+    scores = evaluate.frechet_scores(lambda s: cnn.logits_and_features(s)[1], samples, train)
+    asked = cnn.logits_and_features(samples)[0].argmax(axis=1) == train.labels
+    on_samples = workshop.cnn("cnn-on-samples", samples).test(test)
+
+    # With few labels: the CNN names the unlabelled images as well as it can, a GAN learns from
+    # those names, and its samples join the few. No label beyond the few is used.
+    few_cnn = workshop.cnn("cnn-few-labels", few)
+    guesses = few_cnn.logits_and_features(train)[0].argmax(axis=1).astype(np.int32)
+    few_gan, few_gan_state = workshop.gan("gan-few-labels", data.Split(train.images, guesses))
+    balanced = (np.arange(len(train)) % dataset.num_classes).astype(np.int32)
+    few_samples = few_gan.samples_like(few_gan_state, balanced)
+    helped = workshop.cnn("cnn-few-labels-and-samples", _together(few, few_samples)).test(test)
+    alone = few_cnn.test(test)
+
+    numbers = {
+        "test_accuracy": found.metrics["accuracy"],
+        "frechet": scores.samples,
+        "frechet_floor": scores.floor,
+        "frechet_ceiling": scores.ceiling,
+        "frechet_samples": scores.count,
+        "samples_recognised": float(asked.mean()),
+        "classification_accuracy_score": on_samples.metrics["accuracy"],
+        "few_labels_accuracy": alone.metrics["accuracy"],
+        "few_labels_and_samples_accuracy": helped.metrics["accuracy"],
+    }
+    each = f"{config.labels_per_class} labels a class"
+    rows = [
+        ("CNN: accuracy on real test images", f"{numbers['test_accuracy']:.2%}"),
+        (
+            f"GAN: Frechet distance of {scores.count} samples, in the CNN's features",
+            f"{scores.samples:.2f}",
+        ),
+        ("     floor: of as many other real images", f"{scores.floor:.2f}"),
+        ("     ceiling: of as many images of noise", f"{scores.ceiling:.2f}"),
+        ("GAN: samples that the CNN takes for the class asked for", f"{asked.mean():.2%}"),
+        (
+            "GAN -> CNN: accuracy of a CNN trained on samples only",
+            f"{numbers['classification_accuracy_score']:.2%}",
+        ),
+        (f"CNN with {each}", f"{numbers['few_labels_accuracy']:.2%}"),
+        (
+            f"CNN with {each} and samples of a GAN that saw no more labels",
+            f"{numbers['few_labels_and_samples_accuracy']:.2%}",
+        ),
+    ]
+    seconds = time.monotonic() - begin
+    _report(folder, dataset, rows, found.confusion, (gan, gan_state), seconds)
+    common.write_summary(folder, {**numbers, "seconds": round(seconds, 1)}, None)
+    common.print_table(f"digits: {len(train):,} training and {len(test):,} test images", rows)
+    print(f"  report: {folder / 'report.html'}  ({seconds:.0f} s)")
+    return folder
+
+
+def _together(few: Split, samples: Split) -> Split:
+    """The few real images, repeated until they are a fifth of the whole, and the samples."""
+    import numpy as np
+
+    from jaxnets.data import Split
+
+    copies = max(1, len(samples) // (4 * len(few)))
+    return Split(
+        np.concatenate([np.tile(few.images, (copies, 1, 1, 1)), samples.images]),
+        np.concatenate([np.tile(few.labels, copies), samples.labels]),
+    )
+
+
+def _report(
+    folder: Path,
+    dataset: DataSet,
+    rows: list[tuple[str, str]],
+    confusion: Any,
+    gan: tuple[generate.Built, TrainState],
+    seconds: float,
+) -> None:
+    from jaxnets import report
+    from jaxnets.log import read_records
+
+    records = [r for r in read_records(folder / "cnn" / "metrics.jsonl") if r["split"] == "train"]
+    machine = common.machine()
+    where = ", ".join(f"{name} {value}" for name, value in machine.items())
+    note = f"{seconds:.0f} s, compilation included; {where}."
+    report.html_report(
+        folder / "report.html",
+        "A CNN and a GAN on digits, alone and together",
+        [
+            report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
+            *generate.figures(gan[0], gan[1], dataset, folder / "gan"),
+            report.Figure(report.curves_svg(records, ["loss"], title="the CNN's training loss")),
+            report.Figure(
+                report.confusion_svg(confusion, dataset.class_names),
+                caption="Confusion matrix of the CNN on the real test images.",
+            ),
+        ],
+    )

@@ -1,0 +1,85 @@
+"""Make images with a trained generator."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from experiments import common
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Make images with the generator of a run: a grid as PNG, and all of them as .npz."""
+
+    run: common.PositionalRun
+    """Folder of a `generate` run."""
+    class_label: int | None = None
+    """The class to make; by default all of them in turn."""
+    count: int = 64
+    """How many images."""
+    truncation: float | None = None
+    """In (0, 1]: keep latents near the mean; more typical images, less variety."""
+    seed: int = 0
+    """Other seeds give other images."""
+    out: Path | None = None
+    """Path of the files, without .png and .npz; by default inside the run's samples/."""
+
+
+def run(config: Sample) -> None:
+    """The command."""
+    import io
+
+    import jax
+    import numpy as np
+
+    from experiments import generate, judging
+    from jaxnets import data, parallel, report
+    from jaxnets.errors import UserError
+    from jaxnets.runs import read_run
+
+    found = read_run(config.run)
+    if found["experiment"] != "generate":
+        raise UserError(
+            f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
+        )
+    if config.count < 1:
+        raise UserError(f"--count must be at least 1, got {config.count}")
+    options = common.config_from(generate.Generate, found["config"])
+    dataset = common.load_data(options)
+    labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes
+    if config.class_label is not None:
+        if not options.conditional:
+            raise UserError(f"{config.run} was trained without classes; leave --class-label out")
+        if not 0 <= config.class_label < dataset.num_classes:
+            raise UserError(
+                f"class label {config.class_label} is outside 0..{dataset.num_classes - 1} "
+                f"({dataset.name} has {dataset.num_classes} classes)"
+            )
+        labels = np.full(config.count, config.class_label, np.int32)
+    mesh = parallel.make_mesh(1)
+    built = generate.build(dataclasses.replace(options, judge=None), dataset, mesh)
+    built.task.pipeline.close()
+    state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
+    images = built.sample(
+        state.nets["generator"].averaged,
+        jax.random.key(config.seed),
+        labels if options.conditional else config.count,
+        config.truncation,
+    )
+    out = config.out
+    if out is None:
+        which = "all" if config.class_label is None else f"class-{config.class_label}"
+        out = config.run / "samples" / f"sample-{which}-seed-{config.seed}"
+    try:
+        columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
+        picture = report.image_grid(images, columns, out.with_name(out.name + ".png"))
+        buffer = io.BytesIO()
+        content = {"images": data.to_uint8(images)}
+        if options.conditional:
+            content["labels"] = labels
+        np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
+        arrays = report.write_atomically(out.with_name(out.name + ".npz"), buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    print(f"{config.count} images: {picture} and {arrays}")

@@ -1,0 +1,94 @@
+"""Convolutional networks analyse, generative adversarial networks create: both, together, in JAX.
+
+Every public name below is imported when it is first used, so `import jaxnets` costs nothing.
+
+The parts, each a pure function or a Flax linen module:
+
+- `load`, `make_pipeline`: images by name, and the batches made of them.
+- `make_classifier`, `make_gan`: networks by name.
+- `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`.
+- `make_mesh`, `compile_step`: onto one device or many, by jit or by pmap.
+- `fit`: the loop, with checkpoints, logs and resumption.
+- `make_predict`, `make_sample`, `frechet_scores`: trained networks at work.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "jaxnets.augment": ["augmentation", "gan_augmentation", "mixup"],
+    "jaxnets.checkpoint": ["Checkpoints"],
+    "jaxnets.data": [
+        "DataSet",
+        "Split",
+        "eval_batches",
+        "load",
+        "make_pipeline",
+        "normalise",
+        "split_validation",
+        "take_per_class",
+        "to_uint8",
+    ],
+    "jaxnets.errors": ["UserError"],
+    "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict", "make_sample"],
+    "jaxnets.loop": ["EarlyStopping", "FitOptions", "FitResult", "Interrupted", "Task", "fit"],
+    "jaxnets.losses": [
+        "adversarial_loss",
+        "classification_loss",
+        "cross_entropy",
+        "focal",
+        "penalty",
+    ],
+    "jaxnets.metrics": ["Mean", "Moments", "frechet_distance"],
+    "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
+    "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
+    "jaxnets.parallel": ["compile_step", "make_mesh", "replicate"],
+    "jaxnets.state": ["Net", "TrainState", "init_net"],
+    "jaxnets.steps": ["adversarial_step", "classifier_step", "descend", "sample_latents"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
+    from jaxnets.augment import augmentation, gan_augmentation, mixup
+    from jaxnets.checkpoint import Checkpoints
+    from jaxnets.data import (
+        DataSet,
+        Split,
+        eval_batches,
+        load,
+        make_pipeline,
+        normalise,
+        split_validation,
+        take_per_class,
+        to_uint8,
+    )
+    from jaxnets.errors import UserError
+    from jaxnets.evaluate import classification, frechet_scores, make_predict, make_sample
+    from jaxnets.loop import EarlyStopping, FitOptions, FitResult, Interrupted, Task, fit
+    from jaxnets.losses import (
+        adversarial_loss,
+        classification_loss,
+        cross_entropy,
+        focal,
+        penalty,
+    )
+    from jaxnets.metrics import Mean, Moments, frechet_distance
+    from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
+    from jaxnets.optimizers import make_optimizer, make_schedule
+    from jaxnets.parallel import compile_step, make_mesh, replicate
+    from jaxnets.state import Net, TrainState, init_net
+    from jaxnets.steps import adversarial_step, classifier_step, descend, sample_latents
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'jaxnets' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,269 @@
+"""Augmentations of one example: key first, differentiable, in any number of spatial axes.
+
+An augmentation maps `(key, image)` to an image of the same shape, `image` being [*spatial, C]
+float32 in [-1, 1]. `apply` maps one over a batch with a key for each global example, which is what
+makes the numbers independent of how many devices share the batch. All are differentiable in the
+image, so a generator can learn through them, and so can a gradient penalty.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxnets.errors import UserError
+from jaxnets.typing import Array, PRNGKey
+
+__all__ = [
+    "GAN_AUGMENTATIONS",
+    "Augmentation",
+    "apply",
+    "augmentation",
+    "brightness",
+    "compose",
+    "contrast",
+    "cutout",
+    "gan_augmentation",
+    "mixup",
+    "random_crop",
+    "random_flip",
+    "saturation",
+    "translate",
+]
+
+Augmentation = Callable[[PRNGKey, Array], Array]
+
+
+def _shift(image: Array, offsets: Array, mode: Literal["reflect", "zero"]) -> Array:
+    """Moves the window over the image by `offsets` [rank], filling in what lies outside.
+
+    One gather per axis. At 512 x 32 x 32 x 3 under vmap on two CPU cores: 0.9 ms forward and 4
+    with the gradient; pad and dynamic_slice 1.5 and 25, one-hot matmuls 5 and 9.
+    """
+    for axis, size in enumerate(image.shape[:-1]):
+        index = jnp.arange(size) + offsets[axis]
+        mirrored = (size - 1) - jnp.abs((size - 1) - jnp.abs(index))
+        source = mirrored if mode == "reflect" else jnp.clip(index, 0, size - 1)
+        image = jnp.take(image, source, axis=axis, mode="clip")
+        if mode == "zero":
+            inside = (index >= 0) & (index < size)
+            column = inside.reshape([size if a == axis else 1 for a in range(image.ndim)])
+            image = jnp.where(column, image, 0.0)
+    return image
+
+
+def random_crop(
+    key: PRNGKey, image: Array, *, padding: int, mode: Literal["reflect", "zero"] = "reflect"
+) -> Array:
+    """Pads every spatial side by `padding` and crops the original size at a uniform place.
+
+    Args:
+      key: one key.
+      image: [*spatial, C].
+      padding: pixels; 0 changes nothing.
+      mode: what the padding holds: the image mirrored about its edge pixel, or 0 (grey).
+
+    Returns:
+      [*spatial, C].
+
+    Raises:
+      UserError: if `padding` is negative, or too large to mirror, or `mode` is unknown.
+    """
+    if mode not in ("reflect", "zero"):
+        raise UserError(f"crop mode {mode!r} is unknown; choose 'reflect' or 'zero'.")
+    smallest = min(image.shape[:-1])
+    if padding < 0 or (mode == "reflect" and padding >= smallest):
+        raise UserError(
+            f"crop padding {padding} does not fit images of {smallest} pixels; "
+            f"choose 0..{smallest - 1}."
+        )
+    offsets = jax.random.randint(key, (image.ndim - 1,), -padding, padding + 1)
+    return _shift(image, offsets, mode)
+
+
+def random_flip(key: PRNGKey, image: Array) -> Array:
+    """Mirrors the last spatial axis (left and right) of [*spatial, C] in one case of two."""
+    return jnp.where(jax.random.bernoulli(key), jnp.flip(image, axis=-2), image)
+
+
+def cutout(key: PRNGKey, image: Array, *, size: int) -> Array:
+    """Sets a square (cube) of side `size` to 0 (grey), its middle uniform over the pixels.
+
+    The square may hang over the edge, as in the paper, so that on average less is lost. An even
+    side reaches one pixel further to the left of its middle than to the right.
+
+    Args:
+      key: one key.
+      image: [*spatial, C].
+      size: pixels; 0 changes nothing.
+
+    Returns:
+      [*spatial, C].
+
+    Raises:
+      UserError: if `size` is negative.
+
+    Reference:
+      DeVries and Taylor 2017, arXiv:1708.04552.
+    """
+    if size < 0:
+        raise UserError(f"cutout size {size} is negative; choose 0 (off) or more.")
+    keep = jnp.zeros((1,) * image.ndim, bool)
+    for axis, axis_key in enumerate(jax.random.split(key, image.ndim - 1)):
+        pixels = image.shape[axis]
+        start = jax.random.randint(axis_key, (), 0, pixels) - size // 2
+        index = jnp.arange(pixels)
+        outside = (index < start) | (index >= start + size)
+        keep = keep | outside.reshape([pixels if a == axis else 1 for a in range(image.ndim)])
+    return jnp.where(keep, image, 0.0)
+
+
+def translate(key: PRNGKey, image: Array, *, fraction: float = 0.125) -> Array:
+    """Moves the image by up to `fraction` of each side (rounded to a pixel), filling with 0.
+
+    Args:
+      key: one key.
+      image: [*spatial, C].
+      fraction: in [0, 1).
+
+    Returns:
+      [*spatial, C].
+
+    Raises:
+      UserError: if `fraction` is outside [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise UserError(f"translation fraction {fraction} is outside [0, 1); choose one inside.")
+    reach = jnp.array([int(fraction * side + 0.5) for side in image.shape[:-1]])
+    offsets = jax.random.randint(key, reach.shape, -reach, reach + 1)
+    return _shift(image, offsets, "zero")
+
+
+def brightness(key: PRNGKey, image: Array, *, amplitude: float = 0.5) -> Array:
+    """Adds one uniform number in [-amplitude, amplitude] to all pixels; does not clip."""
+    return image + jax.random.uniform(key, (), image.dtype, -amplitude, amplitude)
+
+
+def saturation(key: PRNGKey, image: Array, *, low: float = 0.0, high: float = 2.0) -> Array:
+    """Scales the distance to the pixel's mean over channels by a uniform number; does not clip."""
+    mean = image.mean(axis=-1, keepdims=True)
+    return mean + (image - mean) * jax.random.uniform(key, (), image.dtype, low, high)
+
+
+def contrast(key: PRNGKey, image: Array, *, low: float = 0.5, high: float = 1.5) -> Array:
+    """Scales the distance to the image's mean by a uniform number; does not clip."""
+    mean = image.mean()
+    return mean + (image - mean) * jax.random.uniform(key, (), image.dtype, low, high)
+
+
+def compose(*functions: Augmentation) -> Augmentation:
+    """One augmentation after another, each with its own key; none at all is the identity."""
+
+    def composed(key: PRNGKey, image: Array) -> Array:
+        for place, function in enumerate(functions):
+            image = function(jax.random.fold_in(key, place), image)
+        return image
+
+    return composed
+
+
+def apply(function: Augmentation, keys: Array, images: Array) -> Array:
+    """Maps an augmentation over a batch.
+
+    Args:
+      function: `(key, image) -> image`.
+      keys: [B] keys, as of `jaxnets.axis.example_keys`.
+      images: [B, *spatial, C].
+
+    Returns:
+      [B, *spatial, C].
+    """
+    chex.assert_shape(keys, (images.shape[0],))
+    return jax.vmap(function)(keys, images)
+
+
+def augmentation(crop_padding: int = 0, flip: bool = False, cutout_size: int = 0) -> Augmentation:
+    """The usual augmentation of a classifier's images: crop, flip, cutout, each off by default."""
+    functions: list[Augmentation] = []
+    if crop_padding:
+        functions.append(lambda key, image: random_crop(key, image, padding=crop_padding))
+    if flip:
+        functions.append(random_flip)
+    if cutout_size:
+        functions.append(lambda key, image: cutout(key, image, size=cutout_size))
+    return compose(*functions)
+
+
+def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[Array, Array]:
+    """Blends neighbours: `l x_a + (1 - l) x_b` and `l x_b + (1 - l) x_a`, `l ~ Beta(alpha, alpha)`.
+
+    Partners are examples 2j and 2j + 1 of the batch, which has been shuffled already: a random
+    partner could sit on another device. Their l comes from the key of the first.
+
+    Args:
+      keys: [B] keys, as of `jaxnets.axis.example_keys`.
+      images: [B, *spatial, C].
+      labels: [B, K] probabilities (one-hot).
+      alpha: above 0; the smaller, the closer to one of the two.
+
+    Returns:
+      images [B, *spatial, C] and labels [B, K], mixed alike.
+
+    Raises:
+      UserError: if B is odd or `alpha` is not above 0.
+
+    Reference:
+      Zhang et al. 2018, mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
+    """
+    batch = images.shape[0]
+    if alpha <= 0.0:
+        raise UserError(f"mixup alpha={alpha} is not above 0; choose about 0.2, or leave it off.")
+    if batch % 2:
+        raise UserError(f"mixup pairs examples, but a device has {batch}; choose an even batch.")
+    chex.assert_rank(labels, 2)
+    chex.assert_equal_shape_prefix([keys, images, labels], 1)
+    share = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha, dtype=jnp.float32))(keys[::2])
+
+    def mix(values: Array) -> Array:
+        pairs = values.reshape(batch // 2, 2, -1)
+        own = share[:, None, None].astype(values.dtype)
+        return (own * pairs + (1.0 - own) * pairs[:, ::-1]).reshape(values.shape)
+
+    return mix(images), mix(labels)
+
+
+def _half_cutout(key: PRNGKey, image: Array) -> Array:
+    return cutout(key, image, size=int(0.5 * min(image.shape[:-1]) + 0.5))
+
+
+#: What a policy of `gan_augmentation` may name, with the strengths of DiffAugment.
+GAN_AUGMENTATIONS: dict[str, Augmentation] = {
+    "color": compose(brightness, saturation, contrast),
+    "translation": translate,
+    "cutout": _half_cutout,
+    "flip": random_flip,
+}
+
+
+def gan_augmentation(policy: str) -> Augmentation:
+    """A GAN's augmentation out of names, for reals and fakes alike.
+
+    Args:
+      policy: names of `GAN_AUGMENTATIONS` with commas between, applied in that order, such as
+        "color,translation,cutout"; "" is the identity.
+
+    Raises:
+      UserError: if a name is unknown; the message lists the known ones.
+
+    Reference:
+      Zhao et al. 2020, Differentiable Augmentation for Data-Efficient GAN Training,
+      arXiv:2006.10738.
+    """
+    names = [name.strip() for name in policy.split(",") if name.strip()]
+    for name in names:
+        if name not in GAN_AUGMENTATIONS:
+            known = ", ".join(GAN_AUGMENTATIONS)
+            raise UserError(f"unknown GAN augmentation {name!r}; choose among {known}.")
+    return compose(*(GAN_AUGMENTATIONS[name] for name in names))

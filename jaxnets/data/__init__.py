@@ -1,0 +1,36 @@
+"""Data sets by name, and the pipelines that turn them into batches."""
+
+from jaxnets.data.cache import cache_dir
+from jaxnets.data.dataset import DataSet, Split, split_validation, take_per_class
+from jaxnets.data.inspect import contact_sheet, describe
+from jaxnets.data.pipeline import (
+    Order,
+    Pipeline,
+    ResidentPipeline,
+    StreamingPipeline,
+    eval_batches,
+    make_pipeline,
+    normalise,
+    to_uint8,
+)
+from jaxnets.data.sources import DATA_SOURCES, load
+
+__all__ = [
+    "DATA_SOURCES",
+    "DataSet",
+    "Order",
+    "Pipeline",
+    "ResidentPipeline",
+    "Split",
+    "StreamingPipeline",
+    "cache_dir",
+    "contact_sheet",
+    "describe",
+    "eval_batches",
+    "load",
+    "make_pipeline",
+    "normalise",
+    "split_validation",
+    "take_per_class",
+    "to_uint8",
+]

@@ -1,0 +1,193 @@
+"""What a data set is in memory, and the fixed ways to divide one."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxnets.errors import UserError
+
+__all__ = [
+    "DataSet",
+    "Split",
+    "array_digest",
+    "fingerprint",
+    "generator",
+    "read_rows",
+    "split_validation",
+    "stratified_indices",
+    "take_per_class",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Decoded examples, one row each.
+
+    Attributes:
+      images: [N, H, W, C] uint8; often memory-mapped, so rows cost memory only when touched.
+      labels: [N] int32 in 0 .. num_classes - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise UserError(
+                f"images must be [N, H, W, C] uint8, not {self.images.shape} {self.images.dtype}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
+            raise UserError(
+                f"labels must be [{len(self.images)}] int32, one for each image, "
+                f"not {self.labels.shape} {self.labels.dtype}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels together."""
+        return self.images.nbytes + self.labels.nbytes
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """A copy of the rows `indices` ([M] integers), in that order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A named data set.
+
+    Attributes:
+      name: as given to `load`, such as "digits" or "tfds:cifar10".
+      num_classes: labels run from 0 to `num_classes - 1`.
+      class_names: one for each class.
+      splits: always "train" and "test"; "validation" where the source has one.
+      skipped: damaged files that were left out because the caller allowed it.
+      fingerprint: sha256 of class names, shapes and contents: equal on any machine that holds the
+        same examples in the same order.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    skipped: int
+    fingerprint: str
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Sha256 of type, shape and contents, as hexadecimal text."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def fingerprint(class_names: tuple[str, ...], digests: Mapping[str, tuple[str, str]]) -> str:
+    """Sha256 over the class names and, for each split, the digests of images and labels."""
+    text = json.dumps([list(class_names), sorted((k, list(v)) for k, v in digests.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Numpy's counter-based Philox generator for `stream` of `seed`.
+
+    Every pair is a key of its own, so streams need no warming up, no state is stored, and the
+    thousandth epoch costs what the first does.
+    """
+    key = np.array([seed % 2**64, stream % 2**64], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def stratified_indices(
+    labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides every class alike.
+
+    A class of two or more examples keeps at least one on either side; a single one stays in the
+    first part.
+
+    Args:
+      labels: [N] integers.
+      fraction: share of each class that goes into the second part, inside (0, 1).
+      seed: chooses which.
+
+    Returns:
+      Two sorted arrays of positions that together are 0 .. N - 1.
+
+    Raises:
+      UserError: the fraction is not inside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the fraction to split off must lie between 0 and 1, not {fraction}")
+    second = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        second.append(generator(seed, int(label)).permutation(rows)[:count])
+    chosen = np.zeros(len(labels), bool)
+    if second:
+        chosen[np.concatenate(second)] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Splits a validation part off, the same share of every class.
+
+    Args:
+      split: the examples to divide, usually those of "train".
+      fraction: share of each class that goes into the validation part, inside (0, 1).
+      seed: chooses which.
+
+    Returns:
+      What remains, and the validation part.
+
+    Raises:
+      UserError: the fraction is not inside (0, 1), or leaves one part empty.
+    """
+    rest, validation = stratified_indices(split.labels, fraction, seed)
+    if not len(rest) or not len(validation):
+        raise UserError(
+            f"{len(split)} examples can't be divided by {fraction}: every class needs two or more"
+        )
+    return split.take(rest), split.take(validation)
+
+
+def read_rows(source: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+    """Items of a random-access source, in one call where it can (1.6 times as fast for TFDS)."""
+    many = getattr(source, "__getitems__", None)
+    return list(many(rows)) if many else [source[row] for row in rows]
+
+
+def take_per_class(split: Split, n: int, seed: int) -> Split:
+    """`n` examples of each class, for learning from few labels.
+
+    A larger `n` with the same seed contains the smaller choice.
+
+    Args:
+      split: where to choose from.
+      n: how many of each class.
+      seed: chooses which.
+
+    Returns:
+      The chosen rows, in their order in `split`.
+
+    Raises:
+      UserError: a class has fewer than `n` examples, or `n` is not positive.
+    """
+    classes, counts = np.unique(split.labels, return_counts=True)
+    if n < 1 or not len(classes) or n > counts.min():
+        smallest = (
+            f"class {classes[counts.argmin()]} has {counts.min()}" if len(classes) else "none exist"
+        )
+        raise UserError(f"can't take {n} examples of each class: {smallest}")
+    rows = [
+        generator(seed, int(label)).permutation(np.flatnonzero(split.labels == label))[:n]
+        for label in classes
+    ]
+    return split.take(np.sort(np.concatenate(rows)))

@@ -1,0 +1,285 @@
+"""Your own images: a folder with one sub-folder for each class.
+
+A file is accepted if it is a still picture in grey, colour, palette or black-and-white mode, with
+no pixel that is transparent. Everything else (transparency, which would need a background; CMYK;
+16-bit and floating-point grey; animations; more than 64 megapixels; damaged or foreign files) is
+named in one error, all at once, or left out and counted.
+"""
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.data.cache import Staging, cached
+from jaxnets.data.dataset import DataSet
+from jaxnets.errors import UserError
+
+__all__ = ["load_folder"]
+
+MAX_PIXELS = 64_000_000
+NAMED = 20
+BLOCK = 256
+GREY = ("L", "1", "LA")
+ALPHA = ("LA", "PA", "RGBA")
+PLAIN = ("L", "1", "P", "RGB")
+
+
+class _Unusable(Exception):
+    """Why a file is not an image that can be trained on."""
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    label: int
+
+
+def load_folder(
+    name: str,
+    *,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    skip_bad: bool,
+) -> DataSet:
+    """Reads a folder of images.
+
+    Args:
+      name: "folder:PATH" where PATH holds one sub-folder for each class, or the folders `train`
+        and, perhaps, `test` that do. Files deeper inside a class count; hidden ones do not.
+        Without `test`, a fifth of each class is set apart for it.
+      image_size: (height, width): the shorter side is resized, the middle cut out. Not needed
+        where all images have one size already.
+      channels: 1 (grey) or 3 (colour); by default 1 where every file that opens is grey.
+      skip_bad: leave unusable files out and count them, instead of an error.
+
+    Raises:
+      UserError: the folder is no such folder, or holds files that can't be used.
+    """
+    root = Path(name.removeprefix("folder:")).expanduser().absolute()
+    splits, class_names = _scan(root)
+    listing = [
+        (split, str(file.path.relative_to(root)), *_stamp(file.path))
+        for split, files in splits.items()
+        for file in files
+    ]
+    options = [str(root), class_names, image_size, channels, skip_bad, listing]
+    key = f"folder-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:24]}"
+
+    def build(staging: Staging) -> tuple[tuple[str, ...], int]:
+        skipped = _build(root, splits, class_names, staging, image_size, channels, skip_bad)
+        return class_names, skipped
+
+    return cached(key, name, build)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
+    """Files and labels of each split, and the class names in alphabetical order."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is {'a file' if root.exists() else 'not there'}; folder: needs a folder with "
+            "one sub-folder for each class"
+        )
+    parts = {"train": root}
+    if (root / "train").is_dir():
+        parts = {s: root / s for s in ("train", "test") if (root / s).is_dir()}
+    classes = {split: _subfolders(folder) for split, folder in parts.items()}
+    names = classes["train"]
+    if len(names) < 2:
+        raise UserError(
+            f"{parts['train']} has {len(names)} sub-folder{'s' * (len(names) != 1)}; it needs one "
+            "for each class, and two classes or more"
+        )
+    if "test" in classes and classes["test"] != names:
+        differing = sorted(set(names) ^ set(classes["test"]))
+        raise UserError(
+            f"{root} has different classes in train and test: {', '.join(differing[:NAMED])} "
+            "is in only one of them"
+        )
+    splits: dict[str, list[_File]] = {}
+    for split, folder in parts.items():
+        splits[split] = []
+        for label, name in enumerate(names):
+            paths = sorted(p for p in (folder / name).rglob("*") if _visible_file(p, folder))
+            if not paths:
+                raise UserError(
+                    f"{folder / name} holds no image; put some in, or remove the folder"
+                )
+            splits[split] += [_File(path, label) for path in paths]
+    return splits, tuple(names)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _visible_file(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.is_file() and not hidden
+
+
+def _build(
+    root: Path,
+    splits: dict[str, list[_File]],
+    class_names: Sequence[str],
+    staging: Staging,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    skip_bad: bool,
+) -> int:
+    from PIL import Image
+
+    bad: dict[Path, str] = {}
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # Pillow warns of what is large; here it is an error already. The filter is set once,
+        # because filters belong to the process and not to a thread of the pool.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        files = [file for part in splits.values() for file in part]
+        headers = dict(zip(files, pool.map(_header, files), strict=True))
+        bad |= {file.path: h for file, h in headers.items() if isinstance(h, str)}
+        good = [h for h in headers.values() if not isinstance(h, str)]
+        sizes = sorted({size for size, _ in good})
+        if image_size is None and len(sizes) > 1:
+            raise UserError(
+                f"{root} has images of {len(sizes)} sizes, from {_by(sizes[0])} to "
+                f"{_by(sizes[-1])} (height x width); give one with --image-size"
+            )
+        if sizes:
+            size = image_size or sizes[0]
+            depth = channels or (1 if all(grey for _, grey in good) else 3)
+            for split, part in splits.items():
+                usable = [file for file in part if file.path not in bad]
+                out = staging.split(split, max(1, len(usable)), (*size, depth))
+                count = 0
+                for file, image in _decoded(pool, usable, size, depth):
+                    if isinstance(image, str):
+                        bad[file.path] = image
+                        continue
+                    out.images[count], out.labels[count] = image, file.label
+                    count += 1
+                staging.drop_after(split, count)
+                _check_classes(root, split, class_names, out.labels[:count], bad, skip_bad)
+    if bad and (not skip_bad or not sizes):
+        raise _named(root, bad)
+    return len(bad)
+
+
+def _check_classes(
+    root: Path,
+    split: str,
+    class_names: Sequence[str],
+    labels: np.ndarray,
+    bad: dict[Path, str],
+    skip_bad: bool,
+) -> None:
+    empty = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if skip_bad and empty:
+        raise UserError(
+            f'{root} has no usable image of "{class_names[empty[0]]}" for {split} once the '
+            f"{len(bad)} unusable files are left out; put some in, or remove the class"
+        )
+
+
+def _named(root: Path, bad: dict[Path, str]) -> UserError:
+    listed = [f"{path.relative_to(root)} ({why})" for path, why in sorted(bad.items())]
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return UserError(
+        f"{root} has {len(bad)} file{'s' * (len(bad) != 1)} that can't be used: "
+        f"{', '.join(listed[:NAMED])}{more}; remove them or leave them out with --skip-bad"
+    )
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, files: Sequence[_File], size: tuple[int, int], depth: int
+) -> Iterator[tuple[_File, np.ndarray | str]]:
+    # In blocks, because a pool would otherwise run ahead of the disk and fill the memory.
+    for start in range(0, len(files), BLOCK):
+        block = files[start : start + BLOCK]
+        yield from zip(block, pool.map(lambda f: _decode(f, size, depth), block), strict=True)
+
+
+def _header(file: _File) -> tuple[tuple[int, int], bool] | str:
+    """((height, width), is grey) from the header alone, or why the file can't be used."""
+    from PIL import ExifTags
+
+    try:
+        with _open(file.path) as image:
+            width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # turned by 90 degrees
+                width, height = height, width
+            return (height, width), image.mode in GREY
+    except _Unusable as error:
+        return str(error)
+    except Exception as error:  # decoders raise nearly every type on damaged bytes
+        return _reason(error)
+
+
+def _decode(file: _File, size: tuple[int, int], depth: int) -> np.ndarray | str:
+    """[*size, depth] uint8, or why the file can't be used."""
+    from PIL import Image, ImageOps
+
+    try:
+        with _open(file.path) as image:
+            image.load()
+            if "transparency" in image.info:
+                image = image.convert("RGBA")
+            if image.mode in ALPHA:
+                if image.getchannel("A").getextrema() != (255, 255):
+                    return "has transparent pixels"
+                image = image.convert("L" if image.mode == "LA" else "RGB")
+            image = ImageOps.exif_transpose(image)
+            # Before resizing: palette indices and black-or-white pixels can't be averaged.
+            image = image.convert("L" if depth == 1 else "RGB")
+            height, width = size
+            if image.size != (width, height):
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+            array = np.asarray(image)
+            return array[..., None] if depth == 1 else array
+    except _Unusable as error:
+        return str(error)
+    except Exception as error:
+        return _reason(error)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Opens an image and judges it by its header, before a pixel is decoded."""
+    from PIL import Image
+
+    with path.open("rb") as file, Image.open(file) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _Unusable(f"{width}x{height} is over {MAX_PIXELS // 10**6} megapixels")
+        # A phone's MPO holds a second view or a thumbnail besides its still picture.
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":
+            raise _Unusable(f"animated, with {frames} frames")
+        if image.mode not in (*PLAIN, *ALPHA):
+            raise _Unusable(f"mode {image.mode}")
+        yield image
+
+
+def _reason(error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"over {MAX_PIXELS // 10**6} megapixels"
+    return f"damaged: {' '.join(str(error).split())[:80] or type(error).__name__}"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,122 @@
+"""What is in a data set: counts, duplicates, statistics, and a picture of it."""
+
+import hashlib
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.data.dataset import DataSet, Split
+from jaxnets.errors import UserError
+
+__all__ = ["contact_sheet", "describe"]
+
+BLOCK = 4096
+CELL = 32
+GAP = 2
+LABEL_WIDTH = 96
+
+
+def describe(dataset: DataSet) -> dict[str, Any]:
+    """Counts and statistics, as plain values that JSON can hold.
+
+    Returns:
+      `name`, `num_classes`, `class_names`, `fingerprint`, `skipped`; `splits`, for each of them
+      `count`, `shape` [H, W, C], `class_counts` by class name, `duplicates` (images that are
+      byte for byte an earlier one of the split), `mean` and `std` of each channel on a scale from
+      0 to 1; `duplicates_across`: for each pair of splits, how many images of the second are also
+      in the first.
+    """
+    hashes = {name: _hashes(split) for name, split in dataset.splits.items()}
+    return {
+        "name": dataset.name,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "fingerprint": dataset.fingerprint,
+        "skipped": dataset.skipped,
+        "splits": {
+            name: {
+                "count": len(split),
+                "shape": list(split.images.shape[1:]),
+                "class_counts": _class_counts(dataset, split),
+                "duplicates": len(split) - len(hashes[name]),
+                **_statistics(split),
+            }
+            for name, split in dataset.splits.items()
+        },
+        "duplicates_across": {
+            f"{first}/{second}": sum(n for h, n in hashes[second].items() if h in hashes[first])
+            for first, second in itertools.combinations(dataset.splits, 2)
+        },
+    }
+
+
+def _class_counts(dataset: DataSet, split: Split) -> dict[str, int]:
+    counts = np.bincount(split.labels, minlength=dataset.num_classes)
+    return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+
+
+def _hashes(split: Split) -> Counter[bytes]:
+    return Counter(
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+        for image in split.images
+    )
+
+
+def _statistics(split: Split) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel, exact because taken from histograms."""
+    channels = split.images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(split), BLOCK):
+        block = split.images[start : start + BLOCK]
+        for channel in range(channels):
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
+    return {"mean": mean.tolist(), "std": std.tolist()}
+
+
+def contact_sheet(
+    dataset: DataSet, path: str | Path, per_class: int = 10, split: str = "train"
+) -> None:
+    """Writes a PNG with one row for each class: its name and its first `per_class` examples.
+
+    Args:
+      dataset: what to show.
+      path: file to write.
+      per_class: examples in a row; a class with fewer leaves the rest black.
+      split: where the examples come from.
+
+    Raises:
+      UserError: no such split, `per_class` is not positive, or the file can't be written.
+    """
+    from PIL import Image, ImageDraw
+
+    if split not in dataset.splits:
+        raise UserError(
+            f'{dataset.name} has no split "{split}"; it has {", ".join(dataset.splits)}'
+        )
+    if per_class < 1:
+        raise UserError(f"per_class must be 1 or more, not {per_class}")
+    images, labels = dataset.splits[split].images, dataset.splits[split].labels
+    height, width, channels = images.shape[1:]
+    scale = max(1, -(-CELL // min(height, width)))
+    row, column = max(height * scale, 12) + GAP, width * scale + GAP
+    size = (LABEL_WIDTH + per_class * column, dataset.num_classes * row)
+    sheet = Image.new("L" if channels == 1 else "RGB", size)
+    draw = ImageDraw.Draw(sheet)
+    white = 255 if channels == 1 else (255, 255, 255)
+    for label, name in enumerate(dataset.class_names):
+        draw.text((2, label * row + row // 2 - 6), name[:15], fill=white)
+        for place, index in enumerate(np.flatnonzero(labels == label)[:per_class]):
+            pixels = np.kron(images[index], np.ones((scale, scale, 1), np.uint8))
+            tile = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+            sheet.paste(tile, (LABEL_WIDTH + place * column, label * row))
+    try:
+        sheet.save(path, format="PNG")
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from error

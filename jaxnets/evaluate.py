@@ -1,0 +1,234 @@
+"""Networks at work on whole splits: predictions, samples, and the numbers that judge them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnets.data import Split, eval_batches
+from jaxnets.errors import UserError
+from jaxnets.metrics.classification import Calibration, Confusion
+from jaxnets.metrics.frechet import Moments, frechet_distance
+from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
+
+__all__ = [
+    "Classification",
+    "FrechetScores",
+    "Predict",
+    "Sample",
+    "classification",
+    "frechet_scores",
+    "make_predict",
+    "make_sample",
+    "unit_noise",
+]
+
+#: (variables, split) -> logits [N, K] and penultimate features [N, F], float32 on the host.
+Predict = Callable[[PyTree, Split], tuple[np.ndarray, np.ndarray]]
+
+#: (variables, key, labels [N] or count N[, truncation]) -> images [N, H, W, C] in [-1, 1].
+Sample = Callable[..., np.ndarray]
+
+
+def make_predict(model: nn.Module, mesh: Mesh, *, batch_size: int = 512) -> Predict:
+    """Compiles a classifier for evaluation, its batches spread over the mesh.
+
+    Args:
+      model: `(images, train) -> (logits, features)`.
+      mesh: the devices.
+      batch_size: rounded up to a multiple of the devices; the last batch is padded, never dropped.
+
+    Returns:
+      `(variables, split) -> (logits [N, K], features [N, F])`.
+    """
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    spread = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+    @jax.jit
+    def forward(variables: PyTree, images: Array) -> tuple[Array, Array]:
+        logits, features = _apply(model, variables, images)
+        return logits, features["penultimate"]
+
+    def predict(variables: PyTree, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        if not len(split):
+            raise UserError("there is nothing to predict: the split holds no examples")
+        parts = []
+        for batch in eval_batches(split, batch_size):
+            outputs = forward(variables, jax.device_put(batch["image"], spread))
+            parts.append([np.asarray(output)[batch["mask"]] for output in outputs])
+        logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, features
+
+    return predict
+
+
+def _apply(module: nn.Module, variables: PyTree, *inputs: Any) -> tuple[Array, Any]:
+    output: Any = module.apply(variables, *inputs, train=False)
+    return output
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """How a classifier does on a split.
+
+    Attributes:
+      metrics: `accuracy`, `balanced_accuracy` (mean recall over the classes), `loss` (mean
+        negative log-likelihood) and `calibration_error` (expected, 15 bins).
+      confusion: [K, K] counts, true class by predicted class.
+    """
+
+    metrics: dict[str, float]
+    confusion: np.ndarray
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
+    """Judges logits [N, K] against labels [N]."""
+    confusion = Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    counts = confusion.compute()
+    return Classification(
+        metrics={
+            "accuracy": float(np.trace(counts) / counts.sum()),
+            "balanced_accuracy": confusion.balanced_accuracy(),
+            "loss": float(-log_likelihood[np.arange(len(labels)), labels].mean()),
+            "calibration_error": Calibration.of(jnp.asarray(logits), jnp.asarray(labels)).compute(),
+        },
+        confusion=counts,
+    )
+
+
+def make_sample(
+    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
+) -> Sample:
+    """Compiles a generator for sampling.
+
+    Args:
+      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
+      latent_size: Z.
+      conditional: whether it takes labels.
+      batch_size: images made at a time; has no influence on what they look like.
+
+    Returns:
+      `(variables, key, labels, truncation=None) -> images [N, H, W, C] float32`. Image i depends
+      on the key, on i and on label i alone. `labels` is [N] integers, or the number N for a
+      generator without classes. With a truncation T in (0, 1], latents are T times a normal
+      cut off at two deviations: more typical samples, and less variety.
+    """
+
+    @jax.jit
+    def make(variables: PyTree, key: PRNGKey, index: Array, labels: Array, truncation: Array):
+        def latent(i: Array) -> Array:
+            one = jax.random.fold_in(key, i)
+            cut = jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
+            whole = jax.random.normal(one, (latent_size,))
+            return jnp.where(truncation > 0, truncation * cut, whole)
+
+        latents = jax.vmap(latent)(index)
+        return _apply(generator, variables, latents, labels if conditional else None)[0]
+
+    def sample(
+        variables: PyTree,
+        key: PRNGKey,
+        labels: np.ndarray | int,
+        truncation: float | None = None,
+    ) -> np.ndarray:
+        if truncation is not None and not 0 < truncation <= 1:
+            raise UserError(f"truncation {truncation} is outside (0, 1]")
+        if isinstance(labels, int):
+            if conditional:
+                raise UserError("this generator takes a class label for each image")
+            labels = np.zeros(labels, np.int32)
+        count = len(labels)
+        if not count:
+            raise UserError("no samples were asked for; the count must be at least 1")
+        size = min(batch_size, count)
+        parts = []
+        for start in range(0, count, size):
+            index = np.arange(start, start + size)
+            padded = np.resize(labels[start : start + size], size).astype(np.int32)
+            images = make(variables, key, index, padded, np.float32(truncation or 0))
+            parts.append(np.asarray(images)[: count - start])
+        return np.concatenate(parts)
+
+    return sample
+
+
+def unit_noise(like: Split, seed: int) -> Split:
+    """Images of independent uniform pixels, as many and as large as those of `like`."""
+    rng = np.random.default_rng(seed)
+    return Split(rng.integers(0, 256, like.images.shape, np.uint8), like.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrechetScores:
+    """A Frechet distance between what it would be at best and at worst.
+
+    All three are distances between two sets of the same `count`, so they are biased alike: the
+    distance falls as sets grow, and one of other counts does not compare.
+
+    Attributes:
+      samples: from the samples to one half of the real images.
+      floor: from the other half to that half.
+      ceiling: from uniform noise to that half.
+      count: examples in each set.
+    """
+
+    samples: float
+    floor: float
+    ceiling: float
+    count: int
+
+
+def frechet_scores(
+    features_of: Callable[[Split], np.ndarray], samples: Split, reference: Split, *, seed: int = 0
+) -> FrechetScores:
+    """Frechet distances in the space of `features_of`.
+
+    Args:
+      features_of: split -> features [N, F].
+      samples: generated images; as many of them are looked at as half the reference has.
+      reference: real images.
+      seed: of the choice of halves and samples, and of the noise.
+
+    Raises:
+      UserError: if there are fewer samples than half the real images.
+    """
+    order = np.random.default_rng(seed).permutation(len(reference))
+    count = len(reference) // 2
+    if len(samples) < count:
+        raise UserError(
+            f"{len(samples)} samples are too few to set beside half of {len(reference)} real "
+            f"images; make at least {count}"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+    real = features_of(reference)
+    half = Moments.of(real[order[:count]])
+
+    def distance(features: np.ndarray) -> float:
+        return frechet_distance(Moments.of(features), half)
+
+    noise = unit_noise(reference.take(order[:count]), seed)
+    return FrechetScores(
+        samples=distance(features_of(samples.take(chosen))),
+        floor=distance(real[order[count : 2 * count]]),
+        ceiling=distance(features_of(noise)),
+        count=count,
+    )
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name these very weights, to go with every score."""
+    import hashlib
+
+    state = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        value = np.asarray(leaf)
+        state.update(f"{jax.tree_util.keystr(path)}{value.dtype}{value.shape}".encode())
+        state.update(np.ascontiguousarray(value).tobytes())
+    return state.hexdigest()[:12]

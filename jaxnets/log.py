@@ -1,0 +1,161 @@
+"""What a run leaves to read: metrics as JSON lines and TensorBoard events, progress on screen."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["MetricLog", "Progress", "read_records"]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, in order; a last line that was cut off is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+class MetricLog:
+    """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
+
+    def __init__(self, folder: Path, *, resume_step: int = 0):
+        """Opens both.
+
+        Args:
+          folder: of the run.
+          resume_step: the step that the run goes on from; records of later steps, which an
+            interrupted run wrote and which will now be written again, are dropped.
+        """
+        from tensorboardX import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        kept = [record for record in read_records(path) if record["step"] <= resume_step]
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(fresh, path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds one record, `{"split": ..., "step": ..., **values}`."""
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if finite[name] is None:
+                continue
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+class Progress:
+    """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(
+        self, title: str, total: int, done: int, batch_size: int, *, line_seconds: float = 15.0
+    ):
+        """Starts.
+
+        Args:
+          title: what is being done.
+          total: steps in all.
+          done: steps made by an earlier run.
+          batch_size: images a step.
+          line_seconds: how far apart the plain lines are.
+        """
+        self.title, self.total, self.batch_size = title, total, batch_size
+        self._first, self._start, self._seconds = done, time.monotonic(), line_seconds
+        self._next_line = self._start
+        self._paused = 0.0
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps  {task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done, note="compiling")
+            self._bar.start()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def first_call_done(self, step: int) -> None:
+        """Starts the clock anew: the first call compiled, and its time says nothing of speed."""
+        self._first, self._start, self._paused = step, time.monotonic(), 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leaves this much time (an evaluation, say) out of the speed."""
+        self._paused += seconds
+
+    def images_per_second(self, step: int) -> float:
+        """Mean speed since the first call, NaN before there is one."""
+        seconds = time.monotonic() - self._start - self._paused
+        steps = step - self._first
+        return steps * self.batch_size / seconds if steps > 0 and seconds > 0 else math.nan
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows where the run is."""
+        speed = self.images_per_second(step)
+        if self._bar is None and time.monotonic() < self._next_line and step < self.total:
+            return
+        self._next_line = time.monotonic() + self._seconds
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        pace = ""
+        if math.isfinite(speed):
+            left = (self.total - step) * self.batch_size / speed
+            pace = f"{speed:,.0f} images/s  {_clock(left)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, note=f"{pace}  {shown}")
+        else:
+            line = f"{self.title}  step {step}/{self.total}  {pace}  {shown}"
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,26 @@
+"""Pure functions of logits that return one value per example; the step reduces."""
+
+from jaxnets.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss, adversarial_loss
+from jaxnets.losses.classification import (
+    CLASSIFICATION_LOSSES,
+    classification_loss,
+    cross_entropy,
+    focal,
+)
+from jaxnets.losses.penalties import PENALTIES, gradient_penalty, logits_and_r1, penalty, r1, r2
+
+__all__ = [
+    "ADVERSARIAL_LOSSES",
+    "CLASSIFICATION_LOSSES",
+    "PENALTIES",
+    "AdversarialLoss",
+    "adversarial_loss",
+    "classification_loss",
+    "cross_entropy",
+    "focal",
+    "gradient_penalty",
+    "logits_and_r1",
+    "penalty",
+    "r1",
+    "r2",
+]

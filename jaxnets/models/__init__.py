@@ -1,0 +1,21 @@
+"""Classifiers, generators and discriminators."""
+
+from jaxnets.models.classifiers import CLASSIFIERS, ClassifierSpec, make_classifier
+from jaxnets.models.gans import (
+    DISCRIMINATORS,
+    GENERATORS,
+    make_discriminator,
+    make_gan,
+    make_generator,
+)
+
+__all__ = [
+    "CLASSIFIERS",
+    "DISCRIMINATORS",
+    "GENERATORS",
+    "ClassifierSpec",
+    "make_classifier",
+    "make_discriminator",
+    "make_gan",
+    "make_generator",
+]

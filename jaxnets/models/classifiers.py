@@ -1,0 +1,145 @@
+"""Every classifier by name.
+
+All of them map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features` names the
+intermediates, "penultimate" [B, F] float32 among them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxnets.errors import UserError
+from jaxnets.models import speed_net
+from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
+from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
+
+__all__ = ["CLASSIFIERS", "ClassifierSpec", "make_classifier", "scale_widths"]
+
+#: Images with a shorter side than this keep their size through the stem of a network.
+_LARGE = 128
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What is known of a classifier before it is built.
+
+    Attributes:
+      build: `(image_shape, width, **fields) -> module`, fields being `num_classes`, `dropout`
+        and `dtype`.
+      min_size: shortest side of an image that the network can take.
+      prepare: `(variables, training images [N, H, W, C] in [-1, 1]) -> variables`, to be called
+        once before training, if the network starts from its data.
+    """
+
+    build: Callable[..., nn.Module]
+    min_size: int
+    prepare: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
+
+
+def scale_widths(widths: Sequence[int], width: float) -> tuple[int, ...]:
+    """Channel counts times `width`; at least 4, and multiples of 4 where `width` is not 1."""
+    if width <= 0:
+        raise UserError(f"the width factor must be above 0, got {width}")
+    if width == 1:
+        return tuple(widths)
+    return tuple(max(4, 4 * round(size * width / 4)) for size in widths)
+
+
+def _lenet5(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    return LeNet5(widths=scale_widths((6, 16, 120, 84), width), **fields)
+
+
+def _alexnet(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    large = min(image_shape[:2]) >= _LARGE
+    (hidden,) = scale_widths([4096 if large else 1024], width)
+    widths = scale_widths((64, 192, 384, 256, 256), width)
+    return AlexNet(widths=widths, hidden=hidden, large_stem=large, **fields)
+
+
+def _vgg(name: str, image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    return VGG(stages=tuple(scale_widths(stage, width) for stage in VGGS[name]), **fields)
+
+
+def _resnet(name: str, image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    blocks, widths, block = RESNETS[name]
+    return ResNet(
+        blocks=blocks,
+        widths=scale_widths(widths, width),
+        block=block,
+        large_stem=min(image_shape[:2]) >= _LARGE,
+        **fields,
+    )
+
+
+def _wide_resnet(name: str, image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    depth, factor = WIDE_RESNETS[name]
+    widths = (16, 16 * factor, 32 * factor, 64 * factor)
+    return WideResNet(depth=depth, widths=scale_widths(widths, width), **fields)
+
+
+def _speed_net(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    return speed_net.SpeedNet(widths=scale_widths((64, 256, 256), width), **fields)
+
+
+#: name -> what is known of the classifier.
+CLASSIFIERS: dict[str, ClassifierSpec] = {
+    "lenet5": ClassifierSpec(_lenet5, min_size=4),
+    "alexnet": ClassifierSpec(_alexnet, min_size=8),
+    **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
+    **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
+    **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
+    "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
+}
+
+
+def make_classifier(
+    name: str,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    width: float = 1.0,
+    dropout: float = 0.0,
+    dtype: Dtype = jnp.float32,
+) -> nn.Module:
+    """Builds a classifier for images of one shape.
+
+    Args:
+      name: a key of `CLASSIFIERS`.
+      num_classes: K, at least 2.
+      image_shape: (H, W, C).
+      width: factor on every number of channels, 1 being the published size.
+      dropout: rate in [0, 1), where the network has its dropout (before the last layer, or
+        inside the blocks of a wide ResNet).
+      dtype: compute type; parameters and logits are float32.
+
+    Returns:
+      A module: `(images, *, train) -> (logits, features)`.
+
+    Raises:
+      UserError: the name is unknown, or the network can't take such images, classes or options.
+    """
+    if name not in CLASSIFIERS:
+        raise UserError(f"unknown classifier {name!r}; known are {', '.join(sorted(CLASSIFIERS))}")
+    spec = CLASSIFIERS[name]
+    if len(image_shape) != 3:
+        raise UserError(
+            f"{name} takes images of shape (height, width, channels), got {tuple(image_shape)}"
+        )
+    height, wide, _ = image_shape
+    if min(height, wide) < spec.min_size:
+        fits = [key for key, other in CLASSIFIERS.items() if other.min_size <= min(height, wide)]
+        advice = f"use {' or '.join(fits)}, or larger images" if fits else "use larger images"
+        raise UserError(
+            f"{name} needs images of at least {spec.min_size}x{spec.min_size} pixels, "
+            f"got {height}x{wide}; {advice}"
+        )
+    if num_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
+    return spec.build(image_shape, width, num_classes=num_classes, dropout=dropout, dtype=dtype)

@@ -1,0 +1,208 @@
+"""Deep convolutional GAN: transposed convolutions make an image, strided ones judge it.
+
+Both halves work for images of 8 to 64 pixels, of any number of channels, with or without classes.
+The generator starts from the size that results from halving (and rounding up) while at least
+four pixels are left: 28 -> 14 -> 7, 32 -> 16 -> 8 -> 4, 8 -> 4. What does not divide is cropped.
+
+References:
+  Radford et al. 2015, https://arxiv.org/abs/1511.06434
+  Miyato and Koyama 2018 (projection discriminator), https://arxiv.org/abs/1802.05637
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+
+from jaxnets.errors import UserError
+from jaxnets.layers import (
+    BatchNorm,
+    ConditionalBatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    class_weights,
+)
+from jaxnets.typing import Array
+
+__all__ = ["Discriminator", "Generator", "project"]
+
+#: The paper's initial weights, in the layers that a normalisation follows.
+_generator_init: Initializer = nn.initializers.normal(0.02)
+
+#: No normalisation follows the image layer. Of the taps of a 4x4 window with stride 2 one quarter
+#: meets a pixel, and half of what ReLU lets through is zero: pixels start with a deviation near
+#: 1/3 at any width, where the 0.02 above would start narrow generators from plain grey.
+_image_init: Initializer = nn.initializers.lecun_normal()
+
+#: He initialisation for leaky ReLU 0.2.
+_leaky_init: Initializer = nn.initializers.variance_scaling(
+    2 / (1 + 0.2**2), "fan_in", "truncated_normal"
+)
+
+
+def _halvings(size: int) -> int:
+    """How often `size` is halved, rounding up, while it is at least 8."""
+    count = 0
+    while size >= 8:
+        size, count = -(-size // 2), count + 1
+    return count
+
+
+def _stage_strides(height: int, width: int) -> list[int]:
+    """Strides from the image inwards; at least two stages, the second without a stride if need be.
+
+    With a single stage, as 8 pixels would give, neither network has a hidden convolution.
+    """
+    doublings = _halvings(min(height, width))
+    return [2] * doublings + [1] * (2 - doublings)
+
+
+class Generator(nn.Module):
+    """Latents [B, latent_size] ~ N(0, I), and labels, to images [B, H, W, C] in [-1, 1].
+
+    linear -> [norm, ReLU, transposed convolution] for each stage -> tanh. A class enters twice:
+    its embedding is concatenated to the latents, and each normalisation has a scale and a shift
+    for each class. Features: "stage0" (after the linear layer) and one for each stage.
+
+    Attributes:
+      image_shape: (H, W, C).
+      latent_size: length of the latent vectors.
+      num_classes: None for a generator without classes.
+      width: channels before the last transposed convolution; they double inwards, up to 8 times.
+      embedding_size: length of a class's embedding.
+      dtype: compute type.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent_size: int = 64
+    num_classes: int | None = None
+    width: int = 64
+    embedding_size: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Array, label: Array | None = None, *, train: bool
+    ) -> tuple[Array, dict[str, Array]]:
+        if z.ndim != 2 or z.shape[1] != self.latent_size:
+            raise UserError(
+                f"the generator takes latents [B, {self.latent_size}], got {list(z.shape)}"
+            )
+        weights = None
+        if self.num_classes is not None:
+            weights = class_weights(label, self.num_classes)
+            embedding = nn.Dense(
+                self.embedding_size,
+                use_bias=False,
+                # Entries of size one, as the latents' are.
+                kernel_init=nn.initializers.normal(1.0),
+                name="embedding",
+            )
+            z = jnp.concatenate([z.astype(jnp.float32), embedding(weights)], axis=-1)
+
+        def activate(x: Array, name: str) -> Array:
+            if weights is None:
+                x = BatchNorm(dtype=self.dtype, name=name)(x, train=train)
+            else:
+                x = ConditionalBatchNorm(dtype=self.dtype, name=name)(x, weights, train=train)
+            return nn.relu(x)
+
+        height, width, channels = self.image_shape
+        strides = _stage_strides(height, width)[::-1]
+        growth = 2 ** strides.count(2)
+        start = (-(-height // growth), -(-width // growth))
+        widths = [self.width * min(2**i, 8) for i in reversed(range(len(strides)))]
+        x = nn.Dense(
+            start[0] * start[1] * widths[0],
+            use_bias=False,
+            kernel_init=_generator_init,
+            dtype=self.dtype,
+            name="dense",
+        )(z)
+        x = activate(x.reshape(-1, *start, widths[0]), "norm0")
+        features = {"stage0": x}
+        deconv = partial(ConvTranspose, dtype=self.dtype)
+        for stage, (stride, size) in enumerate(zip(strides[:-1], widths[1:], strict=True), start=1):
+            window = (4, 4) if stride == 2 else (3, 3)
+            x = deconv(
+                size,
+                window,
+                stride,
+                use_bias=False,
+                kernel_init=_generator_init,
+                name=f"deconv{stage}",
+            )(x)
+            x = features[f"stage{stage}"] = activate(x, f"norm{stage}")
+        x = deconv(channels, (4, 4), strides[-1], kernel_init=_image_init, name="deconv_image")(x)
+        images = jnp.tanh(x[:, :height, :width].astype(jnp.float32))
+        return images, features
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C], and labels, to logits [B] float32, positive for "real".
+
+    [strided convolution, norm, leaky ReLU 0.2, dropout] for each stage -> linear. A class adds
+    the dot product of its embedding with the penultimate features. Features: "stage1", "stage2",
+    ... and "penultimate" [B, F] float32.
+
+    Attributes:
+      num_classes: None for a discriminator without classes.
+      width: channels of the first stage; they double inwards, up to 8 times.
+      norm: "none", or "batch" for batch normalisation in every stage but the first.
+      dropout: rate after every stage.
+      dtype: compute type.
+    """
+
+    num_classes: int | None = None
+    width: int = 64
+    norm: str = "none"
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, *, train: bool
+    ) -> tuple[Array, dict[str, Array]]:
+        if self.norm not in ("none", "batch"):
+            raise UserError(f"the discriminator's norm is 'none' or 'batch', got {self.norm!r}")
+        features = {}
+        for stage, stride in enumerate(_stage_strides(*x.shape[1:3]), start=1):
+            normalise = self.norm == "batch" and stage > 1
+            x = Conv(
+                self.width * min(2 ** (stage - 1), 8),
+                (4, 4) if stride == 2 else (3, 3),
+                stride,
+                use_bias=not normalise,
+                kernel_init=_leaky_init,
+                dtype=self.dtype,
+                name=f"conv{stage}",
+            )(x)
+            if normalise:
+                x = BatchNorm(dtype=self.dtype, name=f"norm{stage}")(x, train=train)
+            x = nn.leaky_relu(x, 0.2)
+            x = features[f"stage{stage}"] = Dropout(self.dropout)(x, train=train)
+        x = features["penultimate"] = x.reshape(x.shape[0], -1).astype(jnp.float32)
+        logits = nn.Dense(1, name="head")(x)[:, 0]
+        if self.num_classes is not None:
+            logits += project(x, class_weights(label, self.num_classes), name="projection")
+        return logits, features
+
+
+def project(phi: Array, weights: Array, *, name: str) -> Array:
+    """Projection term e_y . phi of a conditional discriminator.
+
+    Call it inside a module's `__call__`, which will own the embedding.
+
+    Args:
+      phi: [B, F] features.
+      weights: [B, K] weights over the classes.
+      name: of the embedding in the module's "params".
+
+    Returns:
+      [B] what the class adds to the logit.
+    """
+    init = nn.initializers.normal(phi.shape[-1] ** -0.5)
+    embedding = nn.Dense(phi.shape[-1], use_bias=False, kernel_init=init, name=name)(weights)
+    return jnp.sum(embedding * phi, axis=-1)

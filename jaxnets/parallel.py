@@ -1,0 +1,161 @@
+"""One way onto devices: a step compiled for a mesh, by `jit` or by `pmap`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxnets.errors import UserError
+from jaxnets.state import TrainState
+from jaxnets.steps import Step, merge_over_first_axis
+from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
+
+__all__ = ["CompiledStep", "Mode", "compile_step", "make_mesh", "replicate"]
+
+Mode = Literal["jit", "pmap"]
+
+#: (source, what the pipeline feeds for one step) -> batch; runs on the device.
+Fetch = Callable[[PyTree, PyTree], Batch]
+
+#: (state, feed[, source]) -> (state, metrics)
+CompiledStep = Callable[..., tuple[TrainState, Metrics]]
+
+
+def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
+    """A mesh with one axis, `data`.
+
+    Args:
+      devices: how many of the devices at hand, or which; by default all.
+
+    Raises:
+      UserError: for a number that there is not.
+    """
+    at_hand = jax.devices()
+    if devices is None:
+        chosen: Sequence[Any] = at_hand
+    elif isinstance(devices, int):
+        if not 1 <= devices <= len(at_hand):
+            raise UserError(
+                f"{devices} devices were asked for, and this machine has {len(at_hand)} "
+                f"({at_hand[0].platform}); choose 1 to {len(at_hand)}"
+            )
+        chosen = at_hand[:devices]
+    else:
+        chosen = devices
+    # Auto, and not the default of jax.make_mesh: linen's modules don't run under Explicit axes.
+    return Mesh(np.asarray(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The tree with every leaf whole on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def compile_step(
+    step: Step,
+    mesh: Mesh,
+    mode: Mode = "jit",
+    *,
+    steps_per_call: int = 1,
+    fetch: Fetch | None = None,
+) -> CompiledStep:
+    """Compiles a step for the devices of a mesh.
+
+    With "jit", arrays are global, batches are sharded over the mesh's axis by NamedSharding and
+    XLA places the collectives. With "pmap", each device runs the step on its own share and the
+    sums that must cross devices are those of `jaxnets.axis`. Both give the same numbers, up to
+    the order of sums.
+
+    The state that is passed in is donated: use the one that comes back.
+
+    Args:
+      step: `(state, batch) -> (state, metrics)`.
+      mesh: one axis, named `data`.
+      mode: "jit" or "pmap".
+      steps_per_call: K steps in one call, by `lax.scan`; saves K - 1 dispatches.
+      fetch: makes the batch of one step, inside the compiled program, out of the resident
+        `source` and that step's feed. Without it, what is fed is the batch.
+
+    Returns:
+      A function `(state, feed, source=None) -> (state, metrics)`. The leaves of `feed` are [B,
+      ...], with a further leading axis of K where K > 1; the metrics are those of all K steps,
+      merged. `source` is whole on every device (see `replicate`).
+
+    Raises:
+      UserError: for an unknown mode, and, when called, for a batch that the number of devices
+        does not divide.
+    """
+    if mode not in get_args(Mode):
+        raise UserError(f"unknown mode {mode!r}; known are {', '.join(get_args(Mode))}")
+    if steps_per_call < 1:
+        raise UserError(f"steps per call must be at least 1, got {steps_per_call}")
+    batch_axis = 0 if steps_per_call == 1 else 1
+
+    def one(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
+        return step(state, feed if fetch is None else fetch(source, feed))
+
+    def call(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
+        if steps_per_call == 1:
+            return one(state, feed, source)
+        state, metrics = jax.lax.scan(lambda s, f: one(s, f, source), state, feed)
+        return state, merge_over_first_axis(metrics)
+
+    run = _by_jit(call, mesh, batch_axis) if mode == "jit" else _by_pmap(call, mesh, batch_axis)
+
+    def compiled(
+        state: TrainState, feed: PyTree, source: PyTree = None
+    ) -> tuple[TrainState, Metrics]:
+        _check(feed, mesh, steps_per_call)
+        return run(state, feed, source)
+
+    return compiled
+
+
+def _check(feed: PyTree, mesh: Mesh, steps_per_call: int) -> None:
+    leaf = jax.tree.leaves(feed)[0]
+    if steps_per_call > 1 and leaf.shape[0] != steps_per_call:
+        raise ValueError(
+            f"compiled for {steps_per_call} steps a call, but was fed a leading axis of "
+            f"{leaf.shape[0]}"
+        )
+    batch = leaf.shape[0 if steps_per_call == 1 else 1]
+    if batch % mesh.size:
+        raise UserError(
+            f"batch size {batch} is not divisible by the {mesh.size} devices; "
+            f"choose a multiple of {mesh.size}"
+        )
+
+
+def _by_jit(call: CompiledStep, mesh: Mesh, batch_axis: int) -> CompiledStep:
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
+    return jax.jit(
+        call, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def _by_pmap(call: CompiledStep, mesh: Mesh, batch_axis: int) -> CompiledStep:
+    devices = list(mesh.devices.flat)
+    mapped = jax.pmap(
+        call,
+        axis_name=DATA_AXIS,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        devices=devices,
+        donate_argnums=0,
+    )
+
+    def shares(leaf: Any) -> Any:
+        """[..., B, ...] -> [devices, ..., B / devices, ...]."""
+        shape = leaf.shape
+        leaf = leaf.reshape(*shape[:batch_axis], len(devices), -1, *shape[batch_axis + 1 :])
+        xp = np if isinstance(leaf, np.ndarray) else jnp
+        return xp.moveaxis(leaf, batch_axis, 0)
+
+    def run(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
+        return mapped(state, jax.tree.map(shares, feed), source)
+
+    return run

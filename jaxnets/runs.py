@@ -1,0 +1,110 @@
+"""The folder of a run: one experiment, one configuration, resumed by the same command."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxnets.checkpoint import read_json
+from jaxnets.errors import UserError
+
+__all__ = ["open_run", "read_run", "write_json"]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(fresh, path)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """`config.json` of a run: `{"experiment": ..., "config": {...}, "version": ...}`.
+
+    Raises:
+      UserError: if the folder is not that of a run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}; `list` shows the runs there are")
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    return read_json(folder / "config.json")
+
+
+def open_run(
+    folder: Path | None, experiment: str, config: Mapping[str, Any], *, root: Path | None = None
+) -> Path:
+    """Makes the folder of a run, or finds it again.
+
+    Args:
+      folder: the run's folder; by default `<root>/<experiment>-<date>-<time>`.
+      experiment: name of the command.
+      config: every value that the run's results depend on, as JSON types.
+      root: folder of runs; by default `runs` in the working directory.
+
+    Returns:
+      The folder, with its `config.json`.
+
+    Raises:
+      UserError: if the folder belongs to another experiment or another configuration (the
+        message names the fields that differ), holds other files, or can't be written to.
+    """
+    import jaxnets
+
+    if folder is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        base = (root or Path("runs")) / f"{experiment}-{stamp}"
+        folder, n = base, 1
+        while folder.exists():
+            n += 1
+            folder = base.with_name(f"{base.name}-{n}")
+    if (folder / "config.json").exists():
+        found = read_run(folder)
+        if found["experiment"] != experiment:
+            raise UserError(
+                f"{folder} is a run of `{found['experiment']}`, not of `{experiment}`; choose "
+                "another --run-dir"
+            )
+        # Through JSON, so that a tuple equals the list that was read back.
+        asked = json.loads(json.dumps(config))
+        missing = "(not set)"
+        differ = [
+            f"{name} (there {found['config'].get(name, missing)!r}, asked "
+            f"{asked.get(name, missing)!r})"
+            for name in sorted({*found["config"], *asked})
+            if found["config"].get(name, missing) != asked.get(name, missing)
+        ]
+        if differ:
+            raise UserError(
+                f"{folder} is a run with another configuration: {', '.join(differ)}; choose "
+                "another --run-dir or the same values"
+            )
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"no permission to write to {folder}; choose another --run-dir")
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not the folder of a run; choose another --run-dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            folder / "config.json",
+            {"experiment": experiment, "config": dict(config), "version": jaxnets.__version__},
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --run-dir"
+        ) from error
+    return folder
+
+
+def config_values(config: Any, *, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A config dataclass as JSON types, for `open_run`."""
+    values = dataclasses.asdict(config)
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in leave_out
+    }

@@ -1,0 +1,388 @@
+"""The two training steps, and the one function that takes gradients and updates.
+
+A step is `(state, batch) -> (state, metrics)`: pure, never jitted here, never logging. All of its
+randomness is `fold_in(state.key, state.step)` and, below that, one key per global example.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnets import axis
+from jaxnets.augment import apply as augment_batch
+from jaxnets.augment import mixup
+from jaxnets.losses.adversarial import AdversarialLoss
+from jaxnets.metrics.mean import Mean
+from jaxnets.state import Net, TrainState
+from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
+
+__all__ = [
+    "adversarial_step",
+    "classifier_step",
+    "descend",
+    "sample_latents",
+    "split_batch",
+]
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Augmentation = Callable[[PRNGKey, Array], Array]
+Penalty = Callable[[Callable[[Array], Array], PRNGKey, Array, Array], Array]
+
+#: (params, model_state, batch, key) -> (loss of each example [B], (model_state, metrics))
+Objective = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Array, tuple[PyTree, Metrics]]]
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """Deals a batch out into `parts`, part i taking the examples i, i + parts, i + 2 parts, ...
+
+    Dealing, where slicing would do on one device, leaves every example on the device that it is
+    on, and gives the same parts on any number of devices.
+
+    Args:
+      batch: leaves [B, ...].
+      parts: how many; must divide B.
+
+    Returns:
+      Leaves [parts, B / parts, ...].
+
+    Raises:
+      ValueError: if `parts` does not divide B.
+    """
+
+    def deal(leaf: Array) -> Array:
+        if leaf.shape[0] % parts:
+            raise ValueError(f"a batch of {leaf.shape[0]} does not divide into {parts} parts")
+        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+
+    return jax.tree.map(deal, dict(batch))
+
+
+def descend(
+    net: Net,
+    objective: Objective,
+    batch: Batch,
+    key: PRNGKey,
+    *,
+    optimizer: optax.GradientTransformation,
+    ema_decay: Array | float | None = None,
+    micro_batches: int = 1,
+) -> tuple[Net, Metrics]:
+    """One update of one network: gradient of the mean loss, optimiser, moving average.
+
+    The mean is over the examples that `batch["mask"]` keeps (all, where there is no mask), on
+    every device and in every micro-batch: with M micro-batches the gradient is that of the whole
+    batch (networks with BatchNorm excepted, whose statistics are those of a micro-batch), in the
+    memory of a part.
+
+    Args:
+      net: what is updated.
+      objective: gives the loss of each example, the new model state and the metrics.
+      batch: leaves [B, ...].
+      key: equal on every device.
+      optimizer: the one that `net.opt_state` belongs to.
+      ema_decay: share of the old average that is kept, in [0, 1]; None leaves `net.ema` alone.
+      micro_batches: into how many parts the batch is dealt; must divide B.
+
+    Returns:
+      The updated network and the metrics, with `grad_norm` (global L2, before clipping) added.
+    """
+    size = jax.tree.leaves(dict(batch))[0].shape[0]
+    mask = jnp.ones(size, jnp.float32) if (m := batch.get("mask")) is None else m
+    batch = {**batch, "mask": mask.astype(jnp.float32)}
+    count = jnp.maximum(axis.psum(batch["mask"].sum()), 1.0)
+
+    def loss(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
+        values, aux = objective(params, model_state, part, key)
+        return jnp.where(part["mask"] > 0, values, 0.0).sum() / count, aux
+
+    gradient = jax.grad(loss, has_aux=True)
+    if micro_batches == 1:
+        grads, (model_state, metrics) = gradient(net.params, net.model_state, batch, key)
+    else:
+
+        def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
+            total, model_state = carry
+            grads, (model_state, metrics) = gradient(
+                net.params, model_state, part[0], jax.random.fold_in(key, part[1])
+            )
+            return (jax.tree.map(jnp.add, total, grads), model_state), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, net.params)
+        parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
+        (grads, model_state), metrics = jax.lax.scan(accumulate, (zeros, net.model_state), parts)
+        metrics = merge_over_first_axis(metrics)
+
+    grads = axis.psum(grads)
+    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
+    params = optax.apply_updates(net.params, updates)
+    ema = net.ema
+    if ema is not None and ema_decay is not None:
+        ema = optax.incremental_update(
+            {"params": params, "model_state": model_state}, ema, 1.0 - ema_decay
+        )
+    metrics = axis.psum(dict(metrics))
+    metrics["grad_norm"] = Mean.of(optax.tree.norm(grads)[None])
+    return Net(params, model_state, opt_state, ema), metrics
+
+
+def merge_over_first_axis(metrics: PyTree) -> PyTree:
+    """Merges metrics that a scan has stacked: they are sums and counts, so they add up."""
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+
+def classifier_step(
+    model: nn.Module,
+    loss: Callable[[Array, Array], Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    augment: Augmentation | None = None,
+    mixup_alpha: float = 0.0,
+    ema_decay: float | optax.Schedule | None = None,
+    micro_batches: int = 1,
+) -> Step:
+    """The step that trains a classifier, kept in `state.nets["classifier"]`.
+
+    Args:
+      model: `(images, train) -> (logits [B, K], features)`.
+      loss: `(logits [B, K], labels [B] or [B, K]) -> [B]`.
+      optimizer: the one that the network was initialised with.
+      augment: `(key, image) -> image`, applied to each example with its own key.
+      mixup_alpha: parameter of mixup's Beta distribution; 0 is off.
+      ema_decay: of the moving average of the network, a number or a function of the step.
+      micro_batches: see `descend`.
+
+    Returns:
+      A step with the metrics `loss`, `accuracy` (on the augmented images; against the greater
+      share under mixup) and `grad_norm`.
+    """
+
+    def objective(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
+        augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+        images, labels = batch["image"], batch["label"]
+        count = images.shape[0]
+        if augment is not None:
+            images = augment_batch(augment, axis.example_keys(augment_key, count), images)
+        logits_of = _forward(model, model_state, dropout_key)
+        if mixup_alpha > 0:
+            keys = axis.example_keys(mixup_key, count)
+            num_classes = jax.eval_shape(lambda x: logits_of(params, x)[0], images).shape[-1]
+            one_hot = jax.nn.one_hot(labels, num_classes)
+            images, labels = mixup(keys, images, one_hot, alpha=mixup_alpha)
+        logits, _, model_state = logits_of(params, images)
+        values = loss(logits, labels)
+        hard = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        metrics = {
+            "loss": Mean.of(values, batch["mask"]),
+            "accuracy": Mean.of(logits.argmax(axis=-1) == hard, batch["mask"]),
+        }
+        return values, (model_state, metrics)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        net, metrics = descend(
+            state.nets["classifier"],
+            objective,
+            batch,
+            jax.random.fold_in(state.key, state.step),
+            optimizer=optimizer,
+            ema_decay=_at(ema_decay, state.step),
+            micro_batches=micro_batches,
+        )
+        return _advance(state, classifier=net), metrics
+
+    return step
+
+
+def adversarial_step(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    loss: AdversarialLoss,
+    generator_optimizer: optax.GradientTransformation,
+    discriminator_optimizer: optax.GradientTransformation,
+    *,
+    latent_size: int,
+    conditional: bool = False,
+    discriminator_steps: int = 1,
+    penalty: Penalty | None = None,
+    penalty_weight: float = 0.0,
+    augment: Augmentation | None = None,
+    ema_decay: float | optax.Schedule | None = None,
+    micro_batches: int = 1,
+) -> Step:
+    """The alternating step of a generative adversarial network.
+
+    First k updates of `state.nets["discriminator"]`, each on its own share of the batch and fresh
+    latents; then one update of `state.nets["generator"]` against the discriminator as it now is.
+
+    Args:
+      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
+      discriminator: `(images, labels or None, train) -> (logits [B], features)`.
+      loss: both players' losses.
+      generator_optimizer: the one that the generator was initialised with.
+      discriminator_optimizer: likewise.
+      latent_size: Z; latents are drawn from N(0, I).
+      conditional: whether both networks get the labels of the real images.
+      discriminator_steps: k; the batch is dealt out over them, so k must divide it.
+      penalty: `(critic, key, real, fake) -> [B]`, see `jaxnets.losses.penalties`. The critic that
+        it differentiates includes the augmentation, so penalties are with respect to the images
+        before it.
+      penalty_weight: factor of the penalty in the discriminator's loss.
+      augment: differentiable `(key, image) -> image`, applied to reals and fakes alike.
+      ema_decay: of the generator's moving average, a number or a function of the step.
+      micro_batches: see `descend`; applies to every update.
+
+    Returns:
+      A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
+      (share of reals above and fakes below zero), `penalty` where there is one, and the two
+      networks' `grad_norm`.
+    """
+
+    def generate(params: PyTree, state: PyTree, labels: Array | None, count: int, key: PRNGKey):
+        latent_key, dropout_key = jax.random.split(key)
+        latents = sample_latents(latent_key, count, latent_size)
+        images, _, state = _forward(generator, state, dropout_key)(params, latents, labels)
+        return images, state
+
+    def judge(params: PyTree, state: PyTree, labels: Array | None, key: PRNGKey):
+        """A function of pairs of images that gives pairs of logits, and one of single images."""
+        augment_key, dropout_key = jax.random.split(key)
+
+        def seen(images: Array, which: int) -> Array:
+            if augment is None:
+                return images
+            keys = axis.example_keys(jax.random.fold_in(augment_key, which), images.shape[0])
+            return augment_batch(augment, keys, images)
+
+        def single(images: Array, which: int = 0, state: PyTree = state):
+            logits, _, state = _forward(discriminator, state, dropout_key)(
+                params, seen(images, which), labels
+            )
+            return logits, state
+
+        def pair(real: Array, fake: Array):
+            if state:  # BatchNorm's statistics must not mix reals and fakes
+                real_logits, after = single(real, 0)
+                fake_logits, after = single(fake, 1, after)
+                return real_logits, fake_logits, after
+            # One pass over twice the images. Interleaved, so that each stays on its device.
+            both = jnp.stack([seen(real, 0), seen(fake, 1)], axis=1)
+            twice = None if labels is None else jnp.repeat(labels, 2, axis=0)
+            logits, _, after = _forward(discriminator, state, dropout_key)(
+                params, both.reshape(-1, *real.shape[1:]), twice
+            )
+            return logits[0::2], logits[1::2], after
+
+        return pair, single
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        g_net = state.nets["generator"]
+        decay = _at(ema_decay, state.step)
+
+        def labels_of(part: Batch) -> Array | None:
+            return part["label"] if conditional else None
+
+        def d_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
+            fake_key, judge_key, penalty_key = jax.random.split(key, 3)
+            real, mask, labels = part["image"], part["mask"], labels_of(part)
+            fake, _ = generate(g_net.params, g_net.model_state, labels, real.shape[0], fake_key)
+            fake = jax.lax.stop_gradient(fake)
+            pair, single = judge(params, model_state, labels, judge_key)
+            real_logits, fake_logits, model_state = pair(real, fake)
+            values = loss.d_loss(real_logits, fake_logits)
+            metrics = {
+                "d_loss": Mean.of(values, mask),
+                "d_real": Mean.of(real_logits, mask),
+                "d_fake": Mean.of(fake_logits, mask),
+                "d_accuracy": Mean.of(real_logits > 0, mask) + Mean.of(fake_logits < 0, mask),
+            }
+            if penalty is not None:
+                size = penalty(lambda images: single(images)[0], penalty_key, real, fake)
+                values = values + penalty_weight * size
+                metrics["penalty"] = Mean.of(size, mask)
+            return values, (model_state, metrics)
+
+        def update_discriminator(d_net: Net, part: tuple[Batch, PRNGKey]):
+            return descend(
+                d_net,
+                d_objective,
+                *part,
+                optimizer=discriminator_optimizer,
+                micro_batches=micro_batches,
+            )
+
+        d_key, g_key = jax.random.split(key)
+        d_net = state.nets["discriminator"]
+        if discriminator_steps == 1:
+            d_net, d_metrics = update_discriminator(d_net, (batch, d_key))
+            last = batch
+        else:
+            parts = split_batch(batch, discriminator_steps)
+            keys = jax.random.split(d_key, discriminator_steps)
+            d_net, d_metrics = jax.lax.scan(update_discriminator, d_net, (parts, keys))
+            d_metrics = merge_over_first_axis(d_metrics)
+            last = jax.tree.map(lambda leaf: leaf[-1], parts)
+
+        def g_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
+            fake_key, judge_key = jax.random.split(key)
+            real, labels = part["image"], labels_of(part)
+            fake, model_state = generate(params, model_state, labels, real.shape[0], fake_key)
+            _, single = judge(d_net.params, d_net.model_state, labels, judge_key)
+            # Only relativistic losses use the reals; XLA drops this pass where nothing does.
+            real_logits, _ = single(real, 0)
+            fake_logits, _ = single(fake, 1)
+            values = loss.g_loss(real_logits, fake_logits)
+            return values, (model_state, {"g_loss": Mean.of(values, part["mask"])})
+
+        g_net, g_metrics = descend(
+            g_net,
+            g_objective,
+            last,
+            g_key,
+            optimizer=generator_optimizer,
+            ema_decay=decay,
+            micro_batches=micro_batches,
+        )
+        metrics = {
+            **{name: value for name, value in d_metrics.items() if name != "grad_norm"},
+            **{name: value for name, value in g_metrics.items() if name != "grad_norm"},
+            "d_grad_norm": d_metrics["grad_norm"],
+            "g_grad_norm": g_metrics["grad_norm"],
+        }
+        return _advance(state, generator=g_net, discriminator=d_net), metrics
+
+    return step
+
+
+def sample_latents(key: PRNGKey, count: int, size: int) -> Array:
+    """Latents [count, size] from N(0, I), each from its own global example's key."""
+    keys = axis.example_keys(key, count)
+    return jax.vmap(lambda k: jax.random.normal(k, (size,), jnp.float32))(keys)
+
+
+def _forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[..., Any]:
+    """The module in training mode as `(params, *inputs) -> (output, features, model_state)`."""
+
+    def forward(params: PyTree, *inputs: Any) -> tuple[Array, Mapping[str, Array], PyTree]:
+        (output, features), after = module.apply(
+            {"params": params, **model_state},
+            *inputs,
+            train=True,
+            mutable=list(model_state),
+            rngs={"dropout": key},
+        )
+        return output, features, dict(after)
+
+    return forward
+
+
+def _at(value: float | optax.Schedule | None, step: Array) -> Array | float | None:
+    return value(step) if callable(value) else value  # type: ignore[return-value]
+
+
+def _advance(state: TrainState, **nets: Net) -> TrainState:
+    return dataclasses.replace(state, step=state.step + 1, nets={**state.nets, **nets})

@@ -1,0 +1,22 @@
+"""Eight virtual CPU devices, strict settings, and short compiles for every test."""
+
+import os
+import tempfile
+
+# Before jax is imported: the flags are read once, when the CPU backend starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+)
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests build the same program again (a run and its resumption, say). A cache that lives as
+# long as the test session compiles each of them once.
+_cache = tempfile.TemporaryDirectory(prefix="jaxnets-test-cache-")
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,170 @@
+"""The cache: whole or absent, checked on every load, and shared without harm."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxnets.data import cache_dir, load
+from jaxnets.data.cache import Staging, cached
+from jaxnets.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("JAXNETS_CACHE", str(folder))
+    return folder
+
+
+def fill(staging: Staging) -> tuple[tuple[str, ...], int]:
+    for name, count in (("train", 6), ("test", 4)):
+        split = staging.split(name, count, (2, 3, 1))
+        split.images[:] = np.arange(count * 6, dtype=np.uint8).reshape(count, 2, 3, 1)
+        split.labels[:] = np.arange(count) % 2
+    return ("a", "b"), 0
+
+
+def never(staging: Staging) -> tuple[tuple[str, ...], int]:
+    raise AssertionError("the cache was not used")
+
+
+def test_the_environment_chooses_the_folder(tmp_path, monkeypatch):
+    assert cache_dir() == tmp_path / "cache"
+    monkeypatch.delenv("JAXNETS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "jaxnets"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "jaxnets"
+
+
+def test_the_second_load_reads_what_the_first_wrote():
+    first, second = cached("key", "mine", fill), cached("key", "mine", never)
+    assert first.fingerprint == second.fingerprint and second.name == "mine"
+    np.testing.assert_array_equal(
+        second.splits["train"].images.ravel(), np.arange(36, dtype=np.uint8)
+    )
+    assert not second.splits["train"].images.flags.writeable
+
+
+def damage_byte(folder: Path) -> None:
+    path = folder / "train_images.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def damage_names(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"class_names": ["b", "a"]}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_byte,
+        damage_names,
+        lambda folder: (folder / "test_labels.npy").unlink(),
+        lambda folder: (folder / "test_labels.npy").write_bytes(b""),
+        lambda folder: (folder / "train_images.npy").write_bytes(
+            (folder / "train_images.npy").read_bytes()[:-3]
+        ),
+        lambda folder: (folder / "meta.json").write_text("{"),
+        lambda folder: (folder / "meta.json").write_text("[]"),
+    ],
+)
+def test_a_damaged_cache_is_noticed_and_made_again(cache, caplog, damage):
+    expected = cached("key", "mine", fill).fingerprint
+    damage(cache / "arrays" / "key")
+    with caplog.at_level(logging.WARNING):
+        assert cached("key", "mine", fill).fingerprint == expected
+    assert "damaged" in caplog.text
+    assert cached("key", "mine", never).fingerprint == expected
+    assert [path.name for path in (cache / "arrays").iterdir()] == ["key"]
+
+
+def test_an_interrupted_preparation_leaves_nothing(cache):
+    def interrupted(staging: Staging) -> tuple[tuple[str, ...], int]:
+        fill(staging)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached("key", "mine", interrupted)
+    assert list((cache / "arrays").iterdir()) == []
+
+
+def test_two_processes_may_prepare_the_same_data():
+    def rival(staging: Staging) -> tuple[tuple[str, ...], int]:
+        cached("key", "rival", fill)
+        return fill(staging)
+
+    assert cached("key", "mine", rival).name == "mine"
+    assert [path.name for path in (cache_dir() / "arrays").iterdir()] == ["key"]
+
+
+def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
+    def only_train(staging: Staging) -> tuple[tuple[str, ...], int]:
+        split = staging.split("train", 50, (1, 1, 1))
+        split.images[:, 0, 0, 0] = np.arange(50)
+        split.labels[:] = np.arange(50) % 2
+        return ("a", "b"), 0
+
+    first, second = (cached(key, "mine", only_train) for key in ("one", "two"))
+    train, test = first.splits["train"], first.splits["test"]
+    assert np.bincount(test.labels).tolist() == [5, 5]
+    assert sorted([*train.images.ravel(), *test.images.ravel()]) == list(range(50))
+    np.testing.assert_array_equal(train.labels, train.images.ravel() % 2)
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_outside_their_range_are_refused(cache, label):
+    def wrong(staging: Staging) -> tuple[tuple[str, ...], int]:
+        names, skipped = fill(staging)
+        staging.split("train", 1, (2, 3, 1)).labels[:] = label
+        return names, skipped
+
+    with pytest.raises(UserError, match=rf"label {label} .*0\.\.1 \(num_classes=2\)"):
+        cached("key", "mine", wrong)
+    assert not (cache / "arrays" / "key").exists()
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="JAXNETS_CACHE"):
+        cached("key", "mine", fill)
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    digits = load("digits")
+    assert digits.num_classes == 10 and digits.class_names == tuple("0123456789")
+    train, test = digits.splits["train"], digits.splits["test"]
+    assert train.images.shape == (1438, 8, 8, 1) and test.images.shape == (359, 8, 8, 1)
+
+    def table(images: np.ndarray, labels: np.ndarray) -> list[bytes]:
+        return sorted(
+            image.tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True)
+        )
+
+    bunch: Any = load_digits()
+    expected = np.rint(bunch["images"] * 255 / 16).astype(np.uint8)
+    assert table(
+        np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels])
+    ) == table(expected, bunch["target"])
+    share = np.bincount(test.labels) / np.bincount(bunch["target"])
+    assert np.abs(share - 0.2).max() < 0.01
+    assert digits.fingerprint.startswith("a33c038bcdaf51d9")
+
+
+def test_a_damaged_shard_in_our_own_cache_is_prepared_again(cache):
+    expected = load("digits").fingerprint
+    for shard in (cache / "tfds").rglob("*.array_record*"):
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    (cache / "arrays").rename(cache / "gone")
+    assert load("digits").fingerprint == expected

@@ -1,0 +1,84 @@
+"""Dividing a data set: fixed by its seed, alike in every class, nothing lost."""
+
+import numpy as np
+import pytest
+
+from jaxnets.data import Split, split_validation, take_per_class
+from jaxnets.data.dataset import stratified_indices
+from jaxnets.errors import UserError
+
+
+def make_split(counts: tuple[int, ...]) -> Split:
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    np.random.default_rng(0).shuffle(labels)
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 2, 2, 1), np.uint8
+    )
+    return Split(images, labels)
+
+
+def rows(split: Split) -> list[int]:
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_validation_takes_the_same_share_of_every_class_and_loses_nothing():
+    split = make_split((10, 40, 100))
+    rest, validation = split_validation(split, 0.2, seed=3)
+    assert np.bincount(validation.labels).tolist() == [2, 8, 20]
+    assert sorted(rows(rest) + rows(validation)) == list(range(150))
+    assert rows(split_validation(split, 0.2, seed=3)[1]) == rows(validation)
+    assert rows(split_validation(split, 0.2, seed=4)[1]) != rows(validation)
+
+
+def test_rows_keep_their_labels():
+    split = make_split((5, 7))
+    for part in (*split_validation(split, 0.3, seed=0), take_per_class(split, 3, seed=0)):
+        np.testing.assert_array_equal(part.labels, split.labels[rows(part)])
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+def test_small_classes_stay_on_both_sides(fraction):
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    first, second = stratified_indices(labels, fraction, seed=0)
+    assert {0, 1} <= set(labels[first]) and {0, 1} == set(labels[second])
+    assert sorted([*first, *second]) == list(range(6))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 2.0])
+def test_a_fraction_outside_its_range_is_refused(fraction):
+    with pytest.raises(UserError, match=str(fraction)):
+        split_validation(make_split((4, 4)), fraction, seed=0)
+
+
+def test_single_examples_cannot_be_divided():
+    with pytest.raises(UserError, match="two or more"):
+        split_validation(make_split((1, 1)), 0.5, seed=0)
+
+
+def test_take_per_class_grows_by_adding():
+    split = make_split((10, 12, 14))
+    few, more = (take_per_class(split, n, seed=1) for n in (2, 5))
+    assert np.bincount(few.labels).tolist() == [2, 2, 2]
+    assert np.bincount(more.labels).tolist() == [5, 5, 5]
+    assert set(rows(few)) < set(rows(more))
+    assert rows(few) != rows(take_per_class(split, 2, seed=2))
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_take_per_class_refuses_more_than_there_is(n):
+    with pytest.raises(UserError, match=f"{n} examples.*class 0 has 4"):
+        take_per_class(make_split((4, 8)), n, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (np.zeros((2, 4, 4, 1), np.float32), np.zeros(2, np.int32)),
+        (np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int32)),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, np.int32)),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64)),
+    ],
+)
+def test_a_split_checks_shapes_and_types(images, labels):
+    with pytest.raises(UserError, match="must be"):
+        Split(images, labels)

@@ -1,0 +1,223 @@
+"""Fashion-MNIST's files: found, downloaded, verified, decoded."""
+
+import gzip
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnets.data import fashion, load
+from jaxnets.data.cache import cache_dir
+from jaxnets.errors import UserError
+
+COUNTS = {"train": 40, "test": 20}
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(COUNTS[split])
+    labels = np.arange(COUNTS[split]) % 10
+    return random.integers(0, 256, (COUNTS[split], 28, 28), np.uint8), labels
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """A machine with an empty cache, without the package, and with no proxy."""
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAXNETS_FASHION_MNIST", raising=False)
+    monkeypatch.setattr(fashion, "PACKAGE_FOLDER", str(tmp_path / "no-package"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A folder of four small files whose hashes are the pinned ones."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    pinned = {}
+    for split, pair in fashion.FILES.items():
+        entries = []
+        for (name, _), array in zip(pair, arrays(split), strict=True):
+            (folder / name).write_bytes(gzip.compress(idx(array)))
+            entries.append((name, hashlib.sha256(idx(array)).hexdigest()))
+        pinned[split] = tuple(entries)
+    monkeypatch.setattr(fashion, "FILES", pinned)
+    return folder
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Starts servers that answer each GET by `reply(handler, name)`."""
+    servers = []
+
+    def start(reply):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                reply(self, self.path.lstrip("/"))
+
+            def log_message(self, format, *args):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        monkeypatch.setattr(fashion, "BASE_URL", f"http://127.0.0.1:{server.server_port}/")
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def send(handler, data: bytes, declared: int | None = None) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data) if declared is None else declared))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def assert_loads() -> None:
+    dataset = load("fashion_mnist")
+    assert dataset.class_names[9] == "Ankle boot"
+    for split in COUNTS:
+        images, labels = arrays(split)
+        found = dataset.splits[split]
+        # TensorFlow Datasets shuffles as it writes; every image must still have its label.
+        place = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+        assert len(found) == COUNTS[split] and found.images.shape[1:] == (28, 28, 1)
+        assert {i.tobytes(): n for i, n in zip(found.images, found.labels, strict=True)} == place
+
+
+def test_files_of_your_own(files, monkeypatch):
+    monkeypatch.setenv("JAXNETS_FASHION_MNIST", str(files))
+    assert_loads()
+
+
+def test_files_of_the_package(files, monkeypatch):
+    monkeypatch.setattr(fashion, "PACKAGE_FOLDER", str(files))
+    assert fashion.find_files() == files
+
+
+def test_a_folder_of_your_own_that_lacks_a_file(files, monkeypatch):
+    (files / "t10k-labels-idx1-ubyte.gz").unlink()
+    monkeypatch.setenv("JAXNETS_FASHION_MNIST", str(files))
+    with pytest.raises(UserError, match=r"lacks t10k-labels-idx1-ubyte\.gz"):
+        fashion.find_files()
+
+
+def test_download(files, serve):
+    requests = []
+
+    def reply(handler, name):
+        requests.append(name)
+        send(handler, (files / name).read_bytes())
+
+    serve(reply)
+    assert_loads()
+    fashion.find_files()
+    assert sorted(requests) == sorted(path.name for path in files.iterdir())
+
+
+def assert_fails(message: str, within: float = 5.0) -> None:
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=message) as caught:
+        load("fashion_mnist")
+    assert time.perf_counter() - start < within
+    assert "\n" not in str(caught.value)
+    downloads = cache_dir() / "downloads"
+    assert not downloads.exists() or list(downloads.iterdir()) == []
+
+
+def test_a_wrong_file_is_not_kept(files, serve):
+    serve(lambda handler, name: send(handler, gzip.compress(b"something else")))
+    assert_fails("not the published file.*sha256")
+
+
+def test_a_file_that_is_not_gzip(files, serve):
+    serve(lambda handler, name: send(handler, b"<html>log in to this network</html>"))
+    assert_fails("can't be unpacked")
+
+
+def test_a_broken_off_download(files, serve):
+    serve(lambda handler, name: send(handler, b"half", declared=8))
+    assert_fails("broke off after 4 of 8 bytes|IncompleteRead")
+
+
+def test_a_missing_file(files, serve):
+    serve(lambda handler, name: handler.send_error(404))
+    assert_fails(r"404.*apt install")
+
+
+def test_a_stalled_download(files, serve, monkeypatch):
+    monkeypatch.setattr(fashion, "READ_SECONDS", 0.2)
+    release = threading.Event()
+    serve(lambda handler, name: release.wait(5))
+    try:
+        assert_fails("stopped answering.*apt install")
+    finally:
+        release.set()
+
+
+def test_a_refused_connection(files, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connecting is refused
+        monkeypatch.setattr(fashion, "BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}/")
+        assert_fails("apt install dataset-fashion-mnist.*network", within=2.0)
+
+
+def test_a_name_lookup_that_hangs(files, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(fashion, "PROBE_SECONDS", 0.3)
+
+    def hang(*args, **kwargs):
+        release.wait(5)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    try:
+        assert_fails("apt install dataset-fashion-mnist.*network", within=2.0)
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "nothing"),
+        (b"\x1f\x8b\x08\x00", "1f8b0800"),
+        (b"\0\0\x0d\x01" + b"\0" * 8, "unsigned bytes"),
+        (b"\0\0\x08\x00", "rank"),
+        (b"\0\0\x08\x03\0\0", "header"),
+        (idx(np.zeros((2, 3, 3)))[:-1], "33 bytes where .* needs 34"),
+        (idx(np.zeros((2, 3, 3))) + b"\0", "35 bytes where .* needs 34"),
+    ],
+)
+def test_idx_refuses_what_it_cannot_trust(data, message):
+    with pytest.raises(UserError, match=message):
+        fashion.parse_idx(data, "file")
+
+
+def test_idx_decodes():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    np.testing.assert_array_equal(fashion.parse_idx(idx(array), "file"), array)
+
+
+def test_the_package_holds_the_pinned_files(monkeypatch):
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("the package dataset-fashion-mnist is not installed")
+    images, labels = fashion.read_split(folder, "test")
+    assert images.shape == (10000, 28, 28) and np.bincount(labels).tolist() == [1000] * 10

@@ -1,0 +1,248 @@
+"""Folders of images: what is accepted, what is refused, and how the refusal reads."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnets.data import load
+from jaxnets.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two classes of five grey 6x4 (height x width) images with a value of their own each."""
+    folder = tmp_path / "images"
+    for label, name in enumerate(("cat", "dog")):
+        for index in range(5):
+            save(folder / name / f"{index}.png", np.full((6, 4), 100 * label + index, np.uint8))
+    return folder
+
+
+def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that only claims to be that large."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4
+
+
+def values(split) -> list[int]:
+    return sorted(split.images[:, 0, 0, 0].tolist())
+
+
+def test_classes_are_sub_folders_and_a_fifth_is_for_testing(root):
+    dataset = load(f"folder:{root}")
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert dataset.class_names == ("cat", "dog") and dataset.skipped == 0
+    assert train.images.shape == (8, 6, 4, 1) and test.images.shape == (2, 6, 4, 1)
+    assert sorted(values(train) + values(test)) == [*range(5), *range(100, 105)]
+    for split in (train, test):
+        np.testing.assert_array_equal(split.labels, split.images[:, 0, 0, 0] // 100)
+
+
+def test_train_and_test_folders_are_taken_as_they_are(root):
+    for name in ("cat", "dog"):
+        (root / "train").mkdir(exist_ok=True)
+        (root / name).rename(root / "train" / name)
+        save(root / "test" / name / "deeper" / "x.png", np.full((6, 4), 50, np.uint8))
+    dataset = load(f"folder:{root}")
+    assert values(dataset.splits["train"]) == [*range(5), *range(100, 105)]
+    assert values(dataset.splits["test"]) == [50, 50]
+
+
+def test_classes_must_agree(root):
+    (root / "train").mkdir()
+    (root / "cat").rename(root / "train" / "cat")
+    (root / "dog").rename(root / "train" / "dog")
+    save(root / "test" / "cat" / "x.png", np.zeros((6, 4), np.uint8))
+    with pytest.raises(UserError, match=r"different classes.*dog"):
+        load(f"folder:{root}")
+
+
+def test_a_changed_folder_is_read_again(root):
+    before = load(f"folder:{root}")
+    save(root / "cat" / "new.png", np.full((6, 4), 77, np.uint8))
+    after = load(f"folder:{root}")
+    assert len(after.splits["train"]) == len(before.splits["train"]) + 1
+    assert after.fingerprint != before.fingerprint
+    save(root / "cat" / "new.png", np.full((6, 4), 78, np.uint8), compress_level=0)
+    again = load(f"folder:{root}")
+    assert 78 in values(again.splits["train"]) + values(again.splits["test"])
+
+
+def test_hidden_files_do_not_count(root):
+    (root / "cat" / ".DS_Store").write_bytes(b"junk")
+    (root / ".git" / "objects").mkdir(parents=True)
+    assert load(f"folder:{root}").class_names == ("cat", "dog")
+
+
+def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = (200, 100, 50)
+    for name in ("a", "b"):
+        for index in range(2):
+            save(tmp_path / "wide" / name / f"{index}.png", pixels)
+    dataset = load(f"folder:{tmp_path / 'wide'}", image_size=10)
+    image = dataset.splits["train"].images[0]
+    assert image.shape == (10, 10, 3)
+    assert np.abs(image[:, 1:-1].astype(int) - (200, 100, 50)).max() <= 3
+    tall = load(f"folder:{tmp_path / 'wide'}", image_size=(8, 4))
+    assert tall.splits["train"].images.shape[1:] == (8, 4, 3)
+
+
+def test_unequal_sizes_need_one(root):
+    save(root / "dog" / "large.png", np.zeros((9, 5), np.uint8))
+    with pytest.raises(UserError, match=r"2 sizes, from 6x4 to 9x5.*--image-size"):
+        load(f"folder:{root}")
+    assert load(f"folder:{root}", image_size=(5, 5)).splits["test"].images.shape[1:] == (5, 5, 1)
+
+
+def test_channels_follow_the_files_or_the_request(root):
+    assert load(f"folder:{root}", channels=3).splits["train"].images.shape[-1] == 3
+    save(root / "dog" / "colour.png", np.full((6, 4, 3), (0, 255, 0), np.uint8))
+    assert load(f"folder:{root}").splits["train"].images.shape[-1] == 3
+    grey = load(f"folder:{root}", channels=1)
+    parts = [grey.splits[s].images[:, 0, 0, 0] for s in ("train", "test")]
+    assert 149 in np.concatenate(parts) or 150 in np.concatenate(parts)  # the luma of pure green
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("L", (6, 4)), ("1", (6, 4)), ("P", (6, 4, 3)), ("RGB", (6, 4, 3))]
+)
+def test_plain_modes_are_converted(root, mode, shape):
+    save(root / "dog" / "plain.png", np.full(shape, 255, np.uint8), mode)
+    images = [split.images for split in load(f"folder:{root}").splits.values()]
+    assert max(image.max() for image in images) == 255
+
+
+def test_an_opaque_alpha_channel_is_dropped(root):
+    save(root / "dog" / "opaque.png", np.full((6, 4), 255, np.uint8), "RGBA")
+    assert load(f"folder:{root}").skipped == 0
+
+
+def test_a_turned_photograph_is_turned_back(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((4, 6), np.uint8)
+    pixels[:, :3] = 255
+    save(root / "dog" / "turned.png", pixels, exif=exif)
+    images = np.concatenate([s.images for s in load(f"folder:{root}").splits.values()])
+    (turned,) = (image for image in images if image.max() == 255)
+    assert turned[:3].min() == 255 and turned[3:].max() == 0
+
+
+def make_bad(root: Path) -> dict[str, str]:
+    """Writes one file of each kind that can't be used; returns name -> a part of the reason."""
+    folder, grey = root / "cat", np.zeros((6, 4), np.uint8)
+    frames = [Image.fromarray(np.full((6, 4), value, np.uint8)) for value in (0, 200)]
+    for suffix in ("gif", "png", "webp"):
+        frames[0].save(folder / f"moving.{suffix}", save_all=True, append_images=frames[1:])
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for suffix in ("png", "jpg"):
+        path = folder / f"cut.{suffix}"
+        save(path, noise)
+        path.write_bytes(path.read_bytes()[:-2000])
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "huge.png").write_bytes(png_header(10_000, 6_500))
+    (folder / "bomb.png").write_bytes(png_header(60_000, 60_000))
+    save(folder / "cmyk.jpg", grey, "CMYK")
+    Image.fromarray(np.zeros((6, 4), np.uint16)).save(folder / "deep.png")
+    clear = Image.fromarray(np.zeros((6, 4, 4), np.uint8))
+    clear.save(folder / "clear.png")
+    Image.fromarray(grey).convert("P").save(folder / "palette.png", transparency=0)
+    return {
+        "moving.gif": "animated, with 2 frames",
+        "moving.png": "animated, with 2 frames",
+        "moving.webp": "animated, with 2 frames",
+        "cut.png": "damaged",
+        "cut.jpg": "damaged",
+        "notes.txt": "not an image",
+        "empty.png": "not an image",
+        "huge.png": "10000x6500 is over 64 megapixels",
+        "bomb.png": "over 64 megapixels",
+        "cmyk.jpg": "mode CMYK",
+        "deep.png": "mode I;16",
+        "clear.png": "transparent",
+        "palette.png": "transparent",
+    }
+
+
+def test_every_unusable_file_is_named_at_once(root):
+    reasons = make_bad(root)
+    with pytest.raises(UserError, match=f"{len(reasons)} files.*--skip-bad") as caught:
+        load(f"folder:{root}", image_size=(6, 4))
+    message = str(caught.value)
+    assert "\n" not in message
+    for name, reason in reasons.items():
+        listed = message.split(f"cat/{name} (")[1].split(")")[0]
+        assert reason in listed, (name, listed)
+
+
+def test_unusable_files_can_be_skipped_and_are_counted(root):
+    good = load(f"folder:{root}", image_size=(6, 4), channels=1)
+    count = len(make_bad(root))
+    for _ in range(2):  # decoded, then from the cache
+        dataset = load(f"folder:{root}", image_size=(6, 4), channels=1, skip_bad=True)
+        assert dataset.skipped == count and dataset.fingerprint == good.fingerprint
+
+
+def test_a_class_of_nothing_but_unusable_files_is_named(root):
+    (root / "fox").mkdir()
+    (root / "fox" / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match='no usable image of "fox"'):
+        load(f"folder:{root}", skip_bad=True)
+
+
+def test_nothing_but_unusable_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        (tmp_path / "bad" / name / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match="2 files"):
+        load(f"folder:{tmp_path / 'bad'}", skip_bad=True)
+
+
+def test_long_lists_are_cut(root):
+    for index in range(30):
+        (root / "cat" / f"bad{index:02}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"30 files.*bad19\.png.*and 10 more"):
+        load(f"folder:{root}")
+
+
+def test_folders_that_are_none(tmp_path, root):
+    with pytest.raises(UserError, match="not there"):
+        load(f"folder:{tmp_path / 'nowhere'}")
+    with pytest.raises(UserError, match="is a file"):
+        load(f"folder:{root / 'cat' / '0.png'}")
+    with pytest.raises(UserError, match="0 sub-folders"):
+        load(f"folder:{root / 'cat'}")
+    (root / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no image"):
+        load(f"folder:{root}")
+
+
+def test_a_single_class_is_refused(tmp_path):
+    save(tmp_path / "one" / "a" / "x.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"1 sub-folder; .* two classes"):
+        load(f"folder:{tmp_path / 'one'}")
+
+
+def test_one_image_in_each_class_leaves_none_to_test_on(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "few" / name / "x.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match="single example"):
+        load(f"folder:{tmp_path / 'few'}")

@@ -1,0 +1,210 @@
+"""The order of examples, and that both pipelines serve the same bits in it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.data import (
+    Order,
+    ResidentPipeline,
+    Split,
+    StreamingPipeline,
+    eval_batches,
+    make_pipeline,
+    normalise,
+    to_uint8,
+)
+from jaxnets.errors import UserError
+
+
+def make_split(count: int = 23, shape: tuple[int, int, int] = (4, 3, 1)) -> Split:
+    random = np.random.default_rng(0)
+    return Split(
+        random.integers(0, 256, (count, *shape), np.uint8),
+        random.integers(0, 10, count).astype(np.int32),
+    )
+
+
+def batches(pipeline: Any, first_step: int, steps: int) -> list[dict[str, np.ndarray]]:
+    feed = pipeline.feed(first_step, steps)
+    fetch = jax.jit(pipeline.fetch)
+    return [
+        jax.tree.map(
+            np.asarray, fetch(pipeline.source, jax.tree.map(lambda leaf, i=i: leaf[i], feed))
+        )
+        for i in range(steps)
+    ]
+
+
+def assert_same(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (10, 10), (7, 5), (1, 1)])
+def test_every_epoch_shows_every_example_once(num_examples, batch_size):
+    order = Order(num_examples, batch_size, seed=5)
+    stream = order.indices(0, 4 * num_examples).ravel()
+    for epoch in stream[: len(stream) // num_examples * num_examples].reshape(-1, num_examples):
+        assert sorted(epoch) == list(range(num_examples))
+
+
+def test_any_step_is_reached_directly():
+    order = Order(11, 4, seed=1)
+    whole = order.indices(0, 40)
+    assert whole.shape == (40, 4) and whole.dtype == np.int32
+    for step in (39, 0, 7, 2):
+        fresh = Order(11, 4, seed=1)
+        np.testing.assert_array_equal(fresh.indices(step, 1)[0], whole[step])
+        np.testing.assert_array_equal(order.indices(step, 1)[0], whole[step])
+
+
+def test_epochs_and_seeds_differ():
+    order = Order(50, 50, seed=0)
+    first, second = order.indices(0, 2)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, Order(50, 50, seed=1).indices(0, 1)[0])
+
+
+def test_the_order_is_the_published_one():
+    """Guards resumed runs against a NumPy that permutes differently."""
+    expected = [[5, 0, 6, 1], [7, 2, 4, 3], [2, 0, 4, 1], [7, 5, 3, 6]]
+    assert Order(8, 4, seed=0).indices(0, 4).tolist() == expected
+
+
+def test_no_steps_is_an_empty_feed():
+    assert Order(8, 4, seed=0).indices(3, 0).shape == (0, 4)
+
+
+@pytest.mark.parametrize("make", [ResidentPipeline, StreamingPipeline])
+def test_a_batch_larger_than_the_data_is_refused(make):
+    with pytest.raises(UserError, match=r"24 .*23 examples"):
+        make(make_split(23), 24, 0)
+
+
+def test_a_batch_needs_an_example():
+    with pytest.raises(UserError, match="not 0"):
+        ResidentPipeline(make_split(), 0, 0)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_streaming_equals_resident_bit_for_bit(threads):
+    split = make_split()
+    resident = ResidentPipeline(split, 5, seed=9)
+    streaming = StreamingPipeline(split, 5, seed=9, threads=threads)
+    try:
+        for first_step, steps in [(0, 3), (3, 4), (40, 2), (42, 1), (7, 3)]:
+            assert_same(batches(streaming, first_step, steps), batches(resident, first_step, steps))
+    finally:
+        streaming.close()
+
+
+def test_streaming_reads_dicts_and_can_start_again():
+    split = make_split()
+    examples = [
+        {"image": image, "label": int(label)}
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+    streaming = StreamingPipeline(examples, 4, seed=2)
+    expected = batches(ResidentPipeline(split, 4, seed=2), 0, 6)
+    try:
+        assert_same(batches(streaming, 0, 3), expected[:3])
+        streaming.close()
+        assert_same(batches(streaming, 3, 3), expected[3:])
+    finally:
+        streaming.close()
+
+
+def test_consecutive_feeds_read_each_batch_once(monkeypatch):
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            type(self).reads += 1
+            return super().__getitem__(index)
+
+    split = make_split()
+    examples = Counting(
+        {"image": image, "label": int(label)}
+        for image, label in zip(split.images, split.labels, strict=True)
+    )
+    streaming = StreamingPipeline(examples, 4, seed=2, threads=0)
+    starts = []
+    start = streaming._start
+    monkeypatch.setattr(streaming, "_start", lambda step: starts.append(step) or start(step))
+    for step in range(6):
+        streaming.feed(step, 1)
+    assert Counting.reads == 6 * 4 and starts == [0]
+    streaming.feed(2, 1)
+    streaming.close()
+    assert starts == [0, 2]
+
+
+def test_streaming_names_a_missing_example_and_unequal_sizes():
+    good = {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
+    for bad, message in (
+        ({"image": None, "label": 0}, "can't be read"),
+        ({"image": np.zeros((3, 2, 1), np.uint8), "label": 0}, "one size"),
+    ):
+        streaming = StreamingPipeline([good, bad], 2, seed=0, threads=0)
+        with pytest.raises(UserError, match=message):
+            streaming.feed(0, 1)
+        streaming.close()
+
+
+def test_fetch_gives_the_rows_that_the_order_names():
+    split = make_split()
+    pipeline = ResidentPipeline(split, 6, seed=0)
+    rows = pipeline.order.indices(2, 1)[0]
+    (batch,) = batches(pipeline, 2, 1)
+    np.testing.assert_allclose(batch["image"], split.images[rows] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(batch["label"], split.labels[rows])
+    assert batch["label"].dtype == np.int32 and batch["mask"].all()
+
+
+def test_the_budget_chooses_the_pipeline():
+    split = make_split()
+    for budget, kind in ((split.nbytes, ResidentPipeline), (split.nbytes - 1, StreamingPipeline)):
+        assert isinstance(make_pipeline(split, 4, 0, memory_budget_bytes=budget), kind)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 30])
+def test_evaluation_sees_every_example_once(batch_size):
+    split = make_split()
+    seen = list(eval_batches(split, batch_size))
+    assert all(batch["image"].shape == (batch_size, 4, 3, 1) for batch in seen)
+    assert all(batch["mask"].dtype == bool for batch in seen)
+    images = np.concatenate([batch["image"][batch["mask"]] for batch in seen])
+    labels = np.concatenate([batch["label"][batch["mask"]] for batch in seen])
+    np.testing.assert_array_equal(images, np.asarray(jax.jit(normalise)(split.images)))
+    np.testing.assert_array_equal(labels, split.labels)
+
+
+def test_evaluation_needs_a_batch_size():
+    with pytest.raises(UserError, match="not 0"):
+        next(eval_batches(make_split(), 0))
+
+
+def test_normalise_has_the_same_bits_in_numpy_and_compiled():
+    levels = np.arange(256, dtype=np.uint8)
+    values = normalise(levels)
+    assert values.dtype == np.float32 and values[0] == -1 and values[255] == 1
+    np.testing.assert_allclose(values, levels / 127.5 - 1, atol=1e-7)
+    np.testing.assert_array_equal(np.asarray(jax.jit(normalise)(levels)), values)
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+def test_to_uint8_inverts_and_clips(library):
+    levels = np.arange(256, dtype=np.uint8)
+    back = to_uint8(library.asarray(normalise(levels)))
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(np.asarray(back), levels)
+    outside = to_uint8(library.asarray(np.array([-3.0, 3.0], np.float32)))
+    assert np.asarray(outside).tolist() == [0, 255]

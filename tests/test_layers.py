@@ -1,0 +1,295 @@
+"""Layers: interchangeable with flax's own, and the same on any number of devices."""
+
+from functools import partial
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxnets import layers
+from jaxnets.errors import UserError
+from jaxnets.typing import DATA_AXIS
+
+KEY = jax.random.key(0)
+few = partial(settings, deadline=None, derandomize=True, database=None)
+
+
+def assert_interchangeable(ours, theirs, x):
+    """The same parameters, by name and shape, give the same output in both."""
+    shapes = jax.eval_shape(ours.init, KEY, x)
+    chex.assert_trees_all_equal(shapes, jax.eval_shape(theirs.init, KEY, x))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+    actual, expected = jax.jit(lambda *args: (ours.apply(*args), theirs.apply(*args)))(params, x)
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@st.composite
+def conv_cases(draw):
+    rank = draw(st.integers(1, 3))
+    per_axis = partial(st.lists, min_size=rank, max_size=rank)
+    window = tuple(draw(per_axis(st.integers(1, 3))))
+    pads = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=rank, max_size=rank)
+    padding = draw(st.one_of(st.just("SAME"), st.just("VALID"), pads))
+    stride = draw(st.one_of(st.none(), st.just(2), per_axis(st.integers(1, 2))))
+    return window, padding, stride, draw(st.booleans())
+
+
+@few(max_examples=12)
+@given(conv_cases(), st.integers(1, 2), st.sampled_from([1, 2]))
+def test_conv_is_interchangeable_with_flax(case, dilation, groups):
+    window, padding, stride, use_bias = case
+    x = np.random.default_rng(1).normal(size=(2, *(5,) * len(window), 4)).astype(np.float32)
+    ours = layers.Conv(6, window, stride, padding, dilation, groups, use_bias)
+    theirs = nn.Conv(
+        6,
+        window,
+        1 if stride is None else stride,
+        padding,
+        kernel_dilation=dilation,
+        feature_group_count=groups,
+        use_bias=use_bias,
+    )
+    assert_interchangeable(ours, theirs, x)
+
+
+@few(max_examples=12)
+@given(conv_cases())
+def test_conv_transpose_is_interchangeable_with_flax(case):
+    window, padding, stride, use_bias = case
+    x = np.random.default_rng(1).normal(size=(2, *(3,) * len(window), 3)).astype(np.float32)
+    ours = layers.ConvTranspose(5, window, stride, padding, use_bias)
+    theirs = nn.ConvTranspose(5, window, stride, padding, use_bias=use_bias)
+    assert_interchangeable(ours, theirs, x)
+
+
+def test_convolutions_start_as_those_of_flax():
+    x = jnp.ones((1, 4, 4, 2))
+    for ours, theirs in ((layers.Conv, nn.Conv), (layers.ConvTranspose, nn.ConvTranspose)):
+        actual, expected = ours(3, (3, 3)).init(KEY, x), theirs(3, (3, 3)).init(KEY, x)
+        chex.assert_trees_all_equal(actual, expected)
+
+
+@pytest.mark.parametrize("layer", [layers.Conv, layers.ConvTranspose])
+def test_convolutions_compute_in_dtype_with_float32_parameters(layer):
+    x = jnp.ones((1, 4, 4, 2))
+    y, params = layer(3, (3, 3), dtype=jnp.bfloat16).init_with_output(KEY, x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_convolution_errors_name_both_values():
+    with pytest.raises(ValueError, match=r"input of 4 axes .* got shape \(4, 4, 2\)"):
+        layers.Conv(3, (3, 3)).init(KEY, jnp.ones((4, 4, 2)))
+    with pytest.raises(ValueError, match="3 input and 4 output channels do not divide into 2"):
+        layers.Conv(4, (3,), groups=2).init(KEY, jnp.ones((1, 4, 3)))
+
+
+def run(module, *args, **options) -> Any:
+    return jax.jit(partial(module.apply, **options))(*args)
+
+
+def batch(shape=(16, 3, 3, 4)):
+    return 2.0 * jax.random.normal(KEY, shape) + 3.0
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_matches_flax(train):
+    x = batch()
+    ours = layers.BatchNorm(momentum=0.7, epsilon=1e-3)
+    theirs = nn.BatchNorm(use_running_average=not train, momentum=0.7, epsilon=1e-3)
+    variables = ours.init(KEY, x, train=True)
+    chex.assert_trees_all_equal(variables, theirs.init(KEY, x))
+    variables = jax.tree.map(lambda leaf: leaf + 0.5, variables)
+    actual = ours.apply(variables, x, train=train, mutable=["batch_stats"])
+    expected = theirs.apply(variables, x, mutable=["batch_stats"])
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_matches_float64():
+    x = batch()
+    exact = np.asarray(x, np.float64)
+    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    norm = layers.BatchNorm(momentum=0.9, use_scale=False, use_bias=False)
+    variables = norm.init(KEY, x, train=True)
+    y, state = run(norm, variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
+
+
+def test_batch_norm_initialisation_leaves_the_statistics_alone():
+    variables = layers.BatchNorm().init(KEY, batch(), train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0.0)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 300.3, -1e4])
+def test_batch_norm_of_a_constant_channel_is_finite(value):
+    x = jnp.full((7, 3, 3, 2), value)
+    norm = layers.BatchNorm(epsilon=1e-12)
+    variables = norm.init(KEY, x, train=True)
+
+    def loss(x):
+        y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.square(y).sum(), state
+
+    (_, state), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
+    chex.assert_tree_all_finite((state, grad))
+    assert (state["batch_stats"]["var"] >= 0.9 * (1 - 1e-6)).all()
+
+
+def test_batch_norm_in_bfloat16_keeps_float32_statistics():
+    # Squares of numbers near 20 summed in bfloat16 would lose a variance of 1 altogether.
+    x = (20.0 + jax.random.normal(KEY, (64, 4, 4, 2))).astype(jnp.bfloat16)
+    norm = layers.BatchNorm(momentum=0.0, dtype=jnp.bfloat16)
+    variables = norm.init(KEY, x, train=True)
+    y, state = run(norm, variables, x, train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    expected = np.asarray(x, np.float64).var((0, 1, 2))
+    np.testing.assert_allclose(state["batch_stats"]["var"], expected, rtol=0.01)
+
+
+def test_batch_norm_is_accurate_far_from_zero_once_it_knows_where():
+    """A mean of 10,000 deviations leaves no digit of E[x^2] - E[x]^2 in float32."""
+    x = 1e4 + jax.random.normal(KEY, (64, 4, 4, 2))
+    norm = layers.BatchNorm(momentum=0.5)
+    variables = norm.init(KEY, x, train=True)
+    variables["batch_stats"]["mean"] = jnp.full(2, 1e4 - 3)
+    y, state = run(norm, variables, x, train=True, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    expected = 0.5 + 0.5 * exact.var((0, 1, 2))
+    np.testing.assert_allclose(state["batch_stats"]["var"], expected, rtol=1e-5)
+    normal = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
+    np.testing.assert_allclose(y, normal, atol=2e-3)
+
+
+class Net(nn.Module):
+    """What must agree between devices: a convolution, statistics and noise."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = layers.Conv(6, (3, 3))(x)
+        x = layers.BatchNorm()(x, train=True)
+        x = layers.Dropout(0.3)(nn.relu(x), train=True)
+        return nn.Dense(3)(layers.global_mean(x))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Variables, batch, and a function from them to loss, outputs, statistics and gradients."""
+    x = batch((16, 5, 5, 2))
+    net = Net()
+    variables = jax.jit(net.init)({"params": KEY, "dropout": KEY}, x)
+
+    def run(variables, x):
+        def loss(params):
+            y, state = net.apply(
+                {**variables, "params": params},
+                x,
+                rngs={"dropout": jax.random.key(7)},
+                mutable=["batch_stats"],
+            )
+            return jnp.square(y - 1.0).mean(), (y, state)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    return run, variables, x, jax.jit(run)(variables, x)
+
+
+def test_layers_agree_between_one_device_and_pmap_over_eight(one_device):
+    run, variables, x, expected = one_device
+    shares = x.reshape(8, 2, *x.shape[1:])
+
+    def share(x):
+        (loss, (y, state)), grads = run(variables, x)
+        loss, grads = jax.lax.pmean((loss, grads), DATA_AXIS)
+        return (loss, (y, state)), grads
+
+    (loss, (y, state)), grads = jax.pmap(share, axis_name=DATA_AXIS)(shares)
+    state, loss, grads = jax.tree.map(lambda leaf: np.asarray(leaf)[5], (state, loss, grads))
+    actual = (loss, (y.reshape(16, 3), state)), grads
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_agree_between_one_device_and_jit_over_eight(one_device):
+    run, variables, x, expected = one_device
+    mesh = jax.make_mesh((8,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+    chex.assert_trees_all_close(jax.jit(run)(variables, spread), expected, rtol=1e-4, atol=1e-5)
+
+
+def drop(x, *, key=KEY, rate=0.25, train=True) -> Any:
+    return run(layers.Dropout(rate), {}, x, train=train, rngs={"dropout": key})
+
+
+def test_dropout_keeps_the_share_and_the_mean():
+    y = drop(jnp.ones((40, 500)))
+    assert set(np.unique(y).tolist()) == {0.0, np.float32(1 / 0.75).item()}
+    assert abs(float((y == 0).mean()) - 0.25) < 0.01
+
+
+def test_dropout_masks_differ_between_examples_and_keys():
+    y = drop(jnp.ones((2, 100)))
+    assert (y[0] != y[1]).any()
+    assert (y != drop(jnp.ones((2, 100)), key=jax.random.key(1))).any()
+    np.testing.assert_array_equal(y, drop(jnp.ones((2, 100))))
+
+
+def test_dropout_of_an_example_does_not_depend_on_the_batch_size():
+    np.testing.assert_array_equal(drop(jnp.ones((8, 10)))[:3], drop(jnp.ones((3, 10))))
+
+
+def test_dropout_does_nothing_when_evaluating():
+    x = batch()
+    np.testing.assert_array_equal(drop(x, train=False), x)
+    assert drop(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_dropout_rejects_rates(rate):
+    with pytest.raises(UserError, match=f"below 1, got {rate}"):
+        drop(batch(), rate=rate)
+
+
+def test_conditional_batch_norm_scales_and_shifts_by_class():
+    x = batch((8, 3, 3, 4))
+    label = jnp.arange(8) % 2
+    weights = layers.class_weights(label, 2)
+    norm = layers.ConditionalBatchNorm()
+    variables = norm.init(KEY, x, weights, train=True)
+    variables["params"]["scale"] = jnp.array([[0.0] * 4, [1.0] * 4])
+    variables["params"]["bias"] = jnp.array([[0.0] * 4, [5.0] * 4])
+    apply = partial(norm.apply, variables, x, train=True, mutable=["batch_stats"])
+    y, _ = apply(weights)
+    plain, _ = apply(jnp.zeros_like(weights))
+    np.testing.assert_allclose(y[::2], plain[::2], atol=1e-6)
+    np.testing.assert_allclose(y[1::2], 2 * plain[1::2] + 5, atol=1e-5)
+
+
+def test_class_weights_takes_integers_and_probabilities():
+    label = jnp.array([2, 0, -1])
+    expected = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(layers.class_weights(label, 3), expected)
+    np.testing.assert_array_equal(layers.class_weights(expected / 2, 3), expected / 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, "conditional on 3 classes and got no labels"),
+        (np.zeros((2, 4), np.float32), r"probabilities \[B, 3\], got float32 \[2, 4\]"),
+        (np.zeros(2, np.float32), r"got float32 \[2\]"),
+    ],
+)
+def test_class_weights_rejects_what_is_no_label(label, message):
+    with pytest.raises(UserError, match=message):
+        layers.class_weights(label, 3)

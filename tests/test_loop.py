@@ -1,0 +1,162 @@
+"""Runs that are cut off and go on, with the same bits; runs that stop early; what they leave."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from jaxnets import loop, parallel
+from jaxnets.data import ResidentPipeline, Split
+from jaxnets.errors import UserError
+
+TOTAL = 10
+
+
+class Crash(Exception):
+    """Stands for a machine that goes down."""
+
+
+class FaultyPipeline(ResidentPipeline):
+    """Does something once, when the feed of a certain step is asked for."""
+
+    def __init__(self, *args, at, fault):
+        super().__init__(*args)
+        self.at, self.fault = at, fault
+
+    def feed(self, first_step, steps):
+        if first_step <= self.at < first_step + steps:
+            fault, self.fault = self.fault, lambda: None
+            fault()
+        return super().feed(first_step, steps)
+
+
+def images(count=40):
+    rng = np.random.default_rng(0)
+    return Split(
+        rng.integers(0, 256, (count, tiny.SIZE, tiny.SIZE, 1), np.uint8),
+        rng.integers(0, tiny.CLASSES, count).astype(np.int32),
+    )
+
+
+MAKE = {"classifier": tiny.classifier, "gan": lambda: tiny.gan(discriminator_steps=2)}
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def kind(request):
+    """The name of a task, with its step compiled but once for the module."""
+    return request.param
+
+
+def task(kind, *, at=-1, fault=None, scores=None, **fields):
+    _, step = MAKE[kind]()
+    seen = iter(scores or [])
+    return loop.Task(
+        name=kind,
+        init=lambda: MAKE[kind]()[0],
+        step=step,
+        pipeline=FaultyPipeline(images(), 16, 3, at=at, fault=fault or (lambda: None)),
+        total_steps=TOTAL,
+        evaluate=lambda s: {"score": next(seen, 0.0)},
+        **fields,
+    )
+
+
+def fit(task, folder, **options):
+    options = {"steps_per_call": 2, "log_every": 2, "save_every": 4, **options}
+    return loop.fit(task, folder, parallel.make_mesh(1), loop.FitOptions(**options))
+
+
+def bits(state):
+    leaves = jax.tree.leaves(dataclasses.replace(state, key=jax.random.key_data(state.key)))
+    return [np.asarray(leaf).tobytes() for leaf in leaves]
+
+
+def crash():
+    raise Crash
+
+
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_run_that_crashed_goes_on_to_the_same_bits(kind, at, tmp_path):
+    whole = fit(task(kind), tmp_path / "whole")
+    with pytest.raises(Crash):
+        fit(task(kind, at=at, fault=crash), tmp_path / "cut")
+    resumed = fit(task(kind), tmp_path / "cut")
+    assert bits(resumed.state) == bits(whole.state)
+    assert int(resumed.state.step) == TOTAL
+
+
+def test_a_signal_saves_and_leaves(kind, tmp_path):
+    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with pytest.raises(loop.Interrupted) as caught:
+        fit(task(kind, at=5, fault=interrupt), tmp_path)
+    assert (caught.value.step, caught.value.signum) == (6, signal.SIGINT)
+    resumed = fit(task(kind), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10]
+    assert int(resumed.state.step) == TOTAL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_only_evaluates_again(tmp_path):
+    first = fit(task("classifier"), tmp_path)
+    again = fit(task("classifier", at=0, fault=crash, scores=[0.5]), tmp_path)
+    assert bits(again.state) == bits(first.state)
+    assert again.metrics == {"score": 0.5}
+
+
+def test_early_stopping_ends_with_the_best_state(tmp_path):
+    rule = loop.EarlyStopping("score", patience=2)
+    scores = [0.1, 0.3, float("nan"), 0.2, 0.9]
+    result = fit(task("classifier", scores=scores, early_stopping=rule), tmp_path, eval_every=2)
+    assert result.stopped_early
+    assert int(result.state.step) == 4  # the second evaluation; the fourth was the last
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [r["step"] for r in log if r["split"] == "eval"] == [2, 4, 6, 8]
+    again = fit(task("classifier", scores=[0.3], early_stopping=rule), tmp_path, eval_every=2)
+    assert again.stopped_early
+    assert bits(again.state) == bits(result.state)
+
+
+def test_patience_survives_a_crash(tmp_path):
+    rule = loop.EarlyStopping("score", patience=2)
+    with pytest.raises(Crash):
+        fit(
+            task("classifier", scores=[0.5, 0.4], early_stopping=rule, at=4, fault=crash),
+            tmp_path,
+            eval_every=2,
+            save_every=2,
+        )
+    result = fit(
+        task("classifier", scores=[0.3], early_stopping=rule), tmp_path, eval_every=2, save_every=2
+    )
+    assert result.stopped_early
+    assert int(result.state.step) == 2
+
+
+def test_previews_and_logs_are_written(tmp_path):
+    def preview(state, folder):
+        (folder / f"{int(state.step)}.png").write_bytes(b"")
+
+    fit(task("classifier", preview=preview), tmp_path, eval_every=5)
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
+    assert list((tmp_path / "tensorboard").iterdir())
+    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    train = [r for r in train if r["split"] == "train"]
+    assert train[-1]["epoch"] == pytest.approx(TOTAL * 16 / 40)
+    assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(train[-1])
+
+
+def test_an_unknown_metric_to_watch_is_named(tmp_path):
+    rule = loop.EarlyStopping("f1", patience=1)
+    with pytest.raises(UserError, match="watches 'f1', and the evaluation gives score"):
+        fit(task("classifier", early_stopping=rule), tmp_path, eval_every=2)
+
+
+def test_no_steps_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="0 training steps"):
+        fit(dataclasses.replace(task("classifier"), total_steps=0), tmp_path)

@@ -1,0 +1,91 @@
+"""Adversarial losses against their papers' formulas in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_expit
+
+from jaxnets.errors import UserError
+from jaxnets.losses import ADVERSARIAL_LOSSES, adversarial_loss
+
+RNG = np.random.default_rng(0)
+REAL, FAKE = (4.0 * RNG.normal(size=(2, 12))).astype(np.float32)
+
+# log(1 - sigmoid(x)) = log sigmoid(-x); everything else is as printed in the papers.
+ORACLES = {
+    "minimax": (lambda r, f: -log_expit(r) - log_expit(-f), lambda r, f: log_expit(-f)),
+    "non_saturating": (lambda r, f: -log_expit(r) - log_expit(-f), lambda r, f: -log_expit(f)),
+    "least_squares": (
+        lambda r, f: ((r - 1) ** 2 + f**2) / 2,
+        lambda r, f: (f - 1) ** 2 / 2,
+    ),
+    "hinge": (
+        lambda r, f: -np.minimum(0, r - 1) - np.minimum(0, -f - 1),
+        lambda r, f: -f,
+    ),
+    "wasserstein": (lambda r, f: f - r, lambda r, f: -f),
+    "relativistic": (lambda r, f: -log_expit(r - f), lambda r, f: -log_expit(f - r)),
+}
+
+
+def test_every_registered_loss_has_an_oracle():
+    assert set(ORACLES) == set(ADVERSARIAL_LOSSES)
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
+def test_loss_is_its_formula_eager_and_compiled(name):
+    loss = adversarial_loss(name)
+    assert loss.name == name and "arXiv" in loss.doc
+    for side, oracle in zip((loss.d_loss, loss.g_loss), ORACLES[name], strict=True):
+        expected = oracle(REAL.astype(np.float64), FAKE.astype(np.float64))
+        np.testing.assert_allclose(side(REAL, FAKE), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(jax.jit(side)(REAL, FAKE), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
+def test_sides_pull_in_opposite_directions(name):
+    loss = adversarial_loss(name)
+    zeros = jnp.zeros(3)
+    slope = {
+        side: jax.jit(jax.grad(lambda r, f, g=g: g(r, f).sum(), (0, 1)))(zeros + 0.5, zeros)
+        for side, g in (("d", loss.d_loss), ("g", loss.g_loss))
+    }
+    (d_real, d_fake), (_, g_fake) = slope["d"], slope["g"]
+    assert (d_real < 0).all()  # the discriminator raises reals
+    assert (g_fake < 0).all()  # the generator raises its fakes
+    assert (d_fake >= 0).all()  # which the discriminator lowers
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
+def test_only_the_relativistic_generator_looks_at_reals(name):
+    loss = adversarial_loss(name)
+    slope = jax.jit(jax.grad(lambda r: loss.g_loss(r, FAKE).sum()))(REAL)
+    assert bool((slope != 0).any()) == (name == "relativistic")
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
+def test_extreme_logits_stay_finite(name):
+    loss = adversarial_loss(name)
+    big = jnp.array([1e4, -1e4, 1e4, -1e4])
+    other = jnp.array([1e4, -1e4, -1e4, 1e4])
+    for side in (loss.d_loss, loss.g_loss):
+        total = jax.jit(jax.value_and_grad(lambda r, f, side=side: side(r, f).sum(), (0, 1)))
+        value, slopes = total(big, other)
+        assert np.isfinite(value) and np.isfinite(slopes).all()
+
+
+def test_saturating_game_stalls_where_the_other_does_not():
+    lost = jnp.array([-20.0])
+    slopes = {
+        name: float(jax.grad(lambda f, n=name: adversarial_loss(n).g_loss(lost, f).sum())(lost)[0])
+        for name in ("minimax", "non_saturating")
+    }
+    assert abs(slopes["minimax"]) < 1e-6 and abs(slopes["non_saturating"]) > 0.99
+
+
+def test_errors():
+    with pytest.raises(UserError, match=r"'hing'.*minimax, non_saturating.*relativistic"):
+        adversarial_loss("hing")
+    with pytest.raises(AssertionError):
+        adversarial_loss("hinge").d_loss(jnp.zeros((4, 1)), jnp.zeros((4, 1)))

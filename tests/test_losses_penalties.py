@@ -1,0 +1,139 @@
+"""Gradient penalties against analytic gradients, finite differences and reverse over reverse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.errors import UserError
+from jaxnets.losses import PENALTIES, gradient_penalty, logits_and_r1, penalty, r1
+from jaxnets.typing import DATA_AXIS
+
+RNG = np.random.default_rng(0)
+REAL = RNG.normal(size=(8, 2, 3, 1))
+FAKE = RNG.normal(size=(8, 2, 3, 1))
+MATRIX = RNG.normal(size=(6, 6))
+KEY = jax.random.key(3)
+
+
+def quadratic(matrix):
+    """D(x) = x^T M x / 2 + sum x, whose gradient is (M + M^T) x / 2 + 1."""
+
+    def critic(images):
+        x = images.reshape(images.shape[0], -1)
+        return 0.5 * jnp.einsum("bi,ij,bj->b", x, matrix, x) + x.sum(axis=1)
+
+    return critic
+
+
+def analytic_gradient(matrix, images):
+    return images.reshape(len(images), -1) @ (0.5 * (matrix + matrix.T)) + 1.0
+
+
+def analytic(name, matrix, between=None):
+    points = {"r1": REAL, "r2": FAKE, "wgan_gp": between}[name]
+    norm = np.linalg.norm(analytic_gradient(matrix, points), axis=1)
+    return (norm - 1.0) ** 2 if name == "wgan_gp" else 0.5 * norm**2
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_value_and_parameter_gradient_in_float64(name):
+    with jax.enable_x64(True):
+        real, fake, matrix = jnp.asarray(REAL), jnp.asarray(FAKE), jnp.asarray(MATRIX)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(8))
+        share = np.stack([jax.random.uniform(k, dtype=jnp.float64) for k in keys])
+        share = share.reshape(8, 1, 1, 1)
+        between = share * REAL + (1.0 - share) * FAKE
+
+        def total(m):
+            return PENALTIES[name](quadratic(m), KEY, real, fake).sum()
+
+        values = jax.jit(lambda m: PENALTIES[name](quadratic(m), KEY, real, fake))(matrix)
+        gradient = np.asarray(jax.jit(jax.grad(total))(matrix))
+    np.testing.assert_allclose(values, analytic(name, MATRIX, between), rtol=1e-9)
+    for i, j in ((0, 0), (1, 4), (5, 2)):
+        step = np.zeros((6, 6))
+        step[i, j] = 1e-6
+        up, down = (analytic(name, MATRIX + s * step, between).sum() for s in (1, -1))
+        np.testing.assert_allclose(gradient[i, j], (up - down) / 2e-6, rtol=1e-6)
+
+
+def convolutional(params):
+    def critic(images):
+        x = jax.lax.conv_general_dilated(
+            images, params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.silu(x).reshape(x.shape[0], -1) @ params["head"]
+
+    return critic
+
+
+def test_gradient_is_that_of_reverse_over_reverse_through_a_convolution():
+    images = jnp.asarray(RNG.normal(size=(4, 6, 6, 2)))
+    params = {"kernel": RNG.normal(size=(3, 3, 2, 3)), "head": RNG.normal(size=(27,))}
+
+    def slow(p, x):
+        gradient = jax.grad(lambda y: convolutional(p)(y).sum())(x)
+        return (0.5 * gradient**2).sum(axis=(1, 2, 3))
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, params)
+        images = jnp.asarray(np.asarray(images, np.float64))
+        got, want = (
+            jax.jit(jax.value_and_grad(lambda p, x, f=f: f(p, x).mean(), (0, 1)))(params, images)
+            for f in (lambda p, x: r1(convolutional(p), x), slow)
+        )
+        # Both the parameters' gradient and the images' (R2 may let the generator see it).
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want
+        )
+
+
+def test_logits_come_with_the_penalty_and_keep_their_own_gradient():
+    real, matrix = jnp.asarray(REAL, jnp.float32), jnp.asarray(MATRIX, jnp.float32)
+    logits, penalties = jax.jit(lambda m: logits_and_r1(quadratic(m), real))(matrix)
+    np.testing.assert_allclose(logits, quadratic(matrix)(real), rtol=1e-6)
+    np.testing.assert_allclose(penalties, analytic("r1", MATRIX), rtol=1e-5)
+    got = jax.jit(jax.grad(lambda m: logits_and_r1(quadratic(m), real)[0].sum()))(matrix)
+    want = jax.grad(lambda m: quadratic(m)(real).sum())(matrix)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_target_norm_and_flat_critic():
+    flat = gradient_penalty(
+        lambda x: 0.0 * x.sum(axis=(1, 2, 3)), KEY, jnp.ones((4, 2, 2, 1)), jnp.zeros((4, 2, 2, 1))
+    )
+    np.testing.assert_allclose(flat, 1.0, atol=1e-5)
+    steep = gradient_penalty(
+        lambda x: 3.0 * x[:, 0, 0, 0],
+        KEY,
+        jnp.ones((4, 2, 2, 1)),
+        jnp.zeros((4, 2, 2, 1)),
+        target=3.0,
+    )
+    np.testing.assert_allclose(steep, 0.0, atol=1e-6)
+
+
+def test_parameter_gradient_of_a_flat_critic_is_finite():
+    def total(w):
+        critic = lambda x: w * x.sum(axis=(1, 2, 3))  # noqa: E731
+        return gradient_penalty(critic, KEY, jnp.ones((2, 2, 2, 1)), jnp.zeros((2, 2, 2, 1))).sum()
+
+    assert np.isfinite(jax.jit(jax.grad(total))(0.0))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_eight_devices_give_what_one_gives(name):
+    real, fake = jnp.asarray(REAL, jnp.float32), jnp.asarray(FAKE, jnp.float32)
+    critic = quadratic(jnp.asarray(MATRIX, jnp.float32))
+    one = jax.jit(lambda r, f: PENALTIES[name](critic, KEY, r, f))(real, fake)
+    shares = [x.reshape(8, 1, 2, 3, 1) for x in (real, fake)]
+    eight = jax.pmap(lambda r, f: PENALTIES[name](critic, KEY, r, f), axis_name=DATA_AXIS)(*shares)
+    np.testing.assert_allclose(np.asarray(eight).reshape(8), one, rtol=1e-5)
+
+
+def test_errors():
+    with pytest.raises(UserError, match="r1, r2, wgan_gp"):
+        penalty("gp")
+    with pytest.raises(AssertionError):
+        r1(lambda x: x.sum(axis=(1, 2)), jnp.ones((4, 2, 2, 1)))

@@ -1,0 +1,251 @@
+"""Generators and discriminators: sizes, conditioning, any classifier as a trunk, errors."""
+
+from functools import cache, partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.errors import UserError
+from jaxnets.models import (
+    CLASSIFIERS,
+    DISCRIMINATORS,
+    GENERATORS,
+    make_classifier,
+    make_discriminator,
+    make_gan,
+    make_generator,
+)
+from jaxnets.models.dcgan import Discriminator
+from jaxnets.models.trunk import TrunkDiscriminator
+from model_cases import KEY, random_variables
+
+LABEL = jnp.array([0, 1, 2, 2])
+SMALL = {"image_shape": (9, 12, 2), "num_classes": 3, "latent_size": 5, "width": 0.1}
+
+
+def run(module, *args, **options) -> Any:
+    return jax.jit(partial(module.apply, **options))(*args)
+
+
+def latents(count=4, size=5):
+    return jax.random.normal(KEY, (count, size))
+
+
+def images(shape=(9, 12, 2)):
+    return jax.random.uniform(KEY, (4, *shape), minval=-1.0)
+
+
+@cache
+def built_generator():
+    module = make_generator(**SMALL)
+    return module, random_variables(module, latents(), LABEL)
+
+
+@cache
+def built_discriminator(name="dcgan"):
+    options = {key: value for key, value in SMALL.items() if key != "latent_size"}
+    module = make_discriminator(name, **options)
+    return module, random_variables(module, images(), LABEL)
+
+
+def play(generator_variables, discriminator_variables):
+    """The generator's loss and every output of both networks."""
+    module, _ = built_generator()
+    made, state = module.apply(
+        generator_variables, latents(), LABEL, train=True, mutable=["batch_stats"]
+    )
+    module, _ = built_discriminator()
+    judged = module.apply(discriminator_variables, made[0], LABEL, train=True)
+    return jax.nn.softplus(-judged[0]).mean(), (made, state, judged)
+
+
+@cache
+def played():
+    traces = []
+
+    def once(*variables):
+        traces.append(variables)
+        return play(*variables)
+
+    step = jax.jit(jax.value_and_grad(once, argnums=(0, 1), has_aux=True))
+    step(built_generator()[1], built_discriminator()[1])
+    outputs = step(built_generator()[1], built_discriminator()[1])
+    assert len(traces) == 1, "the second call was compiled again"
+    return outputs
+
+
+def test_a_training_pass_of_the_pair_is_finite_and_the_same_without_jit():
+    outputs, grads = played()
+    (fakes, _), _, (logits, features) = outputs[1]
+    chex.assert_shape(fakes, (4, 9, 12, 2))
+    chex.assert_shape(logits, (4,))
+    assert "stage1" in features
+    chex.assert_tree_all_finite((outputs, grads))
+    eager = play(built_generator()[1], built_discriminator()[1])
+    chex.assert_trees_all_close(outputs, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_every_parameter_of_the_pair_learns():
+    _, grads = played()
+    for path, leaf in jax.tree_util.tree_leaves_with_path([g["params"] for g in grads]):
+        assert (leaf != 0).any(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("family", GENERATORS)
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_every_size_from_8_to_64(family, num_classes):
+    for index, size in enumerate([8, 9, 15, 16, 28, 31, 32, 33, 63, 64]):
+        shape = (size, 72 - size, 1 + index % 4)
+        generator, discriminator = make_gan(
+            family, image_shape=shape, num_classes=num_classes, dtype=jnp.bfloat16
+        )
+        z = jax.ShapeDtypeStruct((2, generator.latent_size), jnp.float32)
+        label = jax.ShapeDtypeStruct((2,), jnp.int32)
+        init = partial(generator.init_with_output, train=False)
+        (fake, _), variables = jax.eval_shape(init, KEY, z, label)
+        assert (fake.shape, fake.dtype) == ((2, *shape), jnp.float32)
+        init = partial(discriminator.init_with_output, train=False)
+        (logits, features), more = jax.eval_shape(init, KEY, fake, label)
+        assert (logits.shape, logits.dtype) == ((2,), jnp.float32)
+        assert features["penultimate"].dtype == jnp.float32
+        assert features["stage1"].dtype == jnp.bfloat16
+        leaves = jax.tree.leaves((variables, more))
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("size", [(28, 7), (32, 4), (64, 4), (8, 4)])
+def test_the_generator_starts_from_the_size_that_halving_leaves(size):
+    generator = make_generator(image_shape=(size[0], size[0], 1))
+    init = partial(generator.init_with_output, train=False)
+    (_, features), _ = jax.eval_shape(init, KEY, latents(2, 64))
+    assert features["stage0"].shape[1:3] == (size[1], size[1])
+
+
+def test_images_lie_between_minus_one_and_one_and_start_neither_grey_nor_saturated():
+    module, _ = built_generator()
+    variables = jax.jit(partial(module.init, train=False))(KEY, latents(), LABEL)
+
+    @jax.jit
+    def spread_and_extreme(variables, z):
+        (fakes, _), _ = module.apply(variables, z, LABEL, train=True, mutable=["batch_stats"])
+        return fakes.std(), jnp.abs(fakes).max()
+
+    assert 0.1 < spread_and_extreme(variables, latents())[0] < 0.7
+    loud = jax.tree.map(lambda leaf: 1e3 * leaf, variables)
+    assert 0.99 < spread_and_extreme(loud, latents())[1] <= 1.0
+
+
+@pytest.mark.parametrize("part", ["embedding", "norm0", "norm1"])
+def test_generated_images_depend_on_the_label_by_each_path(part):
+    module, variables = built_generator()
+    params = dict(variables["params"])
+    for name in ("embedding", "norm0", "norm1"):
+        # A random class table where the path is tested, one equal for all classes elsewhere.
+        fill = partial(jax.random.normal, KEY) if name == part else jnp.zeros
+        params[name] = jax.tree.map(lambda leaf, fill=fill: fill(leaf.shape), params[name])
+    same = jnp.tile(latents(1), (4, 1))
+    fakes, _ = jax.jit(partial(module.apply, train=False))(
+        {**variables, "params": params}, same, LABEL
+    )
+    assert jnp.abs(fakes[0] - fakes[1]).max() > 1e-3
+    np.testing.assert_allclose(fakes[2], fakes[3], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "lenet5"])
+def test_a_discriminator_judges_the_image_together_with_its_label(name):
+    module, variables = built_discriminator(name)
+    same = jnp.tile(images()[:1], (4, 1, 1, 1))
+    logits, features = run(module, variables, same, LABEL, train=False)
+    assert abs(logits[0] - logits[1]) > 1e-4
+    np.testing.assert_allclose(logits[2], logits[3], rtol=1e-4, atol=1e-6)
+    # logit = w . phi + b + e_y . phi, computed here from the parameters.
+    params = variables["params"]
+    phi = np.asarray(features["penultimate"][0], np.float64)
+    expected = phi @ params["head"]["kernel"][:, 0] + params["head"]["bias"][0]
+    table = np.asarray(params["projection"]["kernel"], np.float64)
+    np.testing.assert_allclose(logits, expected + (table @ phi)[LABEL], rtol=1e-4, atol=1e-5)
+
+
+def test_probabilities_are_labels_too_and_the_projection_is_linear_in_them():
+    module, variables = built_discriminator()
+    same = jnp.tile(images()[:1], (4, 1, 1, 1))
+    weights = jnp.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.3, 0.2]], jnp.float32)
+    logits, _ = run(module, variables, same, weights, train=False)
+    np.testing.assert_allclose(logits[3], weights[3] @ logits[:3], rtol=1e-4)
+    expected, _ = run(module, variables, same, jnp.array([0, 1, 2, 0]), train=False)
+    np.testing.assert_allclose(logits[:3], expected[:3], rtol=1e-5)
+
+
+def test_a_network_without_classes_ignores_labels():
+    for module, x in zip(
+        make_gan(**{**SMALL, "num_classes": None}), (latents(), images()), strict=True
+    ):
+        variables = random_variables(module, x)
+        apply = partial(module.apply, variables, x, train=False)
+        assert str(jax.make_jaxpr(apply)()) == str(jax.make_jaxpr(partial(apply, LABEL))())
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", "vgg11", "resnet_3x2", "wide_resnet_16_4", "speed_net"]
+)
+def test_any_classifier_serves_as_a_trunk(name):
+    assert set(CLASSIFIERS) < set(DISCRIMINATORS)
+    module = make_discriminator(name, image_shape=(16, 16, 1), num_classes=3)
+    init = partial(module.init_with_output, train=False)
+    (logits, features), _ = jax.eval_shape(init, KEY, images((16, 16, 1)), LABEL)
+    assert logits.shape == (4,)
+    assert features["class_logits"].shape == (4, 3)
+    assert "stage1" in features
+
+
+def test_a_trunk_keeps_the_variables_of_a_trained_classifier():
+    classifier = make_classifier("lenet5", num_classes=3, image_shape=(9, 12, 2))
+    trained = random_variables(classifier, images())
+    module = TrunkDiscriminator(classifier, num_classes=3)
+    variables = jax.tree.map(jnp.zeros_like, random_variables(module, images(), LABEL))
+    chex.assert_trees_all_equal_shapes(variables["params"]["trunk"], trained["params"])
+    variables = {"params": {**variables["params"], "trunk": trained["params"]}}
+    _, features = run(module, variables, images(), LABEL, train=False)
+    expected, _ = run(classifier, trained, images(), train=False)
+    np.testing.assert_allclose(features["class_logits"], expected, atol=1e-5)
+
+
+def test_discriminator_norms():
+    x = images()
+    for norm, collections in (("none", {"params"}), ("batch", {"params", "batch_stats"})):
+        module = Discriminator(width=4, norm=norm)
+        assert set(jax.eval_shape(partial(module.init, train=False), KEY, x)) == collections
+    with pytest.raises(UserError, match="'none' or 'batch', got 'layer'"):
+        Discriminator(norm="layer").init(KEY, x, train=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"family": "stylegan"}, "unknown generator 'stylegan'; known are dcgan"),
+        ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; known are alexnet, dcgan"),
+        ({"image_shape": (7, 8, 1)}, "8 to 64 pixels a side, got 7x8; resize"),
+        ({"image_shape": (64, 65, 3)}, "8 to 64 pixels a side, got 64x65; resize"),
+        ({"image_shape": (28, 28)}, r"\(height, width, channels\), got \(28, 28\)"),
+        ({"image_shape": (8, 8, 1), "discriminator": "vgg16"}, "at least 16x16 pixels, got 8x8"),
+        ({"num_classes": 1}, "at least 2 classes, got 1"),
+        ({"latent_size": 0}, "latent_size must be at least 1, got 0"),
+        ({"width": -1.0}, "width factor must be above 0, got -1.0"),
+    ],
+)
+def test_errors(options, message):
+    assert set(GENERATORS) <= set(DISCRIMINATORS)
+    with pytest.raises(UserError, match=message):
+        make_gan(**{"image_shape": (28, 28, 1), **options})
+
+
+def test_errors_of_a_call():
+    module, variables = built_generator()
+    with pytest.raises(UserError, match=r"takes latents \[B, 5\], got \[4, 6\]"):
+        run(module, variables, latents(4, 6), LABEL, train=False)
+    with pytest.raises(UserError, match="conditional on 3 classes and got no labels"):
+        run(module, variables, latents(), train=False)

@@ -1,0 +1,55 @@
+"""One curve, whatever the devices and the way onto them."""
+
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from jaxnets import parallel
+
+STEPS = 5
+
+
+def train(make, devices, mode, steps_per_call=1):
+    state, step = make()
+    mesh = parallel.make_mesh(devices)
+    state = parallel.replicate(state, mesh)
+    compiled = parallel.compile_step(step, mesh, mode, steps_per_call=steps_per_call)
+    batches = [tiny.batch(seed=i) for i in range(STEPS)]
+    metrics = {}
+    for start in range(0, STEPS, steps_per_call):
+        feed = batches[start]
+        if steps_per_call > 1:
+            group = batches[start : start + steps_per_call]
+            feed = jax.tree.map(lambda *leaves: np.stack(leaves), *group)
+        state, metrics = compiled(state, feed)
+    return jax.device_get((state.nets, {k: v.compute() for k, v in metrics.items()}))
+
+
+def assert_close(a, b, tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), a, b)
+
+
+CASES = {
+    "classifier": tiny.classifier,
+    "gan": tiny.gan,
+    "gan with k = 2": lambda: tiny.gan("relativistic", discriminator_steps=2),
+}
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return {name: train(make, 1, "jit") for name, make in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_eight_devices_give_the_parameters_of_one(name, mode, on_one_device):
+    assert_close(train(CASES[name], 8, mode), on_one_device[name], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["classifier", "gan"])
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_five_steps_in_a_call_equal_five_calls(name, mode, on_one_device):
+    nets, _ = train(CASES[name], 2, mode, steps_per_call=STEPS)
+    assert_close(nets, on_one_device[name][0], 1e-5)

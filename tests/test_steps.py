@@ -1,0 +1,288 @@
+"""What one update does, against updates worked out another way."""
+
+import dataclasses
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from jaxnets import axis, losses, optimizers, state, steps
+from jaxnets.metrics.mean import Mean
+
+
+class Linear(nn.Module):
+    """Logits linear in the pixels: its gradient is a textbook formula."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(tiny.CLASSES)(x), {"penultimate": x}
+
+
+def linear_step(batch, **options):
+    optimizer = optax.sgd(0.5)
+    s, step = tiny.classifier(Linear(), optimizer=optimizer, augment=None, ema=0.75, **options)
+    return s, step(s, batch)
+
+
+def softmax_regression(params, batch, smoothing=0.1):
+    """Gradient of the mean cross-entropy, in float64 numpy."""
+    x = batch["image"].reshape(len(batch["image"]), -1).astype(np.float64)
+    kernel, bias = (np.asarray(params["Dense_0"][k], np.float64) for k in ("kernel", "bias"))
+    logits = x @ kernel + bias
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    target = np.eye(tiny.CLASSES)[batch["label"]] * (1 - smoothing) + smoothing / tiny.CLASSES
+    keep = batch["mask"][:, None]
+    error = np.where(keep, p - target, 0.0) / batch["mask"].sum()
+    return {"kernel": x.T @ error, "bias": error.sum(0)}
+
+
+def test_first_step_is_the_textbook_one():
+    batch = tiny.batch()
+    before, (after, metrics) = linear_step(batch)
+    old, new = before.nets["classifier"], after.nets["classifier"]
+    gradient = softmax_regression(old.params, batch)
+    for name, value in gradient.items():
+        expected = np.asarray(old.params["Dense_0"][name]) - 0.5 * value
+        np.testing.assert_allclose(new.params["Dense_0"][name], expected, atol=1e-6)
+        average = 0.75 * np.asarray(old.params["Dense_0"][name]) + 0.25 * expected
+        np.testing.assert_allclose(new.ema["params"]["Dense_0"][name], average, atol=1e-6)
+    norm = np.sqrt(sum(np.square(value).sum() for value in gradient.values()))
+    assert metrics["grad_norm"].compute() == pytest.approx(norm, rel=1e-5)
+    assert int(after.step) == 1
+
+
+def test_padding_has_no_influence():
+    batch = tiny.batch()
+    batch["mask"] = np.arange(16) < 11
+    changed = {**batch, "image": batch["image"].copy()}
+    changed["image"][11:] = np.nan
+    before, (after, metrics) = linear_step(batch)
+    _, (also, _) = linear_step(changed)
+    gradient = softmax_regression(before.nets["classifier"].params, batch)["bias"]
+    expected = before.nets["classifier"].params["Dense_0"]["bias"] - 0.5 * gradient
+    params = after.nets["classifier"].params
+    np.testing.assert_allclose(params["Dense_0"]["bias"], expected, atol=1e-6)
+    assert metrics["loss"].count == 11
+    # NaN in the padding reaches the gradient of a matrix product; finite padding must not.
+    changed["image"][11:] = 7.0
+    _, (also, _) = linear_step(changed)
+    chex.assert_trees_all_close(also.nets["classifier"].params, params, atol=1e-6)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    _, (whole, m1) = linear_step(tiny.batch())
+    _, (parts, m4) = linear_step(tiny.batch(), micro_batches=4)
+    chex.assert_trees_all_close(
+        whole.nets["classifier"].params, parts.nets["classifier"].params, atol=1e-6
+    )
+    assert m1["loss"].compute() == pytest.approx(m4["loss"].compute(), rel=1e-5)
+    assert m4["loss"].count == 16
+
+
+def test_micro_batches_must_divide_the_batch():
+    with pytest.raises(ValueError, match="16 does not divide into 3"):
+        linear_step(tiny.batch(), micro_batches=3)
+
+
+def zeroing() -> optax.GradientTransformation:
+    """An optimiser whose every update makes all parameters zero."""
+    return optax.GradientTransformation(
+        lambda params: optax.EmptyState(),
+        lambda grads, s, params: (jax.tree.map(jnp.negative, params), s),
+    )
+
+
+def gan_step(discriminator_optimizer, **options):
+    s, _ = tiny.gan()
+    generator, discriminator = tiny.TinyGenerator(), tiny.TinyDiscriminator()
+    d_net = s.nets["discriminator"]
+    d_net = dataclasses.replace(d_net, opt_state=discriminator_optimizer.init(d_net.params))
+    g_net = s.nets["generator"]
+    optimizer = optax.sgd(0.1)
+    g_net = dataclasses.replace(g_net, opt_state=optimizer.init(g_net.params))
+    s = dataclasses.replace(s, nets={"generator": g_net, "discriminator": d_net})
+    step = steps.adversarial_step(
+        generator,
+        discriminator,
+        losses.adversarial_loss("wasserstein"),
+        optimizer,
+        discriminator_optimizer,
+        latent_size=tiny.LATENT,
+        conditional=True,
+        **options,
+    )
+    return s, *jax.jit(step)(s, tiny.batch())
+
+
+def test_generator_descends_against_the_updated_discriminator():
+    # An updated discriminator that is zero everywhere has no slope to give; the old one has.
+    before, after, metrics = gan_step(zeroing())
+    assert metrics["g_grad_norm"].compute() == 0.0
+    chex.assert_trees_all_equal(after.nets["generator"].params, before.nets["generator"].params)
+    before, after, metrics = gan_step(optax.set_to_zero())
+    assert metrics["g_grad_norm"].compute() > 1e-4
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_k_discriminator_updates_to_one_of_the_generator(k):
+    s, step = tiny.gan(discriminator_steps=k)
+    s, metrics = jax.jit(step)(s, tiny.batch())
+
+    def updates(name):
+        return int(s.nets[name].opt_state[0].count)  # of Adam, first in the chain
+
+    assert (updates("discriminator"), updates("generator")) == (k, 1)
+    assert metrics["d_loss"].count == 16  # every example was used once
+    assert metrics["g_loss"].count == 16 // k
+
+
+def test_parts_of_a_batch_are_dealt():
+    parts = steps.split_batch({"i": np.arange(16)}, 4)["i"]
+    assert sorted(np.asarray(parts).ravel()) == list(range(16))
+    np.testing.assert_array_equal(parts[1], [1, 5, 9, 13])
+
+
+@pytest.mark.parametrize("loss", losses.ADVERSARIAL_LOSSES)
+def test_every_loss_trains_both_networks(loss):
+    s, step = tiny.gan(loss, penalty=None)
+    after, metrics = jax.jit(step)(s, tiny.batch())
+    for name in ("generator", "discriminator"):
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_equal(s.nets[name].params, after.nets[name].params)
+    assert all(np.isfinite(m.compute()) for m in metrics.values())
+
+
+def test_discriminator_with_batch_norm_updates_its_statistics():
+    s, step = tiny.gan(norm=True)
+    after, _ = jax.jit(step)(s, tiny.batch())
+    old = jax.tree.leaves(s.nets["discriminator"].model_state)
+    new = jax.tree.leaves(after.nets["discriminator"].model_state)
+    assert old
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(old, new, strict=True))
+
+
+class TestUnderEveryTransformation(chex.TestCase):
+    """The same step with and without jit, and on a device of pmap."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)  # pyright: ignore
+    def test_classifier_step(self):
+        s, step = tiny.classifier()
+        after, metrics = self.variant(step)(s, tiny.batch())
+        expected, expected_metrics = jax.jit(step)(s, tiny.batch())
+        chex.assert_trees_all_close(after.nets, expected.nets, atol=1e-5)
+        assert float(metrics["loss"].total) == pytest.approx(
+            float(expected_metrics["loss"].total), rel=1e-5
+        )
+
+
+def test_steps_draw_new_random_numbers_each_step_and_the_same_ones_again():
+    s, step = tiny.classifier(optimizer=optax.set_to_zero(), ema=None)
+    run = jax.jit(step)
+    batch = tiny.batch()
+    first, metrics = run(s, batch)
+    _, again = run(s, batch)
+    _, later = run(first, batch)
+    assert metrics["loss"].total == again["loss"].total
+    assert metrics["loss"].total != later["loss"].total
+
+
+def test_second_call_does_not_compile_again():
+    s, step = tiny.gan()
+    run = jax.jit(chex.assert_max_traces(step, n=1))
+    s, _ = run(s, tiny.batch(seed=0))
+    run(s, tiny.batch(seed=1))
+
+
+def test_bfloat16_computes_with_float32_parameters():
+    from jaxnets.models import make_classifier
+
+    model = make_classifier(
+        "lenet5", num_classes=tiny.CLASSES, image_shape=(8, 8, 1), dtype=jnp.bfloat16
+    )
+    s, step = tiny.classifier(model)
+    after, metrics = jax.jit(step)(s, tiny.batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.nets["classifier"].params)} == {
+        jnp.dtype("float32")
+    }
+    assert np.isfinite(metrics["loss"].compute())
+
+
+def test_mixup_trains_on_mixtures():
+    s, step = tiny.classifier(mixup_alpha=1.0)
+    _, mixed = jax.jit(step)(s, tiny.batch())
+    s, step = tiny.classifier()
+    _, plain = jax.jit(step)(s, tiny.batch())
+    assert mixed["loss"].total != plain["loss"].total
+
+
+def test_weight_decay_spares_norms_and_biases():
+    s, step = tiny.classifier(
+        optimizer=optimizers.make_optimizer("sgd", 0.0, weight_decay=0.1), ema=None
+    )
+    marks = optimizers.decays(s.nets["classifier"].params)
+    assert marks["Conv_0"] == {"kernel": True, "bias": False}
+    assert not any(jax.tree.leaves(marks["BatchNorm_0"]))
+    optimizer = optimizers.make_optimizer("sgd", 0.5, weight_decay=0.1)
+    params = s.nets["classifier"].params
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(
+        updates["Conv_0"]["kernel"], -0.05 * params["Conv_0"]["kernel"], rtol=1e-6
+    )
+    assert not np.any(updates["Conv_0"]["bias"])
+
+
+def test_clipping_bounds_the_gradient_and_not_its_record():
+    optimizer = optimizers.make_optimizer("sgd", 1.0, momentum=0.0, clip_norm=1e-3)
+    s, step = tiny.classifier(optimizer=optimizer, ema=None)
+    after, metrics = jax.jit(step)(s, tiny.batch())
+    moved = jax.tree.map(jnp.subtract, after.nets["classifier"].params, s.nets["classifier"].params)
+    assert float(optax.tree.norm(moved)) == pytest.approx(1e-3, rel=1e-3)
+    assert metrics["grad_norm"].compute() > 1e-2
+
+
+def test_example_keys_follow_the_global_place():
+    key = jax.random.key(3)
+    whole = jax.random.key_data(axis.example_keys(key, 8))
+    shares = jax.pmap(lambda _: jax.random.key_data(axis.example_keys(key, 2)), axis_name="data")(
+        np.zeros(4)
+    )
+    np.testing.assert_array_equal(np.asarray(shares).reshape(whole.shape), whole)
+    assert not axis.is_bound()
+
+
+def test_metrics_of_steps_are_means_over_all_examples():
+    merged = steps.merge_over_first_axis(Mean(jnp.array([2.0, 9.0]), jnp.array([1.0, 3.0])))
+    assert merged.compute() == pytest.approx(11 / 4)
+
+
+def test_net_without_average_serves_its_variables():
+    s, _ = tiny.classifier(ema=None)
+    net: state.Net = s.nets["classifier"]
+    assert net.ema is None
+    chex.assert_trees_all_equal(net.averaged, net.variables)
+
+
+def test_optimizers_and_schedules_by_name():
+    for name in optimizers.OPTIMIZERS:
+        optimizer = optimizers.make_optimizer(name, 0.1)
+        params = {"w": jnp.ones((2, 2))}
+        updates, _ = optimizer.update({"w": jnp.ones((2, 2))}, optimizer.init(params), params)
+        assert float(updates["w"].sum()) < 0, name
+    linear = optimizers.make_schedule("linear", 1.0, 100, 0.2)
+    assert [round(float(linear(i)), 3) for i in (0, 20, 100)] == [0.2, 1.0, 0.0]
+    cosine = optimizers.make_schedule("cosine", 1.0, 100, 0.1)
+    assert [round(float(cosine(i)), 3) for i in (0, 10, 55, 100)] == [0.0, 1.0, 0.5, 0.0]
+    constant = optimizers.make_schedule("constant", 1.0, 100)
+    assert [float(constant(i)) for i in (0, 99)] == [1.0, 1.0]
+    with pytest.raises(ValueError, match="unknown optimizer 'adan'"):
+        optimizers.make_optimizer("adan", 0.1)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        optimizers.make_schedule("stairs", 0.1, 10)
