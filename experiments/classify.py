@@ -77,6 +77,8 @@ class Classify(common.RunOptions, common.DataOptions):
 
     loss: str = "cross_entropy"
     """cross_entropy or focal."""
+    focal_gamma: float = 2.0
+    """Exponent of the focal loss."""
     label_smoothing: float = 0.2
     """Share of the target that is spread over all classes."""
     balance_classes: bool = False
@@ -174,6 +176,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         losses.classification_loss(config.loss),
         label_smoothing=config.label_smoothing,
         class_weights=class_weights,
+        **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),
     )
     optimizer = optimizers.make_optimizer(
         config.optimizer,

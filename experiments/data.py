@@ -1,5 +1,6 @@
 """`data prepare NAME` and `data show NAME`: get a data set ready, and look at it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Show(Source):
     """Print what is in a data set, and draw examples of every class."""
 
     out: Path | None = None
-    """PNG file for a sheet of examples, one row for each class."""
+    """PNG file for the sheet of examples, one row for each class; by default named after the
+    data set, in the working directory."""
     per_class: int = 10
     """Examples in each row of that sheet."""
 
@@ -67,14 +69,16 @@ def prepare(config: Prepare) -> None:
 
 
 def show(config: Show) -> None:
-    """Prints the description and, where asked, writes the sheet of examples."""
+    """Prints the description and writes the sheet of examples."""
     from jaxnets.data import contact_sheet, describe
 
     dataset = _load(config)
     print(format_description(describe(dataset)))
-    if config.out is not None:
-        contact_sheet(dataset, config.out, config.per_class)
-        print(f"wrote {config.out}")
+    out = config.out
+    if out is None:
+        out = Path(re.sub(r"\W+", "-", config.name).strip("-") + ".png")
+    contact_sheet(dataset, out, config.per_class)
+    print(f"examples of every class: {out}")
 
 
 def format_description(description: Mapping[str, Any]) -> str:

@@ -232,7 +232,8 @@ def adversarial_step(
         before it.
       penalty_weight: factor of the penalty in the discriminator's loss.
       augment: differentiable `(key, image) -> image`, applied to reals and fakes alike.
-      ema_decay: of the generator's moving average, a number or a function of the step.
+      ema_decay: of the moving average of each network that was initialised with one (the
+        generator, as a rule), a number or a function of the step.
       micro_batches: see `descend`; applies to every update.
 
     Returns:
@@ -312,6 +313,7 @@ def adversarial_step(
                 d_objective,
                 *part,
                 optimizer=discriminator_optimizer,
+                ema_decay=decay,
                 micro_batches=micro_batches,
             )
 

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from jaxnets import loop, parallel
-from jaxnets.data import ResidentPipeline, Split
+from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
 from jaxnets.errors import UserError
 
 TOTAL = 10
@@ -100,6 +100,20 @@ def test_a_signal_saves_and_leaves(kind, tmp_path):
     assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10]
     assert int(resumed.state.step) == TOTAL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_streaming_gives_the_bits_of_resident_data(tmp_path):
+    resident = fit(task("classifier"), tmp_path / "resident")
+    streaming = dataclasses.replace(task("classifier"), pipeline=StreamingPipeline(images(), 16, 3))
+    assert bits(fit(streaming, tmp_path / "streaming").state) == bits(resident.state)
+
+
+def test_eight_devices_by_pmap_run_the_loop(tmp_path):
+    options = loop.FitOptions(mode="pmap", steps_per_call=5)
+    many = loop.fit(task("gan"), tmp_path / "pmap", parallel.make_mesh(8), options)
+    one = fit(task("gan"), tmp_path / "one")
+    for a, b in zip(jax.tree.leaves(many.state.nets), jax.tree.leaves(one.state.nets), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_a_finished_run_only_evaluates_again(tmp_path):

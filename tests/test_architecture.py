@@ -1,0 +1,211 @@
+"""The shape of the code itself: what may import what, what is public, what help texts promise."""
+
+import ast
+import inspect
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxnets
+from experiments import classify, common, generate
+from jaxnets import augment, data, losses, models, optimizers
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+
+#: Modules import only from groups before their own.
+LAYERS = [
+    ["errors"],
+    ["typing"],
+    ["axis"],
+    ["ops"],
+    ["layers"],
+    ["augment"],
+    ["data"],
+    ["models"],
+    ["losses"],
+    ["metrics"],
+    ["state", "optimizers"],
+    ["steps"],
+    ["parallel"],
+    ["evaluate"],
+    ["checkpoint"],
+    ["report", "log", "runs"],
+    ["loop"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def part_of(path):
+    """The layer of a file: "ops" for jaxnets/ops/pooling.py, "axis" for jaxnets/axis.py."""
+    return path.relative_to(ROOT / "jaxnets").with_suffix("").parts[0]
+
+
+def imported(path):
+    """Every module that a file imports, anywhere in it, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            # `from jaxnets import losses` names a module only in its second half.
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_every_module_has_its_layer():
+    assert {part_of(path) for path in LIBRARY} - {"__init__"} == set(RANK)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_imports_go_down(path):
+    modules = imported(path)
+    assert not [module for module in modules if module.split(".")[0] == "experiments"]
+    if path == ROOT / "jaxnets" / "__init__.py":
+        return  # names, for type checkers, what it imports on demand
+    own = part_of(path)
+    parts = [module.split(".") for module in modules]
+    used = {names[1] for names in parts if names[0] == "jaxnets" and len(names) > 1}
+    # The version is all that the package itself has, and it is no module.
+    wrong = {other for other in used if other != own and RANK.get(other, -1) >= RANK[own]}
+    assert not wrong, f"{own} imports {wrong}, which stand above it or beside it"
+
+
+def test_what_is_heavy_is_imported_where_it_is_needed():
+    heavy = {"tensorflow_datasets", "tensorflow", "grain", "matplotlib", "sklearn", "orbax", "rich"}
+    for path in LIBRARY:
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [node.module]
+            found = {name.split(".")[0] for name in names} & heavy
+            # The builders are data sets of TensorFlow Datasets, and are themselves imported late.
+            assert not found or path.name == "builders.py", f"{name_of(path)} imports {found}"
+
+
+@pytest.mark.parametrize("name", sorted(set(jaxnets.__all__) - {"__version__"}))
+def test_public_names_resolve_and_are_documented(name):
+    value = getattr(jaxnets, name)
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    assert value.__module__.startswith("jaxnets"), f"{name} comes from {value.__module__}"
+    assert name in dir(jaxnets)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'make_clasifier'"):
+        jaxnets.make_clasifier  # noqa: B018
+
+
+def test_type_checkers_see_the_names_that_there_are():
+    tree = ast.parse((ROOT / "jaxnets" / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {node.module: [alias.name for alias in node.names] for node in block.body}  # type: ignore
+    assert seen == jaxnets._HOMES
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *EXPERIMENTS], ids=name_of)
+def test_files_are_short_and_finished(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK|raise NotImplementedError)\b", text)
+    protocols = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and "Protocol" in [ast.unparse(b) for b in node.bases]:
+            protocols |= set(node.body)
+        if isinstance(node, ast.FunctionDef) and node not in protocols:
+            stub = [ast.unparse(line) for line in node.body if ast.get_docstring(node) is None]
+            rest = [ast.unparse(line) for line in node.body[1:]]
+            assert "..." not in (*stub[:1], *rest[:1]), f"{node.name} is a stub"
+            assert "pass" not in (*stub[:1], *rest[:1]), f"{node.name} is a stub"
+
+
+def python(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+
+def test_importing_the_package_costs_nothing():
+    code = "import sys, jaxnets; print(*(m.split('.')[0] for m in sys.modules))"
+    loaded = set(python("-c", code).stdout.split())
+    assert "jaxnets" in loaded
+    assert not loaded & {"jax", "flax", "numpy", "tensorflow", "tensorflow_datasets", "orbax"}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["generate", "--help"]])
+def test_help_does_not_wait_for_jax(command):
+    done = python("-X", "importtime", "-m", "experiments", *command)
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "experiments.classify" in loaded
+    assert not loaded & {"jax", "flax", "numpy", "tensorflow", "orbax"}
+    assert "--generator" in done.stdout or "quickstart" in done.stdout
+
+
+def help_text(kind, field):
+    """The docstring under a field of a config, as its flag's help shows it."""
+    tree = ast.parse(inspect.getsource(kind))
+    body = tree.body[0].body  # type: ignore
+    for node, after in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == field:
+            return " ".join(ast.literal_eval(after.value).split())
+    raise LookupError(field)
+
+
+def listed(text):
+    """The names of "a, b or c" at the start of a text, or all of it up to the full stop."""
+    (head,) = re.findall(r"^(?:\w+, )*\w+ or \w+|^\w+(?=\.)", text)
+    return set(re.split(", | or ", head))
+
+
+CLASSIFY, GENERATE = classify.Classify, generate.Generate
+FLAGS = [
+    (CLASSIFY, "network", models.CLASSIFIERS),
+    (CLASSIFY, "optimizer", optimizers.OPTIMIZERS),
+    (CLASSIFY, "schedule", optimizers.SCHEDULES),
+    (CLASSIFY, "loss", losses.CLASSIFICATION_LOSSES),
+    (GENERATE, "generator", models.GENERATORS),
+    (GENERATE, "optimizer", optimizers.OPTIMIZERS),
+    (GENERATE, "schedule", optimizers.SCHEDULES),
+    (GENERATE, "loss", losses.ADVERSARIAL_LOSSES),
+    (GENERATE, "penalty", {"none", *losses.PENALTIES}),
+]
+
+
+@pytest.mark.parametrize("kind,field,registry", FLAGS)
+def test_help_lists_what_the_registry_has(kind, field, registry):
+    assert listed(help_text(kind, field)) == set(registry)
+    assert getattr(kind, field) in registry
+
+
+def test_help_lists_augmentations_discriminators_and_data_sets():
+    head, names = help_text(GENERATE, "augment").rstrip(".").split("any of ")
+    assert set(names.split(",")) == set(augment.GAN_AUGMENTATIONS)
+    own = set(models.DISCRIMINATORS) - set(models.CLASSIFIERS)
+    text = help_text(GENERATE, "discriminator")
+    assert {text.split(",")[0]} == own and "any classifier" in text
+    text = help_text(common.DataOptions, "data")
+    assert set(re.findall(r"(\w+:?)[A-Z]*(?:, |$| \()", text.split(": ", 1)[1])) - {"or"} == set(
+        data.DATA_SOURCES
+    )
+
+
+@pytest.mark.parametrize("module", [classify, generate])
+def test_presets_name_data_sets_and_unset_fields(module):
+    kind = {classify: CLASSIFY, generate: GENERATE}[module]
+    assert set(module.PRESETS) - {"default"} <= set(data.DATA_SOURCES)
+    for preset in module.PRESETS.values():
+        assert set(preset) <= set(module.PRESETS["default"])
+        # A preset can fill only what is None until the user sets it.
+        assert all(getattr(kind, name) is None for name in preset)

@@ -1,0 +1,306 @@
+"""Checkpoints: exact, whole or absent, and on any devices. Run folders: one run each."""
+
+import dataclasses
+import json
+import resource
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import parallel, runs
+from jaxnets.checkpoint import Checkpoints
+from jaxnets.errors import UserError
+from jaxnets.state import Net, TrainState
+
+RNG = np.random.default_rng(0)
+NOTES = {"best": 0.25, "stale": 3, "stopped": False, "none": None}
+
+
+def state(step=0, *, features=4, size=16, mesh=None, **nets):
+    """A state with every type of array that a run may hold."""
+    net = Net(
+        params={"dense": {"kernel": jnp.asarray(RNG.normal(size=(size, features)), jnp.float32)}},
+        model_state={"batch_stats": {"mean": jnp.full(features, float(step))}},
+        opt_state=(
+            jnp.asarray(step, jnp.int32),
+            {"m": jnp.asarray(RNG.normal(size=features), jnp.bfloat16)},
+            (),
+        ),
+        ema=None,
+    )
+    whole = TrainState.create(jax.random.key(step + 5), {"net": net, **nets})
+    whole = dataclasses.replace(
+        whole,
+        step=jnp.asarray(step, jnp.int32),
+        extra={"strength": jnp.float32(0.5), "flag": jnp.array(True)},
+    )
+    return parallel.replicate(whole, mesh or parallel.make_mesh(1))
+
+
+def plain(of):
+    return jax.device_get(dataclasses.replace(of, key=jax.random.key_data(of.key)))
+
+
+def assert_same(a, b):
+    chex.assert_trees_all_equal_structs(a, b)
+    chex.assert_trees_all_equal_dtypes(plain(a), plain(b))
+    chex.assert_trees_all_equal(plain(a), plain(b))
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path):
+    saved = state(7)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step() is None
+        checkpoints.save(saved, NOTES)
+        checkpoints.save(saved, {"ignored": True})  # this step is there already
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step() == 7
+        found, notes = checkpoints.restore(state(0))
+    assert_same(found, saved)
+    assert notes == NOTES
+    assert jax.dtypes.issubdtype(found.key.dtype, jax.dtypes.prng_key)
+    np.testing.assert_array_equal(
+        jax.random.normal(found.key, (3,)), jax.random.normal(saved.key, (3,))
+    )
+
+
+def test_the_latest_two_are_kept(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 5):
+            checkpoints.save(state(step))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "5"]
+    with Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(state())
+    assert (
+        int(found.step) == 5 and float(found.nets["net"].model_state["batch_stats"]["mean"][0]) == 5
+    )
+
+
+def test_a_step_before_the_latest_is_not_saved_in_silence(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(5))
+        checkpoints.wait()
+        with pytest.raises(UserError, match="already holds step 5, beyond step 3"):
+            checkpoints.save(state(3))
+
+
+@pytest.mark.parametrize("before,after", [(1, 8), (8, 1), (8, 2)])
+def test_restored_onto_another_number_of_devices(before, after, tmp_path):
+    saved = state(3, mesh=parallel.make_mesh(before))
+    mesh = parallel.make_mesh(after)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(saved)
+        checkpoints.wait()
+        found, _ = checkpoints.restore(state(mesh=mesh))
+    chex.assert_trees_all_equal(plain(found), plain(saved))
+    for leaf in jax.tree.leaves(found):
+        assert leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices)
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
+    """Training donates the state's buffers while the file is still being written."""
+
+    @jax.jit
+    def zero(s):
+        return s
+
+    overwrite = jax.jit(
+        lambda s: dataclasses.replace(
+            s,
+            step=s.step + 1,
+            nets=jax.tree.map(lambda x: x * 0 - 1, s.nets),
+        ),
+        donate_argnums=0,
+    )
+    like = state(size=1 << 18)
+    current = overwrite(jax.tree.map(jnp.copy, like))  # compiled before it counts
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (2, 4, 6):
+            current = state(step, size=1 << 18)
+            expected = plain(current)
+            checkpoints.save(current)
+            for _ in range(3):
+                current = overwrite(current)
+            jax.block_until_ready(current)
+            checkpoints.wait()
+            found, _ = checkpoints.restore(like)
+            chex.assert_trees_all_equal(plain(found), expected)
+
+
+def test_what_was_restored_may_be_donated(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(1))
+        checkpoints.wait()
+        found, _ = checkpoints.restore(state())
+        again, _ = checkpoints.restore(state())
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s.nets), donate_argnums=0)
+    step(found)
+    assert_same(again, again)
+
+
+def test_nothing_to_restore_is_said(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint in"):
+        checkpoints.restore(state())
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 700, message
+    return message
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: state(features=5),
+        lambda: state(size=8),
+        lambda: state(second=Net({"w": jnp.zeros(2)}, {}, ())),
+        lambda: dataclasses.replace(state(), nets={}),
+    ],
+    ids=["wider", "smaller input", "one more network", "no network"],
+)
+def test_the_checkpoint_of_another_network_is_refused(other, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(2))
+        checkpoints.wait()
+        with pytest.raises(UserError, match="step 2 .* cannot be read") as error:
+            checkpoints.restore(other())
+    one_line(error)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(2))
+    for path in (tmp_path / "2" / "state").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:-20])
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match="cannot be read") as e,
+    ):
+        checkpoints.restore(state())
+    one_line(e)
+
+
+def test_a_save_that_was_cut_off_is_not_there(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(2))
+    # What a killed process leaves of step 4: a folder that was not renamed yet.
+    (tmp_path / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 2
+        checkpoints.save(state(4))
+        checkpoints.wait()
+        assert int(checkpoints.restore(state())[0].step) == 4
+
+
+def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path):
+    big = 1 << 16
+    good = state(1, size=big)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(good)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    bad = state(2, size=big)
+
+    def save():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(bad)
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # of 1 MB
+        with pytest.raises(
+            UserError, match="step 2 could not be saved .* free some space"
+        ) as error:
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line(error)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+        assert_same(checkpoints.restore(state(size=big))[0], good)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write checkpoints to .*file/c"):
+        Checkpoints(tmp_path / "file" / "c")
+
+    def forbidden(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(UserError, match="Permission denied"):
+        Checkpoints(tmp_path / "c")
+
+
+# ---------------------------------------------------------------------- folders of runs
+
+CONFIG = {"epochs": 2.0, "widths": (1, 2), "flip": None}
+
+
+def test_a_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (runs.open_run(None, "classify", CONFIG) for _ in range(2))
+    assert first != second and first.parent == second.parent == Path("runs")
+    assert first.name.startswith("classify-2")
+    elsewhere = runs.open_run(None, "generate", CONFIG, root=tmp_path / "other")
+    assert elsewhere.parent == tmp_path / "other"
+    assert runs.read_run(first)["experiment"] == "classify"
+
+
+def test_the_same_configuration_finds_its_run_again(tmp_path):
+    folder = runs.open_run(tmp_path / "a" / "b", "classify", CONFIG)
+    content = (folder / "config.json").read_text()
+    assert json.loads(content)["config"] == {"epochs": 2.0, "widths": [1, 2], "flip": None}
+    (folder / "metrics.jsonl").write_text("")
+    assert runs.open_run(folder, "classify", dict(CONFIG)) == folder
+    assert (folder / "config.json").read_text() == content
+
+
+def test_another_configuration_is_refused_and_its_fields_are_named(tmp_path):
+    folder = runs.open_run(tmp_path / "run", "classify", CONFIG)
+    changed = {"epochs": 3.0, "widths": (1, 2), "cutout": 4}
+    with pytest.raises(UserError) as error:
+        runs.open_run(folder, "classify", changed)
+    message = one_line(error)
+    for part in ("epochs (there 2.0, asked 3.0)", "cutout (there '(not set)', asked 4)", "flip"):
+        assert part in message
+    assert "widths" not in message
+    with pytest.raises(UserError, match="a run of `classify`, not of `generate`"):
+        runs.open_run(folder, "generate", CONFIG)
+
+
+def test_folders_of_others_are_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        runs.open_run(tmp_path, "classify", CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        runs.open_run(tmp_path / "thesis.tex", "classify", CONFIG)
+    with pytest.raises(UserError, match="cannot write to .*choose another --run-dir"):
+        runs.open_run(tmp_path / "thesis.tex" / "run", "classify", CONFIG)
+    (tmp_path / "empty").mkdir()
+    folder = runs.open_run(tmp_path / "empty", "classify", CONFIG)
+    monkeypatch.setattr("os.access", lambda *args, **kwargs: False)
+    with pytest.raises(UserError, match="no permission to write"):
+        runs.open_run(folder, "classify", CONFIG)
+
+
+@pytest.mark.parametrize("content", ['{"experiment": "cl', "", "[]", "{}", '{"experiment": "x"}'])
+def test_a_damaged_config_is_one_sentence(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    for read in (runs.read_run, lambda folder: runs.open_run(folder, "classify", CONFIG)):
+        with pytest.raises(UserError, match=r"config\.json") as error:
+            read(tmp_path)
+        one_line(error)
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(UserError, match="there is no run folder .*nowhere"):
+        runs.read_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no config.json"):
+        runs.read_run(tmp_path)

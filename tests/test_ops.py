@@ -1,0 +1,238 @@
+"""Convolutions and pools against XLA's own, in every shape and every kind of derivative."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from jaxnets import ops
+from jaxnets.ops import convolution
+
+EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True, database=None)
+RNG = np.random.default_rng(0)
+
+
+def layout(rank):
+    letters = "XYZ"[:rank]
+    return f"N{letters}C", f"{letters}IO", f"N{letters}C"
+
+
+def lax_conv(x, kernel, *, strides, padding, dilation, groups):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=layout(x.ndim - 2),
+        feature_group_count=groups,
+    )
+
+
+def lax_conv_transpose(x, kernel, *, strides, padding):
+    return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=layout(x.ndim - 2))
+
+
+@st.composite
+def problems(draw):
+    """Shapes and options of one convolution, and arrays to go with them."""
+    rank = draw(st.integers(1, 3))
+
+    def each(least, most):
+        return draw(st.tuples(*[st.integers(least, most)] * rank))
+
+    size, window = each(3, 8 if rank < 3 else 4), each(1, 4 if rank < 3 else 2)
+    pads = st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * rank)
+    batch, channels, features = draw(st.tuples(*[st.integers(1, 3)] * 3))
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    seed = np.random.default_rng(draw(st.integers(0, 99)))
+    return {
+        "x": seed.normal(size=(batch, *size, channels * groups)),
+        "kernel": seed.normal(size=(*window, channels, features * groups)),
+        # Often longer than the window, which leaves phases of a transposed one without a tap.
+        "strides": each(1, {1: 5, 2: 3, 3: 2}[rank]),
+        "padding": draw(st.one_of(st.sampled_from(["SAME", "VALID"]), pads)),
+        "dilation": each(1, 2),
+        "groups": groups,
+    }
+
+
+def with_gradients(f, x, kernel):
+    """The value, and both gradients of a weighted sum of it."""
+
+    def weighted(x, kernel):
+        y = f(x, kernel)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+    (_, y), gradients = jax.value_and_grad(weighted, (0, 1), has_aux=True)(x, kernel)
+    return y, gradients
+
+
+def assert_same(ours, theirs, x, kernel):
+    with jax.enable_x64(True):
+        assume(min(jax.eval_shape(theirs, x, kernel).shape) > 0)
+        both = jax.jit(lambda x, k: (with_gradients(ours, x, k), with_gradients(theirs, x, k)))
+        got, expected = both(x, kernel)
+    assert got[0].dtype == np.float64
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), got, expected)
+
+
+@EXAMPLES
+@given(problems())
+def test_conv_and_its_gradients_are_those_of_lax(problem):
+    x, kernel = problem.pop("x"), problem.pop("kernel")
+    partial = functools.partial
+    assert_same(partial(ops.conv, **problem), partial(lax_conv, **problem), x, kernel)
+
+
+@EXAMPLES
+@given(problems())
+def test_conv_transpose_and_its_gradients_are_those_of_lax(problem):
+    options = {name: problem[name] for name in ("strides", "padding")}
+    x = problem["x"][..., : problem["kernel"].shape[-2]]
+    partial = functools.partial
+    assert_same(
+        partial(ops.conv_transpose, **options),
+        partial(lax_conv_transpose, **options),
+        x,
+        problem["kernel"],
+    )
+
+
+PAIRS = {
+    "conv": (
+        functools.partial(ops.conv, strides=(2, 1)),
+        functools.partial(lax_conv, strides=(2, 1), padding="SAME", dilation=(1, 1), groups=1),
+    ),
+    "conv_transpose": (
+        functools.partial(ops.conv_transpose, strides=(2, 3)),
+        functools.partial(lax_conv_transpose, strides=(2, 3), padding="SAME"),
+    ),
+}
+X, KERNEL = RNG.normal(size=(3, 5, 4, 2)), RNG.normal(size=(3, 4, 2, 3))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_gradient_of_a_gradients_norm(name):
+    """What R1 needs: the slope, in the kernel, of the squared slope in the image."""
+
+    def penalty(f, kernel):
+        return (jax.grad(lambda x: jnp.sin(f(x, kernel)).sum())(X) ** 2).sum()
+
+    with jax.enable_x64(True):
+        got, expected = (
+            jax.jit(jax.grad(functools.partial(penalty, f)))(KERNEL) for f in PAIRS[name]
+        )
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_directional_derivatives(name):
+    directions = RNG.normal(size=X.shape), RNG.normal(size=KERNEL.shape)
+    with jax.enable_x64(True):
+        got, expected = (
+            jax.jit(lambda d, f=f: jax.jvp(f, (X, KERNEL), d)[1])(directions) for f in PAIRS[name]
+        )
+    np.testing.assert_allclose(got, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_vmap_over_images_and_over_kernels(name):
+    ours, theirs = PAIRS[name]
+    xs, kernels = RNG.normal(size=(2, *X.shape)), RNG.normal(size=(2, *KERNEL.shape))
+    with jax.enable_x64(True):
+        got = jax.jit(jax.vmap(ours))(xs, kernels)
+        expected = np.stack([theirs(x, k) for x, k in zip(xs, kernels, strict=True)])
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch,chunk", [(12, 4), (7, 1), (8, 8)])
+@pytest.mark.parametrize("name", PAIRS)
+def test_chunks_change_nothing(name, batch, chunk, monkeypatch):
+    ours, theirs = PAIRS[name]
+    x = RNG.normal(size=(batch, *X.shape[1:]))
+    with jax.enable_x64(True):
+        expected = jax.jit(functools.partial(with_gradients, theirs))(x, KERNEL)
+        # Room for the patches of five images, or of all eight: 12 divides by 4 and not by 5.
+        positions = {"conv": 3 * 4, "conv_transpose": 5 * 4}[name]
+        patches = positions * KERNEL[..., 0].size * X.itemsize
+        room = 5 if chunk < batch else batch
+        monkeypatch.setattr(convolution, "_CHUNK_BYTES", room * patches)
+        program = jax.make_jaxpr(ours)(x, KERNEL)
+        loops = [e.params["length"] for e in program.eqns if e.primitive.name == "scan"]
+        assert loops == ([batch // chunk] if chunk < batch else [])
+        got = jax.jit(functools.partial(with_gradients, ours))(x, KERNEL)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), got, expected)
+
+
+def test_a_single_image_that_is_too_large_for_a_chunk_is_one(monkeypatch):
+    ours, theirs = PAIRS["conv"]
+    monkeypatch.setattr(convolution, "_CHUNK_BYTES", 1)
+    x = X[:1].astype(np.float32)
+    kernel = KERNEL.astype(np.float32)
+    np.testing.assert_allclose(ours(x, kernel), theirs(x, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_type_of_the_input_comes_out(name, dtype):
+    ours, _ = PAIRS[name]
+    assert ours(jnp.asarray(X, dtype), jnp.asarray(KERNEL, dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("f", [ops.conv, ops.conv_transpose])
+def test_channels_and_ranks_that_do_not_fit_are_refused(f):
+    with pytest.raises(AssertionError):
+        f(np.zeros((1, 5, 5, 3)), np.zeros((3, 3, 2, 4)))
+    with pytest.raises(AssertionError):
+        f(np.zeros((1, 5, 5, 3)), np.zeros((3, 3, 4)))
+
+
+@pytest.mark.parametrize("f", [ops.conv, ops.conv_transpose])
+def test_an_unknown_padding_is_refused(f):
+    with pytest.raises(Exception, match=r"(?i)padding"):
+        f(np.zeros((1, 5, 5, 3)), np.zeros((3, 3, 3, 4)), padding="FULL")
+
+
+POOLS = [
+    ((2, 6, 8, 3), (2, 2), None, "VALID"),
+    ((2, 7, 5, 3), (2, 2), None, "VALID"),  # a row and a column fill no window
+    ((2, 7, 8, 1), (3, 2), (3, 2), "VALID"),
+    ((2, 7, 8, 2), (3, 3), (2, 2), "VALID"),  # overlapping
+    ((2, 7, 8, 2), (2, 2), (3, 3), "VALID"),  # with gaps
+    ((2, 7, 5, 2), (2, 2), None, "SAME"),
+    ((2, 7, 5, 2), (3, 3), (2, 2), "SAME"),
+    ((3, 9, 2), (4,), None, "VALID"),
+    ((2, 4, 5, 6, 2), (2, 2, 3), None, "VALID"),
+]
+
+
+@pytest.mark.parametrize("shape,window,strides,padding", POOLS)
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+def test_pools_and_their_gradients_are_those_of_flax(name, shape, window, strides, padding):
+    # A permutation has no ties, at which the two choose different subgradients.
+    x = RNG.permutation(np.prod(shape)).reshape(shape).astype(np.float32) / 10
+
+    def both(pool, strides):
+        def weighted(x):
+            y = pool(x, window, strides, padding)
+            return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+        return jax.value_and_grad(weighted, has_aux=True)(x)
+
+    (_, got), slope = both(getattr(ops, name), strides)
+    (_, expected), expected_slope = both(getattr(nn, name), strides or window)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, expected_slope, atol=1e-6)
+
+
+def test_ties_share_the_gradient_of_a_maximum():
+    slope = jax.grad(lambda x: ops.max_pool(x, (2, 2)).sum())(jnp.ones((1, 4, 4, 1)))
+    np.testing.assert_allclose(slope, np.full((1, 4, 4, 1), 0.25))
