@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import classify, common, data, evaluate, generate, listing, quickstart, sample
+from experiments import (
+    classify,
+    common,
+    data,
+    evaluate,
+    generate,
+    listing,
+    quickstart,
+    reproduce,
+    sample,
+)
 
 Command = (
     Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
@@ -19,6 +29,7 @@ Command = (
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[sample.Sample, tyro.conf.subcommand("sample")]
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
+    | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[listing.List, tyro.conf.subcommand("list")]
 )
 
@@ -31,6 +42,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     data.Prepare: data.run,
     data.Show: data.run,
     listing.List: listing.run,
+    reproduce.Reproduce: reproduce.run,
 }
 
 

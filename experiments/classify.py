@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "flip": True,
     },
     # Digits must not be mirrored.
-    "digits": {"epochs": 60.0, "width": 0.25, "crop_padding": 1, "flip": False},
+    "digits": {"epochs": 60.0, "crop_padding": 1, "flip": False},
     "fashion_mnist": {"epochs": 8.0, "batch_size": 512, "learning_rate": 0.75},
 }
 
@@ -72,7 +72,7 @@ class Classify(common.RunOptions, common.DataOptions):
     """Decoupled, times the learning rate; not on norms and biases."""
     clip_norm: float | None = None
     """Greatest global norm of a gradient."""
-    ema_decay: float | None = 0.99
+    ema_decay: float | None = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
 
     loss: str = "cross_entropy"

@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "score_epochs": 10.0,
     },
     "digits": {"epochs": 200.0, "width": 0.5},
-    "fashion_mnist": {"epochs": 8.0, "score_epochs": 2.0},
+    "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
 }
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jaxnets.state import TrainState
 
 
+_BATCH = 128
+
+
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
     """Train a CNN and a GAN on handwritten digits, and show what they do for each other.
@@ -49,14 +52,18 @@ class _Workshop:
 
     def cnn(self, name: str, images: Split) -> _Cnn:
         """A CNN, trained for as many steps whatever the number of images."""
+        import numpy as np
+
         from jaxnets import evaluate
 
-        size = len(self.dataset.splits["train"])
+        # A batch must fit into the images, and be one that the devices divide.
+        images = images.take(np.resize(np.arange(len(images)), max(len(images), _BATCH)))
         config = classify.Classify(
             data="digits",
             seed=self.config.seed,
-            batch_size=min(128, len(images)),
-            epochs=self.config.cnn_epochs * size / 128 * min(128, len(images)) / len(images),
+            width=0.25,  # four of them are trained, in a minute
+            batch_size=_BATCH,
+            epochs=self.config.cnn_epochs * len(self.dataset.splits["train"]) / len(images),
             eval_every=0.0,
         )
         built, result = self._train(classify, classify.resolve(config), name, images)

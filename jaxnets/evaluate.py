@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnets.data import Split, eval_batches
+from jaxnets.data import Split, eval_batches, split_validation
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
@@ -169,13 +169,14 @@ def unit_noise(like: Split, seed: int) -> Split:
 class FrechetScores:
     """A Frechet distance between what it would be at best and at worst.
 
-    All three are distances between two sets of the same `count`, so they are biased alike: the
-    distance falls as sets grow, and one of other counts does not compare.
+    All three are distances to the same half of the real images from sets of the same size and the
+    same share of each class, so they are biased alike. The distance falls as sets grow: one of
+    another count does not compare.
 
     Attributes:
-      samples: from the samples to one half of the real images.
-      floor: from the other half to that half.
-      ceiling: from uniform noise to that half.
+      samples: from the samples.
+      floor: from the other half of the real images.
+      ceiling: from uniform noise.
       count: examples in each set.
     """
 
@@ -192,33 +193,34 @@ def frechet_scores(
 
     Args:
       features_of: split -> features [N, F].
-      samples: generated images; as many of them are looked at as half the reference has.
+      samples: generated images with their labels; for each class at least as many as half the
+        reference has of it. Those of a generator without classes carry labels of the reference.
       reference: real images.
-      seed: of the choice of halves and samples, and of the noise.
+      seed: of the choice of halves, and of the noise.
 
     Raises:
-      UserError: if there are fewer samples than half the real images.
+      UserError: if there are too few samples of a class.
     """
-    order = np.random.default_rng(seed).permutation(len(reference))
-    count = len(reference) // 2
-    if len(samples) < count:
-        raise UserError(
-            f"{len(samples)} samples are too few to set beside half of {len(reference)} real "
-            f"images; make at least {count}"
-        )
-    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
-    real = features_of(reference)
-    half = Moments.of(real[order[:count]])
+    other, half = split_validation(reference, 0.5, seed)
+    chosen = []
+    for label, count in zip(*np.unique(half.labels, return_counts=True), strict=True):
+        rows = np.flatnonzero(samples.labels == label)
+        if len(rows) < count:
+            raise UserError(
+                f"there are {len(rows)} samples of class {label}, and half of the real images "
+                f"has {count}; make at least as many"
+            )
+        chosen.append(rows[:count])
+    real = Moments.of(features_of(half))
 
-    def distance(features: np.ndarray) -> float:
-        return frechet_distance(Moments.of(features), half)
+    def distance(split: Split) -> float:
+        return frechet_distance(Moments.of(features_of(split)), real)
 
-    noise = unit_noise(reference.take(order[:count]), seed)
     return FrechetScores(
-        samples=distance(features_of(samples.take(chosen))),
-        floor=distance(real[order[count : 2 * count]]),
-        ceiling=distance(features_of(noise)),
-        count=count,
+        samples=distance(samples.take(np.concatenate(chosen))),
+        floor=distance(other),
+        ceiling=distance(unit_noise(half, seed)),
+        count=len(half),
     )
 
 

@@ -63,8 +63,11 @@ class TrainState:
 
     @classmethod
     def create(cls, key: PRNGKey, nets: Mapping[str, Net]) -> "TrainState":
-        """A state before its first step."""
-        return cls(step=jnp.zeros((), jnp.int32), key=key, nets=dict(nets))
+        """A state before its first step.
+
+        The key is copied: steps donate the state, and the caller's key must outlive that.
+        """
+        return cls(step=jnp.zeros((), jnp.int32), key=jnp.copy(key), nets=dict(nets))
 
 
 def init_net(

@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, and on any devices. Run folders: one run each."""
 
 import dataclasses
+import gc
 import json
 import resource
 from pathlib import Path
@@ -16,18 +17,18 @@ from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 from jaxnets.state import Net, TrainState
 
-RNG = np.random.default_rng(0)
 NOTES = {"best": 0.25, "stale": 3, "stopped": False, "none": None}
 
 
 def state(step=0, *, features=4, size=16, mesh=None, **nets):
-    """A state with every type of array that a run may hold."""
+    """A state with every type of array that a run may hold, the same for the same step."""
+    rng = np.random.default_rng(step)
     net = Net(
-        params={"dense": {"kernel": jnp.asarray(RNG.normal(size=(size, features)), jnp.float32)}},
+        params={"dense": {"kernel": jnp.asarray(rng.normal(size=(size, features)), jnp.float32)}},
         model_state={"batch_stats": {"mean": jnp.full(features, float(step))}},
         opt_state=(
             jnp.asarray(step, jnp.int32),
-            {"m": jnp.asarray(RNG.normal(size=features), jnp.bfloat16)},
+            {"m": jnp.asarray(rng.normal(size=features), jnp.bfloat16)},
             (),
         ),
         ema=None,
@@ -104,10 +105,6 @@ def test_restored_onto_another_number_of_devices(before, after, tmp_path):
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     """Training donates the state's buffers while the file is still being written."""
 
-    @jax.jit
-    def zero(s):
-        return s
-
     overwrite = jax.jit(
         lambda s: dataclasses.replace(
             s,
@@ -121,7 +118,8 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (2, 4, 6):
             current = state(step, size=1 << 18)
-            expected = plain(current)
+            # Not taken from `current`: a host's view of a buffer keeps it from being donated.
+            expected = plain(state(step, size=1 << 18))
             checkpoints.save(current)
             for _ in range(3):
                 current = overwrite(current)
@@ -132,19 +130,31 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
 
 
 def test_what_was_restored_may_be_donated(tmp_path):
+    saved = state(1, size=1 << 12)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state(1))
+        checkpoints.save(saved)
         checkpoints.wait()
-        found, _ = checkpoints.restore(state())
-        again, _ = checkpoints.restore(state())
-    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s.nets), donate_argnums=0)
-    step(found)
-    assert_same(again, again)
+        first, _ = checkpoints.restore(saved)
+        second, _ = checkpoints.restore(saved)
+    jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s.nets), donate_argnums=0)(first)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.nets))
+    assert_same(second, saved)
 
 
 def test_nothing_to_restore_is_said(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint in"):
         checkpoints.restore(state())
+
+
+@pytest.fixture
+def quiet():
+    """Orbax leaves coroutines behind when a read or a write fails, and Python complains of them."""
+    yield
+    gc.collect()
+
+
+#: They are to be complained of in that test, where it is ignored, and not in a later one.
+noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def one_line(error):
@@ -167,12 +177,13 @@ def test_the_checkpoint_of_another_network_is_refused(other, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state(2))
         checkpoints.wait()
-        with pytest.raises(UserError, match="step 2 .* cannot be read") as error:
+        with pytest.raises(UserError, match=r"step 2 .* cannot be read") as error:
             checkpoints.restore(other())
     one_line(error)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
+@noisy
+def test_a_damaged_checkpoint_is_refused(tmp_path, quiet):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state(2))
     for path in (tmp_path / "2" / "state").rglob("*"):
@@ -198,7 +209,8 @@ def test_a_save_that_was_cut_off_is_not_there(tmp_path):
         assert int(checkpoints.restore(state())[0].step) == 4
 
 
-def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path):
+@noisy
+def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path, quiet):
     big = 1 << 16
     good = state(1, size=big)
     with Checkpoints(tmp_path) as checkpoints:
@@ -213,7 +225,7 @@ def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # of 1 MB
         with pytest.raises(
-            UserError, match="step 2 could not be saved .* free some space"
+            UserError, match=r"step 2 could not be saved .* free some space"
         ) as error:
             save()
     finally:
@@ -226,7 +238,7 @@ def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write checkpoints to .*file/c"):
+    with pytest.raises(UserError, match=r"cannot write checkpoints to .*file/c"):
         Checkpoints(tmp_path / "file" / "c")
 
     def forbidden(*args, **kwargs):
@@ -281,7 +293,7 @@ def test_folders_of_others_are_left_alone(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is not the folder of a run"):
         runs.open_run(tmp_path / "thesis.tex", "classify", CONFIG)
-    with pytest.raises(UserError, match="cannot write to .*choose another --run-dir"):
+    with pytest.raises(UserError, match=r"cannot write to .*choose another --run-dir"):
         runs.open_run(tmp_path / "thesis.tex" / "run", "classify", CONFIG)
     (tmp_path / "empty").mkdir()
     folder = runs.open_run(tmp_path / "empty", "classify", CONFIG)
@@ -300,7 +312,7 @@ def test_a_damaged_config_is_one_sentence(content, tmp_path):
 
 
 def test_what_is_no_run_is_said(tmp_path):
-    with pytest.raises(UserError, match="there is no run folder .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no run folder .*nowhere"):
         runs.read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         runs.read_run(tmp_path)

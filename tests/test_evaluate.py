@@ -57,7 +57,8 @@ def test_predictions_cover_every_example_once_and_in_order(devices, batch_size):
     np.testing.assert_allclose(logits, images.reshape(21, -1) @ kernel + bias, atol=1e-5)
     np.testing.assert_allclose(features, 2 * images.reshape(21, -1), atol=1e-6)
     # The last batch was filled up: one shape, one program.
-    assert TRACES == [(-(-batch_size // devices) * devices, 4, 4, 1)]
+    shapes = [(-(-batch_size // devices) * devices, 4, 4, 1)]
+    assert shapes == TRACES
 
 
 def test_nothing_to_predict_is_an_error():
@@ -168,7 +169,7 @@ def test_frechet_scores_lie_between_real_images_and_noise():
     reference, good = gradients(600, 0), gradients(400, 1)
     scores = evaluate.frechet_scores(features, good, reference)
     assert scores.count == 300
-    assert 0 <= scores.floor < 15 and 0 <= scores.samples < 15
+    assert 1e-3 < scores.floor < 15 and 1e-3 < scores.samples < 15
     assert scores.ceiling > 100 * max(scores.floor, scores.samples)
     off = evaluate.frechet_scores(features, gradients(400, 1, shift=1.0), reference)
     assert off.samples == pytest.approx(400, rel=0.3)  # the square of what the mean moved by
@@ -185,7 +186,7 @@ def test_frechet_scores_of_noise_are_the_ceiling():
 
 
 def test_frechet_scores_need_as_many_samples_as_half_the_reference():
-    with pytest.raises(UserError, match="9 samples are too few .* at least 10"):
+    with pytest.raises(UserError, match=r"9 samples are too few .* at least 10"):
         evaluate.frechet_scores(features, gradients(9, 0), gradients(20, 1))
 
 

@@ -272,9 +272,19 @@ class StreamingPipeline:
 
 
 def make_pipeline(
-    split: Split, batch_size: int, seed: int, *, memory_budget_bytes: int
+    split: Split, batch_size: int, seed: int = 0, *, memory_budget_bytes: int = 4 << 30
 ) -> ResidentPipeline | StreamingPipeline:
-    """The resident pipeline where `split` fits into the budget, else the streaming one."""
+    """The resident pipeline where `split` fits into the budget, else the streaming one.
+
+    Args:
+      split: the training images.
+      batch_size: images a step, over all devices.
+      seed: of the order.
+      memory_budget_bytes: what the images may take of a device's memory.
+
+    Raises:
+      UserError: if the batch is larger than the split.
+    """
     if split.nbytes <= memory_budget_bytes:
         return ResidentPipeline(split, batch_size, seed)
     return StreamingPipeline(split, batch_size, seed)

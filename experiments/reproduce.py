@@ -1,0 +1,87 @@
+"""Measure a result of the README again: several seeds, mean and spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments import classify, common, generate, quickstart
+
+#: name -> (config, command). Each config is what its command's defaults give, but for the data.
+RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
+    "classify-fashion_mnist": (classify.Classify(), classify.run),
+    "classify-digits": (classify.Classify(data="digits"), classify.run),
+    "generate-fashion_mnist": (generate.Generate(), generate.run),
+    "quickstart": (quickstart.Quickstart(), quickstart.run),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Run an experiment of the results table with several seeds; mean and spread as JSON."""
+
+    name: tyro.conf.Positional[str]
+    """classify-fashion_mnist, classify-digits, generate-fashion_mnist or quickstart."""
+    seeds: int = 3
+    """Seeds 0, 1, ... up to this many."""
+    run_dir: Path | None = None
+    """Folder of the runs, one sub-folder a seed; by default runs/reproduce-<name>. Seeds that are
+    finished there are not trained again."""
+    judge: Path | None = None
+    """For `generate`: folder of a `classify` run whose features measure Frechet distances."""
+    out: Path | None = None
+    """The JSON file; by default experiments/results/<name>.json."""
+
+
+def run(config: Reproduce) -> Path:
+    """The command."""
+    from jaxnets.errors import UserError
+    from jaxnets.runs import write_json
+
+    if config.name not in RESULTS:
+        raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
+    if config.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {config.seeds}")
+    base, command = RESULTS[config.name]
+    if config.judge is not None:
+        if not isinstance(base, generate.Generate):
+            raise UserError(f"--judge is for results of `generate`, not for {config.name}")
+        base = dataclasses.replace(base, judge=config.judge)
+    root = config.run_dir or Path("runs") / f"reproduce-{config.name}"
+    summaries = []
+    for seed in range(config.seeds):
+        folder = root / f"seed-{seed}"
+        if not (folder / "summary.json").exists():
+            command(dataclasses.replace(base, run_dir=folder, seed=seed))
+        summaries.append(json.loads((folder / "summary.json").read_text()))
+    out = config.out or Path(__file__).parent / "results" / f"{config.name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    spread = spreads(summaries)
+    machine = summaries[0]["machine"]
+    write_json(out, {"name": config.name, "numbers": spread, "runs": summaries, "machine": machine})
+    rows = [(name, f"{v['mean']:.4f} +- {v['std']:.4f}") for name, v in spread.items()]
+    common.print_table(f"{config.name}: {config.seeds} seeds, mean and standard deviation", rows)
+    print(f"  {out}")
+    return out
+
+
+def spreads(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean, sample standard deviation, least and greatest of every number that all runs have."""
+    found = {}
+    for name in summaries[0]:
+        values = [summary.get(name) for summary in summaries]
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            numbers = [float(v) for v in values if v is not None]
+            found[name] = {
+                "mean": statistics.fmean(numbers),
+                "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+                "min": min(numbers),
+                "max": max(numbers),
+            }
+    return found
