@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from jaxnets.errors import UserError
 
+    common.forget_run()
+    sys.unraisablehook = _report_unraisable
     try:
         _RUN[type(command)](command)
     except UserError as error:
@@ -83,6 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{error}{_how_to_go_on(arguments)}", file=sys.stderr)
         return 128 + error.signum
     return 0
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    # A checkpoint that could not be written leaves callbacks to an event loop that is gone, and
+    # each of them would print a traceback before the one sentence that says what happened.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(sentence: str) -> int:

@@ -122,6 +122,7 @@ def resolve(config: Classify) -> Classify:
     from jaxnets.errors import UserError
 
     config = common.with_preset(config, PRESETS, config.data)
+    common.check_numbers(config)
     if config.patience is not None and not config.validation_fraction:
         raise UserError("--patience needs images to watch: set --validation-fraction too")
     if config.patience is not None and config.patience < 1:
@@ -178,6 +179,13 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         class_weights=class_weights,
         **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),
     )
+    augmentation = augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
+    # These look at their options when they are traced: here, before there is a run's folder.
+    key, image = jax.random.key(0), jnp.zeros(train.images.shape[1:])
+    jax.eval_shape(augmentation, key, image)
+    jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
+    if config.mixup:
+        common.check_batch(config.batch_size, mesh, config.micro_batches, 2)
     optimizer = optimizers.make_optimizer(
         config.optimizer,
         optimizers.make_schedule(config.schedule, config.learning_rate, total_steps, config.warmup),
@@ -210,7 +218,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         model,
         loss,
         optimizer,
-        augment=augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout),
+        augment=augmentation,
         mixup_alpha=config.mixup,
         ema_decay=config.ema_decay,
         micro_batches=config.micro_batches,

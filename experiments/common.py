@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from jaxnets.data import DataSet
     from jaxnets.loop import FitOptions, FitResult, Task
 
+#: Fields of one config or another whose values have no meaning below zero.
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "generator_learning_rate",
+    "discriminator_learning_rate",
+    "weight_decay",
+    "mixup",
+    "focal_gamma",
+    "penalty_weight",
+)
+
 T = TypeVar("T")
 
 _opened: Path | None = None
@@ -126,6 +137,33 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{**values, **paths, **lists})
 
 
+def check_numbers(config: Any) -> None:
+    """Fails early, in one sentence, for numbers that no run can be made with."""
+    import math
+
+    from jaxnets.errors import UserError
+
+    def need(holds: bool, name: str, what: str) -> None:
+        if not holds:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be {what}, got {getattr(config, name)}")
+
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float):
+            need(math.isfinite(value), field.name, "finite")
+    need(0 <= config.seed < 2**31, "seed", "in 0..2147483647")
+    for name in ("batch_size", "micro_batches"):
+        need(getattr(config, name) >= 1, name, "at least 1")
+    need(config.epochs > 0, "epochs", "above 0")
+    need(config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
+    need(config.clip_norm is None or config.clip_norm > 0, "clip_norm", "above 0")
+    for name in _NOT_NEGATIVE:
+        need(getattr(config, name, 0) >= 0, name, "at least 0")
+    for name in ("momentum", "b1", "b2"):
+        need(0 <= getattr(config, name, 0) < 1, name, "in [0, 1)")
+
+
 def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
     """Fails early, in one sentence, for a batch that devices or parts do not divide."""
     from jaxnets.errors import UserError
@@ -183,6 +221,12 @@ def open_run(experiment: str, config: Any) -> Path:
     _opened = runs.open_run(config.run_dir, experiment, experiment_values(config))
     print(f"run folder: {_opened}", flush=True)
     return _opened
+
+
+def forget_run() -> None:
+    """Called at the start of a command: an earlier one of this process has nothing to go on."""
+    global _opened
+    _opened = None
 
 
 def opened_run() -> Path | None:

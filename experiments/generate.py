@@ -112,7 +112,9 @@ class Built:
 
 def resolve(config: Generate) -> Generate:
     """The config with every value in its place."""
-    return common.with_preset(config, PRESETS, config.data)
+    config = common.with_preset(config, PRESETS, config.data)
+    common.check_numbers(config)
+    return config
 
 
 def networks(config: Generate, dataset: DataSet) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,9 +110,15 @@ def run(config: Quickstart) -> Path:
     import numpy as np
 
     from jaxnets import data, evaluate, parallel
+    from jaxnets.errors import UserError
 
     begin = time.monotonic()
+    for name in ("cnn_epochs", "gan_epochs"):
+        if not 0 < getattr(config, name) < math.inf:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be above 0, got {getattr(config, name)}")
     mesh = parallel.make_mesh(config.devices)
+    common.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
     dataset = data.load("digits")
     train, test = dataset.splits["train"], dataset.splits["test"]
     few = data.take_per_class(train, config.labels_per_class, config.seed)

@@ -1,6 +1,7 @@
 """Checkpoints of a whole training state through Orbax; the only module that knows Orbax."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,8 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
         self._ocp = ocp
+        logging.getLogger("absl").addFilter(_not_of_orbax)  # adding it again changes nothing
+        self._saving: int | None = None  # the step last handed to Orbax
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -86,6 +89,8 @@ class Checkpoints:
         # of them: without the copy, the file would show a mixture of two steps.
         copy = jax.tree.map(jnp.copy, state)
         args = self._ocp.args
+        # What a save raises is often the failure of the one before it.
+        before, self._saving = self._saving, step
         try:
             saved = self._manager.save(
                 step,
@@ -94,7 +99,8 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax raises whatever its storage layer did
-            raise self._unsaved(step, error) from error
+            failed = step if before in (None, *self._manager.all_steps()) else before
+            raise self._unsaved(failed, error) from error
         if not saved:
             raise UserError(
                 f"{self.directory} already holds step {self.latest_step()}, beyond step {step}; "
@@ -110,7 +116,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._unsaved(self.latest_step(), error) from error
+            raise self._unsaved(self._saving, error) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads the newest checkpoint.
@@ -128,6 +134,7 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             raise UserError(f"there is no checkpoint in {self.directory}")
+        self._check_fit(step, like)
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
@@ -145,6 +152,41 @@ class Checkpoints:
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         return jax.tree.map(jnp.copy, read["state"]), dict(read["notes"])
 
+    def _check_fit(self, step: int, like: TrainState) -> None:
+        """Compares shapes and types first: a read that fails half-way leaves noise behind."""
+        try:
+            found = self._manager.item_metadata(step)["state"].tree
+            there = {
+                jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, leaf.dtype)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+            }
+        except Exception:  # damaged: reading it says how
+            return
+        asked = jax.eval_shape(
+            lambda: jax.tree.map(
+                lambda leaf: (
+                    jax.random.key_data(leaf)
+                    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                    else leaf
+                ),
+                like,
+            )
+        )
+        here = {
+            jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, leaf.dtype)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(asked)
+        }
+        for name in sorted({*there, *here}):
+            if there.get(name) != here.get(name):
+                shown = [
+                    f"{of[name][1]}{list(of[name][0])}" if name in of else "missing"
+                    for of in (there, here)
+                ]
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
+                    f"another network ({name} is {shown[0]} there and {shown[1]} here)"
+                )
+
     def _unsaved(self, step: int | None, error: Exception) -> UserError:
         free = shutil.disk_usage(self.directory).free if self.directory.is_dir() else 0
         return UserError(
@@ -152,6 +194,11 @@ class Checkpoints:
             f"({free / 1e6:,.0f} MB free there): {_first_line(error)}; free some space and run "
             "the same command again to go on from the last good checkpoint"
         )
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks."""
+    return "orbax" not in record.pathname
 
 
 def _first_line(error: Exception) -> str:

@@ -140,10 +140,10 @@ def make_sample(
     ) -> np.ndarray:
         if truncation is not None and not 0 < truncation <= 1:
             raise UserError(f"truncation {truncation} is outside (0, 1]")
-        if isinstance(labels, int):
+        if isinstance(labels, int | np.integer):
             if conditional:
                 raise UserError("this generator takes a class label for each image")
-            labels = np.zeros(labels, np.int32)
+            labels = np.zeros(int(labels), np.int32)
         count = len(labels)
         if not count:
             raise UserError("no samples were asked for; the count must be at least 1")

@@ -119,10 +119,10 @@ class FitResult:
     Attributes:
       state: the last one, or with early stopping the best.
       metrics: of the last evaluation of `state`.
-      seconds: wall time of training in this process: steps, first compilation, data; without
-        evaluations, previews and checkpoints.
-      compile_seconds: of these, the first call, which compiled.
-      images_per_second: mean speed after the first call.
+      seconds: wall time of the steps, their compilation and their data, over all processes that
+        worked on the run; without evaluations, previews and checkpoints.
+      compile_seconds: of these, the first calls in this process, which compiled.
+      images_per_second: mean speed after the first call, NaN if this process made no further one.
       stopped_early: whether early stopping ended the run.
     """
 
@@ -185,8 +185,9 @@ class _Run:
         # Without early stopping there is no best state to keep apart.
         self.best = Checkpoints(folder / "best", keep=1) if task.early_stopping else None
         self.state = replicate(task.init(), mesh)
-        # What early stopping must remember across processes, kept beside the state.
+        # What a run must remember across processes, kept beside its state.
         self.notes: dict[str, Any] = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
+        self.notes["train_seconds"] = 0.0
         if self.checkpoints.latest_step() is not None:
             self.state, notes = self.checkpoints.restore(self.state)
             self.notes.update(notes)
@@ -194,7 +195,7 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self._compiled: dict[int, Callable[..., tuple[TrainState, Metrics]]] = {}
         self._source = replicate(task.pipeline.source, mesh)
-        self.train_seconds, self.compile_seconds = 0.0, 0.0
+        self.compile_seconds = 0.0
 
     def to_the_end(self) -> FitResult:
         task = self.task
@@ -219,7 +220,7 @@ class _Run:
             return FitResult(
                 state=self.state,
                 metrics=self.metrics,
-                seconds=self.train_seconds,
+                seconds=self.notes["train_seconds"],
                 compile_seconds=self.compile_seconds,
                 images_per_second=progress.images_per_second(self.step),
                 stopped_early=stopped,
@@ -240,7 +241,7 @@ class _Run:
         metrics = jax.device_get(metrics)  # waits: at most one call is under way
         before, self.step = self.step, self.step + steps
         seconds = time.monotonic() - begin
-        self.train_seconds += seconds
+        self.notes["train_seconds"] += seconds
         if first_call:
             self.compile_seconds += seconds
             progress.first_call_done(self.step)

@@ -204,11 +204,11 @@ def curves_svg(
     figure = _figure(6.4, 3.4)
     axes = figure.add_subplot()
     for place, key in enumerate(keys):
-        points = [(float(r[x]), float(r[key])) for r in records if x in r and key in r]
+        points = [(r[x], r[key]) for r in records if x in r and key in r]
         if not points:
             known = ", ".join(sorted({name for record in records for name in record})) or "nothing"
             raise UserError(f"no record has {key!r} and {x!r}; the records have {known}.")
-        steps, values = np.array(points).T
+        steps, values = np.array(points, float).T  # None, which JSON has for NaN, becomes NaN
         values = np.where(np.isfinite(values), values, np.nan)
         marker = "o" if len(points) <= 30 else ""
         colour = _LINES[place % len(_LINES)]

@@ -31,7 +31,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"there is no run folder {folder}; `list` shows the runs there are")
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    return read_json(folder / "config.json")
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise UserError(f"{folder / 'config.json'} does not describe a run; choose another folder")
+    if not isinstance(found.get("experiment"), str):
+        raise UserError(f"{folder / 'config.json'} does not name an experiment")
+    return found
 
 
 def open_run(

@@ -148,7 +148,7 @@ def test_evaluate_a_generator_by_a_judge(cli, copies, runs):
     assert code == 0
     found = json.loads(out)
     assert 0 <= found["frechet_floor"] < found["frechet_ceiling"]
-    assert found["frechet"] > found["frechet_floor"] and found["frechet_samples"] == 179
+    assert found["frechet"] > found["frechet_floor"] and found["frechet_samples"] == 180
     assert_one_error(cli("evaluate", folder, "--no-accuracy-score"), "--judge")
 
 

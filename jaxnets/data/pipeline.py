@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,13 +54,17 @@ def normalise(images: Any) -> Any:
 def to_uint8(images: Any) -> Any:
     """The inverse of `normalise`: [-1, 1] to 0..255, rounded to the nearest, clipped outside.
 
+    NaN, which no pixel can hold, becomes 0.
+
     Args:
       images: float, any shape, of NumPy or JAX.
 
     Returns:
       uint8 of the same shape and library.
     """
-    return ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    xp = jnp if isinstance(images, jax.Array) else np
+    levels = ((images + 1) * 127.5).round().clip(0, 255)
+    return xp.where(xp.isnan(levels), 0, levels).astype(np.uint8)
 
 
 class Order:

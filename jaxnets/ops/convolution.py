@@ -194,6 +194,8 @@ def _transpose_padding(window: int, stride: int, padding: str | tuple[int, int])
     if padding == "SAME":
         total = window + stride - 2
         before = window - 1 if stride > window - 1 else -(-total // 2)
+    elif padding != "VALID":
+        raise ValueError(f"unknown padding {padding!r}; choose 'SAME', 'VALID' or numbers")
     else:
         total = window + stride - 2 + max(window - stride, 0)
         before = window - 1
