@@ -46,6 +46,17 @@ _RUN: dict[type, Callable[[Any], Any]] = {
 }
 
 
+def parse(arguments: Sequence[str]) -> Any:
+    """The config of a command line; leaves with exit code 2 where there is none, 0 for help."""
+    return tyro.cli(
+        Command,  # type: ignore[arg-type]
+        args=list(arguments),
+        prog="python -m experiments",
+        description="Train CNNs and GANs, alone and together, and measure what they do.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -54,13 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       and 143 for SIGTERM, after the state was saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        args=arguments,
-        prog="python -m experiments",
-        description="Train CNNs and GANs, alone and together, and measure what they do.",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    command = parse(arguments)
     from jaxnets.errors import UserError
 
     common.forget_run()
@@ -104,6 +109,8 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
     folder = common.opened_run()
     if folder is None:
         return ""
+    if arguments[0] == "reproduce":  # its --run-dir is the folder of all seeds
+        return f"; go on with:\n  python -m experiments {shlex.join(arguments)}"
     kept, skip = [], False
     for argument in arguments:
         if not skip and not argument.startswith("--run-dir="):

@@ -94,7 +94,8 @@ class Classify(common.RunOptions, common.DataOptions):
     """Parameter of mixup's Beta distribution; 0 is off."""
 
     validation_fraction: float = 0.0
-    """Share of the training images that is held out, by class, to be evaluated on."""
+    """Share of the training images that is held out, by class, to be evaluated on; 0 uses the
+    data set's own validation split, where it has one."""
     patience: int | None = None
     """Stop after this many evaluations without a better validation accuracy."""
     labels_per_class: int | None = None
@@ -121,10 +122,17 @@ def resolve(config: Classify) -> Classify:
     """The config with every value in its place."""
     from jaxnets.errors import UserError
 
+    # The presets are tuned for the speed net and momentum.
+    if config.optimizer not in ("sgd", "nesterov"):
+        usual = {"learning_rate": 2e-4 if config.optimizer == "lion" else 2e-3}
+        config = common.with_preset(config, {"default": usual}, config.data)
+    if config.network != "speed_net":
+        usual = {"width": 1.0, "learning_rate": 0.05}
+        config = common.with_preset(config, {"default": usual}, config.data)
     config = common.with_preset(config, PRESETS, config.data)
     common.check_numbers(config)
-    if config.patience is not None and not config.validation_fraction:
-        raise UserError("--patience needs images to watch: set --validation-fraction too")
+    if config.patience is not None and config.eval_every <= 0:
+        raise UserError("--patience counts evaluations: set --eval-every above 0")
     if config.patience is not None and config.patience < 1:
         raise UserError(f"--patience must be at least 1, got {config.patience}")
     return config
@@ -151,11 +159,12 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     import numpy as np
 
     from jaxnets import augment, data, evaluate, losses, models, optimizers, state, steps
+    from jaxnets.errors import UserError
     from jaxnets.loop import EarlyStopping, Task
 
     assert config.batch_size and config.epochs and config.learning_rate is not None
     common.check_batch(config.batch_size, mesh, config.micro_batches)
-    train, held_out = dataset.splits["train"], None
+    train, held_out = dataset.splits["train"], dataset.splits.get("validation")
     if config.validation_fraction:
         train, held_out = data.split_validation(train, config.validation_fraction, config.seed)
     if config.labels_per_class is not None:
@@ -238,6 +247,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     stopping = None
     if config.patience is not None:
+        if held_out is None:
+            raise UserError("--patience needs images to watch: set --validation-fraction too")
         stopping = EarlyStopping("validation_accuracy", config.patience)
     task = Task(
         name=f"{config.network} on {dataset.name}",
@@ -260,7 +271,9 @@ def run(config: Classify) -> Path:
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
-    folder, result = common.start_run("classify", config, built.task, mesh, built.steps_per_epoch)
+    folder, result = common.start_run(
+        "classify", config, dataset, built.task, mesh, built.steps_per_epoch
+    )
     common.write_summary(folder, result.metrics, result)
     found = built.judge(result.state, dataset.splits["test"])
     records = read_records(folder / "metrics.jsonl")

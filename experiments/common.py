@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 _opened: Path | None = None
 
+#: Field of a run's `config.json` that shows whether the images are those that it began with.
+_FINGERPRINT = "data_fingerprint"
+
 #: Fields that say where and how a run is computed, and not what: the same run may go on with
 #: other values of them.
 _NOT_WHAT = (
@@ -114,13 +117,16 @@ def experiment_values(config: Any) -> dict[str, Any]:
     """The fields of a config that a run's numbers depend on."""
     from jaxnets.runs import config_values
 
-    return config_values(config, leave_out=_NOT_WHAT)
+    # Evaluations come at the ends of calls, and early stopping heeds where they come.
+    what = ("steps_per_call",) if getattr(config, "patience", None) is not None else ()
+    return config_values(config, leave_out=tuple(n for n in _NOT_WHAT if n not in what))
 
 
 def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     """A config out of the values of a run's `config.json`."""
     from jaxnets.errors import UserError
 
+    values = {name: value for name, value in values.items() if name != _FINGERPRINT}
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -203,22 +209,28 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
 
 
 def start_run(
-    experiment: str, config: Any, task: Task, mesh: Mesh, steps_per_epoch: float
+    experiment: str,
+    config: Any,
+    dataset: DataSet,
+    task: Task,
+    mesh: Mesh,
+    steps_per_epoch: float,
 ) -> tuple[Path, FitResult]:
     """Opens the run's folder and trains to the end."""
     from jaxnets.loop import fit
 
     options = fit_options(config, steps_per_epoch)
-    folder = open_run(experiment, config)
+    folder = open_run(experiment, config, dataset)
     return folder, fit(task, folder, mesh, options)
 
 
-def open_run(experiment: str, config: Any) -> Path:
+def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
     """Makes or finds the run's folder, and says where it is."""
     global _opened
     from jaxnets import runs
 
-    _opened = runs.open_run(config.run_dir, experiment, experiment_values(config))
+    values = {**experiment_values(config), _FINGERPRINT: dataset.fingerprint[:16]}
+    _opened = runs.open_run(config.run_dir, experiment, values)
     print(f"run folder: {_opened}", flush=True)
     return _opened
 

@@ -108,12 +108,21 @@ class Built:
     sample: Sample
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
+    judge: judging.Judge | None
+    conditional: bool
 
 
 def resolve(config: Generate) -> Generate:
     """The config with every value in its place."""
+    from jaxnets.errors import UserError
+
+    if config.penalty_weight is None and config.penalty == "wgan_gp":
+        config = dataclasses.replace(config, penalty_weight=10.0)  # the paper's lambda
     config = common.with_preset(config, PRESETS, config.data)
     common.check_numbers(config)
+    assert config.score_epochs is not None
+    if config.accuracy_score and config.score_epochs <= 0:
+        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
     return config
 
 
@@ -200,6 +209,16 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             },
         )
 
+    if config.penalty != "none":
+        images = jnp.zeros((1, *train.images.shape[1:]))
+        made = jax.eval_shape(
+            lambda key: discriminator.init(key, images, labels, train=False), discriminator_key
+        )
+        if "batch_stats" in made:
+            raise UserError(
+                f"--discriminator {config.discriminator} normalises over the batch, so an image "
+                "has no gradient of its own to penalise; add --penalty none"
+            )
     step = steps.adversarial_step(
         generator,
         discriminator,
@@ -232,12 +251,13 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         path = folder / f"step-{int(of.step):07}.png"
         report.image_grid(images, columns, path, row_labels=names)
 
-    judge = judging.frechet_judge(config.judge, dataset, mesh) if config.judge else None
+    judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
     def scores(of: state.TrainState) -> dict[str, float]:
         if judge is None:
             return {}
-        return judge(samples_like(of, dataset.splits["test"].labels))
+        samples = samples_like(of, dataset.splits["test"].labels)
+        return judging.frechet_numbers(judge, samples, dataset)
 
     def samples_like(of: state.TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
         variables = of.nets["generator"].averaged
@@ -254,21 +274,22 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         evaluate=scores,
         preview=preview,
     )
-    return Built(task, train, steps_per_epoch, sample, samples_like)
+    return Built(task, train, steps_per_epoch, sample, samples_like, judge, config.conditional)
 
 
 def evaluate(
     config: Generate, built: Built, dataset: DataSet, mesh: Mesh, state: TrainState, folder: Path
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """What can be said of a trained generator: a Frechet distance, an accuracy score.
 
     The classifier of the accuracy score is trained in `folder`.
     """
-    numbers: dict[str, float] = {}
-    if config.judge is not None:
-        numbers |= judging.frechet_judge(config.judge, dataset, mesh)(
-            built.samples_like(state, dataset.splits["test"].labels)
-        )
+    numbers: dict[str, Any] = {}
+    if built.judge is not None:
+        samples = built.samples_like(state, dataset.splits["test"].labels)
+        numbers |= judging.frechet_numbers(built.judge, samples, dataset)
+        numbers["frechet_judge"] = built.judge.name
+        numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
     if config.conditional and config.accuracy_score:
         samples = built.samples_like(state, built.train.labels)
         assert config.score_epochs is not None
@@ -292,16 +313,22 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     fakes = built.samples_like(state, labels, seed=2).images.reshape(
         classes, 8, *test.images.shape[1:]
     )
-    reals = np.stack([test.images[np.flatnonzero(test.labels == c)[:8]] for c in range(classes)])
+    reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
+    for c in range(classes):
+        found = test.images[np.flatnonzero(test.labels == c)[:8]]
+        reals[c, : len(found)] = found
     both = np.concatenate([fakes, reals], axis=1)
     picture = report.grid_png(
         both.reshape(-1, *both.shape[2:]),
         both.shape[1],
-        row_labels=dataset.class_names[:classes],
-        column_labels=["sample"] * 8 + ["real"] * reals.shape[1],
+        row_labels=dataset.class_names[:classes] if built.conditional else None,
+        column_labels=["sample"] * 8 + ["real"] * 8,
     )
+    report.write_atomically(folder / "samples" / "beside-real.png", picture)
+    caption = "Samples, and beside them test images"
+    caption += " of the same class." if built.conditional else "; the samples have no classes."
     return [
-        report.Figure(picture, caption="Samples of each class, and beside them test images."),
+        report.Figure(picture, caption=caption),
         report.Figure(report.curves_svg(records, ["d_loss", "g_loss"], title="losses")),
         report.Figure(
             report.curves_svg(records, ["d_real", "d_fake"], title="discriminator's mean logits")
@@ -317,7 +344,9 @@ def run(config: Generate) -> Path:
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
-    folder, result = common.start_run("generate", config, built.task, mesh, built.steps_per_epoch)
+    folder, result = common.start_run(
+        "generate", config, dataset, built.task, mesh, built.steps_per_epoch
+    )
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
     common.write_summary(folder, numbers, result)
     rows = [

@@ -23,7 +23,8 @@ def trained(folder: Path, like: TrainState) -> TrainState:
     from jaxnets.errors import UserError
 
     for name in ("best", "checkpoints"):
-        if any((folder / name).glob("[0-9]*")):
+        # "12.orbax-checkpoint-tmp" is a save that was cut off.
+        if any(p.name.isdecimal() for p in (folder / name).glob("[0-9]*")):
             with Checkpoints(folder / name) as checkpoints:
                 return checkpoints.restore(like)[0]
     raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
@@ -62,6 +63,8 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
             f"the judge {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
             f"are {_size(shapes[1])}"
         )
+    # It will not be trained here: its batch need not be one that these devices divide.
+    config = dataclasses.replace(config, batch_size=mesh.size, micro_batches=1, mixup=0.0)
     built = classify.build(config, own, mesh)
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
@@ -71,16 +74,6 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
         features=lambda split: predict(variables, split)[1],
         name=f"{config.network} trained on {own.name}, weights {evaluate.digest(variables)}",
     )
-
-
-def frechet_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Split], dict[str, Any]]:
-    """A function from samples to their Frechet distance from the test images."""
-    judge = load_judge(folder, dataset, mesh)
-
-    def scores(samples: Split) -> dict[str, Any]:
-        return frechet_numbers(judge, samples, dataset)
-
-    return scores
 
 
 def frechet_numbers(judge: Judge, samples: Split, dataset: DataSet) -> dict[str, float]:
@@ -112,9 +105,17 @@ def train_on(
     train: Split, dataset: DataSet, mesh: Mesh, folder: Path, **fields: Any
 ) -> Mapping[str, float]:
     """Trains the data set's default classifier on other images, and tests it on its own."""
+    import numpy as np
+
     from jaxnets.loop import fit
 
     config = classify.resolve(classify.Classify(data=dataset.name, eval_every=0.0, **fields))
+    # A batch must fit into the images, and be one that the devices divide.
+    assert config.batch_size is not None and config.epochs is not None
+    size = max(1, min(config.batch_size, len(train)) // mesh.size) * mesh.size
+    config = dataclasses.replace(config, batch_size=size)
+    if len(train) < size:
+        train = train.take(np.resize(np.arange(len(train)), size))
     splits = {**dataset.splits, "train": train}
     built = classify.build(config, dataclasses.replace(dataset, splits=splits), mesh)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def train_on(
     return fit(built.task, folder, mesh, options).metrics
 
 
-def rows(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers of a generator as rows of a table."""
     table = []
     if "frechet" in numbers:
@@ -131,6 +132,7 @@ def rows(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
             (f"Frechet distance of {count} from half the test images", f"{numbers['frechet']:.2f}"),
             ("floor: of the other half of the test images", f"{numbers['frechet_floor']:.2f}"),
             ("ceiling: of noise", f"{numbers['frechet_ceiling']:.2f}"),
+            ("features of", str(numbers["frechet_judge"])),
         ]
     if "classification_accuracy_score" in numbers:
         score = numbers["classification_accuracy_score"]

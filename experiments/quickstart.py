@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,10 +35,10 @@ class Quickstart:
     """How many devices to use; by default all."""
     labels_per_class: int = 5
     """Labels of each class that the CNN of the last comparison gets."""
-    cnn_epochs: float = 40.0
-    """Length of a CNN's training, in passes over the training images."""
-    gan_epochs: float = 120.0
-    """Length of a GAN's training, likewise."""
+    cnn_steps: int = 448
+    """Updates of each CNN, on 128 images."""
+    gan_steps: int = 2600
+    """Updates of each GAN, on 64 images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ class _Workshop:
             seed=self.config.seed,
             width=0.25,  # four of them are trained, in a minute
             batch_size=_BATCH,
-            epochs=self.config.cnn_epochs * len(self.dataset.splits["train"]) / len(images),
+            epochs=self.config.cnn_steps * _BATCH / len(images),
             eval_every=0.0,
         )
         built, result = self._train(classify, classify.resolve(config), name, images)
@@ -74,7 +73,11 @@ class _Workshop:
     def gan(self, name: str, images: Split) -> Any:
         """A class-conditional GAN, and a function from labels to samples."""
         config = generate.Generate(
-            data="digits", seed=self.config.seed, epochs=self.config.gan_epochs, eval_every=0.0
+            data="digits",
+            seed=self.config.seed,
+            batch_size=_BATCH // 2,
+            epochs=self.config.gan_steps * (_BATCH // 2) / len(images),
+            eval_every=0.0,
         )
         built, result = self._train(generate, generate.resolve(config), name, images)
         return built, result.state
@@ -98,8 +101,12 @@ class _Cnn:
     state: TrainState
     predict: Predict
 
+    @property
+    def variables(self) -> Any:
+        return self.state.nets["classifier"].averaged
+
     def logits_and_features(self, split: Split) -> Any:
-        return self.predict(self.state.nets["classifier"].averaged, split)
+        return self.predict(self.variables, split)
 
     def test(self, split: Split) -> Any:
         return self.built.judge(self.state, split)
@@ -113,16 +120,18 @@ def run(config: Quickstart) -> Path:
     from jaxnets.errors import UserError
 
     begin = time.monotonic()
-    for name in ("cnn_epochs", "gan_epochs"):
-        if not 0 < getattr(config, name) < math.inf:
+    for name in ("cnn_steps", "gan_steps"):
+        if getattr(config, name) < 1:
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be above 0, got {getattr(config, name)}")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.seed < 2**31:
+        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
     dataset = data.load("digits")
     train, test = dataset.splits["train"], dataset.splits["test"]
     few = data.take_per_class(train, config.labels_per_class, config.seed)
-    folder = common.open_run("quickstart", config)
+    folder = common.open_run("quickstart", config, dataset)
     workshop = _Workshop(config, dataset, mesh, folder)
 
     # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.
@@ -150,6 +159,7 @@ def run(config: Quickstart) -> Path:
         "frechet_floor": scores.floor,
         "frechet_ceiling": scores.ceiling,
         "frechet_samples": scores.count,
+        "frechet_judge": f"the cnn, weights {evaluate.digest(cnn.variables)}",
         "samples_recognised": float(asked.mean()),
         "classification_accuracy_score": on_samples.metrics["accuracy"],
         "few_labels_accuracy": alone.metrics["accuracy"],

@@ -31,8 +31,8 @@ class Reproduce:
     seeds: int = 3
     """Seeds 0, 1, ... up to this many."""
     run_dir: Path | None = None
-    """Folder of the runs, one sub-folder a seed; by default runs/reproduce-<name>. Seeds that are
-    finished there are not trained again."""
+    """Folder of the runs, one sub-folder a seed; by default runs/reproduce-<name>. What is
+    finished there is only evaluated again."""
     judge: Path | None = None
     """For `generate`: folder of a `classify` run whose features measure Frechet distances."""
     out: Path | None = None
@@ -57,8 +57,7 @@ def run(config: Reproduce) -> Path:
     summaries = []
     for seed in range(config.seeds):
         folder = root / f"seed-{seed}"
-        if not (folder / "summary.json").exists():
-            command(dataclasses.replace(base, run_dir=folder, seed=seed))
+        command(dataclasses.replace(base, run_dir=folder, seed=seed))
         summaries.append(json.loads((folder / "summary.json").read_text()))
     out = config.out or Path(__file__).parent / "results" / f"{config.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

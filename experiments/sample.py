@@ -43,6 +43,8 @@ def run(config: Sample) -> None:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
         )
+    if not 0 <= config.seed < 2**31:
+        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
     if config.count < 1:
         raise UserError(f"--count must be at least 1, got {config.count}")
     options = common.config_from(generate.Generate, found["config"])

@@ -147,7 +147,8 @@ class Checkpoints:
         except Exception as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self.directory} cannot be read: "
-                f"{_first_line(error)}"
+                f"{_first_line(error)}; delete the folder {self.directory / str(step)} to go on "
+                "from the checkpoint before it"
             ) from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         return jax.tree.map(jnp.copy, read["state"]), dict(read["notes"])

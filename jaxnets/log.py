@@ -116,13 +116,13 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def first_call_done(self, step: int) -> None:
-        """Starts the clock anew: the first call compiled, and its time says nothing of speed."""
-        self._first, self._start, self._paused = step, time.monotonic(), 0.0
+    def leave_out(self, seconds: float, steps: int = 0) -> None:
+        """Keeps time, and the steps made in it, out of the speed.
 
-    def pause(self, seconds: float) -> None:
-        """Leaves this much time (an evaluation, say) out of the speed."""
+        For an evaluation, say, or a call that compiled first.
+        """
         self._paused += seconds
+        self._first += steps
 
     def images_per_second(self, step: int) -> float:
         """Mean speed since the first call, NaN before there is one."""

@@ -92,7 +92,10 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-    """How the loop runs; nothing here changes a run's numbers.
+    """How the loop runs. The updates are the same whatever stands here.
+
+    Evaluations come at the ends of calls, so with early stopping `steps_per_call` and
+    `eval_every` decide which state is the best.
 
     Attributes:
       mode: "jit" or "pmap".
@@ -199,16 +202,20 @@ class _Run:
 
     def to_the_end(self) -> FitResult:
         task = self.task
+        log = MetricLog(self.folder, resume_step=self.step)  # imports much: before the clock starts
         progress = Progress(task.name, task.total_steps, self.step, task.pipeline.batch_size)
-        with MetricLog(self.folder, resume_step=self.step) as log, progress, _signals() as caught:
+        with log, progress, _signals() as caught:
             if self.step:
                 progress.say(f"{task.name}: going on from step {self.step}")
             while self.step < task.total_steps and not self.notes["stopped"]:
                 self._advance(progress, log)
                 if caught:
+                    if self.best is not None:
+                        self.best.wait()
                     self.checkpoints.save(self.state, self.notes)
                     self.checkpoints.wait()
                     raise Interrupted(self.step, caught[0])
+            speed = progress.images_per_second(self.step)  # before what follows is counted in
             self.checkpoints.save(self.state, self.notes)
             stopped = self.notes["stopped"]
             if self.best is not None and self.best.latest_step() is not None:
@@ -217,12 +224,14 @@ class _Run:
                 self.metrics = {}
             if not self.metrics:  # resumed after the end, or back at an earlier state
                 self.metrics = task.evaluate(self.state)
+            if caught:  # during that evaluation
+                raise Interrupted(self.step, caught[0])
             return FitResult(
                 state=self.state,
                 metrics=self.metrics,
                 seconds=self.notes["train_seconds"],
                 compile_seconds=self.compile_seconds,
-                images_per_second=progress.images_per_second(self.step),
+                images_per_second=speed,
                 stopped_early=stopped,
             )
 
@@ -244,7 +253,7 @@ class _Run:
         self.notes["train_seconds"] += seconds
         if first_call:
             self.compile_seconds += seconds
-            progress.first_call_done(self.step)
+            progress.leave_out(seconds, steps)
         values = {name: mean.compute() for name, mean in metrics.items()}
         progress.update(self.step, values)
         last = self.step == task.total_steps
@@ -260,8 +269,10 @@ class _Run:
         if due(options.eval_every):
             self._evaluate(progress, log)
         if due(options.save_every) or self.notes["stopped"]:
+            if self.best is not None:
+                self.best.wait()  # the notes name it: it must be on disk before they are
             self.checkpoints.save(self.state, self.notes)
-        progress.pause(time.monotonic() - begin)
+        progress.leave_out(time.monotonic() - begin)
 
     def _program(self, steps: int) -> Callable[..., tuple[TrainState, Metrics]]:
         if steps not in self._compiled:

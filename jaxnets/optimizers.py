@@ -48,8 +48,16 @@ SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
 
 
 def decays(params: PyTree) -> PyTree:
-    """True where weight decay applies: kernels and embeddings, not biases nor norms' scales."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """True where weight decay applies: kernels and embeddings, not biases nor norms' scales.
+
+    By name as well as by rank: a conditional norm has a [K, C] scale and bias.
+    """
+
+    def applies(path: tuple[Any, ...], leaf: Any) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True) if path else ""
+        return leaf.ndim > 1 and name not in ("scale", "bias")
+
+    return jax.tree_util.tree_map_with_path(applies, params)
 
 
 def make_schedule(name: str, peak: float, total_steps: int, warmup: float = 0.0) -> optax.Schedule:

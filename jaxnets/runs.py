@@ -17,8 +17,11 @@ __all__ = ["open_run", "read_run", "write_json"]
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(fresh, path)
+    finally:  # a full disk must not leave a folder that is no run's
+        fresh.unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,9 @@ def descend(
     Returns:
       The updated network and the metrics, with `grad_norm` (global L2, before clipping) added.
     """
-    size = jax.tree.leaves(dict(batch))[0].shape[0]
+    leaves = jax.tree.leaves(dict(batch))
+    chex.assert_equal_shape_prefix(leaves, 1)
+    size = leaves[0].shape[0]
     mask = jnp.ones(size, jnp.float32) if (m := batch.get("mask")) is None else m
     batch = {**batch, "mask": mask.astype(jnp.float32)}
     count = jnp.maximum(axis.psum(batch["mask"].sum()), 1.0)
@@ -164,6 +167,11 @@ def classifier_step(
     def objective(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
         augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
         images, labels = batch["image"], batch["label"]
+        chex.assert_rank(images, {3, 4, 5})
+        chex.assert_rank(labels, {1, 2})
+        # A label of -1 on padding has no loss, and 0 times its NaN would still be a gradient.
+        kept = (batch["mask"] > 0).reshape(-1, *(1,) * (labels.ndim - 1))
+        labels = jnp.where(kept, labels, 0)
         count = images.shape[0]
         if augment is not None:
             images = augment_batch(augment, axis.example_keys(augment_key, count), images)
@@ -290,7 +298,9 @@ def adversarial_step(
         def d_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
             fake_key, judge_key, penalty_key = jax.random.split(key, 3)
             real, mask, labels = part["image"], part["mask"], labels_of(part)
+            chex.assert_rank(real, {3, 4, 5})
             fake, _ = generate(g_net.params, g_net.model_state, labels, real.shape[0], fake_key)
+            chex.assert_equal_shape([real, fake])
             fake = jax.lax.stop_gradient(fake)
             pair, single = judge(params, model_state, labels, judge_key)
             real_logits, fake_logits, model_state = pair(real, fake)

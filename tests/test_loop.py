@@ -13,6 +13,7 @@ import tiny
 from jaxnets import loop, parallel
 from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
 from jaxnets.errors import UserError
+from jaxnets.log import Progress
 
 TOTAL = 10
 
@@ -174,3 +175,20 @@ def test_an_unknown_metric_to_watch_is_named(tmp_path):
 def test_no_steps_is_an_error(tmp_path):
     with pytest.raises(UserError, match="0 training steps"):
         fit(dataclasses.replace(task("classifier"), total_steps=0), tmp_path)
+
+
+def test_speed_leaves_out_what_was_not_training(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("jaxnets.log.time.monotonic", lambda: now[0])
+    progress = Progress("x", total=100, done=10, batch_size=32)
+    assert np.isnan(progress.images_per_second(10))
+    now[0] += 30.0  # a call of 4 steps that compiled
+    progress.leave_out(30.0, 4)
+    assert np.isnan(progress.images_per_second(14))
+    now[0] += 2.0  # 4 steps
+    now[0] += 5.0  # an evaluation
+    progress.leave_out(5.0)
+    assert progress.images_per_second(18) == pytest.approx(4 * 32 / 2.0)
+    now[0] += 20.0  # a shorter last call, compiled too
+    progress.leave_out(20.0, 2)
+    assert progress.images_per_second(20) == pytest.approx(4 * 32 / 2.0)

@@ -13,6 +13,7 @@ import pytest
 import tiny
 from jaxnets import axis, losses, optimizers, state, steps
 from jaxnets.metrics.mean import Mean
+from jaxnets.models import make_generator
 
 
 class Linear(nn.Module):
@@ -70,6 +71,8 @@ def test_padding_has_no_influence():
     params = after.nets["classifier"].params
     np.testing.assert_allclose(params["Dense_0"]["bias"], expected, atol=1e-6)
     assert metrics["loss"].count == 11
+    # As tf.data and others pad: a label that is none.
+    changed["label"] = np.where(np.arange(16) < 11, batch["label"], -1).astype(np.int32)
     # NaN in the padding reaches the gradient of a matrix product; finite padding must not.
     changed["image"][11:] = 7.0
     _, (also, _) = linear_step(changed)
@@ -181,6 +184,14 @@ class TestUnderEveryTransformation(chex.TestCase):
             float(expected_metrics["loss"].total), rel=1e-5
         )
 
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)  # pyright: ignore
+    def test_adversarial_step(self):
+        s, step = tiny.gan("hinge")
+        after, _ = self.variant(step)(s, tiny.batch())
+        expected, _ = jax.jit(step)(s, tiny.batch())
+        # Adam divides by the gradient's size, which magnifies rounding where that is near zero.
+        chex.assert_trees_all_close(after.nets, expected.nets, atol=1e-4)
+
 
 def test_steps_draw_new_random_numbers_each_step_and_the_same_ones_again():
     s, step = tiny.classifier(optimizer=optax.set_to_zero(), ema=None)
@@ -229,6 +240,15 @@ def test_weight_decay_spares_norms_and_biases():
     marks = optimizers.decays(s.nets["classifier"].params)
     assert marks["Conv_0"] == {"kernel": True, "bias": False}
     assert not any(jax.tree.leaves(marks["BatchNorm_0"]))
+    generator = make_generator(image_shape=(8, 8, 1), num_classes=3, width=0.1)
+    made = jax.eval_shape(
+        lambda: generator.init(
+            jax.random.key(0), jnp.zeros((1, 64)), jnp.zeros(1, int), train=False
+        )
+    )
+    marks = optimizers.decays(made["params"])
+    assert marks["embedding"] == {"kernel": True}
+    assert not any(jax.tree.leaves(marks["norm0"]))
     optimizer = optimizers.make_optimizer("sgd", 0.5, weight_decay=0.1)
     params = s.nets["classifier"].params
     zeros = jax.tree.map(jnp.zeros_like, params)

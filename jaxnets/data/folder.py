@@ -25,7 +25,6 @@ from jaxnets.errors import UserError
 __all__ = ["load_folder"]
 
 MAX_PIXELS = 64_000_000
-NAMED = 20
 BLOCK = 256
 GREY = ("L", "1", "LA")
 ALPHA = ("LA", "PA", "RGBA")
@@ -94,7 +93,8 @@ def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
         )
     parts = {"train": root}
     if (root / "train").is_dir():
-        parts = {s: root / s for s in ("train", "test") if (root / s).is_dir()}
+        names = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+        parts = {split: root / name for name, split in names.items() if (root / name).is_dir()}
     classes = {split: _subfolders(folder) for split, folder in parts.items()}
     names = classes["train"]
     if len(names) < 2:
@@ -102,12 +102,13 @@ def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
             f"{parts['train']} has {len(names)} sub-folder{'s' * (len(names) != 1)}; it needs one "
             "for each class, and two classes or more"
         )
-    if "test" in classes and classes["test"] != names:
-        differing = sorted(set(names) ^ set(classes["test"]))
-        raise UserError(
-            f"{root} has different classes in train and test: {', '.join(differing[:NAMED])} "
-            "is in only one of them"
-        )
+    for split, found in classes.items():
+        if found != names:
+            differing = sorted(set(names) ^ set(found))
+            raise UserError(
+                f"{root} has different classes in train and {split}: {', '.join(differing)} "
+                "is in only one of them"
+            )
     splits: dict[str, list[_File]] = {}
     for split, folder in parts.items():
         splits[split] = []
@@ -194,10 +195,9 @@ def _check_classes(
 
 def _named(root: Path, bad: dict[Path, str]) -> UserError:
     listed = [f"{path.relative_to(root)} ({why})" for path, why in sorted(bad.items())]
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return UserError(
         f"{root} has {len(bad)} file{'s' * (len(bad) != 1)} that can't be used: "
-        f"{', '.join(listed[:NAMED])}{more}; remove them or leave them out with --skip-bad"
+        f"{', '.join(listed)}; remove them or leave them out with --skip-bad"
     )
 
 

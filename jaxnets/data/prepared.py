@@ -40,7 +40,13 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
 
         with _quiet():
             kind = {"digits": builders.Digits, "fashion_mnist": builders.FashionMnist}[name]
-            builder = kind(data_dir=str(folder), file_format="array_record")
+            try:
+                builder = kind(data_dir=str(folder), file_format="array_record")
+            except ValueError as error:  # a copy in TFRecord format lies there
+                raise UserError(
+                    f"{name} in {folder} is stored in a format that only TensorFlow reads "
+                    f"({error}): leave --data-dir out, or name another folder"
+                ) from error
             existed = builder.is_prepared()
             builder.download_and_prepare()
             try:

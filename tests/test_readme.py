@@ -1,0 +1,64 @@
+"""What the README tells a newcomer to type is what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments import __main__ as commands
+from experiments import reproduce
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
+
+
+def command_lines():
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"python -m experiments ([a-z][^`\n|#]*)", text):
+            if not re.search(r"[A-Z]{3}", line):  # NAME and RUN stand for something
+                yield line.strip().rstrip(".:;,")
+
+
+@pytest.mark.parametrize("line", sorted(set(command_lines())))
+def test_every_command_parses(line):
+    assert commands.parse(shlex.split(line)) is not None
+
+
+def test_there_are_commands():
+    assert len(set(command_lines())) >= 8
+
+
+def test_the_example_in_python_learns(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
+    code = re.search(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    assert code is not None
+    shorter = code[1].replace("range(0, 300, 10)", "range(0, 60, 10)")
+    assert shorter != code[1]
+    # One device: the example takes all there are, and eight virtual ones share two cores.
+    shorter = shorter.replace("jn.make_mesh()", "jn.make_mesh(1)")
+    exec(compile(shorter, "README.md", "exec"), {})
+    accuracy = re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 60
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_result_has_a_command_and_a_file():
+    text = PAGES[1].read_text()
+    for name in reproduce.RESULTS:
+        assert f"`reproduce {name}" in text
+        assert (ROOT / "experiments" / "results" / f"{name}.json").exists()
+
+
+def test_spreads_are_mean_and_sample_deviation():
+    runs = [{"a": 1.0, "b": None, "flag": True}, {"a": 3, "b": 1.0, "flag": True}]
+    found = reproduce.spreads(runs)
+    assert found == {"a": {"mean": 2.0, "std": pytest.approx(2**0.5), "min": 1.0, "max": 3.0}}
