@@ -216,11 +216,28 @@ def test_nothing_but_unusable_files(tmp_path):
         load(f"folder:{tmp_path / 'bad'}", skip_bad=True)
 
 
-def test_long_lists_are_cut(root):
+def test_long_lists_are_whole(root):
     for index in range(30):
         (root / "cat" / f"bad{index:02}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"30 files.*bad19\.png.*and 10 more"):
+    with pytest.raises(UserError, match=r"30 files.*bad00\.png.*bad19\.png.*bad29\.png"):
         load(f"folder:{root}")
+
+
+def test_a_validation_folder_is_a_split_of_its_own(root):
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = root / "parted" / part / name
+            folder.mkdir(parents=True)
+            for index in range(5 if part == "train" else 2):
+                shade = np.full((6, 6), 20 * index + 100 * (part == "val"), np.uint8)
+                Image.fromarray(shade).save(folder / f"{index}.png")
+    splits = load(f"folder:{root / 'parted'}").splits
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 8,
+        "validation": 4,
+        "test": 2,
+    }
+    assert splits["validation"].images.min() == 100
 
 
 def test_folders_that_are_none(tmp_path, root):

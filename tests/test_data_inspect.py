@@ -85,7 +85,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert "1,438 train, 359 test; 10 classes" in capsys.readouterr().out
     command.run(parse("show", "digits", "--out", str(tmp_path / "digits.png"), "--per-class", "3"))
     text = capsys.readouterr().out
-    assert "1,438 images of 8x8x1" in text and "0 142, 1 146" in text and "wrote" in text
+    assert "1,438 images of 8x8x1" in text and "0 142, 1 146" in text and "digits.png" in text
     with Image.open(tmp_path / "digits.png") as image:
         assert image.height == 10 * 34
 

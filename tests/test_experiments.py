@@ -32,6 +32,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys):
     line = "quickstart --cnn-steps 4 --gan-steps 4 --devices 2 --run-dir q"
     run(line)
@@ -57,6 +58,7 @@ def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys)
     }
 
 
+@pytest.mark.slow
 def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
     run(f"classify {TINY} --network lenet5 --width 0.5 --run-dir cnn")
     run(
@@ -75,7 +77,10 @@ def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
     "flags",
     [
         "--no-conditional --loss wasserstein --penalty wgan_gp --discriminator-steps 2",
-        "--discriminator lenet5 --loss relativistic --penalty r2 --augment translation,cutout",
+        pytest.param(
+            "--discriminator lenet5 --loss relativistic --penalty r2 --augment translation,cutout",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_choices_of_a_gan(flags, workplace):

@@ -109,6 +109,7 @@ def test_streaming_gives_the_bits_of_resident_data(tmp_path):
     assert bits(fit(streaming, tmp_path / "streaming").state) == bits(resident.state)
 
 
+@pytest.mark.slow
 def test_eight_devices_by_pmap_run_the_loop(tmp_path):
     options = loop.FitOptions(mode="pmap", steps_per_call=5)
     many = loop.fit(task("gan"), tmp_path / "pmap", parallel.make_mesh(8), options)

@@ -184,7 +184,7 @@ class TestUnderEveryTransformation(chex.TestCase):
             float(expected_metrics["loss"].total), rel=1e-5
         )
 
-    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)  # pyright: ignore
+    @chex.variants(with_jit=True, with_pmap=True)  # pyright: ignore
     def test_adversarial_step(self):
         s, step = tiny.gan("hinge")
         after, _ = self.variant(step)(s, tiny.batch())
