@@ -37,7 +37,7 @@ class Quickstart:
     """Labels of each class that the CNN of the last comparison gets."""
     cnn_steps: int = 448
     """Updates of each CNN, on 128 images."""
-    gan_steps: int = 2600
+    gan_steps: int = 2000
     """Updates of each GAN, on 64 images."""
 
 
