@@ -10,8 +10,10 @@ differentiated any number of times in either direction.
 The choice is made in `_uses_patches`, once for every caller.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import chex
@@ -20,13 +22,29 @@ import jax.numpy as jnp
 
 from jaxnets.typing import Array
 
-__all__ = ["conv", "conv_transpose"]
+__all__ = ["conv", "conv_transpose", "plain_convolutions"]
 
 Padding = str | Sequence[tuple[int, int]]
 
 # Bytes of patches held at a time. Between 1 and 4 MB, about the second-level cache, the rate is
 # flat to 10%; a whole batch at once (115 MB for 128 images of 28x28x32) loses more than half.
 _CHUNK_BYTES = 2 * 1024 * 1024
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Within it, whatever is traced uses XLA's own convolutions, on every backend.
+
+    To count operations, to compare, to find out what is at fault. What was traced before, and is
+    in one of jax's caches, stays as it is.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def conv(
@@ -163,7 +181,7 @@ def conv_transpose(
 
 
 def _uses_patches(groups: int) -> bool:
-    return jax.default_backend() == "cpu" and groups == 1
+    return jax.default_backend() == "cpu" and groups == 1 and not _plain.get()
 
 
 def _channels_last(rank: int) -> tuple[str, str, str]:

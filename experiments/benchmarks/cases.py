@@ -1,0 +1,188 @@
+"""What a benchmark times: a step of the library, a state and a batch, from a few flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxnets.state import TrainState
+    from jaxnets.steps import Step
+    from jaxnets.typing import Batch
+
+NUM_CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """Size and type of the work."""
+
+    batch_size: int = 128
+    """Images a step, over all devices."""
+    image_size: int = 28
+    """Height and width of the images."""
+    channels: int = 1
+    """Channels of the images."""
+    width: float = 1.0
+    """Factor on every number of channels; 1 is the published size."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 in any case."""
+    seed: int = 0
+    """Of the weights and the images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierCase(_Shape):
+    """The classifier step: SGD with Nesterov momentum on the cross-entropy."""
+
+    network: str = "resnet_3x2"
+    """Any network of `classify`."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique among the cases of one table."""
+        width = "" if self.width == 1 else f" width {self.width:g}"
+        return f"{self.network}{width} {_size(self)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class GanCase(_Shape):
+    """The adversarial step: one update of the discriminator, one of the generator, by Adam."""
+
+    family: str = "dcgan"
+    """Any generator of `generate`."""
+    discriminator: str | None = None
+    """Any discriminator of `generate`; by default the family's own."""
+    penalty: str = "none"
+    """none, r1, r2 or wgan_gp, at every step."""
+    conditional: bool = False
+    """Give both networks the class of each image."""
+    latent_size: int = 64
+    """Length of the latent vectors."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique among the cases of one table."""
+        width = "" if self.width == 1 else f" width {self.width:g}"
+        opponent = f" against {self.discriminator}" if self.discriminator else ""
+        extra = "" if self.penalty == "none" else f" + {self.penalty}"
+        return f"{self.family}{opponent}{extra}{width} {_size(self)}"
+
+
+Case = ClassifierCase | GanCase
+
+
+def _size(case: _Shape) -> str:
+    side = case.image_size
+    dtype = "" if case.dtype == "float32" else f" {case.dtype}"
+    return f"{side}x{side}x{case.channels} batch {case.batch_size}{dtype}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A case, built.
+
+    Attributes:
+      case: the flags that it was built from.
+      networks: name -> module, as in `state.nets`.
+      step: what is timed.
+      state: before the first step.
+      batch: one batch, numpy: `image` [B, H, W, C] float32 in [-1, 1], `label` [B] int32.
+    """
+
+    case: Case
+    networks: Mapping[str, nn.Module]
+    step: Step
+    state: TrainState
+    batch: Batch
+
+
+def build(case: Case) -> Work:
+    """Networks, step, state and batch of a case.
+
+    Raises:
+      UserError: if a name is unknown or a size out of range.
+    """
+    import numpy as np
+
+    from jaxnets.errors import UserError
+
+    for field in ("batch_size", "image_size", "channels"):
+        if getattr(case, field) < 1:
+            flag = field.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(case, field)}")
+    rng = np.random.default_rng(case.seed)
+    shape = (case.batch_size, case.image_size, case.image_size, case.channels)
+    batch = {
+        "image": rng.uniform(-1, 1, shape).astype(np.float32),
+        "label": rng.integers(0, NUM_CLASSES, case.batch_size).astype(np.int32),
+    }
+    make = _classifier if isinstance(case, ClassifierCase) else _gan
+    return make(case, batch)  # type: ignore[arg-type]
+
+
+def _classifier(case: ClassifierCase, batch: Any) -> Work:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnets import losses, models, optimizers, state, steps
+
+    model = models.make_classifier(
+        case.network,
+        num_classes=NUM_CLASSES,
+        image_shape=batch["image"].shape[1:],
+        width=case.width,
+        dtype=jnp.dtype(case.dtype),
+    )
+    optimizer = optimizers.make_optimizer("nesterov", 0.01, momentum=0.9)
+    init_key, run_key = jax.random.split(jax.random.key(case.seed))
+    net = state.init_net(model, init_key, batch["image"][:1], train=False, optimizer=optimizer)
+    prepare = models.CLASSIFIERS[case.network].prepare
+    if prepare is not None:
+        variables = prepare(net.variables, batch["image"])
+        params = variables.pop("params")
+        net = state.Net(params, variables, optimizer.init(params))
+    step = steps.classifier_step(model, losses.cross_entropy, optimizer)
+    first = state.TrainState.create(run_key, {"classifier": net})
+    return Work(case, {"classifier": model}, step, first, batch)
+
+
+def _gan(case: GanCase, batch: Any) -> Work:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnets import losses, models, optimizers, state, steps
+
+    generator, discriminator = models.make_gan(
+        case.family,
+        image_shape=batch["image"].shape[1:],
+        num_classes=NUM_CLASSES if case.conditional else None,
+        latent_size=case.latent_size,
+        width=case.width,
+        discriminator=case.discriminator,
+        dtype=jnp.dtype(case.dtype),
+    )
+    adam = optimizers.make_optimizer("adam", 2e-4, b1=0.5, b2=0.99)
+    g_key, d_key, run_key = jax.random.split(jax.random.key(case.seed), 3)
+    labels = batch["label"][:1] if case.conditional else None
+    latents = jnp.zeros((1, case.latent_size))
+    g_net = state.init_net(generator, g_key, latents, labels, train=False, optimizer=adam)
+    d_net = state.init_net(
+        discriminator, d_key, batch["image"][:1], labels, train=False, optimizer=adam
+    )
+    step = steps.adversarial_step(
+        generator,
+        discriminator,
+        losses.adversarial_loss("non_saturating"),
+        adam,
+        adam,
+        latent_size=case.latent_size,
+        conditional=case.conditional,
+        penalty=None if case.penalty == "none" else losses.penalty(case.penalty),
+        penalty_weight=0.1,
+    )
+    first = state.TrainState.create(run_key, {"generator": g_net, "discriminator": d_net})
+    return Work(case, {"generator": generator, "discriminator": discriminator}, step, first, batch)
