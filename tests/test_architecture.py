@@ -22,6 +22,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 LAYERS = [
     ["errors"],
     ["typing"],
+    ["folders"],
     ["axis"],
     ["ops"],
     ["layers"],

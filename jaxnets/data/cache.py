@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 
 from jaxnets.data.dataset import DataSet, Split, array_digest, fingerprint, stratified_indices
 from jaxnets.errors import UserError
+from jaxnets.folders import cache_dir
 
 __all__ = ["Staging", "cache_dir", "cached", "make_temporary"]
 
@@ -26,15 +26,6 @@ CHUNK_BYTES = 1 << 26
 
 class _Damaged(Exception):
     """What lies in the cache is not what was put there."""
-
-
-def cache_dir() -> Path:
-    """Folder for prepared data: $JAXNETS_CACHE, else jaxnets in the user's cache folder."""
-    own = os.environ.get("JAXNETS_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxnets"
 
 
 class Staging:

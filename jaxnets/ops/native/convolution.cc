@@ -1,0 +1,468 @@
+// Convolution on CPUs: forward, gradient in the input, gradient in the kernel; float32.
+//
+// Channels last, one to three spatial axes (Python pads them to three). Nothing is unrolled into
+// a matrix of patches. A table says where in a (padded) group of images each output pixel begins,
+// another where, from there, each tap of the kernel reads; the inner loops multiply a register
+// block of pixels by a register block of channels. So stride, dilation and the phases of a
+// transposed convolution are nothing but other tables.
+//
+// Sums don't depend on the number of threads: work is cut by the shapes alone.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+using Index = int64_t;
+
+#if defined(__AVX512F__)
+constexpr Index kLanes = 16, kPixels = 14, kRows = 8;
+#elif defined(__AVX__)
+constexpr Index kLanes = 8, kPixels = 6, kRows = 4;
+#else
+constexpr Index kLanes = 4, kPixels = 6, kRows = 4;
+#endif
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+constexpr Index kVectors = 2;  // of output channels in a register block
+constexpr Index kBlock = kVectors * kLanes;
+
+inline Vector Load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+inline void Store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
+
+Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+
+// Runs task(0) ... task(count - 1) on the pool's threads and this one, and waits.
+template <typename Task>
+void ForEach(ffi::ThreadPool& pool, Index count, const Task& task) {
+  struct Job {
+    std::atomic<Index> next{0}, done{0};
+    Index count;
+    const Task* task;  // read by those only who got a number, and while the caller waits
+  };
+  auto job = std::make_shared<Job>();
+  job->count = count;
+  job->task = &task;
+  auto work = [job] {
+    for (Index i; (i = job->next.fetch_add(1)) < job->count;) {
+      (*job->task)(i);
+      job->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  const Index threads = std::min<Index>(count, std::max<Index>(1, pool.num_threads()));
+  for (Index i = 1; i < threads; ++i) pool.Schedule(decltype(work)(work));
+  work();
+  for (int spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins) {
+    if (spins > 2000) std::this_thread::yield();
+  }
+}
+
+// Memory of this thread that outlives the call: fresh pages would cost more than the copy.
+float* Scratch(int which, Index size) {
+  thread_local std::vector<float> buffers[3];
+  std::vector<float>& buffer = buffers[which];
+  if (static_cast<Index>(buffer.size()) < size) buffer.resize(size);
+  return buffer.data();
+}
+
+struct Geometry {
+  Index batch, groups, in_channels, out_channels;  // channels of all groups together
+  Index in[3], out[3], window[3], stride[3], before[3], dilation[3];
+
+  Index in_group() const { return in_channels / groups; }
+  Index out_group() const { return out_channels / groups; }
+  Index taps() const { return window[0] * window[1] * window[2]; }
+};
+
+// One set of taps: output pixel q is the sum over taps of weight(tap) times what lies at
+// step * q + offset(tap), and is written to step_out * q + start.
+struct Phase {
+  Index count[3], start[3];
+  std::vector<Index> tap;                    // numbers of the taps in the kernel
+  std::vector<std::array<Index, 3>> offset;  // in pixels of the input, may be negative
+};
+
+// Reading side: an image with a border of zeros.
+struct Padded {
+  Index before[3] = {0, 0, 0}, size[3], channels;
+  bool copied = false;
+
+  void Fit(const Index* image, Index channel_count, const Index* step,
+           const std::vector<Phase>& phases) {
+    channels = channel_count;
+    for (int a = 0; a < 3; ++a) {
+      Index low = 0, high = image[a] - 1;
+      for (const Phase& phase : phases) {
+        if (phase.count[a] <= 0) continue;
+        for (const auto& offset : phase.offset) {
+          low = std::min(low, offset[a]);
+          high = std::max(high, step[a] * (phase.count[a] - 1) + offset[a]);
+        }
+      }
+      before[a] = -low;
+      size[a] = high - low + 1;
+      if (size[a] != image[a]) copied = true;
+    }
+  }
+  Index floats() const { return size[0] * size[1] * size[2] * channels; }
+  Index at(Index z, Index y, Index x) const {
+    return (((z + before[0]) * size[1] + y + before[1]) * size[2] + x + before[2]) * channels;
+  }
+  void Copy(const float* from, const Index* image, float* to) const {
+    std::memset(to, 0, floats() * sizeof(float));
+    const Index row = image[2] * channels;
+    for (Index z = 0; z < image[0]; ++z)
+      for (Index y = 0; y < image[1]; ++y)
+        std::memcpy(to + at(z, y, 0), from + (z * image[1] + y) * row, row * sizeof(float));
+  }
+};
+
+// Images that are worked on together: enough pixels to pay for a pass over the weights.
+Index Together(Index pixels, Index batch) {
+  return std::min(batch, std::max<Index>(1, 256 / std::max<Index>(1, pixels)));
+}
+
+// Where each pixel of a phase begins to read, and where it is written, for `images` of them.
+void Tables(const Phase& phase, const Padded& padded, const Index* step, const Index* out,
+            const Index* step_out, Index out_channels, Index images, std::vector<Index>* read,
+            std::vector<Index>* write) {
+  const Index out_image = out[0] * out[1] * out[2] * out_channels;
+  for (Index i = 0; i < images; ++i)
+    for (Index z = 0; z < phase.count[0]; ++z)
+      for (Index y = 0; y < phase.count[1]; ++y)
+        for (Index x = 0; x < phase.count[2]; ++x) {
+          read->push_back(i * padded.floats() + padded.at(step[0] * z, step[1] * y, step[2] * x));
+          write->push_back(i * out_image + (((phase.start[0] + step_out[0] * z) * out[1] +
+                                             phase.start[1] + step_out[1] * y) * out[2] +
+                                            phase.start[2] + step_out[2] * x) * out_channels);
+        }
+}
+
+Index Displacement(const Padded& padded, const std::array<Index, 3>& offset) {
+  return ((offset[0] * padded.size[1] + offset[1]) * padded.size[2] + offset[2]) * padded.channels;
+}
+
+// P pixels times N vectors of output channels.
+template <int P, int N>
+void MultiplyBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
+                   Index depth, const float* weights, float* out, const Index* write,
+                   Index channels) {
+  Vector sum[P][N] = {};
+  for (Index t = 0; t < tap_count; ++t) {
+    const float* from[P];
+    for (int p = 0; p < P; ++p) from[p] = images + taps[t] + read[p];
+    for (Index c = 0; c < depth; ++c) {
+      Vector w[N];
+      for (int n = 0; n < N; ++n) w[n] = Load(weights + n * kLanes);
+      weights += kBlock;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const float x = from[p][c];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sum[p][n] += x * w[n];
+      }
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    float* to = out + write[p];
+    if (channels == N * kLanes) {
+      for (int n = 0; n < N; ++n) Store(to + n * kLanes, sum[p][n]);
+    } else {
+      std::memcpy(to, &sum[p][0], channels * sizeof(float));
+    }
+  }
+}
+
+using Block = void (*)(const float*, const Index*, const Index*, Index, Index, const float*,
+                       float*, const Index*, Index);
+template <int N, int... P>
+constexpr std::array<Block, sizeof...(P)> Blocks(std::integer_sequence<int, P...>) {
+  return {&MultiplyBlock<P + 1, N>...};
+}
+// kBlocks[n - 1][p - 1] is the block of p pixels and n vectors.
+const std::array<std::array<Block, kPixels>, kVectors> kBlocks = {
+    Blocks<1>(std::make_integer_sequence<int, kPixels>()),
+    Blocks<2>(std::make_integer_sequence<int, kPixels>())};
+
+// y[write] = sum over taps and channels: the forward pass, and each phase of the input's gradient.
+// `weight(tap, from, to)` is the kernel's entry, with channels counted inside one group.
+template <typename Weight>
+void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
+               const Index* image, Index x_channels, const Index* step,
+               const std::vector<Phase>& phases, float* y, const Index* out, Index y_channels,
+               const Index* step_out, const Weight& weight) {
+  const Index from_group = x_channels / groups, to_group = y_channels / groups;
+  const Index to_blocks = CeilDiv(to_group, kBlock);
+  Padded padded;
+  padded.Fit(image, x_channels, step, phases);
+
+  struct Prepared {
+    std::vector<Index> read, write, taps;
+    std::vector<float> weights;  // [groups, to_blocks, taps, from_group, kBlock]
+  };
+  const Index pixels = out[0] * out[1] * out[2];
+  const Index together = Together(pixels, batch);
+  std::vector<Prepared> prepared(phases.size());
+  for (size_t i = 0; i < phases.size(); ++i) {
+    Prepared& p = prepared[i];
+    Tables(phases[i], padded, step, out, step_out, y_channels, together, &p.read, &p.write);
+    for (const auto& offset : phases[i].offset) p.taps.push_back(Displacement(padded, offset));
+    p.weights.resize(groups * to_blocks * p.taps.size() * from_group * kBlock);
+  }
+  for (size_t i = 0; i < phases.size(); ++i) {
+    Prepared& p = prepared[i];
+    const Index taps = p.taps.size();
+    ForEach(pool, groups * to_blocks, [&](Index block) {
+      const Index group = block / to_blocks, first = block % to_blocks * kBlock;
+      const Index filled = std::min(kBlock, to_group - first);
+      float* to = p.weights.data() + block * taps * from_group * kBlock;
+      for (Index t = 0; t < taps; ++t)
+        for (Index c = 0; c < from_group; ++c, to += kBlock)
+          for (Index n = 0; n < kBlock; ++n)
+            to[n] = n < filled ? weight(phases[i].tap[t], group, c, first + n) : 0.0f;
+    });
+  }
+
+  const Index image_floats = image[0] * image[1] * image[2] * x_channels;
+  const Index out_floats = pixels * y_channels;
+  const Index chunks = CeilDiv(batch, together);
+  // Few images and many threads: cut the output channels as well.
+  const Index cuts = std::min(groups * to_blocks,
+                              std::max<Index>(1, 2 * pool.num_threads() / std::max<Index>(1, chunks)));
+  ForEach(pool, chunks * cuts, [&](Index task) {
+    const Index chunk = task / cuts, cut = task % cuts;
+    const Index first = chunk * together, count = std::min(together, batch - first);
+    const float* from = x + first * image_floats;
+    if (padded.copied) {
+      float* to = Scratch(0, together * padded.floats());
+      for (Index i = 0; i < count; ++i)
+        padded.Copy(from + i * image_floats, image, to + i * padded.floats());
+      from = to;
+    }
+    float* into = y + first * out_floats;
+    const Index begin = groups * to_blocks * cut / cuts, end = groups * to_blocks * (cut + 1) / cuts;
+    for (size_t i = 0; i < phases.size(); ++i) {
+      const Prepared& p = prepared[i];
+      const Index taps = p.taps.size();
+      const Index rows = static_cast<Index>(p.read.size()) / together * count;
+      for (Index block = begin; block < end; ++block) {
+        const Index group = block / to_blocks, channel = block % to_blocks * kBlock;
+        const Index filled = std::min(kBlock, to_group - channel);
+        const float* weights = p.weights.data() + block * taps * from_group * kBlock;
+        const auto& kernels = kBlocks[filled <= kLanes ? 0 : 1];
+        for (Index row = 0; row < rows; row += kPixels) {
+          kernels[std::min(kPixels, rows - row) - 1](
+              from + group * from_group, &p.read[row], p.taps.data(), taps, from_group, weights,
+              into + group * to_group + channel, &p.write[row], filled);
+        }
+      }
+    }
+  });
+}
+
+// R rows of the kernel's gradient (a tap and an input channel each) times N vectors of output
+// channels, summed over pixels. `apart` holds where each row reads; consecutive if `kDense`.
+template <int N, bool kDense>
+void OuterBlock(const float* images, const Index* read, const Index* apart, Index pixels,
+                const float* slopes, Index pitch, float* sums, Index sums_pitch, Index rows) {
+  Vector sum[kRows][N] = {};
+  Index at[kRows];
+  for (int r = 0; r < kRows; ++r) at[r] = apart[r < rows ? r : 0];
+  for (Index q = 0; q < pixels; ++q, slopes += pitch) {
+    const float* x = images + read[q];
+    Vector g[N];
+    for (int n = 0; n < N; ++n) g[n] = Load(slopes + n * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const float value = kDense ? x[at[0] + r] : x[at[r]];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sum[r][n] += value * g[n];
+    }
+  }
+  for (int r = 0; r < rows; ++r)
+    for (int n = 0; n < N; ++n) {
+      float* to = sums + r * sums_pitch + n * kLanes;
+      Store(to, Load(to) + sum[r][n]);
+    }
+}
+
+Phase ForwardPhase(const Geometry& g) {
+  Phase phase;
+  for (int a = 0; a < 3; ++a) phase.count[a] = g.out[a], phase.start[a] = 0;
+  for (Index z = 0; z < g.window[0]; ++z)
+    for (Index y = 0; y < g.window[1]; ++y)
+      for (Index x = 0; x < g.window[2]; ++x) {
+        phase.tap.push_back((z * g.window[1] + y) * g.window[2] + x);
+        phase.offset.push_back({z * g.dilation[0] - g.before[0], y * g.dilation[1] - g.before[1],
+                                x * g.dilation[2] - g.before[2]});
+      }
+  return phase;
+}
+
+// Input pixel i is read by output pixel o through tap t where o * stride + t * dilation - before
+// = i. Pixels i = start (mod stride) share their taps: those whose distance the stride divides.
+std::vector<Phase> BackwardPhases(const Geometry& g) {
+  std::vector<Phase> phases;
+  for (Index a = 0; a < g.stride[0]; ++a)
+    for (Index b = 0; b < g.stride[1]; ++b)
+      for (Index c = 0; c < g.stride[2]; ++c) {
+        Phase phase;
+        const Index start[3] = {a, b, c};
+        for (int i = 0; i < 3; ++i) {
+          phase.start[i] = start[i];
+          phase.count[i] = std::max<Index>(0, CeilDiv(g.in[i] - start[i], g.stride[i]));
+        }
+        for (Index t = 0; t < g.taps(); ++t) {
+          const Index tap[3] = {t / (g.window[1] * g.window[2]), t / g.window[2] % g.window[1],
+                                t % g.window[2]};
+          std::array<Index, 3> offset;
+          bool met = true;
+          for (int i = 0; i < 3; ++i) {
+            const Index distance = start[i] + g.before[i] - tap[i] * g.dilation[i];
+            met = met && distance % g.stride[i] == 0;
+            offset[i] = distance / g.stride[i];
+          }
+          if (met) phase.tap.push_back(t), phase.offset.push_back(offset);
+        }
+        phases.push_back(std::move(phase));
+      }
+  return phases;
+}
+
+constexpr Index kOnes[3] = {1, 1, 1};
+
+void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
+             float* y) {
+  const Index to_group = g.out_group(), from_group = g.in_group();
+  Correlate(pool, g.batch, g.groups, x, g.in, g.in_channels, g.stride, {ForwardPhase(g)}, y, g.out,
+            g.out_channels, kOnes, [&](Index tap, Index group, Index from, Index to) {
+              return kernel[(tap * from_group + from) * g.out_channels + group * to_group + to];
+            });
+}
+
+void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* slopes,
+                   const float* kernel, float* x) {
+  const Index out_group = g.out_group(), in_group = g.in_group();
+  Correlate(pool, g.batch, g.groups, slopes, g.out, g.out_channels, kOnes, BackwardPhases(g), x,
+            g.in, g.in_channels, g.stride, [&](Index tap, Index group, Index from, Index to) {
+              return kernel[(tap * in_group + to) * g.out_channels + group * out_group + from];
+            });
+}
+
+void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* slopes,
+                    float* kernel) {
+  const Phase phase = ForwardPhase(g);
+  Padded padded;
+  padded.Fit(g.in, g.in_channels, g.stride, {phase});
+  const Index pixels = g.out[0] * g.out[1] * g.out[2];
+  const Index together = Together(pixels, g.batch);
+  std::vector<Index> read, write;
+  Tables(phase, padded, g.stride, g.out, kOnes, g.out_channels, together, &read, &write);
+  const Index in_group = g.in_group(), out_group = g.out_group();
+  const Index blocks = CeilDiv(out_group, kBlock), pitch = blocks * kBlock;
+  const Index rows = g.taps() * in_group;
+  std::vector<Index> apart(rows);
+  for (Index t = 0; t < g.taps(); ++t)
+    for (Index c = 0; c < in_group; ++c)
+      apart[t * in_group + c] = Displacement(padded, phase.offset[t]) + c;
+
+  // Slices of the batch are summed apart and then together: few enough for their memory.
+  const Index size = g.groups * rows * pitch;
+  const Index chunks = CeilDiv(g.batch, together);
+  const Index slices = std::min(chunks, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
+  const Index cuts = std::min(g.groups * blocks,
+                              std::max<Index>(1, pool.num_threads() / std::max<Index>(1, slices)));
+  std::unique_ptr<float[]> sums(new float[slices * size]);
+  const Index image_floats = g.in[0] * g.in[1] * g.in[2] * g.in_channels;
+  const bool repack = out_group % kLanes != 0;
+  ForEach(pool, slices * cuts, [&](Index task) {
+    const Index slice = task / cuts, cut = task % cuts;
+    const Index begin = g.groups * blocks * cut / cuts, end = g.groups * blocks * (cut + 1) / cuts;
+    float* sum = sums.get() + slice * size;
+    std::memset(sum + begin * rows * kBlock, 0, (end - begin) * rows * kBlock * sizeof(float));
+    for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
+      const Index first = chunk * together, count = std::min(together, g.batch - first);
+      const float* from = x + first * image_floats;
+      if (padded.copied) {
+        float* to = Scratch(0, together * padded.floats());
+        for (Index i = 0; i < count; ++i)
+          padded.Copy(from + i * image_floats, g.in, to + i * padded.floats());
+        from = to;
+      }
+      for (Index block = begin; block < end; ++block) {
+        const Index group = block / blocks, channel = block % blocks * kBlock;
+        const Index filled = std::min(kBlock, out_group - channel);
+        const float* slope = slopes + first * pixels * g.out_channels + group * out_group + channel;
+        Index slope_pitch = g.out_channels;
+        if (repack && channel + kBlock > out_group) {
+          float* to = Scratch(1, together * pixels * kBlock);
+          for (Index q = 0; q < count * pixels; ++q) {
+            std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
+            std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
+          }
+          slope = to, slope_pitch = kBlock;
+        }
+        for (Index row = 0; row < rows; row += kRows) {
+          const Index live = std::min(kRows, rows - row);
+          const bool dense = live == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
+          auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
+                                      : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
+          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope,
+              slope_pitch, sum + (block * rows + row) * kBlock, kBlock, live);
+        }
+      }
+    }
+  });
+  ForEach(pool, g.groups * blocks, [&](Index block) {
+    const Index group = block / blocks, channel = block % blocks * kBlock;
+    const Index filled = std::min(kBlock, out_group - channel);
+    for (Index row = 0; row < rows; ++row) {
+      float* to = kernel + row * g.out_channels + group * out_group + channel;
+      const float* from = sums.get() + (block * rows + row) * kBlock;
+      for (Index n = 0; n < filled; ++n) {
+        float total = from[n];
+        for (Index slice = 1; slice < slices; ++slice) total += from[slice * size + n];
+        to[n] = total;
+      }
+    }
+  });
+}
+
+using Buffer = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<ffi::Buffer<ffi::F32>>;
+using Run = void (*)(ffi::ThreadPool&, const Geometry&, const float*, const float*, float*);
+
+template <Run run>
+ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<const int64_t> n) {
+  Geometry g;
+  static_assert(sizeof(Geometry) == 22 * sizeof(Index));
+  if (n.size() != 22) return ffi::Error::InvalidArgument("a geometry has 22 numbers");
+  std::memcpy(&g, n.begin(), sizeof(g));
+  run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#define JAXNETS_HANDLER(name, run)                                       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, Call<run>,                         \
+                                ffi::Ffi::Bind()                         \
+                                    .Ctx<ffi::ThreadPool>()              \
+                                    .Arg<Buffer>()                       \
+                                    .Arg<Buffer>()                       \
+                                    .Ret<ffi::Buffer<ffi::F32>>()        \
+                                    .Attr<ffi::Span<const int64_t>>("geometry"))
+
+JAXNETS_HANDLER(jaxnets_conv, Forward);
+JAXNETS_HANDLER(jaxnets_conv_input_gradient, InputGradient);
+JAXNETS_HANDLER(jaxnets_conv_kernel_gradient, KernelGradient);
