@@ -17,6 +17,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -75,6 +79,18 @@ float* Scratch(int which, Index size) {
   return buffer.data();
 }
 
+// Asks for large pages under a result that is about to be written for the first time. XLA hands
+// its temporaries back to the system after every call; 4 KB at a time, getting them again takes a
+// tenth of a training step.
+void WantLargePages(const float* p, Index floats) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(p) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = reinterpret_cast<uintptr_t>(p + floats) & ~(kPage - 1);
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 struct Geometry {
   Index batch, groups, in_channels, out_channels;  // channels of all groups together
   Index in[3], out[3], window[3], stride[3], before[3], dilation[3];
@@ -113,6 +129,8 @@ struct Padded {
       size[a] = high - low + 1;
       if (size[a] != image[a]) copied = true;
     }
+    // Rows a multiple of 2 KB apart would compete for the same few lines of the first cache.
+    if (copied && size[2] * channels % 512 == 0 && size[1] > 1) ++size[2];
   }
   Index floats() const { return size[0] * size[1] * size[2] * channels; }
   Index at(Index z, Index y, Index x) const {
@@ -124,6 +142,14 @@ struct Padded {
     for (Index z = 0; z < image[0]; ++z)
       for (Index y = 0; y < image[1]; ++y)
         std::memcpy(to + at(z, y, 0), from + (z * image[1] + y) * row, row * sizeof(float));
+  }
+  // `count` images with their borders: in this thread's memory, or as they are if they need none.
+  const float* Prepare(const float* from, const Index* image, Index count, Index capacity) const {
+    if (!copied) return from;
+    float* to = Scratch(0, capacity * floats());
+    const Index step = image[0] * image[1] * image[2] * channels;
+    for (Index i = 0; i < count; ++i) Copy(from + i * step, image, to + i * floats());
+    return to;
   }
 };
 
@@ -242,13 +268,7 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
   ForEach(pool, chunks * cuts, [&](Index task) {
     const Index chunk = task / cuts, cut = task % cuts;
     const Index first = chunk * together, count = std::min(together, batch - first);
-    const float* from = x + first * image_floats;
-    if (padded.copied) {
-      float* to = Scratch(0, together * padded.floats());
-      for (Index i = 0; i < count; ++i)
-        padded.Copy(from + i * image_floats, image, to + i * padded.floats());
-      from = to;
-    }
+    const float* from = padded.Prepare(x + first * image_floats, image, count, together);
     float* into = y + first * out_floats;
     const Index begin = groups * to_blocks * cut / cuts, end = groups * to_blocks * (cut + 1) / cuts;
     for (size_t i = 0; i < phases.size(); ++i) {
@@ -339,28 +359,315 @@ std::vector<Phase> BackwardPhases(const Geometry& g) {
   return phases;
 }
 
+// Winograd's minimal filtering F(2x2, 3x3): 16 products for 4 output pixels where the definition
+// takes 36, in tiles of 2x2 pixels (Lavin and Gray 2015, arXiv:1509.09308). The rounding error
+// grows from about 2e-7 to 6e-7.
+//
+//   y = A^T [(G k G^T) * (B^T d B)] A   for a 4x4 tile d of the input.
+struct Winograd {
+  static constexpr Index kPoints = 16;
+
+  Padded padded;
+  Index height, width;                    // of the output
+  Index tiles;                            // of one image
+  std::vector<Index> read, write;         // of each tile, for `together` images
+  std::vector<unsigned char> rows, cols;  // how many of its pixels lie in the image
+
+  // Reads x with a border of `before` zeros, writes images of out_channels.
+  void Fit(const Index* image, Index in_channels, const Index* out, Index out_channels,
+           const Index* before, Index together) {
+    height = out[1], width = out[2];
+    const Index down = CeilDiv(height, 2), across = CeilDiv(width, 2);
+    tiles = down * across;
+    Phase reach;  // the corners that tiles read
+    for (int a = 0; a < 3; ++a) reach.count[a] = 1, reach.start[a] = 0;
+    reach.offset.push_back({0, -before[1], -before[2]});
+    reach.offset.push_back({0, 2 * down + 1 - before[1], 2 * across + 1 - before[2]});
+    const Index one[3] = {1, 1, 1};
+    padded.Fit(image, in_channels, one, {reach});
+    for (Index i = 0; i < together; ++i)
+      for (Index y = 0; y < height; y += 2)
+        for (Index x = 0; x < width; x += 2) {
+          read.push_back(i * padded.floats() + padded.at(0, y - before[1], x - before[2]));
+          write.push_back(((i * height + y) * width + x) * out_channels);
+          rows.push_back(std::min<Index>(2, height - y));
+          cols.push_back(std::min<Index>(2, width - x));
+        }
+  }
+
+  // B^T d B of `count` tiles from `first` on: to[point][tile][channel].
+  void TransformInput(const float* images, Index first, Index count, Index capacity,
+                      float* to) const {
+    const Index channels = padded.channels, pitch = padded.size[2] * channels;
+    for (Index t = 0; t < count; ++t) {
+      const float* tile = images + read[first + t];
+      for (Index c = 0; c < channels; c += kLanes) {
+        Vector d[4][4];
+        for (int j = 0; j < 4; ++j) {
+          Vector column[4];
+          for (int i = 0; i < 4; ++i) column[i] = Load(tile + i * pitch + j * channels + c);
+          d[0][j] = column[0] - column[2];
+          d[1][j] = column[1] + column[2];
+          d[2][j] = column[2] - column[1];
+          d[3][j] = column[1] - column[3];
+        }
+        for (int i = 0; i < 4; ++i) {
+          float* out = to + (4 * i * capacity + t) * channels + c;
+          const Index step = capacity * channels;
+          Store(out, d[i][0] - d[i][2]);
+          Store(out + step, d[i][1] + d[i][2]);
+          Store(out + 2 * step, d[i][2] - d[i][1]);
+          Store(out + 3 * step, d[i][1] - d[i][3]);
+        }
+      }
+    }
+  }
+
+  // A^T m A: from[point][tile][kBlock] to the pixels of each tile, `filled` channels of them.
+  void TransformOutput(const float* from, Index first, Index count, Index capacity, Index filled,
+                       Index out_channels, float* out) const {
+    for (Index t = 0; t < count; ++t) {
+      float* pixel = out + write[first + t];
+      const int down = rows[first + t], across = cols[first + t];
+      for (Index c = 0; c < filled; c += kLanes) {
+        Vector s[2][4];
+        for (int j = 0; j < 4; ++j) {
+          Vector m[4];
+          for (int i = 0; i < 4; ++i)
+            m[i] = Load(from + ((4 * i + j) * capacity + t) * kBlock + c);
+          s[0][j] = m[0] + m[1] + m[2];
+          s[1][j] = m[1] - m[2] - m[3];
+        }
+        for (int i = 0; i < down; ++i) {
+          float* row = pixel + i * width * out_channels + c;
+          Store(row, s[i][0] + s[i][1] + s[i][2]);
+          if (across > 1) Store(row + out_channels, s[i][1] - s[i][2] - s[i][3]);
+        }
+      }
+    }
+  }
+
+  // A g A^T of the slopes' tiles: to[point][tile][channel].
+  void TransformSlope(const float* slopes, Index channels, Index first, Index count,
+                      Index capacity, float* to) const {
+    const Vector zero = {};
+    for (Index t = 0; t < count; ++t) {
+      const float* pixel = slopes + write[first + t];
+      const bool down = rows[first + t] > 1, across = cols[first + t] > 1;
+      const float* below = pixel + width * channels;
+      for (Index c = 0; c < channels; c += kLanes) {
+        Vector g[2][2] = {{Load(pixel + c), across ? Load(pixel + channels + c) : zero},
+                          {down ? Load(below + c) : zero,
+                           down && across ? Load(below + channels + c) : zero}};
+        Vector s[4][2];
+        for (int j = 0; j < 2; ++j) {
+          s[0][j] = g[0][j];
+          s[1][j] = g[0][j] + g[1][j];
+          s[2][j] = g[0][j] - g[1][j];
+          s[3][j] = -g[1][j];
+        }
+        for (int i = 0; i < 4; ++i) {
+          float* out = to + (4 * i * capacity + t) * channels + c;
+          const Index step = capacity * channels;
+          Store(out, s[i][0]);
+          Store(out + step, s[i][0] + s[i][1]);
+          Store(out + 2 * step, s[i][0] - s[i][1]);
+          Store(out + 3 * step, -s[i][1]);
+        }
+      }
+    }
+  }
+};
+
+// Whether F(2x2, 3x3) applies, and pays: not where half of the tiles' pixels lie outside.
+bool UsesWinograd(const Geometry& g) {
+  const Index pixels = g.out[1] * g.out[2];
+  const Index computed = 4 * CeilDiv(g.out[1], 2) * CeilDiv(g.out[2], 2);
+  return g.groups == 1 && g.in[0] == 1 && g.out[0] == 1 && g.window[0] == 1 && g.window[1] == 3 &&
+         g.window[2] == 3 && g.stride[1] == 1 && g.stride[2] == 1 && g.dilation[1] == 1 &&
+         g.dilation[2] == 1 && g.before[0] == 0 && g.in_channels % kLanes == 0 &&
+         g.out_channels % kLanes == 0 && 2 * computed <= 3 * pixels;
+}
+
+// G k G^T for one input channel and kBlock output channels: to[point * step + lane].
+void TransformKernel(const float (*k)[kBlock], Index step, float* to) {
+  float half[4][3][kBlock];
+  for (int x = 0; x < 3; ++x)
+    for (Index n = 0; n < kBlock; ++n) {
+      const float a = k[x][n], b = k[3 + x][n], c = k[6 + x][n];
+      half[0][x][n] = a;
+      half[1][x][n] = 0.5f * (a + b + c);
+      half[2][x][n] = 0.5f * (a - b + c);
+      half[3][x][n] = c;
+    }
+  for (int i = 0; i < 4; ++i)
+    for (Index n = 0; n < kBlock; ++n) {
+      const float a = half[i][0][n], b = half[i][1][n], c = half[i][2][n];
+      to[(4 * i) * step + n] = a;
+      to[(4 * i + 1) * step + n] = 0.5f * (a + b + c);
+      to[(4 * i + 2) * step + n] = 0.5f * (a - b + c);
+      to[(4 * i + 3) * step + n] = c;
+    }
+}
+
+template <typename Weight>
+void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, const float* x, const Index* image,
+                       Index from_channels, const Index* before, float* y, const Index* out,
+                       Index to_channels, const Weight& weight) {
+  const Index pixels = out[1] * out[2], together = Together(pixels, batch);
+  Winograd w;
+  w.Fit(image, from_channels, out, to_channels, before, together);
+  const Index blocks = CeilDiv(to_channels, kBlock), points = Winograd::kPoints;
+  const Index block_floats = points * from_channels * kBlock;  // [point, from, kBlock]
+  std::unique_ptr<float[]> weights(new float[blocks * block_floats]);
+  ForEach(pool, blocks, [&](Index block) {
+    const Index first = block * kBlock, filled = std::min(kBlock, to_channels - first);
+    float k[9][kBlock] = {};
+    for (Index c = 0; c < from_channels; ++c) {
+      for (int t = 0; t < 9; ++t)
+        for (Index n = 0; n < filled; ++n) k[t][n] = weight(t, 0, c, first + n);
+      TransformKernel(k, from_channels * kBlock, &weights[block * block_floats + c * kBlock]);
+    }
+  });
+  const Index image_floats = image[1] * image[2] * from_channels;
+  const Index chunks = CeilDiv(batch, together);
+  const Index cuts =
+      std::min(blocks, std::max<Index>(1, 2 * pool.num_threads() / std::max<Index>(1, chunks)));
+  ForEach(pool, chunks * cuts, [&](Index task) {
+    const Index chunk = task / cuts, cut = task % cuts;
+    const Index first = chunk * together, count = std::min(together, batch - first);
+    const float* from = w.padded.Prepare(x + first * image_floats, image, count, together);
+    float* into = y + first * pixels * to_channels;
+    float* inputs = Scratch(1, points * kPixels * from_channels);
+    float* outputs = Scratch(2, points * kPixels * kBlock);
+    Index read[kPixels], write[kPixels];
+    for (Index p = 0; p < kPixels; ++p) read[p] = p * from_channels, write[p] = p * kBlock;
+    const Index none = 0;
+    for (Index tile = 0; tile < count * w.tiles; tile += kPixels) {
+      const Index live = std::min(kPixels, count * w.tiles - tile);
+      w.TransformInput(from, tile, live, kPixels, inputs);
+      for (Index block = blocks * cut / cuts; block < blocks * (cut + 1) / cuts; ++block) {
+        const Index filled = std::min(kBlock, to_channels - block * kBlock);
+        const Block multiply = kBlocks[filled <= kLanes ? 0 : 1][live - 1];
+        for (Index point = 0; point < points; ++point) {
+          multiply(inputs + point * kPixels * from_channels, read, &none, 1, from_channels,
+                   &weights[block * block_floats + point * from_channels * kBlock],
+                   outputs + point * kPixels * kBlock, write, filled);
+        }
+        w.TransformOutput(outputs, tile, live, kPixels, filled, to_channels,
+                          into + block * kBlock);
+      }
+    }
+  });
+}
+
 constexpr Index kOnes[3] = {1, 1, 1};
 
 void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
              float* y) {
   const Index to_group = g.out_group(), from_group = g.in_group();
+  const auto weight = [&](Index tap, Index group, Index from, Index to) {
+    return kernel[(tap * from_group + from) * g.out_channels + group * to_group + to];
+  };
+  if (UsesWinograd(g)) {
+    CorrelateWinograd(pool, g.batch, x, g.in, g.in_channels, g.before, y, g.out, g.out_channels,
+                      weight);
+    return;
+  }
   Correlate(pool, g.batch, g.groups, x, g.in, g.in_channels, g.stride, {ForwardPhase(g)}, y, g.out,
-            g.out_channels, kOnes, [&](Index tap, Index group, Index from, Index to) {
-              return kernel[(tap * from_group + from) * g.out_channels + group * to_group + to];
-            });
+            g.out_channels, kOnes, weight);
 }
 
 void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* slopes,
                    const float* kernel, float* x) {
   const Index out_group = g.out_group(), in_group = g.in_group();
+  const auto weight = [&](Index tap, Index group, Index from, Index to) {
+    return kernel[(tap * in_group + to) * g.out_channels + group * out_group + from];
+  };
+  if (UsesWinograd(g)) {  // the same, with the kernel read backwards
+    const Index before[3] = {0, 2 - g.before[1], 2 - g.before[2]};
+    CorrelateWinograd(pool, g.batch, slopes, g.out, g.out_channels, before, x, g.in,
+                      g.in_channels, [&](Index tap, Index group, Index from, Index to) {
+                        return weight(8 - tap, group, from, to);
+                      });
+    return;
+  }
   Correlate(pool, g.batch, g.groups, slopes, g.out, g.out_channels, kOnes, BackwardPhases(g), x,
-            g.in, g.in_channels, g.stride, [&](Index tap, Index group, Index from, Index to) {
-              return kernel[(tap * in_group + to) * g.out_channels + group * out_group + from];
-            });
+            g.in, g.in_channels, g.stride, weight);
+}
+
+// The kernel's gradient among Winograd's points: G^T [sum over tiles of (B^T d B) (A g A^T)] G.
+void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const float* x,
+                            const float* slopes, float* kernel) {
+  constexpr Index kTiles = 56;
+  const Index pixels = g.out[1] * g.out[2], together = Together(pixels, g.batch);
+  const Index from = g.in_channels, to = g.out_channels, points = Winograd::kPoints;
+  Winograd w;
+  w.Fit(g.in, from, g.out, to, g.before, together);
+  const Index chunks = CeilDiv(g.batch, together), size = points * from * to;
+  const Index slices = std::min(chunks, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
+  const Index blocks = CeilDiv(to, kBlock);
+  std::unique_ptr<float[]> sums(new float[slices * size]);  // [slice, point, from, to]
+  std::vector<Index> read(kTiles), apart(from);
+  for (Index t = 0; t < kTiles; ++t) read[t] = t * from;
+  for (Index c = 0; c < from; ++c) apart[c] = c;
+  ForEach(pool, slices, [&](Index slice) {
+    float* sum = sums.get() + slice * size;
+    std::memset(sum, 0, size * sizeof(float));
+    float* inputs = Scratch(1, points * kTiles * from);
+    float* outputs = Scratch(2, points * kTiles * to);
+    for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
+      const Index first = chunk * together, count = std::min(together, g.batch - first);
+      const float* images =
+          w.padded.Prepare(x + first * g.in[1] * g.in[2] * from, g.in, count, together);
+      for (Index tile = 0; tile < count * w.tiles; tile += kTiles) {
+        const Index live = std::min(kTiles, count * w.tiles - tile);
+        w.TransformInput(images, tile, live, kTiles, inputs);
+        w.TransformSlope(slopes + first * pixels * to, to, tile, live, kTiles, outputs);
+        for (Index point = 0; point < points; ++point)
+          for (Index block = 0; block < blocks; ++block) {
+            const Index channel = block * kBlock;
+            auto run = to - channel <= kLanes ? OuterBlock<1, true> : OuterBlock<2, true>;
+            for (Index row = 0; row < from; row += kRows)
+              run(inputs + point * kTiles * from, read.data(), &apart[row], live,
+                  outputs + point * kTiles * to + channel, to,
+                  sum + (point * from + row) * to + channel, to, kRows);
+          }
+      }
+    }
+  });
+  ForEach(pool, from, [&](Index row) {
+    for (Index channel = 0; channel < to; channel += kLanes) {
+      Vector u[4][4], half[3][4];
+      for (int p = 0; p < 16; ++p) {
+        const float* at = sums.get() + (p * from + row) * to + channel;
+        u[p / 4][p % 4] = Load(at);
+        for (Index slice = 1; slice < slices; ++slice) u[p / 4][p % 4] += Load(at + slice * size);
+      }
+      for (int j = 0; j < 4; ++j) {
+        const Vector plus = 0.5f * (u[1][j] + u[2][j]), minus = 0.5f * (u[1][j] - u[2][j]);
+        half[0][j] = u[0][j] + plus;
+        half[1][j] = minus;
+        half[2][j] = plus + u[3][j];
+      }
+      for (int i = 0; i < 3; ++i) {
+        const Vector plus = 0.5f * (half[i][1] + half[i][2]);
+        float* out = kernel + (3 * i * from + row) * to + channel;
+        Store(out, half[i][0] + plus);
+        Store(out + from * to, 0.5f * (half[i][1] - half[i][2]));
+        Store(out + 2 * from * to, plus + half[i][3]);
+      }
+    }
+  });
 }
 
 void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* slopes,
                     float* kernel) {
+  // Past this size its sums, 16 for each pair of channels, no longer stay in the cache.
+  if (UsesWinograd(g) && g.in_channels * g.out_channels <= 256 * 256) {
+    KernelGradientWinograd(pool, g, x, slopes, kernel);
+    return;
+  }
   const Phase phase = ForwardPhase(g);
   Padded padded;
   padded.Fit(g.in, g.in_channels, g.stride, {phase});
@@ -392,13 +699,7 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
     std::memset(sum + begin * rows * kBlock, 0, (end - begin) * rows * kBlock * sizeof(float));
     for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
       const Index first = chunk * together, count = std::min(together, g.batch - first);
-      const float* from = x + first * image_floats;
-      if (padded.copied) {
-        float* to = Scratch(0, together * padded.floats());
-        for (Index i = 0; i < count; ++i)
-          padded.Copy(from + i * image_floats, g.in, to + i * padded.floats());
-        from = to;
-      }
+      const float* from = padded.Prepare(x + first * image_floats, g.in, count, together);
       for (Index block = begin; block < end; ++block) {
         const Index group = block / blocks, channel = block % blocks * kBlock;
         const Index filled = std::min(kBlock, out_group - channel);
@@ -448,6 +749,7 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<co
   static_assert(sizeof(Geometry) == 22 * sizeof(Index));
   if (n.size() != 22) return ffi::Error::InvalidArgument("a geometry has 22 numbers");
   std::memcpy(&g, n.begin(), sizeof(g));
+  WantLargePages(c->typed_data(), c->element_count());
   run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
   return ffi::Error::Success();
 }
