@@ -137,11 +137,16 @@ struct Padded {
     return (((z + before[0]) * size[1] + y + before[1]) * size[2] + x + before[2]) * channels;
   }
   void Copy(const float* from, const Index* image, float* to) const {
-    std::memset(to, 0, floats() * sizeof(float));
     const Index row = image[2] * channels;
+    float* filled = to;  // up to here
     for (Index z = 0; z < image[0]; ++z)
-      for (Index y = 0; y < image[1]; ++y)
-        std::memcpy(to + at(z, y, 0), from + (z * image[1] + y) * row, row * sizeof(float));
+      for (Index y = 0; y < image[1]; ++y) {
+        float* begin = to + at(z, y, 0);
+        std::memset(filled, 0, (begin - filled) * sizeof(float));
+        std::memcpy(begin, from + (z * image[1] + y) * row, row * sizeof(float));
+        filled = begin + row;
+      }
+    std::memset(filled, 0, (to + floats() - filled) * sizeof(float));
   }
   // `count` images with their borders: in this thread's memory, or as they are if they need none.
   const float* Prepare(const float* from, const Index* image, Index count, Index capacity) const {
@@ -220,6 +225,28 @@ const std::array<std::array<Block, kPixels>, kVectors> kBlocks = {
     Blocks<1>(std::make_integer_sequence<int, kPixels>()),
     Blocks<2>(std::make_integer_sequence<int, kPixels>())};
 
+// P pixels of one output channel, the input channels along the vectors: for images of one or a few
+// channels, which would leave the blocks above nearly empty.
+template <int P>
+void DotBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
+              Index depth, const float* weights, float* out, const Index* write, Index live) {
+  Vector sum[P] = {};
+  for (Index t = 0; t < tap_count; ++t, weights += depth) {
+    const float* from[P];
+    for (int p = 0; p < P; ++p) from[p] = images + taps[t] + read[p < live ? p : 0];
+    for (Index c = 0; c < depth; c += kLanes) {
+      const Vector w = Load(weights + c);
+      for (int p = 0; p < P; ++p) sum[p] += Load(from[p] + c) * w;
+    }
+  }
+  for (int p = 0; p < live; ++p) {
+    float total = 0;
+    for (Index n = 0; n < kLanes; ++n) total += sum[p][n];
+    out[write[p]] = total;
+  }
+}
+constexpr Index kDotPixels = 8;
+
 // y[write] = sum over taps and channels: the forward pass, and each phase of the input's gradient.
 // `weight(tap, from, to)` is the kernel's entry, with channels counted inside one group.
 template <typename Weight>
@@ -228,13 +255,15 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
                const std::vector<Phase>& phases, float* y, const Index* out, Index y_channels,
                const Index* step_out, const Weight& weight) {
   const Index from_group = x_channels / groups, to_group = y_channels / groups;
-  const Index to_blocks = CeilDiv(to_group, kBlock);
+  const bool narrow = 4 * to_group <= kLanes && from_group % kLanes == 0;  // then DotBlock
+  const Index kept = narrow ? 1 : kBlock;  // output channels that weights are kept for together
+  const Index to_blocks = CeilDiv(to_group, kept);
   Padded padded;
   padded.Fit(image, x_channels, step, phases);
 
   struct Prepared {
     std::vector<Index> read, write, taps;
-    std::vector<float> weights;  // [groups, to_blocks, taps, from_group, kBlock]
+    std::vector<float> weights;  // [groups, to_blocks, taps, from_group, kept]
   };
   const Index pixels = out[0] * out[1] * out[2];
   const Index together = Together(pixels, batch);
@@ -243,18 +272,18 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     Prepared& p = prepared[i];
     Tables(phases[i], padded, step, out, step_out, y_channels, together, &p.read, &p.write);
     for (const auto& offset : phases[i].offset) p.taps.push_back(Displacement(padded, offset));
-    p.weights.resize(groups * to_blocks * p.taps.size() * from_group * kBlock);
+    p.weights.resize(groups * to_blocks * p.taps.size() * from_group * kept);
   }
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
     const Index taps = p.taps.size();
     ForEach(pool, groups * to_blocks, [&](Index block) {
-      const Index group = block / to_blocks, first = block % to_blocks * kBlock;
-      const Index filled = std::min(kBlock, to_group - first);
-      float* to = p.weights.data() + block * taps * from_group * kBlock;
+      const Index group = block / to_blocks, first = block % to_blocks * kept;
+      const Index filled = std::min(kept, to_group - first);
+      float* to = p.weights.data() + block * taps * from_group * kept;
       for (Index t = 0; t < taps; ++t)
-        for (Index c = 0; c < from_group; ++c, to += kBlock)
-          for (Index n = 0; n < kBlock; ++n)
+        for (Index c = 0; c < from_group; ++c, to += kept)
+          for (Index n = 0; n < kept; ++n)
             to[n] = n < filled ? weight(phases[i].tap[t], group, c, first + n) : 0.0f;
     });
   }
@@ -276,14 +305,22 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
       const Index taps = p.taps.size();
       const Index rows = static_cast<Index>(p.read.size()) / together * count;
       for (Index block = begin; block < end; ++block) {
-        const Index group = block / to_blocks, channel = block % to_blocks * kBlock;
-        const Index filled = std::min(kBlock, to_group - channel);
-        const float* weights = p.weights.data() + block * taps * from_group * kBlock;
+        const Index group = block / to_blocks, channel = block % to_blocks * kept;
+        const Index filled = std::min(kept, to_group - channel);
+        const float* weights = p.weights.data() + block * taps * from_group * kept;
+        float* to = into + group * to_group + channel;
+        if (narrow) {
+          for (Index row = 0; row < rows; row += kDotPixels)
+            DotBlock<kDotPixels>(from + group * from_group, &p.read[row], p.taps.data(), taps,
+                                 from_group, weights, to, &p.write[row],
+                                 std::min(kDotPixels, rows - row));
+          continue;
+        }
         const auto& kernels = kBlocks[filled <= kLanes ? 0 : 1];
         for (Index row = 0; row < rows; row += kPixels) {
           kernels[std::min(kPixels, rows - row) - 1](
               from + group * from_group, &p.read[row], p.taps.data(), taps, from_group, weights,
-              into + group * to_group + channel, &p.write[row], filled);
+              to, &p.write[row], filled);
         }
       }
     }
@@ -367,28 +404,20 @@ std::vector<Phase> BackwardPhases(const Geometry& g) {
 struct Winograd {
   static constexpr Index kPoints = 16;
 
-  Padded padded;
-  Index height, width;                    // of the output
-  Index tiles;                            // of one image
-  std::vector<Index> read, write;         // of each tile, for `together` images
+  Index in_height, in_width, in_channels, height, width, tiles;  // tiles of one image
+  Index before[2];
+  std::vector<float> zeros;               // a pixel outside the image
+  std::vector<Index> write;               // of each tile, for `together` images
   std::vector<unsigned char> rows, cols;  // how many of its pixels lie in the image
 
-  // Reads x with a border of `before` zeros, writes images of out_channels.
-  void Fit(const Index* image, Index in_channels, const Index* out, Index out_channels,
-           const Index* before, Index together) {
-    height = out[1], width = out[2];
-    const Index down = CeilDiv(height, 2), across = CeilDiv(width, 2);
-    tiles = down * across;
-    Phase reach;  // the corners that tiles read
-    for (int a = 0; a < 3; ++a) reach.count[a] = 1, reach.start[a] = 0;
-    reach.offset.push_back({0, -before[1], -before[2]});
-    reach.offset.push_back({0, 2 * down + 1 - before[1], 2 * across + 1 - before[2]});
-    const Index one[3] = {1, 1, 1};
-    padded.Fit(image, in_channels, one, {reach});
+  Winograd(const Index* image, Index in_channels, const Index* out, Index out_channels,
+           const Index* before, Index together)
+      : in_height(image[1]), in_width(image[2]), in_channels(in_channels), height(out[1]),
+        width(out[2]), tiles(CeilDiv(height, 2) * CeilDiv(width, 2)),
+        before{before[1], before[2]}, zeros(in_channels) {
     for (Index i = 0; i < together; ++i)
       for (Index y = 0; y < height; y += 2)
         for (Index x = 0; x < width; x += 2) {
-          read.push_back(i * padded.floats() + padded.at(0, y - before[1], x - before[2]));
           write.push_back(((i * height + y) * width + x) * out_channels);
           rows.push_back(std::min<Index>(2, height - y));
           cols.push_back(std::min<Index>(2, width - x));
@@ -398,14 +427,22 @@ struct Winograd {
   // B^T d B of `count` tiles from `first` on: to[point][tile][channel].
   void TransformInput(const float* images, Index first, Index count, Index capacity,
                       float* to) const {
-    const Index channels = padded.channels, pitch = padded.size[2] * channels;
+    const Index channels = in_channels, across = CeilDiv(width, 2);
     for (Index t = 0; t < count; ++t) {
-      const float* tile = images + read[first + t];
+      const Index image = (first + t) / tiles, tile = (first + t) % tiles;
+      const Index y = tile / across * 2 - before[0], x = tile % across * 2 - before[1];
+      const float* pixel[4][4];
+      for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) {
+          const bool inside = y + i >= 0 && y + i < in_height && x + j >= 0 && x + j < in_width;
+          const Index place = (image * in_height + y + i) * in_width + x + j;
+          pixel[i][j] = inside ? images + place * channels : zeros.data();
+        }
       for (Index c = 0; c < channels; c += kLanes) {
         Vector d[4][4];
         for (int j = 0; j < 4; ++j) {
           Vector column[4];
-          for (int i = 0; i < 4; ++i) column[i] = Load(tile + i * pitch + j * channels + c);
+          for (int i = 0; i < 4; ++i) column[i] = Load(pixel[i][j] + c);
           d[0][j] = column[0] - column[2];
           d[1][j] = column[1] + column[2];
           d[2][j] = column[2] - column[1];
@@ -515,8 +552,7 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, const float* x, const
                        Index from_channels, const Index* before, float* y, const Index* out,
                        Index to_channels, const Weight& weight) {
   const Index pixels = out[1] * out[2], together = Together(pixels, batch);
-  Winograd w;
-  w.Fit(image, from_channels, out, to_channels, before, together);
+  const Winograd w(image, from_channels, out, to_channels, before, together);
   const Index blocks = CeilDiv(to_channels, kBlock), points = Winograd::kPoints;
   const Index block_floats = points * from_channels * kBlock;  // [point, from, kBlock]
   std::unique_ptr<float[]> weights(new float[blocks * block_floats]);
@@ -536,7 +572,7 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, const float* x, const
   ForEach(pool, chunks * cuts, [&](Index task) {
     const Index chunk = task / cuts, cut = task % cuts;
     const Index first = chunk * together, count = std::min(together, batch - first);
-    const float* from = w.padded.Prepare(x + first * image_floats, image, count, together);
+    const float* from = x + first * image_floats;
     float* into = y + first * pixels * to_channels;
     float* inputs = Scratch(1, points * kPixels * from_channels);
     float* outputs = Scratch(2, points * kPixels * kBlock);
@@ -602,8 +638,7 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
   constexpr Index kTiles = 56;
   const Index pixels = g.out[1] * g.out[2], together = Together(pixels, g.batch);
   const Index from = g.in_channels, to = g.out_channels, points = Winograd::kPoints;
-  Winograd w;
-  w.Fit(g.in, from, g.out, to, g.before, together);
+  const Winograd w(g.in, from, g.out, to, g.before, together);
   const Index chunks = CeilDiv(g.batch, together), size = points * from * to;
   const Index slices = std::min(chunks, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
   const Index blocks = CeilDiv(to, kBlock);
@@ -618,8 +653,7 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
     float* outputs = Scratch(2, points * kTiles * to);
     for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
       const Index first = chunk * together, count = std::min(together, g.batch - first);
-      const float* images =
-          w.padded.Prepare(x + first * g.in[1] * g.in[2] * from, g.in, count, together);
+      const float* images = x + first * g.in[1] * g.in[2] * from;
       for (Index tile = 0; tile < count * w.tiles; tile += kTiles) {
         const Index live = std::min(kTiles, count * w.tiles - tile);
         w.TransformInput(images, tile, live, kTiles, inputs);
