@@ -1,0 +1,396 @@
+"""How long a training takes to reach a test accuracy, here and in PyTorch."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from experiments import classify, common
+from experiments.benchmarks import torch_rivals
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxnets.data import DataSet
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeToAccuracy:
+    """Train the speed net to a test accuracy, by this library and by PyTorch in turn.
+
+    Both follow the recipe of `classify`: network, first weights, order of the images, shifts and
+    flips, label smoothing, momentum, schedule, weight decay and averaging. The test images are
+    judged after every epoch, off the clock. A training that never gets there is kept as such.
+    """
+
+    data: str = "fashion_mnist"
+    """Data set, as in `classify`."""
+    target: float = 0.94
+    """Test accuracy, in (0, 1), at which a training stops."""
+    seeds: int = 3
+    """Seeds 0, 1, ... up to this many, each by both sides."""
+    width: float | None = None
+    """Factor on every number of channels; by default that of `classify`, as for the next three."""
+    epochs: float | None = None
+    """Length of the schedule, in passes over the training images."""
+    batch_size: int | None = None
+    """Images a step, over all devices."""
+    learning_rate: float | None = None
+    """The highest learning rate."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation on both sides; parameters are float32 in any case."""
+    rival: Literal["eager", "channels_last", "compile"] = "channels_last"
+    """How PyTorch runs it."""
+    devices: int = 1
+    """How many devices our side uses; PyTorch has all cores, or one GPU."""
+    mode: Literal["jit", "pmap"] = "jit"
+    """How our step goes onto the devices."""
+    steps_per_call: int = 4
+    """Our steps in one call of the compiled program."""
+    json: Path | None = None
+    """File that gets all numbers, after every training."""
+
+
+class Training(Protocol):
+    """What can be timed."""
+
+    def warm_up(self) -> float:
+        """Compiles, leaves no trace, and returns the seconds that it took."""
+        ...
+
+    def advance(self, first: int, last: int) -> None:
+        """Makes the steps `first` to `last` - 1, and waits for them."""
+        ...
+
+    def accuracy(self) -> float:
+        """Share of the test images that are classified rightly."""
+        ...
+
+
+def run(config: TimeToAccuracy) -> dict[str, Any]:
+    """The command; returns what `--json` gets.
+
+    Raises:
+      UserError: a flag is out of range, or torch is missing.
+    """
+    from jaxnets import parallel, runs
+    from jaxnets.errors import UserError
+
+    if not 0 < config.target < 1:
+        raise UserError(f"--target must lie between 0 and 1, got {config.target}")
+    for name in ("seeds", "steps_per_call"):
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    torch = torch_rivals.require_torch()
+    torch_rivals.prepare_devices(config.devices)
+    mesh = parallel.make_mesh(config.devices)
+    recipe = _recipe(config, seed=0)
+    dataset = common.load_data(recipe)
+    trainings: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "what": f"speed_net on {dataset.name} to {config.target:.2%}",
+        "recipe": runs.config_values(recipe, leave_out=("seed", "run_dir", "data_dir")),
+        "rival": config.rival,
+        "runs": trainings,
+        "machine": {
+            **common.machine(),
+            "torch": torch.__version__,
+            "threads": torch_rivals.cores(),
+        },
+    }
+    for seed in range(config.seeds):
+        for side in ("jaxnets", "torch"):
+            made = _one(config, dataset, mesh, side, seed)
+            trainings.append({"side": side, "seed": seed, **made})
+            result["summary"] = summary(trainings)
+            if config.json is not None:
+                runs.write_json(config.json, result)
+    common.print_table(f"{result['what']}, {config.seeds} seeds", _rows(result["summary"]))
+    if config.json is not None:
+        print(f"  {config.json}")
+    return result
+
+
+def _recipe(config: TimeToAccuracy, seed: int) -> classify.Classify:
+    """The config of `classify` that both sides follow."""
+    return classify.resolve(
+        classify.Classify(
+            data=config.data,
+            seed=seed,
+            width=config.width,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            dtype=config.dtype,
+            devices=config.devices,
+            mode=config.mode,
+            steps_per_call=config.steps_per_call,
+        )
+    )
+
+
+def _one(
+    config: TimeToAccuracy, dataset: DataSet, mesh: Mesh, side: str, seed: int
+) -> dict[str, Any]:
+    """One training of one side."""
+    import jax
+
+    recipe = _recipe(config, seed)
+    built = classify.build(recipe, dataset, mesh)
+
+    def timed(training: Training) -> dict[str, Any]:
+        return to_accuracy(
+            training,
+            config.target,
+            built.task.total_steps,
+            built.steps_per_epoch,
+            config.steps_per_call,
+            name=f"{side}, seed {seed}",
+        )
+
+    if side == "jaxnets":
+        return timed(_Ours(recipe, built, dataset, mesh))
+    import torch
+
+    from experiments.benchmarks import torch_steps
+    from experiments.benchmarks.torch_training import TorchTraining
+
+    device = torch_rivals.torch_device(jax.default_backend())
+    # A second seed would find the program of the first, and not compile.
+    torch.compiler.reset()
+    uncached: Any = torch.compiler.config
+    with (
+        torch_rivals.torch_threads(torch_rivals.cores()),
+        torch_rivals.tensor_cores(allowed=True),
+        uncached.patch(force_disable_caches=True),
+    ):
+        training = TorchTraining(
+            recipe,
+            built.model,
+            built.task.init().nets["classifier"].variables,
+            built.task.pipeline,  # type: ignore[arg-type]
+            built.train,
+            dataset.splits["test"],
+            built.task.total_steps,
+            torch_steps.FORMS[config.rival],
+            device,
+        )
+        return timed(training)
+
+
+class _Ours:
+    """Our side, as the loop of `jaxnets.loop` would run it, without logs and checkpoints."""
+
+    def __init__(
+        self, recipe: classify.Classify, built: classify.Built, dataset: DataSet, mesh: Mesh
+    ):
+        from jaxnets import parallel
+
+        self.recipe, self.built, self.mesh = recipe, built, mesh
+        self.test = dataset.splits["test"]
+        self.state = parallel.replicate(built.task.init(), mesh)
+        self.source = parallel.replicate(built.task.pipeline.source, mesh)
+        self.programs: dict[int, Any] = {}
+
+    def warm_up(self) -> float:
+        """Compiles the program of a whole call, and that of the rest at the end."""
+        import jax
+        import jax.numpy as jnp
+
+        total, per_call = self.built.task.total_steps, self.recipe.steps_per_call
+        seconds, begun = 0.0, self.state
+        for steps in {min(per_call, total), total % per_call} - {0}:
+            self.state = jax.tree.map(jnp.copy, begun)
+            tries = []
+            for _ in range(2):
+                begin = time.perf_counter()
+                self.advance(0, steps)
+                tries.append(time.perf_counter() - begin)
+            seconds += max(tries[0] - tries[1], 0.0)
+        self.state = begun
+        return seconds
+
+    def advance(self, first: int, last: int) -> None:
+        """See `Training`."""
+        import jax
+
+        from jaxnets import parallel
+
+        task = self.built.task
+        while first < last:
+            steps = min(self.recipe.steps_per_call, last - first)
+            if steps not in self.programs:
+                self.programs[steps] = parallel.compile_step(
+                    task.step,
+                    self.mesh,
+                    self.recipe.mode,
+                    steps_per_call=steps,
+                    fetch=task.pipeline.fetch,
+                )
+            feed = task.pipeline.feed(first, steps)
+            if steps == 1:
+                feed = jax.tree.map(lambda leaf: leaf[0], feed)
+            self.state, _ = self.programs[steps](self.state, feed, self.source)
+            first += steps
+        jax.block_until_ready(self.state)
+
+    def accuracy(self) -> float:
+        """See `Training`."""
+        return self.built.judge(self.state, self.test).metrics["accuracy"]
+
+
+def to_accuracy(
+    training: Training,
+    target: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    steps_per_call: int = 1,
+    *,
+    name: str = "training",
+) -> dict[str, Any]:
+    """Trains until the accuracy is reached or the schedule ends.
+
+    Args:
+      training: what is trained.
+      target: accuracy at which it stops.
+      total_steps: the end of the schedule.
+      steps_per_epoch: steps after which it is evaluated, rounded up to a whole call.
+      steps_per_call: of a call.
+      name: for the lines that show the progress.
+
+    Returns:
+      A dict: `compile_seconds`; `epochs`, a list of `epoch`, `step`, `accuracy`, `seconds` (on
+      the clock so far: training alone) and `evaluation_seconds` (of this evaluation);
+      `train_seconds` and `steps` in all; `final_accuracy`; `seconds_to_target` and
+      `seconds_to_target_with_compile`, None where it was not reached.
+    """
+    compile_seconds = training.warm_up()
+    step, seconds, epochs = 0, 0.0, []
+    while step < total_steps:
+        due = (len(epochs) + 1) * steps_per_epoch
+        last = min(total_steps, max(step + 1, math.ceil(due / steps_per_call) * steps_per_call))
+        begin = time.perf_counter()
+        training.advance(step, last)
+        seconds += time.perf_counter() - begin
+        step, begin = last, time.perf_counter()
+        accuracy = training.accuracy()
+        epochs.append(
+            {
+                "epoch": step / steps_per_epoch,
+                "step": step,
+                "accuracy": accuracy,
+                "seconds": seconds,
+                "evaluation_seconds": time.perf_counter() - begin,
+            }
+        )
+        print(f"{name}: {accuracy:.2%} after {seconds:.1f} s ({step} steps)", flush=True)
+        if accuracy >= target:
+            break
+    reached = epochs[-1]["accuracy"] >= target
+    return {
+        "compile_seconds": compile_seconds,
+        "epochs": epochs,
+        "train_seconds": seconds,
+        "steps": step,
+        "final_accuracy": epochs[-1]["accuracy"],
+        "seconds_to_target": seconds if reached else None,
+        "seconds_to_target_with_compile": seconds + compile_seconds if reached else None,
+    }
+
+
+def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over the seeds, and the ratio ours / torch seed by seed.
+
+    Args:
+      trainings: of `to_accuracy`, each with its `side` and `seed`.
+
+    Returns:
+      side -> `trainings`, `reached` (how many got there) and the spread of each number over the
+      trainings that have it, or None where there are none; and `ratio`: name -> the spread of
+      ours / torch over the seeds for which both sides have the number, or None.
+    """
+    names = ("seconds_to_target", "seconds_to_target_with_compile", "seconds_a_step")
+    rows = [{**one, "seconds_a_step": one["train_seconds"] / one["steps"]} for one in trainings]
+    found: dict[str, Any] = {}
+    for side in ("jaxnets", "torch"):
+        mine = [row for row in rows if row["side"] == side]
+        found[side] = {
+            "trainings": len(mine),
+            "reached": sum(row["seconds_to_target"] is not None for row in mine),
+            **{
+                name: _spread([row[name] for row in mine])
+                for name in (*names, "compile_seconds", "final_accuracy")
+            },
+        }
+    by_seed = {(row["side"], row["seed"]): row for row in rows}
+    pairs = [
+        (row, by_seed["torch", row["seed"]])
+        for row in rows
+        if row["side"] == "jaxnets" and ("torch", row["seed"]) in by_seed
+    ]
+    found["ratio"] = {
+        name: _spread([None if None in (a[name], b[name]) else a[name] / b[name] for a, b in pairs])
+        for name in names
+    }
+    return found
+
+
+def _spread(values: list[float | None]) -> dict[str, float] | None:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return None
+    return {
+        "mean": statistics.fmean(numbers),
+        "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+        "min": min(numbers),
+        "max": max(numbers),
+    }
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    def text(spread: dict[str, float] | None, form: str = "{:.2f}") -> str:
+        if spread is None:
+            return "never"
+        return f"{form.format(spread['mean'])} +- {form.format(spread['std'])}"
+
+    rows = []
+    for side in ("jaxnets", "torch"):
+        mine = found[side]
+        rows += [
+            (f"{side}: reached it", f"{mine['reached']} of {mine['trainings']}"),
+            (f"{side}: seconds to it", text(mine["seconds_to_target"])),
+            (f"{side}: with compilation", text(mine["seconds_to_target_with_compile"])),
+            (f"{side}: seconds a step", text(mine["seconds_a_step"], "{:.4f}")),
+            (f"{side}: last accuracy", text(mine["final_accuracy"], "{:.4f}")),
+        ]
+    ratio = found["ratio"]
+    rows.append(("jaxnets / torch, seconds to it", text(ratio["seconds_to_target"], "{:.3f}")))
+    rows.append(("jaxnets / torch, seconds a step", text(ratio["seconds_a_step"], "{:.3f}")))
+    return rows
+
+
+def main() -> int:
+    """`python -m experiments.benchmarks.time_to_accuracy`."""
+    import tyro
+
+    config = tyro.cli(TimeToAccuracy)
+    from jaxnets.errors import UserError
+
+    try:
+        run(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

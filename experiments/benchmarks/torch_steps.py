@@ -1,0 +1,278 @@
+"""The library's two training steps in PyTorch, as a PyTorch user would write them for speed."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812, the name that everyone knows it by
+from torch import Tensor, nn
+
+__all__ = [
+    "FORMS",
+    "Form",
+    "adam",
+    "adversarial_step",
+    "classifier_step",
+    "compiled",
+    "nesterov",
+    "place",
+    "place_images",
+    "place_labels",
+    "precision",
+]
+
+#: (B) -> latents [B, Z] of the discriminator's fakes, of the generator's, shares [B, 1, 1, 1]
+Draw = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One of the ways in which PyTorch can run the same step.
+
+    Attributes:
+      channels_last: images and kernels in memory as [B, H, W, C].
+      compiled: networks and losses through torch.compile.
+    """
+
+    channels_last: bool
+    compiled: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """What tensors of four axes are laid out as."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+FORMS = {
+    "eager": Form(channels_last=False, compiled=False),
+    "channels_last": Form(channels_last=True, compiled=False),
+    "compile": Form(channels_last=True, compiled=True),
+}
+
+
+def compiled(function: Any, device: torch.device) -> Any:
+    """A module or function through torch.compile, tuned as far as the device's users do."""
+    mode = "max-autotune" if device.type == "cuda" else "default"
+    return torch.compile(function, mode=mode)
+
+
+def place(module: nn.Module, form: Form, device: torch.device) -> nn.Module:
+    """The module on the device, its kernels laid out as the form says."""
+    return module.to(device=device, memory_format=form.memory_format)  # type: ignore[call-overload]
+
+
+def place_images(images: np.ndarray, form: Form, device: torch.device) -> Tensor:
+    """[B, H, W, C] of numpy to [B, C, H, W] on the device, laid out as the form says."""
+    turned = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return turned.to(device=device, memory_format=form.memory_format)
+
+
+def place_labels(labels: np.ndarray, device: torch.device) -> Tensor:
+    """[B] integers of numpy to the int64 that torch's losses take."""
+    return torch.from_numpy(labels.astype(np.int64)).to(device)
+
+
+def precision(dtype: str, device: torch.device) -> Callable[[], Any]:
+    """Context in which forward passes run: autocast for bfloat16, none for float32."""
+    if dtype == "float32":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def nesterov(module: nn.Module, rate: float = 0.01, momentum: float = 0.9) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over what trains, as one kernel."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, rate, momentum=momentum, nesterov=True, fused=True)
+
+
+def adam(module: nn.Module, rate: float = 2e-4, b1: float = 0.5, b2: float = 0.99) -> Any:
+    """Adam over what trains, as one kernel."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, rate, betas=(b1, b2), fused=True)
+
+
+def classifier_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    form: Form,
+    device: torch.device,
+    *,
+    dtype: str = "float32",
+    label_smoothing: float = 0.0,
+) -> Callable[[Tensor, Tensor], None]:
+    """One update on the mean cross-entropy, as `(images, labels) -> None`."""
+    context = precision(dtype, device)
+    forward = compiled(model, device) if form.compiled else model
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        _mark_step(form, device)
+        optimizer.zero_grad(set_to_none=True)
+        with context():
+            logits = forward(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def adversarial_step(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    generator_optimizer: torch.optim.Optimizer,
+    discriminator_optimizer: torch.optim.Optimizer,
+    form: Form,
+    device: torch.device,
+    *,
+    draw: Draw,
+    conditional: bool = False,
+    penalty: str = "none",
+    penalty_weight: float = 0.1,
+    joined: bool = True,
+    dtype: str = "float32",
+) -> Callable[[Tensor, Tensor], None]:
+    """One update of the discriminator, then one of the generator, non-saturating.
+
+    Args:
+      generator: (latents, labels) -> images.
+      discriminator: (images, labels) -> logits [B].
+      generator_optimizer: over the generator's parameters.
+      discriminator_optimizer: over the discriminator's.
+      form: how it runs.
+      device: where the networks are.
+      draw: gives each step's random numbers.
+      conditional: whether the networks get the labels.
+      penalty: none, r1, r2 or wgan_gp.
+      penalty_weight: its factor.
+      joined: whether the discriminator sees reals and fakes in one pass of twice the batch (not
+        with BatchNorm, whose statistics must not mix them) or in two, of which a penalty then
+        uses the one it needs again.
+      dtype: "float32", or "bfloat16" for autocast.
+
+    Returns:
+      `(images, labels) -> None`.
+    """
+    context = precision(dtype, device)
+    loss = _DiscriminatorLoss(discriminator, penalty, penalty_weight, joined, form.compiled)
+    make: Any = generator
+    judge: Any = discriminator
+    d_loss: Any = loss
+    if form.compiled:
+        make, judge, d_loss = (compiled(f, device) for f in (generator, discriminator, loss))
+    trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
+
+    def step(real: Tensor, labels: Tensor) -> None:
+        _mark_step(form, device)
+        label = labels if conditional else None
+        d_latents, g_latents, share = draw(len(real))
+        with torch.no_grad(), context():
+            fake = make(d_latents, label)
+        discriminator_optimizer.zero_grad(set_to_none=True)
+        with context():
+            value = d_loss(real, fake.to(real.dtype), label, share)
+        value.backward()
+        discriminator_optimizer.step()
+
+        generator_optimizer.zero_grad(set_to_none=True)
+        with _frozen(trained):  # its weights' gradients would cost a third of the backward pass
+            with context():
+                logits = judge(make(g_latents, label), label)
+            F.softplus(-logits.float()).mean().backward()
+        generator_optimizer.step()
+
+    return step
+
+
+class _DiscriminatorLoss(nn.Module):
+    """softplus(-D(x)) + softplus(D(G(z))), and the penalty, averaged over the batch."""
+
+    def __init__(
+        self, discriminator: nn.Module, penalty: str, weight: float, joined: bool, functional: bool
+    ):
+        super().__init__()
+        self.discriminator = discriminator
+        self.penalty, self.weight, self.joined = penalty, weight, joined
+        self.slopes = _functional_slopes if functional else _recorded_slopes
+
+    def forward(self, real: Tensor, fake: Tensor, label: Tensor | None, share: Tensor) -> Tensor:
+        """Reals and fakes [B, C, H, W], their labels and WGAN-GP's shares to the loss []."""
+
+        def critic(images: Tensor) -> Tensor:
+            return self.discriminator(images, label).float()
+
+        penalty = None
+        if self.joined:
+            twice = None if label is None else torch.cat([label, label])
+            logits = self.discriminator(torch.cat([real, fake]), twice).float()
+            real_logits, fake_logits = logits.chunk(2)
+        else:
+            if self.penalty == "r1":
+                real_logits, slope = self.slopes(critic, real)
+                penalty = _half_square(slope)
+            else:
+                real_logits = critic(real)
+            if self.penalty == "r2":
+                fake_logits, slope = self.slopes(critic, fake)
+                penalty = _half_square(slope)
+            else:
+                fake_logits = critic(fake)
+        loss = F.softplus(-real_logits) + F.softplus(fake_logits)
+        if penalty is None and self.penalty != "none":
+            if self.penalty == "wgan_gp":
+                between = share * real + (1 - share) * fake
+                slope = self.slopes(critic, between)[1]
+                norm = (slope.square().sum((1, 2, 3)) + 1e-12).sqrt()
+                penalty = (norm - 1).square()
+            else:
+                images = real if self.penalty == "r1" else fake
+                penalty = _half_square(self.slopes(critic, images)[1])
+        if penalty is not None:
+            loss = loss + self.weight * penalty
+        return loss.mean()
+
+
+def _half_square(slope: Tensor) -> Tensor:
+    return 0.5 * slope.square().sum((1, 2, 3))
+
+
+def _recorded_slopes(critic: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The critic's logits, and its gradient in the images, itself to be differentiated."""
+    images = images.detach().requires_grad_()
+    logits = critic(images)
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return logits, slope.float()
+
+
+def _functional_slopes(critic: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in the form that torch.compile can take in: it has no double backward."""
+
+    def total(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = critic(x)
+        return logits.sum(), logits
+
+    slope, logits = torch.func.grad(total, has_aux=True)(images)
+    return logits, slope.float()
+
+
+@contextlib.contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _mark_step(form: Form, device: torch.device) -> None:
+    """Tells CUDA graphs that what earlier steps put out is no longer needed."""
+    if form.compiled and device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()
