@@ -267,7 +267,8 @@ def adversarial_step(
             return augment_batch(augment, keys, images)
 
         def single(images: Array, which: int = 0, state: PyTree = state):
-            logits, _, state = _forward(discriminator, state, dropout_key)(
+            key = jax.random.fold_in(dropout_key, which)
+            logits, _, state = _forward(discriminator, state, key)(
                 params, seen(images, which), labels
             )
             return logits, state
@@ -303,7 +304,19 @@ def adversarial_step(
             chex.assert_equal_shape([real, fake])
             fake = jax.lax.stop_gradient(fake)
             pair, single = judge(params, model_state, labels, judge_key)
-            real_logits, fake_logits, model_state = pair(real, fake)
+            size, at = None, getattr(penalty, "at", "between")
+            if at == "between" or model_state:
+                real_logits, fake_logits, model_state = pair(real, fake)
+            elif at == "real":  # the penalty's pass over the reals gives their logits too
+                real_logits, size = penalty.with_logits(
+                    lambda images: single(images, 0)[0], penalty_key, real, fake
+                )
+                fake_logits, _ = single(fake, 1)
+            else:
+                fake_logits, size = penalty.with_logits(
+                    lambda images: single(images, 1)[0], penalty_key, real, fake
+                )
+                real_logits, _ = single(real, 0)
             values = loss.d_loss(real_logits, fake_logits)
             metrics = {
                 "d_loss": Mean.of(values, mask),
@@ -312,7 +325,8 @@ def adversarial_step(
                 "d_accuracy": Mean.of(real_logits > 0, mask) + Mean.of(fake_logits < 0, mask),
             }
             if penalty is not None:
-                size = penalty(lambda images: single(images)[0], penalty_key, real, fake)
+                if size is None:
+                    size = penalty(lambda images: single(images)[0], penalty_key, real, fake)
                 values = values + penalty_weight * size
                 metrics["penalty"] = Mean.of(size, mask)
             return values, (model_state, metrics)

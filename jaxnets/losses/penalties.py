@@ -15,7 +15,9 @@ A critic here maps images [B, ...] to logits [B], and every logit must depend on
 with a `custom_vjp` has no forward mode and cannot be used inside one.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import chex
 import jax
@@ -25,10 +27,27 @@ from jaxnets.axis import example_keys
 from jaxnets.errors import UserError
 from jaxnets.typing import Array, PRNGKey
 
-__all__ = ["PENALTIES", "gradient_penalty", "logits_and_r1", "penalty", "r1", "r2"]
+__all__ = ["PENALTIES", "Penalty", "gradient_penalty", "logits_and_r1", "penalty", "r1", "r2"]
 
 Critic = Callable[[Array], Array]
-Penalty = Callable[[Critic, PRNGKey, Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """A penalty, and where it looks: `(critic, key, real, fake) -> [B]`.
+
+    Attributes:
+      at: "real" or "fake" where it differentiates the critic at those very images, so that the
+        critic's logits there are to be had for nothing; "between" for anywhere else.
+      with_logits: `(critic, key, real, fake) -> (logits [B], penalties [B])`.
+    """
+
+    at: Literal["real", "fake", "between"]
+    with_logits: Callable[[Critic, PRNGKey, Array, Array], tuple[Array, Array]]
+
+    def __call__(self, critic: Critic, key: PRNGKey, real: Array, fake: Array) -> Array:
+        """The penalties [B]."""
+        return self.with_logits(critic, key, real, fake)[1]
 
 
 def _penalised(critic: Critic, images: Array, phi: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -104,6 +123,12 @@ def gradient_penalty(
     Reference:
       Gulrajani et al. 2017, Improved Training of Wasserstein GANs, arXiv:1704.00028, eq. 3.
     """
+    return _logits_and_gradient_penalty(critic, key, real, fake, target)[1]
+
+
+def _logits_and_gradient_penalty(
+    critic: Critic, key: PRNGKey, real: Array, fake: Array, target: float = 1.0
+) -> tuple[Array, Array]:
     chex.assert_equal_shape([real, fake])
     keys = example_keys(key, real.shape[0])
     share = jax.vmap(lambda k: jax.random.uniform(k, dtype=real.dtype))(keys)
@@ -115,13 +140,13 @@ def gradient_penalty(
         norm = jnp.sqrt(2.0 * _half_squared_norm(gradient) + 1e-12)
         return jnp.square(norm - target)
 
-    return _penalised(critic, between, phi)[1]
+    return _penalised(critic, between, phi)
 
 
 PENALTIES: dict[str, Penalty] = {
-    "r1": lambda critic, key, real, fake: r1(critic, real),
-    "r2": lambda critic, key, real, fake: r2(critic, fake),
-    "wgan_gp": gradient_penalty,
+    "r1": Penalty("real", lambda critic, key, real, fake: logits_and_r1(critic, real)),
+    "r2": Penalty("fake", lambda critic, key, real, fake: logits_and_r1(critic, fake)),
+    "wgan_gp": Penalty("between", _logits_and_gradient_penalty),
 }
 
 

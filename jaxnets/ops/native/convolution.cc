@@ -327,18 +327,19 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
   });
 }
 
-// R rows of the kernel's gradient (a tap and an input channel each) times N vectors of output
-// channels, summed over pixels. `apart` holds where each row reads; consecutive if `kDense`.
+// Rows of the kernel's gradient (a tap and an input channel each) times N vectors of output
+// channels, summed over pixels. `apart` holds where each row reads; consecutive if `kDense`. The
+// slopes lie `pitch` floats from pixel to pixel, `aside` from one vector of channels to the next.
 template <int N, bool kDense>
 void OuterBlock(const float* images, const Index* read, const Index* apart, Index pixels,
-                const float* slopes, Index pitch, float* sums, Index sums_pitch, Index rows) {
+                const float* slopes, Index pitch, Index aside, float* sums, Index sums_pitch, Index rows) {
   Vector sum[kRows][N] = {};
   Index at[kRows];
   for (int r = 0; r < kRows; ++r) at[r] = apart[r < rows ? r : 0];
   for (Index q = 0; q < pixels; ++q, slopes += pitch) {
     const float* x = images + read[q];
     Vector g[N];
-    for (int n = 0; n < N; ++n) g[n] = Load(slopes + n * kLanes);
+    for (int n = 0; n < N; ++n) g[n] = Load(slopes + n * aside);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const float value = kDense ? x[at[0] + r] : x[at[r]];
@@ -424,10 +425,11 @@ struct Winograd {
         }
   }
 
-  // B^T d B of `count` tiles from `first` on: to[point][tile][channel].
-  void TransformInput(const float* images, Index first, Index count, Index capacity,
-                      float* to) const {
-    const Index channels = in_channels, across = CeilDiv(width, 2);
+  // B^T d B of `count` tiles from `first` on, `apart` floats from tile to tile, `aside` from one
+  // vector of channels to the next, and the whole of them from point to point.
+  void TransformInput(const float* images, Index first, Index count, Index capacity, Index apart,
+                      Index aside, float* to) const {
+    const Index channels = in_channels, across = CeilDiv(width, 2), step = capacity * channels;
     for (Index t = 0; t < count; ++t) {
       const Index image = (first + t) / tiles, tile = (first + t) % tiles;
       const Index y = tile / across * 2 - before[0], x = tile % across * 2 - before[1];
@@ -449,8 +451,7 @@ struct Winograd {
           d[3][j] = column[1] - column[3];
         }
         for (int i = 0; i < 4; ++i) {
-          float* out = to + (4 * i * capacity + t) * channels + c;
-          const Index step = capacity * channels;
+          float* out = to + 4 * i * step + t * apart + c / kLanes * aside;
           Store(out, d[i][0] - d[i][2]);
           Store(out + step, d[i][1] + d[i][2]);
           Store(out + 2 * step, d[i][2] - d[i][1]);
@@ -484,10 +485,11 @@ struct Winograd {
     }
   }
 
-  // A g A^T of the slopes' tiles: to[point][tile][channel].
+  // A g A^T of the slopes' tiles: to[point][vector of channels][tile][lane].
   void TransformSlope(const float* slopes, Index channels, Index first, Index count,
                       Index capacity, float* to) const {
     const Vector zero = {};
+    const Index step = capacity * channels;
     for (Index t = 0; t < count; ++t) {
       const float* pixel = slopes + write[first + t];
       const bool down = rows[first + t] > 1, across = cols[first + t] > 1;
@@ -504,8 +506,7 @@ struct Winograd {
           s[3][j] = -g[1][j];
         }
         for (int i = 0; i < 4; ++i) {
-          float* out = to + (4 * i * capacity + t) * channels + c;
-          const Index step = capacity * channels;
+          float* out = to + 4 * i * step + c * capacity + t * kLanes;
           Store(out, s[i][0]);
           Store(out + step, s[i][0] + s[i][1]);
           Store(out + 2 * step, s[i][0] - s[i][1]);
@@ -581,7 +582,7 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, const float* x, const
     const Index none = 0;
     for (Index tile = 0; tile < count * w.tiles; tile += kPixels) {
       const Index live = std::min(kPixels, count * w.tiles - tile);
-      w.TransformInput(from, tile, live, kPixels, inputs);
+      w.TransformInput(from, tile, live, kPixels, from_channels, kLanes, inputs);
       for (Index block = blocks * cut / cuts; block < blocks * (cut + 1) / cuts; ++block) {
         const Index filled = std::min(kBlock, to_channels - block * kBlock);
         const Block multiply = kBlocks[filled <= kLanes ? 0 : 1][live - 1];
@@ -643,9 +644,9 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
   const Index slices = std::min(chunks, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
   const Index blocks = CeilDiv(to, kBlock);
   std::unique_ptr<float[]> sums(new float[slices * size]);  // [slice, point, from, to]
-  std::vector<Index> read(kTiles), apart(from);
-  for (Index t = 0; t < kTiles; ++t) read[t] = t * from;
-  for (Index c = 0; c < from; ++c) apart[c] = c;
+  std::vector<Index> read(kTiles), apart(kLanes);
+  for (Index t = 0; t < kTiles; ++t) read[t] = t * kLanes;
+  for (Index c = 0; c < kLanes; ++c) apart[c] = c;
   ForEach(pool, slices, [&](Index slice) {
     float* sum = sums.get() + slice * size;
     std::memset(sum, 0, size * sizeof(float));
@@ -656,16 +657,16 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
       const float* images = x + first * g.in[1] * g.in[2] * from;
       for (Index tile = 0; tile < count * w.tiles; tile += kTiles) {
         const Index live = std::min(kTiles, count * w.tiles - tile);
-        w.TransformInput(images, tile, live, kTiles, inputs);
+        w.TransformInput(images, tile, live, kTiles, kLanes, kTiles * kLanes, inputs);
         w.TransformSlope(slopes + first * pixels * to, to, tile, live, kTiles, outputs);
         for (Index point = 0; point < points; ++point)
           for (Index block = 0; block < blocks; ++block) {
             const Index channel = block * kBlock;
             auto run = to - channel <= kLanes ? OuterBlock<1, true> : OuterBlock<2, true>;
             for (Index row = 0; row < from; row += kRows)
-              run(inputs + point * kTiles * from, read.data(), &apart[row], live,
-                  outputs + point * kTiles * to + channel, to,
-                  sum + (point * from + row) * to + channel, to, kRows);
+              run(inputs + (point * from + row / kLanes * kLanes) * kTiles, read.data(),
+                  &apart[row % kLanes], live, outputs + (point * to + channel) * kTiles, kLanes,
+                  kTiles * kLanes, sum + (point * from + row) * to + channel, to, kRows);
           }
       }
     }
@@ -725,7 +726,6 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
                               std::max<Index>(1, pool.num_threads() / std::max<Index>(1, slices)));
   std::unique_ptr<float[]> sums(new float[slices * size]);
   const Index image_floats = g.in[0] * g.in[1] * g.in[2] * g.in_channels;
-  const bool repack = out_group % kLanes != 0;
   ForEach(pool, slices * cuts, [&](Index task) {
     const Index slice = task / cuts, cut = task % cuts;
     const Index begin = g.groups * blocks * cut / cuts, end = g.groups * blocks * (cut + 1) / cuts;
@@ -738,22 +738,22 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
         const Index group = block / blocks, channel = block % blocks * kBlock;
         const Index filled = std::min(kBlock, out_group - channel);
         const float* slope = slopes + first * pixels * g.out_channels + group * out_group + channel;
-        Index slope_pitch = g.out_channels;
-        if (repack && channel + kBlock > out_group) {
+        Index pitch = g.out_channels;
+        if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
           float* to = Scratch(1, together * pixels * kBlock);
           for (Index q = 0; q < count * pixels; ++q) {
-            std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
+            std::memcpy(to + q * kBlock, slope + q * pitch, filled * sizeof(float));
             std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
           }
-          slope = to, slope_pitch = kBlock;
+          slope = to, pitch = kBlock;
         }
         for (Index row = 0; row < rows; row += kRows) {
-          const Index live = std::min(kRows, rows - row);
-          const bool dense = live == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
+          const Index kept = std::min(kRows, rows - row);
+          const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
           auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
                                       : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
-          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope,
-              slope_pitch, sum + (block * rows + row) * kBlock, kBlock, live);
+          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope, pitch,
+              kLanes, sum + (block * rows + row) * kBlock, kBlock, kept);
         }
       }
     }
