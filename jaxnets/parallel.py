@@ -57,10 +57,22 @@ class CompiledStep:
     def lower(self, state: TrainState, feed: PyTree, source: PyTree = None) -> jax.stages.Lowered:
         """The step as XLA gets it for such arguments, to be compiled and looked at.
 
-        What `lower(...).compile()` gives is called with (state, `arrange(feed)`, source).
+        Arguments may be `jax.ShapeDtypeStruct`s. What `lower(...).compile()` gives is called with
+        (state, `arrange(feed)`, source).
         """
+        return self.program.lower(state, self._arranged_shapes(feed), source)
+
+    def trace(
+        self, state: TrainState, feed: PyTree, source: PyTree = None
+    ) -> jax.stages.Traced | None:
+        """What comes before lowering, where it is a stage of its own; None under pmap."""
+        shapes = self._arranged_shapes(feed)
+        trace = getattr(self.program, "trace", None)
+        return None if trace is None else trace(state, shapes, source)
+
+    def _arranged_shapes(self, feed: PyTree) -> PyTree:
         _check(feed, self.mesh, self.steps_per_call)
-        return self.program.lower(state, self.arrange(feed), source)
+        return jax.eval_shape(self.arrange, feed)
 
 
 def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
