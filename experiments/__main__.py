@@ -21,6 +21,7 @@ from experiments import (
     reproduce,
     sample,
 )
+from experiments.benchmarks import bench
 
 Command = (
     Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
@@ -30,6 +31,7 @@ Command = (
     | Annotated[sample.Sample, tyro.conf.subcommand("sample")]
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
     | Annotated[listing.List, tyro.conf.subcommand("list")]
 )
 
@@ -43,6 +45,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     data.Show: data.run,
     listing.List: listing.run,
     reproduce.Reproduce: reproduce.run,
+    bench.Bench: bench.run,
 }
 
 
@@ -61,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit code: 0; 2 for what the user can put right, after one sentence; 130 for Ctrl-C
-      and 143 for SIGTERM, after the state was saved.
+      The exit code: 0, or the command's own; 2 for what the user can put right, after one
+      sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = parse(arguments)
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common.forget_run()
     sys.unraisablehook = _report_unraisable
     try:
-        _RUN[type(command)](command)
+        code = _RUN[type(command)](command)
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
@@ -89,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"{error}{_how_to_go_on(arguments)}", file=sys.stderr)
         return 128 + error.signum
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _report_unraisable(unraisable: Any) -> None:

@@ -1,5 +1,6 @@
 """One way onto devices: a step compiled for a mesh, by `jit` or by `pmap`."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -20,8 +21,58 @@ Mode = Literal["jit", "pmap"]
 #: (source, what the pipeline feeds for one step) -> batch; runs on the device.
 Fetch = Callable[[PyTree, PyTree], Batch]
 
-#: (state, feed[, source]) -> (state, metrics)
-CompiledStep = Callable[..., tuple[TrainState, Metrics]]
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A step on the devices of a mesh: `(state, feed, source=None) -> (state, metrics)`.
+
+    The leaves of `feed` are [B, ...], with a further leading axis of K where `steps_per_call` is
+    K > 1; the metrics are those of all K steps, merged. `source` is whole on every device (see
+    `replicate`). The state that is passed in is donated: use the one that comes back.
+
+    Attributes:
+      mesh: where it runs.
+      steps_per_call: K.
+      program: what `jax.jit` or `jax.pmap` made; its arguments are (state, `arrange(feed)`,
+        source).
+      arrange: brings a feed into the form that the program takes.
+    """
+
+    mesh: Mesh
+    steps_per_call: int
+    program: Any
+    arrange: Callable[[PyTree], PyTree]
+
+    def __call__(
+        self, state: TrainState, feed: PyTree, source: PyTree = None
+    ) -> tuple[TrainState, Metrics]:
+        """Runs the step; compiles it when it first sees such shapes.
+
+        Raises:
+          UserError: for a batch that the number of devices does not divide.
+        """
+        _check(feed, self.mesh, self.steps_per_call)
+        return self.program(state, self.arrange(feed), source)
+
+    def lower(self, state: TrainState, feed: PyTree, source: PyTree = None) -> jax.stages.Lowered:
+        """The step as XLA gets it for such arguments, to be compiled and looked at.
+
+        Arguments may be `jax.ShapeDtypeStruct`s. What `lower(...).compile()` gives is called with
+        (state, `arrange(feed)`, source).
+        """
+        return self.program.lower(state, self._arranged_shapes(feed), source)
+
+    def trace(
+        self, state: TrainState, feed: PyTree, source: PyTree = None
+    ) -> jax.stages.Traced | None:
+        """What comes before lowering, where it is a stage of its own; None under pmap."""
+        shapes = self._arranged_shapes(feed)
+        trace = getattr(self.program, "trace", None)
+        return None if trace is None else trace(state, shapes, source)
+
+    def _arranged_shapes(self, feed: PyTree) -> PyTree:
+        _check(feed, self.mesh, self.steps_per_call)
+        return jax.eval_shape(self.arrange, feed)
 
 
 def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
@@ -80,9 +131,7 @@ def compile_step(
         `source` and that step's feed. Without it, what is fed is the batch.
 
     Returns:
-      A function `(state, feed, source=None) -> (state, metrics)`. The leaves of `feed` are [B,
-      ...], with a further leading axis of K where K > 1; the metrics are those of all K steps,
-      merged. `source` is whole on every device (see `replicate`).
+      A function `(state, feed, source=None) -> (state, metrics)`, see `CompiledStep`.
 
     Raises:
       UserError: for an unknown mode, and, when called, for a batch that the number of devices
@@ -103,15 +152,8 @@ def compile_step(
         state, metrics = jax.lax.scan(lambda s, f: one(s, f, source), state, feed)
         return state, merge_over_first_axis(metrics)
 
-    run = _by_jit(call, mesh, batch_axis) if mode == "jit" else _by_pmap(call, mesh, batch_axis)
-
-    def compiled(
-        state: TrainState, feed: PyTree, source: PyTree = None
-    ) -> tuple[TrainState, Metrics]:
-        _check(feed, mesh, steps_per_call)
-        return run(state, feed, source)
-
-    return compiled
+    place = _by_jit if mode == "jit" else _by_pmap
+    return CompiledStep(mesh, steps_per_call, *place(call, mesh, batch_axis))
 
 
 def _check(feed: PyTree, mesh: Mesh, steps_per_call: int) -> None:
@@ -129,17 +171,21 @@ def _check(feed: PyTree, mesh: Mesh, steps_per_call: int) -> None:
         )
 
 
-def _by_jit(call: CompiledStep, mesh: Mesh, batch_axis: int) -> CompiledStep:
+_Placed = tuple[Any, Callable[[PyTree], PyTree]]  # CompiledStep's `program` and `arrange`
+
+
+def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
-    return jax.jit(
+    program = jax.jit(
         call, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
     )
+    return program, lambda feed: feed
 
 
-def _by_pmap(call: CompiledStep, mesh: Mesh, batch_axis: int) -> CompiledStep:
+def _by_pmap(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
     devices = list(mesh.devices.flat)
-    mapped = jax.pmap(
+    program = jax.pmap(
         call,
         axis_name=DATA_AXIS,
         in_axes=(None, 0, None),
@@ -155,7 +201,4 @@ def _by_pmap(call: CompiledStep, mesh: Mesh, batch_axis: int) -> CompiledStep:
         xp = np if isinstance(leaf, np.ndarray) else jnp
         return xp.moveaxis(leaf, batch_axis, 0)
 
-    def run(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
-        return mapped(state, jax.tree.map(shares, feed), source)
-
-    return run
+    return program, lambda feed: jax.tree.map(shares, feed)

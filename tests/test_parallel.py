@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import parallel
+from jaxnets import errors, parallel
 
 STEPS = 5
 
@@ -53,3 +53,31 @@ def test_eight_devices_give_the_parameters_of_one(name, mode, on_one_device):
 def test_five_steps_in_a_call_equal_five_calls(name, mode, on_one_device):
     nets, _ = train(CASES[name], 2, mode, steps_per_call=STEPS)
     assert_close(nets, on_one_device[name][0], 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_lowered_step_does_what_the_step_does(mode):
+    """And takes only what `arrange` makes of a feed."""
+    made = [tiny.classifier() for _ in range(2)]
+    mesh = parallel.make_mesh(2)
+    feed = tiny.batch()
+    results = []
+    for way in ("call", "lower"):
+        state, step = made.pop()
+        state = parallel.replicate(state, mesh)
+        compiled = parallel.compile_step(step, mesh, mode)
+        if way == "call":
+            state, _ = compiled(state, feed)
+        else:
+            lowered = compiled.lower(state, feed)
+            state, _ = lowered.compile()(state, compiled.arrange(feed), None)
+        results.append(jax.device_get(state.nets))
+    assert_close(*results, 0)
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused():
+    state, step = tiny.classifier()
+    compiled = parallel.compile_step(step, parallel.make_mesh(3))
+    for use in (compiled, compiled.lower):
+        with pytest.raises(errors.UserError, match="16 is not divisible by the 3 devices"):
+            use(state, tiny.batch())

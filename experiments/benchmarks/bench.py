@@ -1,0 +1,233 @@
+"""`bench`: what training steps cost, where the time goes, and whether it has become worse."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.benchmarks import cases, compare, machine, measure, report
+
+#: The cases of `bench` without a subcommand.
+TABLE: tuple[cases.Case, ...] = (
+    cases.ClassifierCase(),
+    cases.ClassifierCase(batch_size=512),
+    cases.ClassifierCase(network="resnet18", image_size=32, channels=3),
+    cases.GanCase(),
+    cases.GanCase(penalty="r1"),
+)
+
+#: Steps a call that are compared by default, where there is one case.
+CALLS = "1,2,4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """How it is measured."""
+
+    devices: int = 1
+    """How many devices to use; on a CPU they are made, and share its cores."""
+    mode: Literal["jit", "pmap"] = "jit"
+    """How the step goes onto the devices."""
+    steps_per_call: int = 1
+    """Training steps in one call of the compiled program."""
+    calls: str | None = None
+    """Steps a call to compare, to see what calls cost: numbers such as 1,2,4 (the default for one
+    case), or none."""
+    rounds: int = 7
+    """Rounds in which everything that is timed takes its turn."""
+    min_seconds: float = 0.5
+    """Least length of a timed window, which makes as many calls as that takes."""
+    plain: bool = False
+    """Time XLA's own convolutions instead of those of jaxnets.ops."""
+    against: Literal["torch"] | None = None
+    """Time PyTorch on the same network, weights and images beside it."""
+    json: Path | None = None
+    """Write every figure to this file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier(Measuring, cases.ClassifierCase):
+    """Time a classifier's training step: SGD with Nesterov momentum on the cross-entropy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gan(Measuring, cases.GanCase):
+    """Time a GAN's training step: one update of the discriminator and one of the generator."""
+
+
+Subcommand = (
+    Annotated[Classifier, tyro.conf.subcommand("classifier")]
+    | Annotated[Gan, tyro.conf.subcommand("gan")]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench(Measuring):
+    """Time training steps: compilation, steady state, share of the machine's peak, memory.
+
+    Without a subcommand the whole table: resnet_3x2 with batches of 128 and 512, resnet18, dcgan
+    without and with R1.
+    """
+
+    what: Subcommand | Annotated[None, tyro.conf.subcommand("all")] = None
+    """One case, with flags of its own; all (the default) for the table."""
+    compare: tuple[Path, Path] | None = None
+    """Measure nothing: compare two files that --json wrote, BEFORE and AFTER. Exit code 1 if
+    anything became slower by more than --max-ratio."""
+    max_ratio: float = 1.10
+    """How many times slower --compare lets a step become."""
+
+
+def run(config: Bench) -> int:
+    """The command; gives its exit code."""
+    from jaxnets.errors import UserError
+
+    if config.what is not None:
+        early = _changed(config)
+        if early:
+            raise UserError(f"write --{early[0]} after the name of the subcommand, not before it")
+        return RUN[type(config.what)](config.what)
+    if config.compare is not None:
+        return compare.run(*config.compare, config.max_ratio)
+    return _measure(TABLE, config, calls=config.calls or "none")
+
+
+def _one(config: Classifier | Gan) -> int:
+    kind = cases.ClassifierCase if isinstance(config, Classifier) else cases.GanCase
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
+    return _measure([kind(**values)], config, config.calls or CALLS)
+
+
+#: What each subcommand's config is run by.
+RUN: dict[type, Callable[[Any], int]] = {Classifier: _one, Gan: _one}
+
+
+def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int:
+    """Measures cases one after the other, and prints and writes what was found."""
+    settings = _settings(config, calls)
+    rival = _rival() if config.against else None
+    if config.json is not None:
+        _check_writable(config.json)
+    for case in chosen:
+        _check_case(case)
+    mesh = machine.start(config.devices)
+    environment = machine.environment()
+    print(report.machine_line(environment, mesh.size), flush=True)
+    found: list[dict[str, Any]] = []
+    for case in chosen:
+        result = measure.measure(case, settings, lambda text, case=case: _say(case, text))
+        if rival is not None:
+            _say(case, f"beside {config.against}")
+            result["against"] = {"name": config.against, **_beside(rival, case, config)}
+        found.append(result)
+        print(report.one(result), flush=True)
+        if config.json is not None:  # after each, so that an interruption costs only the rest
+            report.write(config.json, environment, _flags(config), found)
+    if len(found) > 1:
+        print(report.several(found))
+    if config.json is not None:
+        print(f"written: {config.json}")
+    return 0
+
+
+def _settings(config: Measuring, calls: str) -> measure.Settings:
+    """The flags, checked."""
+    import math
+
+    from jaxnets.errors import UserError
+
+    for name in ("devices", "steps_per_call", "rounds"):
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    if not (math.isfinite(config.min_seconds) and config.min_seconds > 0):
+        raise UserError(f"--min-seconds must be above 0, got {config.min_seconds}")
+    try:
+        steps = [] if calls == "none" else sorted({int(part) for part in calls.split(",")})
+    except ValueError:
+        steps = [0]
+    if any(step < 1 for step in steps):
+        raise UserError(f"--calls takes numbers of steps, such as 1,2,4, or none, got {calls!r}")
+    return measure.Settings(
+        devices=config.devices,
+        mode=config.mode,
+        steps_per_call=config.steps_per_call,
+        rounds=config.rounds,
+        min_seconds=config.min_seconds,
+        plain=config.plain,
+        calls=tuple(steps),
+        peak_sizes=measure.PEAK_SIZES,
+    )
+
+
+def _check_case(case: cases.Case) -> None:
+    """Fails, in one sentence, for numbers that no case can be made of."""
+    import math
+
+    from jaxnets.errors import UserError
+
+    if not 0 <= case.seed < 2**31:
+        raise UserError(f"--seed must be in 0..2147483647, got {case.seed}")
+    if not math.isfinite(case.width):
+        raise UserError(f"--width must be finite, got {case.width}")
+
+
+def _rival() -> Any:
+    """The module that times PyTorch.
+
+    Raises:
+      UserError: if there is no PyTorch.
+    """
+    import importlib
+    import importlib.util
+
+    from jaxnets.errors import UserError
+
+    if importlib.util.find_spec("torch") is None:
+        raise UserError('PyTorch is not installed; get it by: pip install "jaxnets[bench]"')
+    return importlib.import_module("experiments.benchmarks.torch_rivals")
+
+
+def _beside(rival: Any, case: cases.Case, config: Measuring) -> dict[str, Any]:
+    from jaxnets import ops
+
+    with ops.plain_convolutions() if config.plain else contextlib.nullcontext():
+        return rival.compare(
+            case,
+            rounds=config.rounds,
+            devices=config.devices,
+            steps_per_call=config.steps_per_call,
+            mode=config.mode,
+        )
+
+
+def _changed(config: Bench) -> list[str]:
+    """Flags of the table that are not at their defaults."""
+    fields = [field for field in dataclasses.fields(config) if field.name != "what"]
+    changed = [field.name for field in fields if getattr(config, field.name) != field.default]
+    return [name.replace("_", "-") for name in changed]
+
+
+def _flags(config: Measuring) -> dict[str, Any]:
+    """The flags as JSON can hold them."""
+    values = {name: value for name, value in vars(config).items() if name not in ("what", "json")}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def _check_writable(path: Path) -> None:
+    from jaxnets.errors import UserError
+
+    if path.is_dir():
+        raise UserError(f"--json {path} is a folder; name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _say(case: cases.Case, text: str) -> None:
+    """Progress, apart from what the command finds."""
+    print(f"{case.name}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,76 @@
+"""Where a time was measured, and on how many devices."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiments import common
+
+#: What must be equal for two times to be comparable.
+SAME = ("backend", "device", "devices", "cores", "cpu")
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the settings, and how busy the machine is."""
+    import datetime
+
+    import jax
+
+    return {
+        **common.machine(),
+        **{name: metadata.version(name) for name in ("jaxlib", "numpy", "optax")},
+        "cpu": _cpu(),
+        "threads": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None) or "default",
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def start(devices: int) -> Any:
+    """A mesh of so many devices; on a CPU, they are made if jax has not started yet.
+
+    Raises:
+      UserError: if there are fewer.
+    """
+    import jax
+
+    from jaxnets import parallel
+    from jaxnets.errors import UserError
+
+    if devices < 1:
+        raise UserError(f"--devices must be at least 1, got {devices}")
+    too_late = False
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if devices > 1 and not forced:
+        try:
+            jax.config.update("jax_num_cpu_devices", devices)
+        except RuntimeError:
+            too_late = True
+    at_hand = jax.devices()
+    if devices > len(at_hand) and at_hand[0].platform == "cpu":
+        why = ""
+        if forced:
+            why = "; XLA_FLAGS has xla_force_host_platform_device_count: change it or leave it out"
+        elif too_late:
+            why = "; jax had started before they could be made: use a process of its own"
+        raise UserError(f"{devices} CPU devices were asked for and jax has {len(at_hand)}{why}")
+    return parallel.make_mesh(devices)
+
+
+def _cpu() -> str:
+    """The processor's name."""
+    import platform
+
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -1,0 +1,167 @@
+"""A benchmark's figures on the terminal and in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import memory, tables
+
+#: Value of `format` in a file.
+FORMAT = "jaxnets benchmark 1"
+
+Result = Mapping[str, Any]
+
+
+def write(
+    path: Path, environment: Mapping[str, Any], flags: Mapping[str, Any], found: Sequence[Result]
+) -> None:
+    """Writes every figure of some cases."""
+    from jaxnets.runs import write_json
+
+    write_json(
+        path,
+        {"format": FORMAT, "machine": environment, "flags": flags, "cases": list(found)},
+    )
+
+
+def machine_line(environment: Mapping[str, Any], devices: int) -> str:
+    """The machine in one line."""
+    load = environment["load_average"]
+    busy = f", load {load[0]:.2f}" if load else ""
+    return (
+        f"{devices} of {environment['devices']} {environment['device']} device(s), "
+        f"{environment['cpu']}, {environment['threads']} threads{busy}; "
+        f"jax {environment['jax']}, flax {environment['flax']}"
+    )
+
+
+def one(result: Result) -> str:
+    """All that is known of a case, a line each."""
+    before, step = result["seconds_before_steps"], result["step_seconds"]
+    flops, share, peak = result["flops"], result["share_of_peak"], result["peak"]
+    rows = [
+        ("a step", _spread(step)),
+        ("images a second", f"{result['images_per_second']:,.0f}"),
+        (
+            "useful operations",
+            f"{tables.operations(flops['total'])} a step, "
+            f"{tables.operations(result['flops_per_second'])}/s"
+            + (", loops of unknown length counted once" if flops["open_loops"] else ""),
+        ),
+        (
+            "share of the peak",
+            f"{share['median']:.1%} ({share['min']:.1%} to {share['max']:.1%}) of "
+            f"{tables.operations(peak['median'])}/s, products of {peak['dtype']} matrices of "
+            f"{peak['size']}",
+        ),
+        ("trace", _or(before["trace"], "in the next")),
+        ("lower", tables.seconds(before["lower"])),
+        ("compile", tables.seconds(before["compile"])),
+        ("compile, cached", _or(before["compile_cached"], "no cache on this backend")),
+        ("first call", tables.seconds(before["first_call"])),
+        ("memory", _memory(result["memory"])),
+        ("state in place", _donation(result["donation"])),
+    ]
+    for kind, name in (("convolution", "convolutions"), ("dot", "matrix products")):
+        lines = [_path(row) for row in result["paths"] if row["kind"] == kind] or ["none"]
+        rows += [(name if i == 0 else "", line) for i, line in enumerate(lines)]
+    if result["devices"] > 1:
+        sums = result["all_reduces"]
+        rows.append(("sums over devices", f"{sums['count']}, {memory.amount(sums['bytes'])}"))
+    rows += [
+        (f"a step, {steps} a call", _spread(times)) for steps, times in result["calls"].items()
+    ]
+    rows += _against(result.get("against"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    return "\n".join([f"\n{title(result)}", *lines])
+
+
+def title(result: Result) -> str:
+    """What sets a case apart from the others."""
+    extra = []
+    if result["devices"] > 1 or result["mode"] != "jit":
+        extra.append(f"{result['devices']} device(s) by {result['mode']}")
+    if result["steps_per_call"] > 1:
+        extra.append(f"{result['steps_per_call']} steps a call")
+    if result["plain"]:
+        extra.append("plain convolutions")
+    return ", ".join([result["name"], *extra])
+
+
+def several(found: Sequence[Result]) -> str:
+    """One line a case."""
+    header = ["case", "step", "images/s", "of peak", "compile", "temporaries", "loop nests"]
+    compared = any("against" in result for result in found)
+    rows = []
+    for result in found:
+        plan = result["memory"]
+        row = [
+            title(result),
+            tables.seconds(result["step_seconds"]["median"]),
+            f"{result['images_per_second']:,.0f}",
+            f"{result['share_of_peak']['median']:.1%}",
+            tables.seconds(result["seconds_before_steps"]["compile"]),
+            "-" if plan is None else memory.amount(plan["temporaries"]),
+            str(len(result["loop_nests"])),
+        ]
+        if compared:
+            row.append(f"{result['against']['ratio']:.2f}" if "against" in result else "-")
+        rows.append(row)
+    return "\n" + tables.table(header + ["time / torch's"] * compared, rows)
+
+
+def _spread(times: Mapping[str, Any]) -> str:
+    low, high = times["quartiles"]
+    return (
+        f"{tables.seconds(times['median'])} (quartiles {tables.seconds(low)} and "
+        f"{tables.seconds(high)}, {tables.seconds(times['min'])} to "
+        f"{tables.seconds(times['max'])}, {len(times['values'])} rounds)"
+    )
+
+
+def _or(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else tables.seconds(value)
+
+
+def _memory(plan: Mapping[str, int] | None) -> str:
+    if plan is None:
+        return "the backend tells nothing"
+    parts = ["arguments", "temporaries", "outputs", "aliased", "code"]
+    return ", ".join(f"{part} {memory.amount(plan[part])}" for part in parts)
+
+
+def _donation(donation: Mapping[str, Any]) -> str:
+    size = memory.amount(donation["bytes"])
+    unused = f"; not used: {', '.join(donation['unused'])}" if donation["unused"] else ""
+    if donation["took"]:
+        return f"all {donation['leaves']} leaves, {size}{unused}"
+    copied = donation["copied"]
+    return f"{len(copied)} of {donation['leaves']} leaves are copied: {', '.join(copied)}{unused}"
+
+
+def _path(row: Mapping[str, Any]) -> str:
+    cost = f", {tables.operations(row['flops'])}" if row["flops"] else ""
+    return f"{row['operations']} {row['path']} ({row['reason']}), {row['runs']} runs{cost}"
+
+
+def _against(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The rows of a comparison with another library."""
+    import statistics
+
+    if found is None:
+        return []
+    ratio = (
+        f"{found['ratio']:.2f} ({found['ratio_min']:.2f} to {found['ratio_max']:.2f}) of the "
+        f"time of {found['rival']}"
+    )
+    rows = [
+        (f"against {found['name']}", ratio),
+        ("  ours", tables.seconds(statistics.median(found["ours"]))),
+    ]
+    for name, times in found["rivals"].items():
+        text = times if isinstance(times, str) else tables.seconds(statistics.median(times))
+        rows.append((f"  {name}", text))
+    return [*rows, ("  outputs differ by", f"{found['outputs_max_error']:.1e} at most")]

@@ -1,0 +1,250 @@
+"""Operations counted by the benchmark against counts by hand."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+import tiny
+from experiments.benchmarks import cases, flops
+from jaxnets import ops, parallel
+
+
+def lax_conv(x, kernel, *, strides=1, dilation=1, groups=1, batch_groups=1, padding="SAME"):
+    rank = x.ndim - 2
+    letters = "XYZ"[:rank]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides,) * rank,
+        padding,
+        rhs_dilation=(dilation,) * rank,
+        feature_group_count=groups,
+        batch_group_count=batch_groups,
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+    )
+
+
+def like(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+#: x, kernel, options, and the operations by hand: 2 x images x pairs of an output and a tap that
+#: reads a pixel x C_in / groups x C_out. A window of 3 over 8 pixels: 8 x 3, less one at each end.
+LAYERS = {
+    "plain": ((2, 8, 8, 3), (3, 3, 3, 5), {}, 2 * 2 * 22**2 * 3 * 5),
+    # Outputs 0..3 read 2o..2o+2, and the last of them the padding.
+    "strided": ((2, 8, 8, 3), (3, 3, 3, 5), {"strides": 2}, 2 * 2 * 11**2 * 3 * 5),
+    # Padded by one and two, outputs read -1..2, 2..5 and 5..8.
+    "strided, odd": ((2, 7, 7, 3), (4, 4, 3, 5), {"strides": 3}, 2 * 2 * 9**2 * 3 * 5),
+    "valid": ((2, 8, 8, 3), (3, 3, 3, 5), {"padding": "VALID"}, 2 * 2 * 36 * 9 * 3 * 5),
+    "dilated": ((2, 8, 8, 3), (3, 3, 3, 5), {"dilation": 2}, 2 * 2 * 20**2 * 3 * 5),
+    # Outputs at 0, 2, 4, 6, 8 read two to either side.
+    "both": (
+        (2, 9, 9, 3),
+        (3, 3, 3, 5),
+        {"dilation": 2, "strides": 2},
+        2 * 2 * 13**2 * 3 * 5,
+    ),
+    "grouped": ((2, 8, 8, 6), (3, 3, 2, 9), {"groups": 3}, 2 * 2 * 22**2 * 2 * 9),
+    "depthwise, strided": (
+        (2, 8, 8, 6),
+        (3, 3, 1, 6),
+        {"groups": 6, "strides": 2},
+        2 * 2 * 11**2 * 6,
+    ),
+    "batch groups": ((4, 8, 8, 3), (3, 3, 3, 6), {"batch_groups": 2}, 2 * 2 * 22**2 * 3 * 6),
+    "one axis": ((2, 8, 3), (3, 3, 5), {"strides": 2}, 2 * 2 * 11 * 3 * 5),
+    "three axes": ((2, 4, 4, 4, 3), (3, 3, 3, 3, 5), {}, 2 * 2 * 10**3 * 3 * 5),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_and_each_of_its_gradients_cost_the_same(name):
+    x, kernel, options, expected = LAYERS[name]
+    layer = functools.partial(lax_conv, **options)
+    assert flops.count(layer, like(*x), like(*kernel)) == flops.Flops(convolutions=expected)
+    y = jax.eval_shape(layer, like(*x), like(*kernel))
+
+    def slope(which, x, kernel, y):
+        return jax.vjp(layer, x, kernel)[1](y)[which]
+
+    for which in (0, 1):
+        got = flops.count(functools.partial(slope, which), like(*x), like(*kernel), y)
+        assert got == flops.Flops(convolutions=expected)
+
+
+def test_a_transposed_layer_multiplies_no_zeros():
+    x, kernel = like(2, 5, 5, 3), like(4, 4, 3, 6)
+    # Each pixel meets each tap once, but for one tap at either end that falls off the image.
+    expected = flops.Flops(convolutions=2 * 2 * 18**2 * 3 * 6)
+    layer = functools.partial(ops.conv_transpose, strides=(2, 2))
+    assert flops.count(layer, x, kernel) == expected
+
+    def slope(which, x, kernel):
+        return jax.grad(lambda *both: (layer(*both) ** 2).sum(), which)(x, kernel)
+
+    for which in (0, 1):  # the square needs the layer's value too
+        assert flops.count(functools.partial(slope, which), x, kernel) == expected * 2
+
+
+def test_stride_and_dilation_of_both_sides():
+    """Along seven inputs 0, 2, ..., 12: outputs at -2, 1, 4, 7 and taps 0, 2, 4 further."""
+
+    def layer(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (3,),
+            [(2, 1)],
+            lhs_dilation=(2,),
+            rhs_dilation=(2,),
+            dimension_numbers=("NXC", "XIO", "NXC"),
+        )
+
+    # The one at -2 meets 0 and 2, that at 4 meets 4, 6 and 8, the odd ones meet nothing.
+    expected = 2 * (2 + 3) * 2 * 3
+    x, kernel = like(1, 7, 2), like(3, 2, 3)
+    assert jax.eval_shape(layer, x, kernel).shape == (1, 4, 3)
+    assert flops.count(layer, x, kernel).total == expected
+
+
+def test_products_of_matrices():
+    assert flops.count(jnp.matmul, like(4, 5), like(5, 6)).products == 2 * 4 * 5 * 6
+    batched = functools.partial(jnp.einsum, "bikc,bkcj->bij")
+    assert flops.count(batched, like(2, 3, 4, 5), like(2, 4, 5, 6)).products == 2 * 2 * 3 * 20 * 6
+
+
+PRODUCT = 2 * 4 * 4 * 4
+
+
+def square(x):
+    return x @ x
+
+
+@jax.custom_vjp
+def custom(x):
+    return square(x)
+
+
+custom.defvjp(lambda x: (square(x), x), lambda x, y: (y @ x + x @ y,))
+
+
+PROGRAMS = {
+    "jit": (jax.jit(square), 1),
+    "scan": (lambda x: jax.lax.scan(lambda c, _: (square(c), None), x, None, length=7)[0], 7),
+    "scans in scans": (
+        lambda x: jax.lax.fori_loop(
+            0, 3, lambda _, c: jax.lax.fori_loop(0, 5, lambda _, d: square(d), c), x
+        ),
+        15,
+    ),
+    "the dearer branch": (
+        lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: square(square(x)), square, x),
+        2,
+    ),
+    "checkpoint": (jax.checkpoint(square), 1),
+    "a checkpoint computes its value again": (
+        jax.grad(lambda x: (jax.checkpoint(lambda x: jnp.sin(square(x)))(x) ** 2).sum()),
+        4,
+    ),
+    "custom_vjp": (custom, 1),
+    "gradient of a custom_vjp": (jax.grad(lambda x: (custom(x) ** 2).sum()), 3),
+    "what is not used": (lambda x: (square(x), x + 1)[1], 0),
+    "what is not used, in a scan": (
+        lambda x: jax.lax.scan(lambda c, _: ((c[0] + 1, square(c[1])), None), (x, x), None, 3)[0][
+            0
+        ],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_within_programs(name):
+    program, products = PROGRAMS[name]
+    assert flops.count(program, like(4, 4)) == flops.Flops(products=products * PRODUCT)
+
+
+def test_an_open_loop_counts_once_and_is_told():
+    def program(x):
+        return jax.lax.while_loop(lambda x: x.sum() < 9, square, x)
+
+    assert flops.count(program, like(4, 4)) == flops.Flops(products=PRODUCT, open_loops=1)
+
+
+def test_a_shard_map_counts_on_all_devices():
+    mesh = parallel.make_mesh(4)
+    rows = PartitionSpec("data")
+    program = jax.shard_map(
+        lambda a, b: a @ b, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows
+    )
+    assert flops.count(program, like(8, 3), like(3, 5)).products == 2 * 8 * 3 * 5
+
+
+def test_our_convolutions_count_as_plain_ones_and_leave_no_trace():
+    def program(x, kernel):
+        return ops.conv(x, kernel, strides=(2, 2))
+
+    arguments = like(64, 28, 28, 32), like(3, 3, 32, 32)
+    before = str(jax.make_jaxpr(program)(*arguments))
+    assert "conv_general_dilated" not in before
+    assert flops.count(program, *arguments).convolutions == 2 * 64 * 41**2 * 32 * 32
+    assert str(jax.make_jaxpr(program)(*arguments)) == before
+
+
+def abstract(make, state_of):
+    """What `make` gives, and the shapes of its state, without compiling an initialiser."""
+    made = []
+    shapes = jax.eval_shape(lambda: made.append(make()) or state_of(made[0]))
+    return made[0], shapes
+
+
+def pairs(side, window, stride=1):
+    """Outputs and taps that read a pixel, along one axis of an image of `side`, SAME."""
+    outputs = -(-side // stride)
+    before = max(0, (outputs - 1) * stride + window - side) // 2
+    return sum(0 <= o * stride + t - before < side for o in range(outputs) for t in range(window))
+
+
+def test_a_residual_networks_step_is_three_forward_passes_but_for_the_first_layer():
+    case = cases.ClassifierCase(network="resnet_3x2", batch_size=2)
+    work, state = abstract(lambda: cases.build(case), lambda work: work.state)
+    #: input side, window, stride, C_in, C_out
+    first = (28, 3, 1, 1, 32)
+    layers = [first]
+    for side, stride, before, wide in [(28, 1, 32, 32), (28, 2, 32, 64), (14, 2, 64, 128)]:
+        layers += [(side, 3, stride, before, wide)] + [(side // stride, 3, 1, wide, wide)] * 3
+        if stride > 1:  # the shortcut into a smaller picture
+            layers.append((side, 1, stride, before, wide))
+    costs = [2 * 2 * pairs(n, w, s) ** 2 * i * o for n, w, s, i, o in layers]
+    got = flops.count(work.step, state, work.batch)
+    assert got.convolutions == 3 * sum(costs) - costs[0]
+    # The last layer: its value and the two gradients.
+    assert got.products == 3 * 2 * 2 * 128 * 10
+    # XLA counts 56.6 for a batch of 128, with the additions and products of single numbers.
+    assert got.total * 64 == pytest.approx(55.8e9, rel=0.001)
+
+
+def test_a_gans_step():
+    """No gradients for fakes on the discriminator's turn, none for D's kernels on G's."""
+    (_, step), state = abstract(lambda: tiny.gan(penalty=None), lambda made: made[0])
+    batch = tiny.batch(16)
+    got = flops.count(step, state, batch)
+    # 4x4 of 4 channels to 8x8 of one and back; along an axis 4 pixels x 4 taps, less the two ends.
+    generator = discriminator = 2 * 16 * 14**2 * 4
+    # D's turn: G forward, D forward and kernel gradient on twice the images.
+    # G's turn: both forward, D's input gradient, G's two gradients.
+    turns = generator + 2 * 2 * discriminator + 3 * generator + 2 * discriminator
+    assert got.convolutions == turns
+    assert got.products > 0
+
+
+def test_sizes_are_python_integers_of_any_length():
+    huge = flops.count(jnp.matmul, like(2**21, 2**21), like(2**21, 2**21))
+    assert huge.total == 2**64
+    assert math.isfinite(np.float64(huge.total))

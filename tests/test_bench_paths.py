@@ -1,0 +1,279 @@
+"""Which code convolutions run in, read from real compiled programs; and that ours run in none."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments.benchmarks import cases, hlo, paths
+from jaxnets import losses, models, ops, parallel
+
+LIBRARY, NEST = "library call", "loop nest"
+
+
+def like(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def conv(x, kernel, strides=1, **options):
+    rank = x.ndim - 2
+    letters = "XYZ"[:rank]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides,) * rank,
+        "SAME",
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        **options,
+    )
+
+
+def slope(layer, which):
+    """The gradient in the input (0) or the kernel (1)."""
+    return lambda x, kernel, y: jax.vjp(layer, x, kernel)[1](y)[which]
+
+
+def looped(function):
+    """Three times in a scan, on arrays that differ each time."""
+
+    def loop(x, *others):
+        return jax.lax.scan(lambda c, _: (c + 1, function(x + c, *others)), 0.0, None, 3)[1]
+
+    return loop
+
+
+def transposed(x, kernel):
+    return jax.lax.conv_transpose(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def compiled_text(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+X, KERNEL, Y = like(8, 8, 8, 16), like(3, 3, 16, 16), like(8, 8, 8, 16)
+GROUPED = functools.partial(conv, feature_group_count=4)
+#: What was found by dumping the kernels that XLA writes (see `paths`): program, arguments, path,
+#: reason, runs.
+CONVOLUTIONS = {
+    "forward": (conv, (X, KERNEL), LIBRARY, "YNN", 1),
+    "gradient in the input": (slope(conv, 0), (X, KERNEL, Y), LIBRARY, "YNN", 1),
+    "gradient in the kernel": (slope(conv, 1), (X, KERNEL, Y), LIBRARY, "YNN", 1),
+    "forward in a loop": (looped(conv), (X, KERNEL), LIBRARY, "YNN", 3),
+    "gradient in the kernel in a loop": (
+        looped(slope(conv, 1)),
+        (X, KERNEL, Y),
+        NEST,
+        "layout f01b_i01o->01bf, in a loop",
+        3,
+    ),
+    "gradient in the input of a strided one": (
+        slope(functools.partial(conv, strides=2), 0),
+        (X, KERNEL, like(8, 4, 4, 16)),
+        LIBRARY,
+        "Eigen",
+        1,
+    ),
+    "gradient in the kernel of a grouped one": (
+        slope(GROUPED, 1),
+        (X, like(3, 3, 4, 16), Y),
+        NEST,
+        "dilation over three axes",
+        1,
+    ),
+    "transposed": (transposed, (X, like(4, 4, 16, 16)), LIBRARY, "Eigen", 1),
+    "gradient in the kernel of a transposed one": (
+        slope(transposed, 1),
+        (X, like(4, 4, 16, 16), like(8, 16, 16, 16)),
+        NEST,
+        "reversed window",
+        1,
+    ),
+    "three axes": (conv, (like(2, 5, 5, 5, 4), like(3, 3, 3, 4, 4)), LIBRARY, "Eigen", 1),
+    "four axes": (
+        lambda x, kernel: jax.lax.conv(x, kernel, (1,) * 4, "SAME"),
+        (like(2, 2, 5, 5, 5, 5), like(2, 2, 3, 3, 3, 3)),
+        NEST,
+        "4 spatial axes",
+        1,
+    ),
+    "integers": (
+        conv,
+        (like(2, 8, 8, 2, dtype=jnp.int32), like(3, 3, 2, 2, dtype=jnp.int32)),
+        NEST,
+        "no library code for s32",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_where_xla_runs_a_convolution(name):
+    program, arguments, path, reason, times = CONVOLUTIONS[name]
+    text = compiled_text(program, *arguments)
+    (found,) = paths.operations(text)
+    got = (found.kind, found.path, found.reason, found.times)
+    assert got == ("convolution", path, reason, times)
+    assert "conv_general_dilated" in found.source or "rev" in name
+    assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path == NEST)
+
+
+A, B = like(64, 32), like(32, 48)
+PRODUCTS = {
+    "product": (jnp.matmul, (A, B), LIBRARY, 2 * 64 * 32 * 48),
+    "of transposed": (lambda a, b: a.T @ b, (like(32, 64), B), LIBRARY, 2 * 64 * 32 * 48),
+    "many": (jnp.matmul, (like(5, 64, 32), like(5, 32, 48)), LIBRARY, 5 * 2 * 64 * 32 * 48),
+    "matrix times vector": (jnp.matmul, (A, like(32)), NEST, 2 * 64 * 32),
+    "fewer than 64 multiplications": (jnp.matmul, (like(3, 3), like(3, 3)), NEST, 2 * 27),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_where_xla_runs_a_product(name):
+    program, arguments, path, flops = PRODUCTS[name]
+    text = compiled_text(program, *arguments)
+    (found,) = paths.operations(text)
+    assert (found.kind, found.path, found.flops) == ("dot", path, flops)
+    assert path == LIBRARY or found.reason == name
+    assert not paths.loop_nests(text)  # which are convolutions only
+
+
+def test_our_convolutions_are_products():
+    """In a loop and differentiated, where XLA's own would be loop nests."""
+    text = compiled_text(looped(slope(ops.conv, 1)), X, KERNEL, Y)
+    found = paths.operations(text)
+    assert {(each.kind, each.path) for each in found} == {("dot", LIBRARY)}
+    with ops.plain_convolutions():
+        text = compiled_text(looped(slope(lambda *a: ops.conv(*a), 1)), X, KERNEL, Y)
+    assert [each.times for each in paths.loop_nests(text)] == [3]
+
+
+def test_operations_of_a_kind_are_summed_up():
+    text = compiled_text(looped(lambda a, b: (a @ b) @ b), like(48, 48), like(48, 48))
+    (row,) = paths.summary(paths.operations(text))
+    assert (row["kind"], row["path"], row["operations"], row["runs"]) == ("dot", LIBRARY, 2, 6)
+    assert row["flops"] == 6 * 2 * 48**3
+
+
+# Instructions as XLA writes them for other backends, which the tests don't run on.
+ELSEWHERE = """HloModule jit_f, is_scheduled=true
+
+%triton (p: f32[64,32], q: f32[32,48]) -> f32[64,48] {
+  %p = f32[64,32]{1,0} parameter(0)
+  %q = f32[32,48]{1,0} parameter(1)
+  ROOT %dot = f32[64,48]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[64,32], b: f32[32,48], x: f32[8,8,8,16], k: f32[3,3,16,16]) -> f32[64,48] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %b = f32[32,48]{1,0} parameter(1)
+  %x = f32[8,8,8,16]{3,2,1,0} parameter(2)
+  %k = f32[3,3,16,16]{3,2,1,0} parameter(3)
+  %cudnn = (f32[8,8,8,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/conv"}
+  %cublas = (f32[64,48]{1,0}, s8[0]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm"
+  %topk = f32[64]{0} custom-call(%a), custom_call_target="TopK"
+  ROOT %fusion = f32[64,48]{1,0} fusion(%a, %b), kind=kCustom, calls=%triton, backend_config={"fusion_backend_config":{"kind":"__triton_gemm"}}
+}
+"""  # noqa: E501
+
+
+def test_libraries_and_kernels_on_a_gpu():
+    found = {(op.kind, op.path, op.reason) for op in paths.operations(ELSEWHERE, "gpu")}
+    assert found == {
+        ("dot", "generated kernel", "triton_gemm"),
+        ("convolution", LIBRARY, "__cudnn$convForward"),
+        ("dot", LIBRARY, "__cublas$gemm"),
+    }
+
+
+def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_tpu():
+    text = compiled_text(slope(transposed, 1), X, like(4, 4, 16, 16), like(8, 16, 16, 16))
+    assert [op.reason for op in paths.loop_nests(text, "gpu")] == ["no library was found for it"]
+    assert not paths.loop_nests(text, "tpu")
+
+
+def test_a_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        paths.operations("HloModule nothing")
+
+
+def test_shapes_and_attributes_are_read():
+    program = hlo.parse(ELSEWHERE)
+    assert program.entry == "main"
+    calls = {each.name: each for each in program}
+    cudnn = calls["cudnn"]
+    assert [str(shape) for shape in cudnn.shapes] == ["f32[8,8,8,16]", "u8[0]"]
+    assert [shape.bytes for shape in cudnn.shapes] == [4 * 8 * 8 * 8 * 16, 0]
+    assert cudnn.operands == ("x", "k")
+    assert cudnn.attribute("window") == "size=3x3 pad=1_1x1_1"
+    assert cudnn.attribute("nothing") == ""
+    assert cudnn.source == "jit(f)/conv"
+    assert program.caller(calls["dot"]) is calls["fusion"]
+    assert program.caller(cudnn) is None
+    assert not hlo.Shape("f32", (2, 3), (0, 1)).row_major
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_sums_over_devices(devices):
+    mesh = parallel.make_mesh(devices)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(lambda x: x.sum(axis=0), in_shardings=rows, out_shardings=whole)
+    text = program.lower(like(8, 5)).compile().as_text()
+    expected = paths.AllReduces(1, 5 * 4) if devices > 1 else paths.AllReduces(0, 0)
+    assert paths.all_reduces(text) == expected
+    by_pmap = jax.pmap(
+        lambda x: jax.lax.psum(x, "data"), axis_name="data", devices=list(mesh.devices.flat)
+    )
+    text = by_pmap.lower(like(devices, 5)).compile().as_text()
+    assert paths.all_reduces(text) == expected
+
+
+#: Depth only repeats layers: the shallowest of each kind stands for the others, which run with the
+#: slow tests.
+DEEPER = {"vgg16", "resnet18", "resnet34", "resnet50", "wide_resnet_28_10"}
+STEPS = [
+    *(
+        pytest.param(
+            cases.ClassifierCase(
+                network=name,
+                batch_size=8,
+                image_size=max(8, spec.min_size),
+                width=0.1,
+            ),
+            id=name,
+            marks=[pytest.mark.slow] * (name in DEEPER),
+        )
+        for name, spec in models.CLASSIFIERS.items()
+    ),
+    *(
+        pytest.param(
+            cases.GanCase(
+                family=family,
+                penalty=penalty,
+                batch_size=8,
+                image_size=8,
+                width=0.1,
+                conditional=True,
+            ),
+            id=f"{family} {penalty}",
+            marks=[pytest.mark.slow] * (penalty == "r2"),
+        )
+        for family in models.GENERATORS
+        for penalty in ("none", *losses.PENALTIES)
+    ),
+]
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_no_convolution_of_a_shipped_step_is_a_loop_nest(case):
+    made = []
+    state = jax.eval_shape(lambda: made.append(cases.build(case)) or made[0].state)
+    program = parallel.compile_step(made[0].step, parallel.make_mesh(1))
+    text = program.lower(state, made[0].batch).compile().as_text()
+    found = paths.operations(text)
+    assert found
+    assert not paths.loop_nests(text)
