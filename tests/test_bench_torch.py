@@ -1,0 +1,256 @@
+"""The PyTorch side of the benchmarks, against the library itself.
+
+All but the first tests need PyTorch, which is not among the packages that the tests install:
+without it they are skipped. `pip install "jaxnets[bench]"` brings it.
+"""
+
+import statistics
+import sys
+import types
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import torch_rivals
+from experiments.benchmarks.cases import ClassifierCase, GanCase, build
+from jaxnets import ops
+from jaxnets.errors import UserError
+from jaxnets.models import dcgan, resnet
+from model_cases import random_variables
+
+TINY = {"batch_size": 4, "image_size": 8, "width": 0.0625}
+
+
+def test_without_torch_one_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r'pip install "jaxnets\[bench\]"'):
+        torch_rivals.compare(ClassifierCase(**TINY))
+
+
+def test_an_old_torch_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="1.13.1+cpu"))
+    with pytest.raises(UserError, match=r"version 2 or later, and 1\.13\.1"):
+        torch_rivals.compare(ClassifierCase(**TINY))
+
+
+@pytest.mark.parametrize(
+    "options,message", [({"rivals": ("fast",)}, "unknown rivals"), ({"rounds": 4}, "4 rounds")]
+)
+def test_arguments_out_of_range(options, message):
+    with pytest.raises(UserError, match=message):
+        torch_rivals.compare(ClassifierCase(**TINY), **options)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def check(torch, monkeypatch):
+    """The module that compares, and ResNets of two blocks to compare."""
+    from experiments.benchmarks import torch_check
+
+    for name, block in (("resnet_3x2", resnet.BasicBlock), ("resnet50", resnet.Bottleneck)):
+        monkeypatch.setitem(resnet.RESNETS, name, ((1, 1), (64, 128), block))
+    return torch_check
+
+
+def agree(check, torch, case):
+    return check.agreement(case, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ClassifierCase(**TINY, network="resnet_3x2"),
+        ClassifierCase(**TINY, network="resnet50", channels=3),
+        ClassifierCase(**TINY, network="speed_net"),
+        GanCase(**TINY | {"image_size": 9}, conditional=True, penalty="r1"),
+        GanCase(**TINY, penalty="wgan_gp", channels=3),
+        pytest.param(GanCase(**TINY, penalty="r2"), marks=pytest.mark.slow),
+        pytest.param(
+            GanCase(**TINY, discriminator="resnet_3x2", conditional=True), marks=pytest.mark.slow
+        ),
+        pytest.param(GanCase(**TINY, discriminator="speed_net"), marks=pytest.mark.slow),
+    ],
+    ids=lambda case: case.name,
+)
+def test_twins_compute_the_same_outputs_and_the_same_step(case, check, torch):
+    found = agree(check, torch, case)
+    assert found.outputs < 1e-5
+    assert found.step < 1e-3
+
+
+def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
+    from experiments.benchmarks import torch_steps
+
+    monkeypatch.setattr(torch_steps, "nesterov", partial(torch_steps.nesterov, momentum=0.8))
+    case = ClassifierCase(**TINY, network="resnet_3x2")
+    found = agree(check, torch, case)
+    assert found.outputs < 1e-5
+    with pytest.raises(UserError, match=r"updates after one step .* differ by .*nothing is timed"):
+        torch_rivals._insist(case, found)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        GanCase(**TINY, discriminator="resnet_3x2", penalty="r1"),
+        ClassifierCase(**TINY, network="lenet5"),
+    ],
+    ids=["penalty on BatchNorm", "no twin"],
+)
+def test_what_has_no_equal_in_torch(case, check):
+    with pytest.raises(UserError, match=r"add --penalty none|twins of resnet_3x2.* and dcgan"):
+        check.twins(build(case))
+
+
+def test_the_large_stem_pads_as_ours(torch):
+    from experiments.benchmarks.torch_networks import make_twin
+    from experiments.benchmarks.torch_weights import copy_weights
+
+    shape = (130, 128, 1)  # 65 x 64 where it is pooled: odd and even
+    model = resnet.ResNet(5, blocks=(1,), widths=(4,), large_stem=True)
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    variables = random_variables(model, images)
+    twin = make_twin(model, shape).eval()
+    copy_weights(twin, variables)
+    with ops.plain_convolutions():
+        ours, _ = jax.jit(partial(model.apply, train=False))(variables, images)
+    with torch.no_grad():
+        theirs = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+
+def test_running_statistics_move_as_ours(torch):
+    from experiments.benchmarks.torch_networks import make_twin
+    from experiments.benchmarks.torch_weights import copy_weights
+
+    model = dcgan.Discriminator(width=4, norm="batch")
+    images = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
+    variables = random_variables(model, images)
+    twin = make_twin(model, (8, 8, 1))
+    copy_weights(twin, variables)
+    twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    _, after = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    before, after = variables["batch_stats"]["norm2"], after["batch_stats"]["norm2"]
+    np.testing.assert_allclose(twin.norm2.running_mean, after["mean"], atol=1e-5)
+    # torch's running variance is that of a sample: count / (count - 1) times ours.
+    count = 6 * 4 * 4
+    moved = 0.9 * before["var"] + (after["var"] - 0.9 * before["var"]) * count / (count - 1)
+    np.testing.assert_allclose(twin.norm2.running_var, moved, rtol=1e-5)
+
+
+def test_weights_that_do_not_fit_are_named(torch):
+    from experiments.benchmarks.torch_networks import make_twin
+    from experiments.benchmarks.torch_weights import copy_weights
+
+    model = dcgan.Discriminator(width=4)
+    variables = random_variables(model, np.zeros((1, 8, 8, 1), np.float32))
+    twin = make_twin(model, (8, 8, 1))
+    params = dict(variables["params"])
+    with pytest.raises(ValueError, match=r"the twin has no conv9"):
+        copy_weights(twin, {"params": {**params, "conv9": params["conv1"]}})
+    wide = {**params, "conv1": {**params["conv1"], "bias": np.zeros(5)}}
+    with pytest.raises(ValueError, match=r"conv1/bias is \(5,\), and its twin \(4,\)"):
+        copy_weights(twin, {"params": wide})
+    del params["head"]
+    with pytest.raises(ValueError, match=r"the twin has head\.weight, head\.bias, which"):
+        copy_weights(twin, {"params": params})
+
+
+def stepped(check, torch, case, name, joined=False):
+    """All parameters after two steps of torch in one form, with fixed latents."""
+    from experiments.benchmarks import torch_steps
+
+    form, device = torch_steps.FORMS[name], torch.device("cpu")
+    work = build(case)
+    made = {key: torch_steps.place(twin, form, device) for key, twin in check.twins(work).items()}
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, case.batch_size, 64, generator=generator)
+    share = torch.rand(case.batch_size, 1, 1, 1, generator=generator)
+    step = check.twin_step(
+        case, made, form, device, joined=joined, draw=lambda count: (*latents, share)
+    )
+    images = torch_steps.place_images(work.batch["image"], form, device)
+    labels = torch_steps.place_labels(work.batch["label"], device)
+    for _ in range(2):
+        step(images, labels)
+    return [
+        value.detach().numpy() for key in sorted(made) for value in made[key].state_dict().values()
+    ]
+
+
+@pytest.mark.parametrize("penalty", ["none", "r1", "r2", "wgan_gp"])
+@pytest.mark.parametrize(
+    "name,joined",
+    [
+        ("eager", True),
+        ("channels_last", False),
+        # Compiling says that it uses what torch itself calls deprecated.
+        pytest.param("compile", True, marks=[pytest.mark.slow]),
+        pytest.param("compile", False, marks=[pytest.mark.slow]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_the_forms_of_torch_make_the_same_steps(penalty, name, joined, check, torch):
+    case = GanCase(**TINY, penalty=penalty, conditional=True)
+    expected = stepped(check, torch, case, "eager")
+    found = stepped(check, torch, case, name, joined)
+    for a, b in zip(found, expected, strict=True):
+        # A gradient near zero, whose sign is rounding, moves a weight by a whole rate.
+        assert np.mean(np.abs(a - b) > 1e-5) < 0.01
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_compare_gives_pairs_of_both_sides(check, monkeypatch):
+    from experiments.benchmarks import torch_steps
+
+    def fail(*_):
+        raise RuntimeError("no C++ compiler\nmore of it")
+
+    monkeypatch.setattr(torch_rivals, "WINDOW", 1e-3)
+    monkeypatch.setattr(torch_rivals, "PAUSE", 0)
+    monkeypatch.setattr(torch_steps, "compiled", fail)
+    case = ClassifierCase(**TINY, network="speed_net")
+    found = torch_rivals.compare(case, rounds=5, devices=2, steps_per_call=2)
+    assert found["rivals"]["compile"] == "RuntimeError: no C++ compiler"
+    assert found["rival"] in ("eager", "channels_last")
+    others = [found["rivals"][name] for name in ("eager", "channels_last")]
+    assert all(len(times) == 5 and min(times) > 0 for times in (found["ours"], *others))
+    best = found["rivals"][found["rival"]]
+    assert statistics.median(best) == min(statistics.median(times) for times in others)
+    ratios = [a / b for a, b in zip(found["ours"], best, strict=True)]
+    assert found["ratio"] == statistics.median(ratios)
+    assert (found["ratio_min"], found["ratio_max"]) == (min(ratios), max(ratios))
+    assert found["outputs_max_error"] < 1e-5 > 0
+    assert found["step_max_error"] < 1e-3
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["threads"] >= 1
+
+
+def test_a_gan_keeps_the_faster_pass_of_its_discriminator(check, torch, monkeypatch):
+    monkeypatch.setattr(torch_rivals, "WINDOW", 1e-3)
+    made = []
+
+    def competitor(work, name, device, *, joined):
+        seconds = iter([3.0, 3.0, 3.0] if joined else [2.0, 4.0, 4.0])
+        one = types.SimpleNamespace(window=lambda: next(seconds), joined=joined)
+        made.append(one)
+        return one
+
+    monkeypatch.setattr(torch_rivals, "_rival_step", competitor)
+    assert torch_rivals._rival(GanCase(**TINY), "eager", torch.device("cpu")).joined
+    assert len(made) == 2
+    # BatchNorm's statistics must not mix reals and fakes: there is only one way.
+    norms = GanCase(**TINY, discriminator="resnet_3x2")
+    assert not torch_rivals._rival(norms, "eager", torch.device("cpu")).joined
+
+
+def test_more_devices_than_jax_has_started_with():
+    torch_rivals.prepare_devices(jax.device_count())
+    with pytest.raises(UserError, match="64 devices were asked for"):
+        torch_rivals.prepare_devices(64)
