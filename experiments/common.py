@@ -46,6 +46,7 @@ _NOT_WHAT = (
     "log_every",
     "save_every",
     "memory_budget_mb",
+    "compilation_cache",
 )
 
 
@@ -65,8 +66,17 @@ class DataOptions:
     """Leave out images that cannot be used, and count them, instead of stopping (folder:)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What every command that compiles has."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start need not compile
+    them again."""
+
+
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
+class RunOptions(CacheOptions):
     """How and where a run is computed."""
 
     run_dir: Path | None = None
@@ -88,6 +98,19 @@ class RunOptions:
     """Epochs between checkpoints; 0 saves at the end only."""
     memory_budget_mb: int = 4096
     """A training split larger than this is streamed from disk instead of kept on the device."""
+
+
+def enable_compilation_cache() -> None:
+    """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
+    import sys
+
+    from jaxnets.compilation import enable_compilation_cache
+    from jaxnets.errors import UserError
+
+    try:
+        enable_compilation_cache()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def load_data(options: DataOptions) -> DataSet:

@@ -9,7 +9,7 @@ from experiments import common
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(common.CacheOptions):
     """Make images with the generator of a run: a grid as PNG, and all of them as .npz."""
 
     run: common.PositionalRun

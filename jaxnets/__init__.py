@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "jaxnets.augment": ["augmentation", "gan_augmentation", "mixup"],
     "jaxnets.checkpoint": ["Checkpoints"],
+    "jaxnets.compilation": ["enable_compilation_cache"],
     "jaxnets.data": [
         "DataSet",
         "Split",
@@ -55,6 +56,7 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.augment import augmentation, gan_augmentation, mixup
     from jaxnets.checkpoint import Checkpoints
+    from jaxnets.compilation import enable_compilation_cache
     from jaxnets.data import (
         DataSet,
         Split,

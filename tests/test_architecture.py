@@ -32,7 +32,7 @@ LAYERS = [
     ["metrics"],
     ["state", "optimizers"],
     ["steps"],
-    ["parallel"],
+    ["parallel", "compilation"],
     ["evaluate"],
     ["checkpoint"],
     ["report", "log", "runs"],
