@@ -84,6 +84,9 @@ class RunOptions(CacheOptions):
     runs/<experiment>-<date>-<time>."""
     seed: int = 0
     """Every random number of the run follows from it."""
+    seeds: int = 1
+    """Train this many networks at once in one program, with the seeds from --seed on; their mean
+    and spread are reported."""
     devices: int | None = None
     """How many devices to use; by default all."""
     mode: Literal["jit", "pmap"] = "jit"
@@ -182,6 +185,8 @@ def check_numbers(config: Any) -> None:
         if isinstance(value, float):
             need(math.isfinite(value), field.name, "finite")
     need(0 <= config.seed < 2**31, "seed", "in 0..2147483647")
+    need(config.seeds >= 1, "seeds", "at least 1")
+    need(config.seed + config.seeds <= 2**31, "seeds", f"at most {2**31 - config.seed}")
     for name in ("batch_size", "micro_batches"):
         need(getattr(config, name) >= 1, name, "at least 1")
     need(config.epochs > 0, "epochs", "above 0")

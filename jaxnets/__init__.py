@@ -46,6 +46,12 @@ _HOMES = {
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
     "jaxnets.parallel": ["compile_step", "make_mesh", "replicate"],
+    "jaxnets.population": [
+        "make_population_pipeline",
+        "member_state",
+        "population_state",
+        "population_step",
+    ],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "descend", "sample_latents"],
 }
@@ -82,6 +88,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import make_optimizer, make_schedule
     from jaxnets.parallel import compile_step, make_mesh, replicate
+    from jaxnets.population import (
+        make_population_pipeline,
+        member_state,
+        population_state,
+        population_step,
+    )
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, descend, sample_latents
 

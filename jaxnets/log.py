@@ -151,7 +151,7 @@ class Progress:
         if self._bar is None and time.monotonic() < self._next_line and step < self.total:
             return
         self._next_line = time.monotonic() + self._seconds
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = brief(values)
         pace = ""
         if math.isfinite(speed):
             left = (self.total - step) * self.batch_size / speed
@@ -168,6 +168,11 @@ class Progress:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def brief(values: Mapping[str, float]) -> str:
+    """Numbers on one line; those of single members of a population ("loss/seed-3") stay out."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
 
 
 def _clock(seconds: float) -> str:

@@ -145,7 +145,7 @@ def classifier_step(
     *,
     augment: Augmentation | None = None,
     mixup_alpha: float = 0.0,
-    ema_decay: float | optax.Schedule | None = None,
+    ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
 ) -> Step:
     """The step that trains a classifier, kept in `state.nets["classifier"]`.
@@ -216,9 +216,9 @@ def adversarial_step(
     conditional: bool = False,
     discriminator_steps: int = 1,
     penalty: Penalty | None = None,
-    penalty_weight: float = 0.0,
+    penalty_weight: Array | float = 0.0,
     augment: Augmentation | None = None,
-    ema_decay: float | optax.Schedule | None = None,
+    ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
 ) -> Step:
     """The alternating step of a generative adversarial network.
@@ -392,7 +392,7 @@ def _forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[.
     return forward
 
 
-def _at(value: float | optax.Schedule | None, step: Array) -> Array | float | None:
+def _at(value: Array | float | optax.Schedule | None, step: Array) -> Array | float | None:
     return value(step) if callable(value) else value  # type: ignore[return-value]
 
 

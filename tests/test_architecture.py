@@ -32,6 +32,7 @@ LAYERS = [
     ["metrics"],
     ["state", "optimizers"],
     ["steps"],
+    ["population"],
     ["parallel", "compilation"],
     ["evaluate"],
     ["checkpoint"],
