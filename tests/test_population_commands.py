@@ -57,23 +57,31 @@ def test_a_member_is_the_run_with_its_seed(workplace, capsys):
 
 
 def test_a_population_of_gans(workplace, capsys):
-    run(f"{GENERATE} --seeds 2 --judge both --run-dir gans")
-    found = summary(workplace / "gans")
-    each = found["frechet/seed-0"], found["frechet/seed-1"]
-    assert found["frechet"] == pytest.approx(np.mean(each))
-    assert found["frechet_samples"] == 180 and "frechet_samples_std" not in found
+    run(f"{GENERATE} --seeds 2 --run-dir gans")
     pictures = workplace / "gans" / "samples"
-    steps = [(pictures / name / "step-0000004.png").read_bytes() for name in ("seed-0", "seed-1")]
-    assert steps[0] != steps[1]
-    run("sample gans --count 2 --member 1")
-    run("sample gans --count 2")
-    with (
-        np.load(pictures / "sample-member-1-all-seed-0.npz") as one,
-        np.load(pictures / "sample-all-seed-0.npz") as first,
-    ):
-        assert not np.array_equal(one["images"], first["images"])
+    names = ("seed-0", "seed-1")
+    previews = [(pictures / name / "step-0000004.png").read_bytes() for name in names]
+    assert previews[0] != previews[1]
+    for member in (0, 1):
+        run(f"sample gans --count 2 --member {member} --out member-{member}")
+    with np.load("member-0.npz") as first, np.load("member-1.npz") as second:
+        assert not np.array_equal(first["images"], second["images"])
     assert commands.main(["sample", "gans", "--member", "2"]) == 2
     assert "no member with the seed 2; it has 0, 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_population_is_judged_by_a_population(workplace):
+    run(f"{CLASSIFY} --seeds 2 --run-dir judges")
+    flags = GENERATE.replace("--no-accuracy-score", "--labels-per-class 4 --score-epochs 1")
+    run(f"{flags.replace('0.05', '0.5')} --seeds 2 --judge judges --run-dir judged")
+    found = summary(workplace / "judged")
+    for name in ("frechet", "classification_accuracy_score"):
+        each = found[f"{name}/seed-0"], found[f"{name}/seed-1"]
+        assert found[name] == pytest.approx(np.mean(each))
+        assert found[f"{name}_std"] == pytest.approx(np.std(each, ddof=1))
+    assert found["frechet_samples"] == 180 and "frechet_samples_std" not in found
+    assert (workplace / "judged" / "accuracy_score" / "seed-1").is_dir()
 
 
 @pytest.mark.parametrize("flags", ["--seeds 0", "--seed 2147483647 --seeds 2"])
