@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common.forget_run()
     sys.unraisablehook = _report_unraisable
     try:
+        if getattr(command, "compilation_cache", False):
+            common.enable_compilation_cache()
         code = _RUN[type(command)](command)
     except UserError as error:
         return _fail(str(error))

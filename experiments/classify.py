@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common
+from experiments import common, populations
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -115,7 +115,7 @@ class Built:
     model: nn.Module
     train: Split
     steps_per_epoch: float
-    judge: Any  # (state, split) -> Classification
+    judge: Any  # (state of one member, split) -> Classification
 
 
 def resolve(config: Classify) -> Classify:
@@ -164,14 +164,18 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     assert config.batch_size and config.epochs and config.learning_rate is not None
     common.check_batch(config.batch_size, mesh, config.micro_batches)
-    train, held_out = dataset.splits["train"], dataset.splits.get("validation")
-    if config.validation_fraction:
-        train, held_out = data.split_validation(train, config.validation_fraction, config.seed)
-    if config.labels_per_class is not None:
-        train = data.take_per_class(train, config.labels_per_class, config.seed)
-    pipeline = data.make_pipeline(
-        train, config.batch_size, config.seed, memory_budget_bytes=config.memory_budget_mb << 20
-    )
+
+    def splits(seed: int) -> tuple[Split, Split | None]:
+        train, held_out = dataset.splits["train"], dataset.splits.get("validation")
+        if config.validation_fraction:
+            train, held_out = data.split_validation(train, config.validation_fraction, seed)
+        if config.labels_per_class is not None:
+            train = data.take_per_class(train, config.labels_per_class, seed)
+        return train, held_out
+
+    trains, held_outs = zip(*(splits(seed) for seed in populations.seeds(config)), strict=True)
+    train, held_out = trains[0], held_outs[0]
+    pipeline = populations.pipeline(config, trains, config.batch_size)
     steps_per_epoch = len(train) / config.batch_size
     total_steps = max(1, round(config.epochs * steps_per_epoch))
 
@@ -202,15 +206,15 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         clip_norm=config.clip_norm,
         momentum=config.momentum,
     )
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
-    def prepared(variables: dict[str, Any]) -> dict[str, Any]:
+    def prepared(variables: dict[str, Any], member: int) -> dict[str, Any]:
         prepare = models.CLASSIFIERS[config.network].prepare
         if prepare is None:
             return variables
-        return prepare(variables, data.normalise(train.images[:5000]))
+        return prepare(variables, data.normalise(trains[member].images[:5000]))
 
-    def init() -> TrainState:
+    def init(member: int) -> TrainState:
+        init_key, run_key = jax.random.split(jax.random.key(config.seed + member))
         example = jnp.zeros((1, *train.images.shape[1:]))
         net = state.init_net(
             model,
@@ -219,7 +223,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
             train=False,
             optimizer=optimizer,
             ema=config.ema_decay is not None,
-            prepare=prepared,
+            prepare=partial(prepared, member=member),
         )
         return state.TrainState.create(run_key, {"classifier": net})
 
@@ -238,9 +242,9 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         logits, _ = predict(of.nets["classifier"].averaged, split)
         return evaluate.classification(logits, split.labels)
 
-    def scores(of: TrainState) -> dict[str, float]:
+    def scores(of: TrainState, member: int) -> dict[str, float]:
         found = {f"test_{k}": v for k, v in judge(of, dataset.splits["test"]).metrics.items()}
-        if held_out is not None:
+        if (held_out := held_outs[member]) is not None:
             metrics = judge(of, held_out).metrics
             found |= {f"validation_{name}": value for name, value in metrics.items()}
         return found
@@ -251,12 +255,12 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
             raise UserError("--patience needs images to watch: set --validation-fraction too")
         stopping = EarlyStopping("validation_accuracy", config.patience)
     task = Task(
-        name=f"{config.network} on {dataset.name}",
-        init=init,
-        step=step,
+        name=f"{config.network} on {dataset.name}" + populations.suffix(config),
+        init=lambda: populations.init(config, init),
+        step=populations.step(config, step),
         pipeline=pipeline,
         total_steps=total_steps,
-        evaluate=scores,
+        evaluate=lambda of: populations.numbers(config, of, scores),
         early_stopping=stopping,
     )
     return Built(task, model, train, steps_per_epoch, judge)
@@ -275,13 +279,17 @@ def run(config: Classify) -> Path:
         "classify", config, dataset, built.task, mesh, built.steps_per_epoch
     )
     common.write_summary(folder, result.metrics, result)
-    found = built.judge(result.state, dataset.splits["test"])
+    found = [
+        built.judge(one, dataset.splits["test"])
+        for one in populations.members(config, result.state)
+    ]
+    test = populations.together(config, [one.metrics for one in found])
     records = read_records(folder / "metrics.jsonl")
     rows = [
-        ("test accuracy", f"{found.metrics['accuracy']:.2%}"),
-        ("mean recall of the classes", f"{found.metrics['balanced_accuracy']:.2%}"),
-        ("test loss (mean negative log-likelihood)", f"{found.metrics['loss']:.4f}"),
-        ("expected calibration error", f"{found.metrics['calibration_error']:.4f}"),
+        ("test accuracy", populations.shown(test, "accuracy", ".2%")),
+        ("mean recall of the classes", populations.shown(test, "balanced_accuracy", ".2%")),
+        ("test loss (mean negative log-likelihood)", populations.shown(test, "loss", ".4f")),
+        ("expected calibration error", populations.shown(test, "calibration_error", ".4f")),
         ("images trained on", f"{len(built.train):,}"),
         ("training time, compilation included", f"{result.seconds:.0f} s"),
     ]
@@ -292,10 +300,18 @@ def run(config: Classify) -> Path:
         built.task.name,
         [
             report.Table(rows, header=("", "value")),
-            report.Figure(report.curves_svg(training, ["loss"], title="training loss")),
-            report.Figure(report.curves_svg(judged, ["test_accuracy"], title="test accuracy")),
             report.Figure(
-                report.confusion_svg(found.confusion, dataset.class_names),
+                report.curves_svg(
+                    training, populations.curves(config, "loss"), title="training loss"
+                )
+            ),
+            report.Figure(
+                report.curves_svg(
+                    judged, populations.curves(config, "test_accuracy"), title="test accuracy"
+                )
+            ),
+            report.Figure(
+                report.confusion_svg(sum(one.confusion for one in found), dataset.class_names),
                 caption="Confusion matrix on the test images.",
             ),
         ],

@@ -46,6 +46,7 @@ _NOT_WHAT = (
     "log_every",
     "save_every",
     "memory_budget_mb",
+    "compilation_cache",
 )
 
 
@@ -65,8 +66,17 @@ class DataOptions:
     """Leave out images that cannot be used, and count them, instead of stopping (folder:)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What every command that compiles has."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start need not compile
+    them again."""
+
+
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
+class RunOptions(CacheOptions):
     """How and where a run is computed."""
 
     run_dir: Path | None = None
@@ -74,6 +84,9 @@ class RunOptions:
     runs/<experiment>-<date>-<time>."""
     seed: int = 0
     """Every random number of the run follows from it."""
+    seeds: int = 1
+    """Train this many networks at once in one program, with the seeds from --seed on; their mean
+    and spread are reported."""
     devices: int | None = None
     """How many devices to use; by default all."""
     mode: Literal["jit", "pmap"] = "jit"
@@ -88,6 +101,19 @@ class RunOptions:
     """Epochs between checkpoints; 0 saves at the end only."""
     memory_budget_mb: int = 4096
     """A training split larger than this is streamed from disk instead of kept on the device."""
+
+
+def enable_compilation_cache() -> None:
+    """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
+    import sys
+
+    from jaxnets.compilation import enable_compilation_cache
+    from jaxnets.errors import UserError
+
+    try:
+        enable_compilation_cache()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def load_data(options: DataOptions) -> DataSet:
@@ -159,6 +185,8 @@ def check_numbers(config: Any) -> None:
         if isinstance(value, float):
             need(math.isfinite(value), field.name, "finite")
     need(0 <= config.seed < 2**31, "seed", "in 0..2147483647")
+    need(config.seeds >= 1, "seeds", "at least 1")
+    need(config.seed + config.seeds <= 2**31, "seeds", f"at most {2**31 - config.seed}")
     for name in ("batch_size", "micro_batches"):
         need(getattr(config, name) >= 1, name, "at least 1")
     need(config.epochs > 0, "epochs", "above 0")

@@ -10,7 +10,7 @@ from experiments import common
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(common.CacheOptions):
     """Measure a run's networks on the test images; prints the numbers, and keeps them as JSON."""
 
     run: common.PositionalRun

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common, judging
+from experiments import common, judging, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,13 +157,15 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             f"--discriminator-steps must be at least 1, got {config.discriminator_steps}"
         )
     common.check_batch(config.batch_size, mesh, config.micro_batches)
-    train = dataset.splits["train"]
+    trains = [dataset.splits["train"]] * config.seeds
     if config.labels_per_class is not None:
-        train = data.take_per_class(train, config.labels_per_class, config.seed)
+        trains = [
+            data.take_per_class(dataset.splits["train"], config.labels_per_class, seed)
+            for seed in populations.seeds(config)
+        ]
+    train = trains[0]
     whole_batch = config.batch_size * config.discriminator_steps
-    pipeline = data.make_pipeline(
-        train, whole_batch, config.seed, memory_budget_bytes=config.memory_budget_mb << 20
-    )
+    pipeline = populations.pipeline(config, trains, whole_batch)
     steps_per_epoch = len(train) / whole_batch
     total_steps = max(1, round(config.epochs * steps_per_epoch))
 
@@ -178,12 +180,15 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         )
         for rate in (config.generator_learning_rate, config.discriminator_learning_rate)
     )
-    generator_key, discriminator_key, run_key, preview_key = jax.random.split(
-        jax.random.key(config.seed), 4
-    )
+
+    def keys(member: int) -> Any:
+        """Of the generator, the discriminator, the run and the previews."""
+        return jax.random.split(jax.random.key(config.seed + member), 4)
+
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
 
-    def init() -> state.TrainState:
+    def init(member: int) -> state.TrainState:
+        generator_key, discriminator_key, run_key, _ = keys(member)
         latents = jnp.zeros((1, config.latent_size))
         images = jnp.zeros((1, *train.images.shape[1:]))
         return state.TrainState.create(
@@ -212,7 +217,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     if config.penalty != "none":
         images = jnp.zeros((1, *train.images.shape[1:]))
         made = jax.eval_shape(
-            lambda key: discriminator.init(key, images, labels, train=False), discriminator_key
+            lambda key: discriminator.init(key, images, labels, train=False), jax.random.key(0)
         )
         if "batch_stats" in made:
             raise UserError(
@@ -239,12 +244,17 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     )
 
     def preview(of: state.TrainState, folder: Path) -> None:
+        for member, one in enumerate(populations.members(config, of)):
+            part = folder if config.seeds == 1 else folder / populations.names(config)[member]
+            preview_of_one(one, member, part)
+
+    def preview_of_one(of: state.TrainState, member: int, folder: Path) -> None:
         columns = 10
         rows = min(dataset.num_classes, 20)
         asked: Any = np.repeat(np.arange(rows, dtype=np.int32), columns)
         images = sample(
             of.nets["generator"].averaged,
-            preview_key,
+            keys(member)[3],
             asked if config.conditional else len(asked),
         )
         names = dataset.class_names[:rows] if config.conditional else None
@@ -253,7 +263,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
-    def scores(of: state.TrainState) -> dict[str, float]:
+    def scores(of: state.TrainState, member: int) -> dict[str, float]:
         if judge is None:
             return {}
         samples = samples_like(of, dataset.splits["test"].labels)
@@ -266,12 +276,12 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         return data.Split(data.to_uint8(images), like)
 
     task = Task(
-        name=f"{config.generator} on {dataset.name}",
-        init=init,
-        step=step,
+        name=f"{config.generator} on {dataset.name}" + populations.suffix(config),
+        init=lambda: populations.init(config, init),
+        step=populations.step(config, step),
         pipeline=pipeline,
         total_steps=total_steps,
-        evaluate=scores,
+        evaluate=lambda of: populations.numbers(config, of, scores),
         preview=preview,
     )
     return Built(task, train, steps_per_epoch, sample, samples_like, judge, config.conditional)
@@ -282,25 +292,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """What can be said of a trained generator: a Frechet distance, an accuracy score.
 
-    The classifier of the accuracy score is trained in `folder`.
+    The classifier of the accuracy score is trained in `folder`, those of a population's members in
+    folders inside it.
     """
-    numbers: dict[str, Any] = {}
-    if built.judge is not None:
-        samples = built.samples_like(state, dataset.splits["test"].labels)
-        numbers |= judging.frechet_numbers(built.judge, samples, dataset)
-        numbers["frechet_judge"] = built.judge.name
-        numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
-    if config.conditional and config.accuracy_score:
-        samples = built.samples_like(state, built.train.labels)
-        assert config.score_epochs is not None
-        numbers["classification_accuracy_score"] = judging.accuracy_score(
-            samples, dataset, mesh, folder, epochs=config.score_epochs, seed=config.seed
-        )
-    return numbers
+
+    def of_one(one: TrainState, member: int) -> dict[str, Any]:
+        numbers: dict[str, Any] = {}
+        if built.judge is not None:
+            samples = built.samples_like(one, dataset.splits["test"].labels)
+            numbers |= judging.frechet_numbers(built.judge, samples, dataset)
+            numbers["frechet_judge"] = built.judge.name
+            numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+        if config.conditional and config.accuracy_score:
+            samples = built.samples_like(one, built.train.labels)
+            assert config.score_epochs is not None
+            part = folder if config.seeds == 1 else folder / populations.names(config)[member]
+            seed = config.seed + member
+            numbers["classification_accuracy_score"] = judging.accuracy_score(
+                samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed
+            )
+        return numbers
+
+    return populations.numbers(config, state, of_one)
 
 
 def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
-    """A GAN's part of a report: samples beside real images, and its curves."""
+    """A GAN's part of a report: samples beside real images, and its curves.
+
+    The samples are of the state given, that of one GAN.
+    """
     import numpy as np
 
     from jaxnets import report
@@ -355,7 +375,8 @@ def run(config: Generate) -> Path:
         ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
     ]
     table = report.Table(rows, header=("", "value"))
-    parts = [table, *figures(built, result.state, dataset, folder)]
+    first = populations.member(config, result.state, None)
+    parts = [table, *figures(built, first, dataset, folder)]
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)
     print(f"  report: {folder / 'report.html'}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import classify, common
+from experiments import classify, common, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,7 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     built = classify.build(config, own, mesh)
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
+    state = populations.member(config, state, None)
     variables = state.nets["classifier"].averaged
     predict = evaluate.make_predict(built.model, mesh)
     return Judge(
@@ -129,14 +130,20 @@ def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "frechet" in numbers:
         count = f"{numbers['frechet_samples']:,} samples"
         table += [
-            (f"Frechet distance of {count} from half the test images", f"{numbers['frechet']:.2f}"),
-            ("floor: of the other half of the test images", f"{numbers['frechet_floor']:.2f}"),
-            ("ceiling: of noise", f"{numbers['frechet_ceiling']:.2f}"),
+            (
+                f"Frechet distance of {count} from half the test images",
+                populations.shown(numbers, "frechet", ".2f"),
+            ),
+            (
+                "floor: of the other half of the test images",
+                populations.shown(numbers, "frechet_floor", ".2f"),
+            ),
+            ("ceiling: of noise", populations.shown(numbers, "frechet_ceiling", ".2f")),
             ("features of", str(numbers["frechet_judge"])),
         ]
     if "classification_accuracy_score" in numbers:
-        score = numbers["classification_accuracy_score"]
-        table.append(("classification accuracy score (trained on samples only)", f"{score:.2%}"))
+        score = populations.shown(numbers, "classification_accuracy_score", ".2%")
+        table.append(("classification accuracy score (trained on samples only)", score))
     return table
 
 

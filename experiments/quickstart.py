@@ -21,7 +21,7 @@ _BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Quickstart:
+class Quickstart(common.CacheOptions):
     """Train a CNN and a GAN on handwritten digits, and show what they do for each other.
 
     Takes about two minutes on two CPU cores, and needs no network.

@@ -23,7 +23,7 @@ RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduce:
+class Reproduce(common.CacheOptions):
     """Run an experiment of the results table with several seeds; mean and spread as JSON."""
 
     name: tyro.conf.Positional[str]

@@ -9,7 +9,7 @@ from experiments import common
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(common.CacheOptions):
     """Make images with the generator of a run: a grid as PNG, and all of them as .npz."""
 
     run: common.PositionalRun
@@ -22,6 +22,8 @@ class Sample:
     """In (0, 1]: keep latents near the mean; more typical images, less variety."""
     seed: int = 0
     """Other seeds give other images."""
+    member: int | None = None
+    """Of a run with --seeds: the generator with this seed; by default the first."""
     out: Path | None = None
     """Path of the files, without .png and .npz; by default inside the run's samples/."""
 
@@ -33,7 +35,7 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import generate, judging
+    from experiments import generate, judging, populations
     from jaxnets import data, parallel, report
     from jaxnets.errors import UserError
     from jaxnets.runs import read_run
@@ -64,7 +66,7 @@ def run(config: Sample) -> None:
     built.task.pipeline.close()
     state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
     images = built.sample(
-        state.nets["generator"].averaged,
+        populations.member(options, state, config.member).nets["generator"].averaged,
         jax.random.key(config.seed),
         labels if options.conditional else config.count,
         config.truncation,
@@ -72,7 +74,8 @@ def run(config: Sample) -> None:
     out = config.out
     if out is None:
         which = "all" if config.class_label is None else f"class-{config.class_label}"
-        out = config.run / "samples" / f"sample-{which}-seed-{config.seed}"
+        of_member = "" if config.member is None else f"-member-{config.member}"
+        out = config.run / "samples" / f"sample{of_member}-{which}-seed-{config.seed}"
     try:
         columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
         picture = report.image_grid(images, columns, out.with_name(out.name + ".png"))

@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "jaxnets.augment": ["augmentation", "gan_augmentation", "mixup"],
     "jaxnets.checkpoint": ["Checkpoints"],
+    "jaxnets.compilation": ["enable_compilation_cache"],
     "jaxnets.data": [
         "DataSet",
         "Split",
@@ -45,6 +46,12 @@ _HOMES = {
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
     "jaxnets.parallel": ["compile_step", "make_mesh", "replicate"],
+    "jaxnets.population": [
+        "make_population_pipeline",
+        "member_state",
+        "population_state",
+        "population_step",
+    ],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "descend", "sample_latents"],
 }
@@ -55,6 +62,7 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.augment import augmentation, gan_augmentation, mixup
     from jaxnets.checkpoint import Checkpoints
+    from jaxnets.compilation import enable_compilation_cache
     from jaxnets.data import (
         DataSet,
         Split,
@@ -80,6 +88,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import make_optimizer, make_schedule
     from jaxnets.parallel import compile_step, make_mesh, replicate
+    from jaxnets.population import (
+        make_population_pipeline,
+        member_state,
+        population_state,
+        population_step,
+    )
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, descend, sample_latents
 

@@ -36,15 +36,13 @@ class MetricLog:
           resume_step: the step that the run goes on from; records of later steps, which an
             interrupted run wrote and which will now be written again, are dropped.
         """
-        from tensorboardX import SummaryWriter
-
         path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
         fresh = path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(fresh, path)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._board = _summary_writer()(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -67,6 +65,23 @@ class MetricLog:
             if finite[name] is None:
                 continue
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def _summary_writer() -> Any:
+    """TensorBoard's writer, without PyTorch.
+
+    Where PyTorch is installed, tensorboardX imports it for a type annotation, and that takes
+    longer (1.4 s on a CPU, more with CUDA) than the rest of a start.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # so its import fails
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class Progress:
@@ -136,7 +151,7 @@ class Progress:
         if self._bar is None and time.monotonic() < self._next_line and step < self.total:
             return
         self._next_line = time.monotonic() + self._seconds
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = brief(values)
         pace = ""
         if math.isfinite(speed):
             left = (self.total - step) * self.batch_size / speed
@@ -153,6 +168,11 @@ class Progress:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def brief(values: Mapping[str, float]) -> str:
+    """Numbers on one line; those of single members of a population ("loss/seed-3") stay out."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
 
 
 def _clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
-from jaxnets.log import MetricLog, Progress
+from jaxnets.log import MetricLog, Progress, brief
 from jaxnets.parallel import Mode, compile_step, replicate
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
@@ -289,7 +289,7 @@ class _Run:
         task = self.task
         self.metrics = task.evaluate(self.state)
         log.write("eval", self.step, self.metrics)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        shown = brief(self.metrics)
         if shown:
             progress.say(f"{task.name}  step {self.step}: {shown}")
         if task.preview is not None:

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxnets.errors import UserError
-from jaxnets.typing import PyTree
+from jaxnets.typing import Array, PyTree
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "decays", "make_optimizer", "make_schedule"]
 
@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 #: name -> function of (peak, total, warmup) that gives step -> learning rate.
-SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
+SCHEDULES: dict[str, Callable[[Any, int, int], optax.Schedule]] = {
     "constant": lambda peak, total, warmup: optax.join_schedules(
         [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
         [warmup],
@@ -60,13 +60,15 @@ def decays(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(applies, params)
 
 
-def make_schedule(name: str, peak: float, total_steps: int, warmup: float = 0.0) -> optax.Schedule:
+def make_schedule(
+    name: str, peak: Array | float, total_steps: int, warmup: float = 0.0
+) -> optax.Schedule:
     """A learning rate as a function of the step.
 
     Args:
       name: one of `SCHEDULES`: "constant", "cosine" (to zero), or "linear" (from a fifth of the
         peak up to it, then down to zero), each after the warm-up.
-      peak: the highest value.
+      peak: the highest value; may be traced.
       total_steps: where the schedule ends.
       warmup: the share of `total_steps`, in [0, 1), that climbs linearly to the peak.
 
@@ -85,9 +87,9 @@ def make_schedule(name: str, peak: float, total_steps: int, warmup: float = 0.0)
 
 def make_optimizer(
     name: str,
-    learning_rate: float | optax.Schedule,
+    learning_rate: Array | float | optax.Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: Array | float = 0.0,
     clip_norm: float | None = None,
     momentum: float = 0.9,
     b1: float = 0.9,
@@ -101,7 +103,7 @@ def make_optimizer(
 
     Args:
       name: one of `OPTIMIZERS`.
-      learning_rate: a number, or a function of the step.
+      learning_rate: a number, or a function of the step. It and the decay may be traced.
       weight_decay: coefficient of the decoupled decay, per unit of learning rate.
       clip_norm: the greatest global norm that a gradient keeps; None leaves gradients alone.
       momentum: of "sgd" and "nesterov".
@@ -124,7 +126,8 @@ def make_optimizer(
     if clip_norm is not None:
         parts.append(optax.clip_by_global_norm(clip_norm))
     parts.append(OPTIMIZERS[name](momentum=momentum, b1=b1, b2=b2, eps=eps))
-    if weight_decay:
+    # A traced number, of a member of a population, may be zero or not.
+    if not isinstance(weight_decay, int | float) or weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     parts.append(optax.scale_by_learning_rate(learning_rate))
     return optax.chain(*parts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -70,6 +71,14 @@ class TrainState:
         return cls(step=jnp.zeros((), jnp.int32), key=jnp.copy(key), nets=dict(nets))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(
+    module: nn.Module, options: tuple[tuple[str, Any], ...], key: PRNGKey, inputs: Any
+) -> Any:
+    """Compiled once for all networks that differ in their key alone."""
+    return module.init(key, *inputs, **dict(options))
+
+
 def init_net(
     module: nn.Module,
     key: PRNGKey,
@@ -88,12 +97,12 @@ def init_net(
       optimizer: the transformation that will update the parameters.
       ema: whether to keep an exponential moving average of parameters and statistics.
       prepare: changes the variables before training (to whiten a first layer, say).
-      **kwargs: passed to the module's `__call__` as they are.
+      **kwargs: passed to the module's `__call__` as they are; hashable.
 
     Returns:
       A `Net`.
     """
-    variables = dict(jax.jit(lambda key: module.init(key, *inputs, **kwargs))(key))
+    variables = dict(_init(module, tuple(sorted(kwargs.items())), key, inputs))
     if prepare is not None:
         variables = dict(prepare(variables))
     params = variables.pop("params")

@@ -6,6 +6,7 @@ randomness is `fold_in(state.key, state.step)` and, below that, one key per glob
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import chex
@@ -145,7 +146,7 @@ def classifier_step(
     *,
     augment: Augmentation | None = None,
     mixup_alpha: float = 0.0,
-    ema_decay: float | optax.Schedule | None = None,
+    ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
 ) -> Step:
     """The step that trains a classifier, kept in `state.nets["classifier"]`.
@@ -216,9 +217,9 @@ def adversarial_step(
     conditional: bool = False,
     discriminator_steps: int = 1,
     penalty: Penalty | None = None,
-    penalty_weight: float = 0.0,
+    penalty_weight: Array | float = 0.0,
     augment: Augmentation | None = None,
-    ema_decay: float | optax.Schedule | None = None,
+    ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
 ) -> Step:
     """The alternating step of a generative adversarial network.
@@ -292,6 +293,7 @@ def adversarial_step(
         key = jax.random.fold_in(state.key, state.step)
         g_net = state.nets["generator"]
         decay = _at(ema_decay, state.step)
+        update = partial(descend, ema_decay=decay, micro_batches=micro_batches)
 
         def labels_of(part: Batch) -> Array | None:
             return part["label"] if conditional else None
@@ -304,19 +306,15 @@ def adversarial_step(
             chex.assert_equal_shape([real, fake])
             fake = jax.lax.stop_gradient(fake)
             pair, single = judge(params, model_state, labels, judge_key)
+            inputs = (lambda images: single(images, which)[0], penalty_key, real, fake)
             size, at = None, getattr(penalty, "at", "between")
+            which = int(at == "fake")
             if at == "between" or model_state:
                 real_logits, fake_logits, model_state = pair(real, fake)
-            elif at == "real":  # the penalty's pass over the reals gives their logits too
-                real_logits, size = penalty.with_logits(
-                    lambda images: single(images, 0)[0], penalty_key, real, fake
-                )
-                fake_logits, _ = single(fake, 1)
-            else:
-                fake_logits, size = penalty.with_logits(
-                    lambda images: single(images, 1)[0], penalty_key, real, fake
-                )
-                real_logits, _ = single(real, 0)
+            else:  # the penalty's pass over these images gives their logits too
+                logits, size = penalty.with_logits(*inputs)  # type: ignore[union-attr]
+                others = single((fake, real)[which], 1 - which)[0]
+                real_logits, fake_logits = (others, logits) if which else (logits, others)
             values = loss.d_loss(real_logits, fake_logits)
             metrics = {
                 "d_loss": Mean.of(values, mask),
@@ -325,21 +323,13 @@ def adversarial_step(
                 "d_accuracy": Mean.of(real_logits > 0, mask) + Mean.of(fake_logits < 0, mask),
             }
             if penalty is not None:
-                if size is None:
-                    size = penalty(lambda images: single(images)[0], penalty_key, real, fake)
+                size = penalty(*inputs) if size is None else size
                 values = values + penalty_weight * size
                 metrics["penalty"] = Mean.of(size, mask)
             return values, (model_state, metrics)
 
         def update_discriminator(d_net: Net, part: tuple[Batch, PRNGKey]):
-            return descend(
-                d_net,
-                d_objective,
-                *part,
-                optimizer=discriminator_optimizer,
-                ema_decay=decay,
-                micro_batches=micro_batches,
-            )
+            return update(d_net, d_objective, *part, optimizer=discriminator_optimizer)
 
         d_key, g_key = jax.random.split(key)
         d_net = state.nets["discriminator"]
@@ -364,15 +354,7 @@ def adversarial_step(
             values = loss.g_loss(real_logits, fake_logits)
             return values, (model_state, {"g_loss": Mean.of(values, part["mask"])})
 
-        g_net, g_metrics = descend(
-            g_net,
-            g_objective,
-            last,
-            g_key,
-            optimizer=generator_optimizer,
-            ema_decay=decay,
-            micro_batches=micro_batches,
-        )
+        g_net, g_metrics = update(g_net, g_objective, last, g_key, optimizer=generator_optimizer)
         metrics = {
             **{name: value for name, value in d_metrics.items() if name != "grad_norm"},
             **{name: value for name, value in g_metrics.items() if name != "grad_norm"},
@@ -406,7 +388,7 @@ def _forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[.
     return forward
 
 
-def _at(value: float | optax.Schedule | None, step: Array) -> Array | float | None:
+def _at(value: Array | float | optax.Schedule | None, step: Array) -> Array | float | None:
     return value(step) if callable(value) else value  # type: ignore[return-value]
 
 

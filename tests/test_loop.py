@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -193,3 +195,18 @@ def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now[0] += 20.0  # a shorter last call, compiled too
     progress.leave_out(20.0, 2)
     assert progress.images_per_second(20) == pytest.approx(4 * 32 / 2.0)
+
+
+def test_a_log_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    code = "import jaxnets.log as log; log.MetricLog(log.Path('.')); import torch"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    # The last line of the code may import it: it is hidden only while the log is opened.
+    assert done.stderr.strip() == "torch was imported"
+    assert (tmp_path / "tensorboard").exists()

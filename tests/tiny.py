@@ -106,6 +106,7 @@ def gan(
     norm: bool = False,
     rate: float = 1e-2,
     penalty: str | None = "r1",
+    gamma: float = 0.5,
     **options: Any,
 ) -> tuple[state.TrainState, steps.Step]:
     """A conditional GAN's state and its step."""
@@ -140,7 +141,7 @@ def gan(
         latent_size=LATENT,
         conditional=True,
         penalty=None if penalty is None else losses.penalty(penalty),
-        penalty_weight=0.5,
+        penalty_weight=gamma,
         ema_decay=0.9,
         **options,
     )

@@ -28,8 +28,10 @@ __all__ = ["Geometry", "conv", "input_gradient", "kernel_gradient"]
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Which pixels a convolution's output reads: along each spatial axis, o * stride + t *
-    dilation - before, for tap t, with zeros outside the input.
+    """Which pixels a convolution's output reads.
+
+    Along each spatial axis, output o reads through tap t what lies at `o * stride + t * dilation
+    - before`, with zeros outside the input.
 
     Attributes:
       inputs: size of the input along each spatial axis.

@@ -1,0 +1,207 @@
+"""What the data pipelines deliver, against what a training step eats."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments import common
+from experiments.benchmarks import cases
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxnets.data import Pipeline, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Input(common.DataOptions):
+    """Images a second that each pipeline delivers, against those that a training step eats.
+
+    To deliver is everything up to the batch on the device: order, reading, transfer, gathering
+    and normalisation. A ratio well above 1 means that the step never waits.
+    """
+
+    network: str = "resnet_3x2"
+    """The classifier whose step eats: any network of `classify`."""
+    width: float = 1.0
+    """Factor on every number of channels; 1 is the published size."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the step's computation."""
+    batch_size: int = 128
+    """Images a step."""
+    steps_per_call: int = 4
+    """Steps in one call: as many batches are fed at a time."""
+    devices: int | None = None
+    """How many devices to use; by default all."""
+    calls: int = 8
+    """Calls in one round."""
+    rounds: int = 5
+    """Rounds; in each the step and the pipelines have their turn."""
+    seed: int = 0
+    """Of the order and the weights."""
+    out: Path | None = None
+    """A JSON file to keep the numbers in."""
+
+
+def run(config: Input) -> dict[str, Any]:
+    """The benchmark: images a second of the step and of both pipelines, and their ratios.
+
+    `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device.
+    """
+    from jaxnets import data, parallel
+    from jaxnets.errors import UserError
+    from jaxnets.runs import write_json
+
+    for name in ("steps_per_call", "calls", "rounds"):
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    mesh = parallel.make_mesh(config.devices)
+    common.check_batch(config.batch_size, mesh)
+    train = common.load_data(config).splits["train"]
+    height, width = train.images.shape[1:3]
+    if height != width:
+        raise UserError(
+            f"the images are {height}x{width}, and the network of this benchmark takes square "
+            f"ones; add --image-size {min(height, width)}"
+        )
+    pipelines: dict[str, Pipeline] = {
+        "resident": data.ResidentPipeline(train, config.batch_size, config.seed),
+        "streaming": data.StreamingPipeline(train, config.batch_size, config.seed),
+    }
+    try:
+        ways: dict[str, Callable[[], Any]] = {"step": _eat(config, train, mesh)}
+        for name, pipeline in pipelines.items():
+            feed = _feed(config, pipeline)
+            ways[f"{name} host"] = feed
+            ways[name] = _deliver(pipeline, feed, mesh)
+        rates = _rates(ways, config)
+    finally:
+        for pipeline in pipelines.values():
+            pipeline.close()
+    eaten = statistics.median(rates["step"])
+    found = {
+        name: {
+            "images_per_second": statistics.median(rates[name]),
+            "host_images_per_second": statistics.median(rates[f"{name} host"]),
+            "ratio": statistics.median(rates[name]) / eaten,
+            "ratios": [a / b for a, b in zip(rates[name], rates["step"], strict=True)],
+        }
+        for name in pipelines
+    }
+    numbers = {
+        "data": config.data,
+        "image_shape": list(train.images.shape[1:]),
+        "network": config.network,
+        "batch_size": config.batch_size,
+        "steps_per_call": config.steps_per_call,
+        "step_images_per_second": eaten,
+        **found,
+        "machine": common.machine(),
+    }
+    if config.out is not None:
+        write_json(config.out, numbers)
+    print(json.dumps(numbers, indent=2))
+    return numbers
+
+
+def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[float]]:
+    """Images a second of each way in each round, the ways in turn.
+
+    The first calls of each turn don't count: they compile, and they empty what the readers have
+    prepared while the other ways had their turn.
+    """
+    import jax
+
+    from jaxnets.data.pipeline import READ_AHEAD
+
+    images = config.calls * config.steps_per_call * config.batch_size
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    idle = 1 + READ_AHEAD // config.steps_per_call
+    for _ in range(config.rounds):
+        for name, way in ways.items():
+            for _ in range(idle):
+                jax.block_until_ready(way())
+            begin = time.perf_counter()
+            last = None
+            for _ in range(config.calls):
+                last = way()
+            jax.block_until_ready(last)
+            rates[name].append(images / (time.perf_counter() - begin))
+    return rates
+
+
+def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
+    """A call of the training step, its batches on the device already."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jaxnets import parallel
+    from jaxnets.typing import DATA_AXIS
+
+    size, _, channels = train.images.shape[1:]
+    work = cases.build(
+        cases.ClassifierCase(
+            network=config.network,
+            batch_size=config.batch_size,
+            image_size=size,
+            channels=channels,
+            width=config.width,
+            dtype=config.dtype,
+            seed=config.seed,
+        )
+    )
+    steps = config.steps_per_call
+    step = parallel.compile_step(work.step, mesh, steps_per_call=steps)
+    state = parallel.replicate(work.state, mesh)
+    axes = PartitionSpec(DATA_AXIS) if steps == 1 else PartitionSpec(None, DATA_AXIS)
+    batch = dict(work.batch)
+    if steps > 1:
+        batch = {name: np.stack([np.asarray(leaf)] * steps) for name, leaf in batch.items()}
+    feed = jax.device_put(batch, NamedSharding(mesh, axes))
+
+    def call() -> Any:
+        nonlocal state
+        state, metrics = step(state, feed)
+        return metrics
+
+    return call
+
+
+def _feed(config: Input, pipeline: Pipeline) -> Callable[[], Any]:
+    """What the host does for one call."""
+    at = 0
+
+    def call() -> Any:
+        nonlocal at
+        feed = pipeline.feed(at, config.steps_per_call)
+        at += config.steps_per_call
+        return feed
+
+    return call
+
+
+def _deliver(pipeline: Pipeline, feed: Callable[[], Any], mesh: Mesh) -> Callable[[], Any]:
+    """All of it: what is fed goes to the devices, and becomes batches there."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jaxnets import parallel
+    from jaxnets.typing import DATA_AXIS
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+    fetch = jax.jit(
+        jax.vmap(pipeline.fetch, in_axes=(None, 0)),
+        in_shardings=(whole, split),
+        out_shardings=split,
+    )
+    source = parallel.replicate(pipeline.source, mesh)
+    return lambda: fetch(source, feed())

@@ -1,0 +1,95 @@
+"""How long a command takes until its first training step, with and without kept programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import common
+
+
+@dataclasses.dataclass(frozen=True)
+class Startup:
+    """Time from the start of a command's process to the end of its first training call.
+
+    The first start compiles into an empty folder; the later ones find there what it compiled.
+    """
+
+    command: str = "quickstart"
+    """The command and its flags, but for --run-dir."""
+    rounds: int = 3
+    """Starts after the first."""
+    out: Path | None = None
+    """A JSON file to keep the numbers in."""
+
+
+def run(config: Startup) -> dict[str, Any]:
+    """The benchmark: `first_seconds`, and the `later_seconds` of each round with their median.
+
+    Raises:
+      UserError: if the command does not train.
+    """
+    from jaxnets.errors import UserError
+
+    if config.rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {config.rounds}")
+    with tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder:
+        programs = Path(folder) / "programs"
+        seconds = [
+            _start(shlex.split(config.command), Path(folder) / f"run-{i}", programs)
+            for i in range(config.rounds + 1)
+        ]
+        kept = [path.stat().st_size for path in programs.glob("*-cache")]
+    first, *later = seconds
+    numbers = {
+        "command": config.command,
+        "first_seconds": round(first, 2),
+        "later_seconds": [round(value, 2) for value in later],
+        "later_median_seconds": round(statistics.median(later), 2),
+        "programs": len(kept),
+        "program_bytes": sum(kept),
+        "machine": common.machine(),
+    }
+    if config.out is not None:
+        from jaxnets.runs import write_json
+
+        write_json(config.out, numbers)
+    print(json.dumps(numbers, indent=2))
+    return numbers
+
+
+def _start(command: list[str], run_dir: Path, programs: Path) -> float:
+    """Seconds from the start of a process to its first line of progress, which then ends it."""
+    from jaxnets.compilation import OPTIONS
+    from jaxnets.errors import UserError
+
+    options = {name.upper(): str(value) for name, value in OPTIONS.items()}
+    environment = {**os.environ, **options, "JAX_COMPILATION_CACHE_DIR": str(programs)}
+    said = []
+    begin = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command, "--run-dir", str(run_dir)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if "  step " in line:
+                    return time.monotonic() - begin
+                said.append(line.strip())
+        finally:
+            process.terminate()
+            process.stderr.read()  # it saves its state first, and may have something to say
+    raise UserError(f"`{shlex.join(command)}` began no training: {said[-1] if said else 'silence'}")

@@ -1,0 +1,45 @@
+"""The population's benchmark, at its smallest."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import cases, population
+from jaxnets.errors import UserError
+
+TINY = population.Population(
+    kinds=("classifier",),
+    members=2,
+    width=0.2,
+    batch_size=4,
+    image_size=12,
+    steps_per_call=2,
+    calls=1,
+    rounds=2,
+)
+
+
+def test_both_ways_are_timed_in_every_round(tmp_path):
+    config = dataclasses.replace(TINY, out=tmp_path / "out.json")
+    found = population.run(config)
+    assert found == json.loads((tmp_path / "out.json").read_text())
+    (result,) = found["results"]
+    assert len(result["seconds_together"]) == len(result["seconds_in_turn"]) == 2
+    assert 0 < result["least_ratio"] <= result["greatest_ratio"]
+    middle = np.median(result["seconds_in_turn"]) / np.median(result["seconds_together"])
+    assert result["ratio"] == pytest.approx(middle)
+    assert found["members"] == 2 and found["machine"]["backend"] == jax.default_backend()
+
+
+def test_the_cases_are_those_of_the_flags():
+    one = population._case(TINY, "gan")
+    assert isinstance(one, cases.GanCase) and one.batch_size == 4 and one.width == 0.2
+    assert len(population._images(one)) == population._BATCHES * 4
+
+
+def test_no_members_are_one_sentence():
+    with pytest.raises(UserError, match="--members must be at least 1, got 0"):
+        population.run(population.Population(members=0))

@@ -1,0 +1,99 @@
+"""`--seeds`: several networks in one program, each as its own run would train it."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as commands
+from experiments import populations
+from experiments.classify import Classify
+from jaxnets.errors import UserError
+from jaxnets.log import read_records
+
+TINY = "--data digits --devices 1 --steps-per-call 2 --batch-size 16 --epochs 0.05"
+CLASSIFY = f"classify {TINY} --network lenet5 --width 0.5 --labels-per-class 20"
+GENERATE = f"generate {TINY} --width 0.1 --no-accuracy-score --penalty none"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXNETS_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield folder
+
+
+def run(line):
+    assert commands.main(shlex.split(line)) == 0
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_member_is_the_run_with_its_seed(workplace, capsys):
+    line = CLASSIFY.replace("0.05", "0.4")  # of 200 images: 5 steps
+    run(f"{line} --seed 3 --seeds 2 --run-dir both")
+    shown = capsys.readouterr()
+    assert "lenet5 on digits, 2 seeds" in shown.out and " +- " in shown.out
+    run(f"{line} --seed 4 --run-dir one")
+    both, one = summary(workplace / "both"), summary(workplace / "one")
+    assert both["test_loss/seed-4"] == pytest.approx(one["test_loss"], rel=1e-4)
+    values = [both["test_loss/seed-3"], both["test_loss/seed-4"]]
+    assert abs(values[0] - values[1]) > 1e-3
+    assert both["test_loss"] == pytest.approx(np.mean(values))
+    assert both["test_loss_std"] == pytest.approx(np.std(values, ddof=1))
+    ends = [read_records(workplace / name / "metrics.jsonl")[-2] for name in ("both", "one")]
+    assert ends[0]["split"] == "train" and ends[0]["step"] == ends[1]["step"] == both["step"]
+    assert ends[0]["loss/seed-4"] == pytest.approx(ends[1]["loss"], rel=1e-4)
+    assert ends[0]["epoch"] == ends[1]["epoch"]
+    capsys.readouterr()
+    run("evaluate both")
+    again = json.loads(capsys.readouterr().out)
+    assert again["test_loss/seed-3"] == pytest.approx(both["test_loss/seed-3"])
+
+
+def test_a_population_of_gans(workplace, capsys):
+    run(f"{GENERATE} --seeds 2 --run-dir gans")
+    pictures = workplace / "gans" / "samples"
+    names = ("seed-0", "seed-1")
+    previews = [(pictures / name / "step-0000004.png").read_bytes() for name in names]
+    assert previews[0] != previews[1]
+    for member in (0, 1):
+        run(f"sample gans --count 2 --member {member} --out member-{member}")
+    with np.load("member-0.npz") as first, np.load("member-1.npz") as second:
+        assert not np.array_equal(first["images"], second["images"])
+    assert commands.main(["sample", "gans", "--member", "2"]) == 2
+    assert "no member with the seed 2; it has 0, 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_population_is_judged_by_a_population(workplace):
+    run(f"{CLASSIFY} --seeds 2 --run-dir judges")
+    flags = GENERATE.replace("--no-accuracy-score", "--labels-per-class 4 --score-epochs 1")
+    run(f"{flags.replace('0.05', '0.5')} --seeds 2 --judge judges --run-dir judged")
+    found = summary(workplace / "judged")
+    for name in ("frechet", "classification_accuracy_score"):
+        each = found[f"{name}/seed-0"], found[f"{name}/seed-1"]
+        assert found[name] == pytest.approx(np.mean(each))
+        assert found[f"{name}_std"] == pytest.approx(np.std(each, ddof=1))
+    assert found["frechet_samples"] == 180 and "frechet_samples_std" not in found
+    assert (workplace / "judged" / "accuracy_score" / "seed-1").is_dir()
+
+
+@pytest.mark.parametrize("flags", ["--seeds 0", "--seed 2147483647 --seeds 2"])
+def test_seeds_out_of_range_are_one_sentence(flags, capsys):
+    assert commands.main(shlex.split(f"classify --data digits {flags}")) == 2
+    assert "error: --seeds must be at " in capsys.readouterr().err
+
+
+def test_curves_that_can_be_told_apart():
+    config = Classify(seed=5, seeds=4)
+    assert populations.curves(config, "a", "b")[::4] == ["a/seed-5", "b/seed-5"]
+    assert populations.curves(config, "a", "b", "c") == ["a", "b", "c"]
+    assert populations.curves(Classify(), "a") == ["a"]
+    with pytest.raises(UserError, match="has no member with the seed 4"):
+        populations.member(config, None, 4)  # type: ignore[arg-type]
