@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnets import ops
-from jaxnets.ops import convolution
+from jaxnets.ops import patches as matrix_form
 
 EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 RNG = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_chunks_change_nothing(name, batch, chunk, monkeypatch):
         positions = {"conv": 3 * 4, "conv_transpose": 5 * 4}[name]
         patches = positions * KERNEL[..., 0].size * X.itemsize
         room = 5 if chunk < batch else batch
-        monkeypatch.setattr(convolution, "_CHUNK_BYTES", room * patches)
+        monkeypatch.setattr(matrix_form, "_CHUNK_BYTES", room * patches)
         program = jax.make_jaxpr(ours)(x, KERNEL)
         loops = [e.params["length"] for e in program.eqns if e.primitive.name == "scan"]
         assert loops == ([batch // chunk] if chunk < batch else [])
@@ -173,7 +173,7 @@ def test_chunks_change_nothing(name, batch, chunk, monkeypatch):
 
 def test_a_single_image_that_is_too_large_for_a_chunk_is_one(monkeypatch):
     ours, theirs = PAIRS["conv"]
-    monkeypatch.setattr(convolution, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(matrix_form, "_CHUNK_BYTES", 1)
     x = X[:1].astype(np.float32)
     kernel = KERNEL.astype(np.float32)
     np.testing.assert_allclose(ours(x, kernel), theirs(x, kernel), atol=1e-5)

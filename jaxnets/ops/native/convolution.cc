@@ -783,6 +783,10 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<co
   static_assert(sizeof(Geometry) == 22 * sizeof(Index));
   if (n.size() != 22) return ffi::Error::InvalidArgument("a geometry has 22 numbers");
   std::memcpy(&g, n.begin(), sizeof(g));
+  if (a.element_count() == 0 || b.element_count() == 0 || c->element_count() == 0) {
+    std::fill_n(c->typed_data(), c->element_count(), 0.0f);
+    return ffi::Error::Success();
+  }
   WantLargePages(c->typed_data(), c->element_count());
   run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
   return ffi::Error::Success();

@@ -1,0 +1,300 @@
+"""The kernels compiled for this machine, against XLA's convolution in float64."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from jaxnets import ops
+from jaxnets.ops import bilinear, native
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
+
+EXAMPLES = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+CHANNELS = st.sampled_from([1, 2, 3, 5, 8, 16, 17, 32, 48])
+
+
+def reference(name, a, b, geometry):
+    """XLA's own convolution, or its transpose, in float64."""
+    with jax.enable_x64(True):
+        f = getattr(bilinear, f"_lax_{name}")
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return np.asarray(jax.jit(functools.partial(f, geometry=geometry))(a, b))
+
+
+def assert_close(got, expected):
+    assert got.dtype == np.float32 and got.shape == expected.shape
+    scale = max(1.0, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(got, expected, atol=4e-6 * scale)
+
+
+@st.composite
+def problems(draw):
+    rank = draw(st.integers(1, 3))
+
+    def each(least, most):
+        return draw(st.tuples(*[st.integers(least, most)] * rank))
+
+    size, window = each(1, {1: 40, 2: 12, 3: 5}[rank]), each(1, {1: 6, 2: 4, 3: 2}[rank])
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    geometry = {
+        "window": window,
+        "strides": each(1, 3),
+        "before": each(-1, 3),
+        "dilation": each(1, 2),
+        "groups": groups,
+    }
+    return {
+        "inputs": size,
+        "after": each(-1, 3),
+        "batch": draw(st.sampled_from([1, 2, 5, 33])),
+        "channels": (draw(CHANNELS) * groups, draw(CHANNELS) * groups),
+        **geometry,
+    }
+
+
+def compare(inputs, outputs, batch, channels, seed=0, **geometry):
+    geometry = bilinear.Geometry(tuple(inputs), tuple(outputs), **geometry)
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    x = normal(batch, *inputs, channels[0])
+    kernel = normal(*geometry.window, channels[0] // geometry.groups, channels[1])
+    slope = normal(batch, *outputs, channels[1])
+    for name, a, b in [
+        ("conv", x, kernel),
+        ("input_gradient", slope, kernel),
+        ("kernel_gradient", x, slope),
+    ]:
+        got = np.asarray(getattr(bilinear, name)(a, b, geometry))
+        assert_close(got, reference(name, a, b, geometry))
+
+
+@EXAMPLES
+@given(problems())
+def test_all_three_maps_are_those_of_xla(problem):
+    outputs = []
+    after = problem.pop("after")
+    for n, lo, hi, w, d, s in zip(
+        problem["inputs"],
+        problem["before"],
+        after,
+        problem["window"],
+        problem["dilation"],
+        problem["strides"],
+        strict=True,
+    ):
+        assume(n + min(lo, 0) + min(hi, 0) > 0)
+        outputs.append((n + lo + hi - (w - 1) * d - 1) // s + 1)
+    assume(min(outputs) > 0)
+    compare(outputs=outputs, **problem)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (7, 7), (8, 6), (14, 5), (28, 28)])
+@pytest.mark.parametrize("before", [(1, 1), (0, 2), (-1, 1)])
+def test_tiles_that_hang_over_the_edge(size, before):
+    """The 3x3 kernels with stride 1 that Winograd's algorithm takes."""
+    outputs = [n + 2 * b - 2 if b > 0 else n + b for n, b in zip(size, before, strict=True)]
+    compare(
+        size,
+        [max(1, o) for o in outputs],
+        batch=3,
+        channels=(32, 48),
+        window=(3, 3),
+        strides=(1, 1),
+        before=before,
+        dilation=(1, 1),
+    )
+
+
+def test_more_channels_and_images_than_a_block_holds():
+    compare(
+        (6, 6), (3, 3), 70, (40, 70), window=(4, 4), strides=(2, 2), before=(1, 1), dilation=(1, 1)
+    )
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_nothing_in_gives_nothing_or_zeros(batch):
+    x, kernel = jnp.zeros((batch, 5, 5, 3)), jnp.ones((3, 3, 3, 4))
+    y, vjp = jax.vjp(ops.conv, x, kernel)
+    assert y.shape == (batch, 5, 5, 4)
+    dx, dk = vjp(y)
+    assert dx.shape == x.shape and dk.shape == kernel.shape
+    assert not np.any(dk)
+
+
+LAX = {
+    "conv": lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ),
+    "conv_transpose": lambda x, k: jax.lax.conv_transpose(
+        x, k, (2, 3), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ),
+}
+OURS = {
+    "conv": functools.partial(ops.conv, strides=(2, 1)),
+    "conv_transpose": functools.partial(ops.conv_transpose, strides=(2, 3)),
+}
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(3, 6, 5, 4)).astype(np.float32)
+KERNEL = RNG.normal(size=(3, 4, 4, 5)).astype(np.float32)
+
+
+def uses_kernels(f, *args):
+    return "jaxnets_conv" in str(jax.make_jaxpr(lambda *args: f(*args))(*args))  # not cached
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_kind_of_derivative(name):
+    def penalty(f, kernel):
+        return (jax.grad(lambda x: jnp.sin(f(x, kernel)).sum())(X) ** 2).sum()
+
+    def all_of(f):
+        second = jax.grad(functools.partial(penalty, f))
+        forward = lambda k: jax.jvp(f, (X, k), (jnp.cos(X), jnp.sin(k)))[1]  # noqa: E731
+        over = jax.jvp(
+            jax.grad(lambda k: jnp.sin(f(X, k)).sum()), (KERNEL,), (jnp.ones_like(KERNEL),)
+        )
+        return (
+            second(KERNEL),
+            forward(KERNEL),
+            over[1],
+            jax.hessian(lambda k: penalty(f, k * KERNEL))(1.0),
+        )
+
+    assert uses_kernels(OURS[name], X, KERNEL)
+    got, expected = all_of(OURS[name]), all_of(LAX[name])
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 3), (None, 2)])
+@pytest.mark.parametrize("name", OURS)
+def test_vmap_over_either_or_both_and_of_gradients(name, axes):
+    def stack(a, axis):
+        return a if axis is None else np.stack([a, 2 * a, -a], axis=axis)
+
+    args = stack(X, axes[0]), stack(KERNEL, axes[1])
+
+    def slopes(f):
+        def loss(x, k):
+            return jnp.sin(f(x, k)).sum()
+
+        return jax.vmap(jax.value_and_grad(loss, (0, 1)), in_axes=axes)
+
+    def outside(f):  # the gradient of what is mapped
+        return jax.grad(lambda *a: jnp.sin(jax.vmap(f, in_axes=axes)(*a)).sum(), (0, 1))
+
+    for of in (slopes, outside, lambda f: jax.vmap(f, in_axes=axes)):
+        got, expected = of(OURS[name])(*args), of(LAX[name])(*args)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max())),
+            got,
+            expected,
+        )
+
+
+def test_the_same_bits_every_time():
+    x = RNG.normal(size=(64, 14, 14, 32)).astype(np.float32)
+    kernel = RNG.normal(size=(3, 3, 32, 32)).astype(np.float32)
+    f = jax.jit(jax.grad(lambda x, k: jnp.sin(ops.conv(x, k)).sum(), (0, 1)))
+    first = f(x, kernel)
+    for _ in range(5):
+        jax.tree.map(np.testing.assert_array_equal, f(x, kernel), first)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x, kernel = jnp.asarray(X, dtype), jnp.asarray(KERNEL, dtype)
+    got = OURS["conv"](x, kernel)
+    expected = OURS["conv"](x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(dtype)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.astype(jnp.float32), expected.astype(jnp.float32))
+
+
+def test_a_batch_over_several_devices():
+    from jaxnets.parallel import make_mesh
+    from jaxnets.typing import DATA_AXIS
+
+    P = jax.sharding.PartitionSpec
+    x = RNG.normal(size=(16, 6, 5, 4)).astype(np.float32)
+    sharding = jax.sharding.NamedSharding(make_mesh(8), P(DATA_AXIS))
+    f = jax.jit(jax.grad(lambda x, k: jnp.sin(OURS["conv"](x, k)).sum(), (0, 1)))
+    expected = f(x, KERNEL)
+    got = f(jax.device_put(x, sharding), KERNEL)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), got, expected)
+
+
+def test_xla_is_used_on_demand():
+    with ops.plain_convolutions():
+        assert not uses_kernels(OURS["conv"], X, KERNEL)
+        assert not uses_kernels(OURS["conv_transpose"], X, KERNEL)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """The question whether there are kernels, asked anew; answers are not kept."""
+    monkeypatch.setattr(native, "_register", lambda library: None)
+    monkeypatch.setattr(native, "SOURCE", tmp_path / "convolution.cc")
+    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "convolution.cc").write_text("int main() { return 0; }\n")
+    native.why_not.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    native.why_not.cache_clear()
+
+
+def test_the_library_is_built_once_and_found_again(fresh, monkeypatch):
+    assert native.why_not() is None
+    (library,) = (fresh / "__pycache__").glob("*.so")
+    native.why_not.cache_clear()
+    monkeypatch.setenv("CXX", "/nowhere/to/be/found")
+    assert native.why_not() is None
+    (fresh / "convolution.cc").write_text("int main() { return 1; }\n")  # another library
+    native.why_not.cache_clear()
+    assert "nowhere" in native.why_not()
+    assert list((fresh / "__pycache__").iterdir()) == [library]
+
+
+def test_source_that_does_not_compile_is_told(fresh, caplog):
+    (fresh / "convolution.cc").write_text("this is not C++\n")
+    with caplog.at_level(logging.WARNING):
+        assert "error" in native.why_not()
+    assert "matrix products" in caplog.text
+    assert not list((fresh / "__pycache__").iterdir())
+
+
+def test_without_a_compiler_matrix_products_are_used(fresh, monkeypatch, caplog):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    with caplog.at_level(logging.WARNING):
+        assert ops.form(jnp.float32) == "patches"
+        ops.form(jnp.float32)
+    assert caplog.text.count("no C++ compiler") == 1
+    assert not uses_kernels(OURS["conv"], X, KERNEL)
+
+
+def test_they_can_be_turned_off(fresh, monkeypatch, caplog):
+    monkeypatch.setenv("JAXNETS_NATIVE", "0")
+    assert ops.form(jnp.float32) == "patches"
+    assert "JAXNETS_NATIVE=0" in native.why_not()
+    assert not caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(fresh, monkeypatch):
+    (fresh / "__pycache__").write_text("in the way")
+    assert native.why_not() is None
+    assert list((fresh / "cache" / "native").glob("*.so"))
