@@ -38,8 +38,11 @@ def slope(layer, which):
 def looped(function):
     """Three times in a scan, on arrays that differ each time."""
 
-    def loop(x, *others):
-        return jax.lax.scan(lambda c, _: (c + 1, function(x + c, *others)), 0.0, None, 3)[1]
+    def loop(*arguments):
+        def body(count, _):
+            return count + 1, function(*(each + count for each in arguments))
+
+        return jax.lax.scan(body, jnp.zeros((), arguments[0].dtype), None, 3)[1]
 
     return loop
 
@@ -54,7 +57,8 @@ def compiled_text(function, *arguments):
     return jax.jit(function).lower(*arguments).compile().as_text()
 
 
-X, KERNEL, Y = like(8, 8, 8, 16), like(3, 3, 16, 16), like(8, 8, 8, 16)
+# Nothing here is run, so sizes cost nothing; smaller ones go to Eigen where these go to YNN.
+X, KERNEL, Y = like(32, 14, 14, 64), like(3, 3, 64, 64), like(32, 14, 14, 64)
 GROUPED = functools.partial(conv, feature_group_count=4)
 #: What was found by dumping the kernels that XLA writes (see `paths`): program, arguments, path,
 #: reason, runs.
@@ -63,6 +67,13 @@ CONVOLUTIONS = {
     "gradient in the input": (slope(conv, 0), (X, KERNEL, Y), LIBRARY, "YNN", 1),
     "gradient in the kernel": (slope(conv, 1), (X, KERNEL, Y), LIBRARY, "YNN", 1),
     "forward in a loop": (looped(conv), (X, KERNEL), LIBRARY, "YNN", 3),
+    "gradient in the input in a loop": (
+        looped(slope(conv, 0)),
+        (X, KERNEL, Y),
+        NEST,
+        "layout b01f_01oi->b01f, in a loop",
+        3,
+    ),
     "gradient in the kernel in a loop": (
         looped(slope(conv, 1)),
         (X, KERNEL, Y),
@@ -72,22 +83,22 @@ CONVOLUTIONS = {
     ),
     "gradient in the input of a strided one": (
         slope(functools.partial(conv, strides=2), 0),
-        (X, KERNEL, like(8, 4, 4, 16)),
+        (X, KERNEL, like(32, 7, 7, 64)),
         LIBRARY,
         "Eigen",
         1,
     ),
     "gradient in the kernel of a grouped one": (
         slope(GROUPED, 1),
-        (X, like(3, 3, 4, 16), Y),
+        (X, like(3, 3, 16, 64), Y),
         NEST,
         "dilation over three axes",
         1,
     ),
-    "transposed": (transposed, (X, like(4, 4, 16, 16)), LIBRARY, "Eigen", 1),
+    "transposed": (transposed, (X, like(4, 4, 64, 64)), LIBRARY, "Eigen", 1),
     "gradient in the kernel of a transposed one": (
         slope(transposed, 1),
-        (X, like(4, 4, 16, 16), like(8, 16, 16, 16)),
+        (X, like(4, 4, 64, 64), like(32, 28, 28, 64)),
         NEST,
         "reversed window",
         1,
@@ -117,7 +128,6 @@ def test_where_xla_runs_a_convolution(name):
     (found,) = paths.operations(text)
     got = (found.kind, found.path, found.reason, found.times)
     assert got == ("convolution", path, reason, times)
-    assert "conv_general_dilated" in found.source or "rev" in name
     assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path == NEST)
 
 
@@ -190,7 +200,7 @@ def test_libraries_and_kernels_on_a_gpu():
 
 
 def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_tpu():
-    text = compiled_text(slope(transposed, 1), X, like(4, 4, 16, 16), like(8, 16, 16, 16))
+    text = compiled_text(slope(transposed, 1), X, like(4, 4, 64, 64), like(32, 28, 28, 64))
     assert [op.reason for op in paths.loop_nests(text, "gpu")] == ["no library was found for it"]
     assert not paths.loop_nests(text, "tpu")
 
@@ -232,8 +242,12 @@ def test_sums_over_devices(devices):
     assert paths.all_reduces(text) == expected
 
 
-#: Depth only repeats layers: the shallowest of each kind stands for the others, which run with the
-#: slow tests.
+#: Machine code is not optimised, which takes a sixth of the time; what runs in a library is decided
+#: before there is any.
+ONLY_TO_LOOK_AT = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+#: Depth only repeats layers: a shallower one of the kind stands for these, which run with the slow
+#: tests.
 DEEPER = {"vgg16", "resnet18", "resnet34", "resnet50", "wide_resnet_28_10"}
 STEPS = [
     *(
@@ -273,7 +287,8 @@ def test_no_convolution_of_a_shipped_step_is_a_loop_nest(case):
     made = []
     state = jax.eval_shape(lambda: made.append(cases.build(case)) or made[0].state)
     program = parallel.compile_step(made[0].step, parallel.make_mesh(1))
-    text = program.lower(state, made[0].batch).compile().as_text()
+    lowered = program.lower(state, made[0].batch)
+    text = lowered.compile(compiler_options=ONLY_TO_LOOK_AT).as_text()
     found = paths.operations(text)
     assert found
     assert not paths.loop_nests(text)

@@ -1,0 +1,453 @@
+"""`bench`: what it measures, what it says of two files, and what it says of a mistake."""
+
+import copy
+import json
+import math
+import shlex
+import sys
+import types
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import __main__ as commands
+from experiments.benchmarks import bench, cases, machine, measure, memory, tables, timing
+from jaxnets import errors, parallel
+
+#: With nothing but a short window, small matrices and a small network.
+TINY = "--network lenet5 --width 0.5 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001"
+
+
+@pytest.fixture(autouse=True)
+def _small_peak(monkeypatch):
+    monkeypatch.setattr(measure, "PEAK_SIZES", (16, 32))
+
+
+@pytest.fixture
+def cli(capsys):
+    def call(*arguments):
+        try:
+            code = commands.main(["bench", *map(str, arguments)])
+        except SystemExit as left:
+            code = left.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A file of one case, and what the command printed is of no interest."""
+    path = tmp_path_factory.mktemp("bench") / "sub" / "a.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "PEAK_SIZES", (16, 32))
+        arguments = ["bench", "classifier", *TINY.split(), "--calls", "1,2", "--json", str(path)]
+        assert commands.main(arguments) == 0
+    return path
+
+
+def test_the_file_holds_every_figure(measured):
+    content = json.loads(measured.read_text())
+    assert content["machine"]["jax"] == jax.__version__
+    assert {"cpu", "threads", "load_average", "xla_flags", "cores"} <= set(content["machine"])
+    assert content["flags"]["batch_size"] == 4
+    assert content["flags"]["calls"] == "1,2"
+    (case,) = content["cases"]
+    assert case["case"] == {
+        "kind": "classifier",
+        **vars(cases.ClassifierCase(4, 8, 1, 0.5, network="lenet5")),
+    }
+    before = case["seconds_before_steps"]
+    assert all(before[name] > 0 for name in ("trace", "lower", "compile", "first_call"))
+    assert 0 < before["compile_cached"] < before["compile"]
+    times = case["step_seconds"]
+    assert len(times["values"]) == 2
+    assert times["min"] <= times["quartiles"][0] <= times["median"] <= times["max"]
+    assert case["images_per_second"] == pytest.approx(4 / times["median"])
+    assert case["flops_per_second"] == pytest.approx(case["flops"]["total"] / times["median"])
+    rates = case["peak"]["values"]
+    shares = [case["flops"]["total"] / t / r for t, r in zip(times["values"], rates, strict=True)]
+    assert case["share_of_peak"]["values"] == pytest.approx(shares)
+    assert set(case["peak"]["tried"]) == {"16", "32"}
+    assert case["donation"]["took"]
+    assert case["memory"]["aliased"] >= case["donation"]["bytes"] > 0
+    assert case["loop_nests"] == []
+    assert sum(row["runs"] for row in case["paths"]) > 0
+    assert set(case["calls"]) == {"1", "2"}
+    assert case["calls"]["1"]["values"] == times["values"]
+
+
+def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
+    asked = []
+
+    def rival(case, **options):
+        asked.append((case, options))
+        times = {"eager": [0.25, 0.5, 0.75], "compiled": "no compiler"}
+        return {
+            "ratio": 0.5,
+            "ratio_min": 0.4,
+            "ratio_max": 0.6,
+            "rival": "eager",
+            "ours": [0.125] * 3,
+            "rivals": times,
+            "outputs_max_error": 1e-6,
+        }
+
+    module = types.ModuleType("experiments.benchmarks.torch_rivals")
+    module.compare = rival  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "experiments.benchmarks.torch_rivals", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "torch" or None)
+    path = tmp_path / "gan.json"
+    code, out, _ = cli(
+        *shlex.split(
+            "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001 "
+            "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch"
+        ),
+        *("--json", path),
+    )
+    assert code == 0
+    (case,) = json.loads(path.read_text())["cases"]
+    expected = {"rounds": 2, "devices": 2, "steps_per_call": 2, "mode": "pmap"}
+    assert asked == [(cases.GanCase(4, 8, width=0.05), expected)]
+    assert case["against"]["name"] == "torch"
+    assert case["against"]["ratio"] == 0.5
+    assert case["seconds_before_steps"]["trace"] is None  # pmap has no such stage
+    assert case["all_reduces"]["count"] > 0
+    assert any(row["kind"] == "convolution" for row in case["paths"])  # plain ones
+    assert case["calls"] == {}
+    for words in ("0.50 (0.40 to 0.60) of the time of eager", "no compiler", "500 ms", "1.0e-06"):
+        assert words in out
+    assert "2 device(s) by pmap, 2 steps a call, plain convolutions" in out
+
+
+def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
+    """`bench` alone measures every case of the table; here with figures made before."""
+    (known,) = json.loads(measured.read_text())["cases"]
+    monkeypatch.setattr(
+        measure, "measure", lambda case, settings, say: {**known, "name": case.name}
+    )
+    path = tmp_path / "all.json"
+    code, out, _ = cli("--json", path)
+    assert code == 0
+    found = [case["name"] for case in json.loads(path.read_text())["cases"]]
+    assert found == [
+        "resnet_3x2 28x28x1 batch 128",
+        "resnet_3x2 28x28x1 batch 512",
+        "resnet18 32x32x3 batch 128",
+        "dcgan 28x28x1 batch 128",
+        "dcgan + r1 28x28x1 batch 128",
+    ]
+    last = out[out.rindex("case ") :].splitlines()
+    assert [line.split("  ")[0] for line in last[2:7]] == found
+
+
+SPELLINGS = [
+    "",
+    "--against torch",
+    "all",
+    "classifier --against torch --json F",
+    "classifier --network resnet18 --image-size 32 --channels 3 --devices 2 --mode pmap",
+    "gan --penalty r1 --steps-per-call 4 --rounds 5 --min-seconds 1 --plain --calls 1,2,4",
+    "--compare A.json B.json",
+    "--compare A.json B.json --max-ratio 1.2",
+]
+
+
+@pytest.mark.parametrize("line", SPELLINGS)
+def test_it_is_spelled_like_this(line):
+    config = commands.parse(["bench", *shlex.split(line)])
+    assert isinstance(config, bench.Bench)
+    kinds = {"classifier": bench.Classifier, "gan": bench.Gan}
+    assert type(config.what) is kinds.get(line.split(" ")[0], type(None))
+
+
+def test_a_subcommands_help_has_the_flags_that_apply(cli):
+    code, out, _ = cli("classifier", "--help")
+    assert code == 0
+    assert "--network" in out and "--rounds" in out
+    assert "--penalty" not in out and "--compare" not in out
+
+
+MISTAKES = [
+    ("classifier --network resnet", "unknown classifier", "resnet18"),
+    ("gan --family stylegan", "unknown generator", "dcgan"),
+    ("gan --penalty r3", "r3", "wgan_gp"),
+    ("gan --image-size 4", "8 to 64 pixels"),
+    ("classifier --batch-size 0", "--batch-size must be at least 1"),
+    ("classifier --width -1", "width"),
+    ("classifier --width nan", "--width must be finite"),
+    ("classifier --seed -1", "--seed"),
+    ("classifier --batch-size 1000000000", "TB of memory", "are free"),
+    ("classifier --devices 0", "--devices must be at least 1"),
+    ("classifier --devices 99", "99 CPU devices were asked for and jax has 8", "XLA_FLAGS"),
+    (f"classifier {TINY} --devices 3", "4 is not divisible by the 3 devices"),
+    ("classifier --rounds 0", "--rounds must be at least 1"),
+    ("classifier --min-seconds 0", "--min-seconds must be above 0"),
+    ("classifier --steps-per-call 0", "--steps-per-call must be at least 1"),
+    ("classifier --calls 1,x", "--calls", "1,x"),
+    ("classifier --calls 0", "--calls"),
+    ("classifier --json .", "is a folder"),
+    ("--json F classifier", "write --json after the name of the subcommand"),
+    ("--compare nowhere.json nowhere.json", "there is no file nowhere.json"),
+]
+
+
+def assert_one_sentence(result, *words):
+    code, _, err = result
+    last = err.splitlines()[-1]
+    assert code == 2
+    assert last.startswith("error: ") and "Traceback" not in err
+    for word in words:
+        assert word in last
+
+
+@pytest.mark.parametrize("line,words", [(line, words) for line, *words in MISTAKES])
+def test_a_mistake_is_one_sentence(line, words, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_sentence(cli(*line.split()), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_pytorch_there_is_nothing_to_compare_with(cli, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for line in ("--against torch", "gan --against torch"):
+        assert_one_sentence(cli(*line.split()), 'pip install "jaxnets[bench]"')
+
+
+def test_what_compilation_shows_not_to_fit_is_refused_before_it_runs(cli, monkeypatch):
+    plan = types.SimpleNamespace(
+        argument_size_in_bytes=10**15,
+        output_size_in_bytes=5,
+        alias_size_in_bytes=5,
+        temp_size_in_bytes=10**15,
+        generated_code_size_in_bytes=0,
+    )
+    compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
+    monkeypatch.setattr(timing, "stages", lambda *arguments: (compiled, None))
+    result = cli("classifier", *TINY.split())
+    assert_one_sentence(result, "lenet5", "needs 2,000 TB of memory", "are free")
+
+
+@pytest.mark.parametrize("failure", [MemoryError, "RESOURCE_EXHAUSTED: Out of memory allocating"])
+def test_running_out_of_memory_is_one_sentence(failure, cli, monkeypatch):
+    def fail(*arguments):
+        raise failure() if failure is MemoryError else jax.errors.JaxRuntimeError(failure)
+
+    monkeypatch.setattr(measure, "_measure", fail)
+    assert_one_sentence(cli("classifier", *TINY.split()), "does not fit into memory", "smaller")
+
+
+def test_an_error_of_xlas_that_is_not_memory_is_not_hidden(monkeypatch):
+    def fail(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    monkeypatch.setattr(measure, "_measure", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        measure.measure(cases.ClassifierCase(), measure.Settings())
+
+
+@pytest.fixture
+def pair(measured, tmp_path):
+    """Writes the measured file twice, the second as a function has changed it."""
+
+    def write(change):
+        after = json.loads(measured.read_text())
+        before = copy.deepcopy(after)
+        change(before, after)
+        paths = tmp_path / "before.json", tmp_path / "after.json"
+        for path, content in zip(paths, (before, after), strict=True):
+            path.write_text(json.dumps(content))
+        return paths
+
+    return write
+
+
+def slower(factor):
+    def change(before, after):
+        after["cases"][0]["step_seconds"]["median"] *= factor
+
+    return change
+
+
+@pytest.mark.parametrize("factor,code", [(1.0, 0), (1.05, 0), (1.2, 1), (0.5, 0)])
+def test_the_gate_closes_on_what_became_slower(factor, code, cli, pair):
+    got, out, _ = cli("--compare", *pair(slower(factor)))
+    assert got == code
+    assert ("worse by more than 1.1 times: lenet5" in out) == bool(code)
+    assert ("better" in out) == (factor < 0.9)
+    assert f"{factor:.3f}" in out
+    assert cli("--compare", *pair(slower(factor)), "--max-ratio", 1.3)[0] == 0
+
+
+def test_between_machines_only_ratios_count(cli, pair):
+    def change(before, after):
+        slower(10)(before, after)
+        after["machine"]["cpu"] = "another"
+        for content, ratio in ((before, 1.0), (after, 1.05)):
+            content["cases"][0]["against"] = {"name": "torch", "ratio": ratio}
+
+    code, out, _ = cli("--compare", *pair(change))
+    assert code == 0
+    assert "different machines (cpu " in out and "another" in out
+    assert "time / torch's" in out and "share of the peak" in out
+    assert cli("--compare", *pair(change), "--max-ratio", 1.01)[0] == 1
+
+    def less_of_the_peak(before, after):
+        change(before, after)
+        after["cases"][0]["share_of_peak"]["median"] /= 2
+
+    code, out, _ = cli("--compare", *pair(less_of_the_peak))
+    assert code == 1
+    assert "share of the peak" in out.splitlines()[-1]
+
+
+def test_cases_that_only_one_file_has_are_named(cli, pair):
+    def change(before, after):
+        after["cases"].append({**after["cases"][0], "name": "new"})
+
+    code, out, _ = cli("--compare", *pair(change))
+    assert code == 0
+    assert "after.json: new" in out
+
+
+def test_files_that_do_not_compare_are_refused(cli, pair, tmp_path):
+    def other_devices(before, after):
+        after["cases"][0]["devices"] = 2
+
+    assert_one_sentence(cli("--compare", *pair(other_devices)), "no case in common", "lenet5")
+    good = pair(slower(1))[0]
+    bad = tmp_path / "bad.json"
+    for content in ("{", "[]", '{"format": "other"}', "\xff"):
+        bad.write_text(content, encoding="latin-1")
+        assert_one_sentence(cli("--compare", good, bad), "bad.json was not written by")
+    assert_one_sentence(cli("--compare", good, good, "--max-ratio", 0), "--max-ratio")
+
+
+def test_what_a_step_copies_is_named():
+    """A state of which one leaf changes its type can't be updated in place, nor one not used."""
+
+    def step(state, x):
+        return {"kept": state["kept"] + x, "grown": state["grown"].astype(jnp.int32)}, x
+
+    state = {
+        "grown": jnp.zeros(5, jnp.bool_),
+        "idle": jnp.zeros(2),
+        "kept": jnp.zeros(3),
+        "key": jax.random.key(0),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the buffers that are not usable, where jax tells
+        compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.ones(3)).compile()
+    found = memory.donation(compiled.as_text(), state)
+    assert found == memory.Donation(4, 5 + 8 + 12 + 8, ("['grown']",), ("['idle']", "['key']"))
+    assert not found.took
+    plan = memory.planned(compiled)
+    assert plan is not None
+    assert plan.aliased == 12
+    assert plan.peak >= 5 + 12 + 12 + 5 * 4
+
+
+def test_memory_at_hand():
+    free = memory.host_available()
+    assert free is not None and 1e7 < free < 1e15
+    assert memory.available(jax.devices()[0]) == pytest.approx(free, rel=0.5)
+    gpu = types.SimpleNamespace(
+        platform="gpu", memory_stats=lambda: {"bytes_limit": 10, "bytes_in_use": 4}
+    )
+    assert memory.available(gpu) == 6
+    gpu.memory_stats = lambda: None
+    assert memory.available(gpu) is None
+    memory.check_fits(10, None, "x")
+    memory.check_fits(10, 10, "x")
+    with pytest.raises(errors.UserError, match=r"x needs 1.5 GB of memory and 2 MB are free"):
+        memory.check_fits(1_500_000_000, 2_000_000, "x")
+
+
+def test_a_window_chains_its_calls_and_is_long_enough():
+    seen = []
+
+    def program(state, add):
+        seen.append(int(state))
+        return state + add, state
+
+    runner = timing.Runner(program, jnp.zeros((), jnp.int32), 3, units=2, min_seconds=0.02)
+    assert runner.calls > 1
+    assert 0 < runner.window() < 0.02
+    assert seen == [3 * i for i in range(len(seen))]  # each call is fed what the last one gave
+
+
+def test_rounds_take_turns():
+    order = []
+
+    class Turn:
+        def __init__(self, name):
+            self.name = name
+
+        def window(self):
+            order.append(self.name)
+            return float(len(order))
+
+    times = timing.interleave({name: Turn(name) for name in "abc"}, 4)  # type: ignore[arg-type]
+    assert "".join(order) == "abcbcacababc"
+    assert times["a"] == [1.0, 6.0, 8.0, 10.0]
+
+
+def test_spreads_are_those_of_numpy():
+    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0]
+    found = timing.spread(values)
+    assert found["median"] == np.median(values)
+    assert found["quartiles"] == pytest.approx(np.quantile(values, [0.25, 0.75]).tolist())
+    assert (found["min"], found["max"], found["values"]) == (1.0, 9.0, values)
+    assert timing.spread([2.0])["quartiles"] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_peak_is_of_products_on_every_device(devices):
+    peak = timing.matmul_peak(parallel.make_mesh(devices), (16, 64), "bfloat16", 1e-4)
+    assert peak.size == max(peak.tried, key=lambda size: peak.tried[size])
+    assert peak.flops == 2 * peak.size**3 * devices
+    product = peak.runner._state
+    assert product.shape == (peak.size * devices, peak.size)
+    assert product.dtype == jnp.bfloat16
+    assert math.isfinite(float(abs(product).max()))
+
+
+def test_the_compilation_cache_of_the_user_is_left_alone():
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    with timing._cache_of_its_own() as folder:
+        assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert not folder.exists()
+    assert {name: getattr(jax.config, name) for name in before} == before
+
+
+def test_devices_that_come_too_late_are_told(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(errors.UserError, match="jax had started before"):
+        machine.start(99)
+
+
+def test_tables_line_up():
+    text = tables.table(["name", "n"], [["a", "5"], ["long name", "12"]])
+    assert text.splitlines() == ["name        n", "---------  --", "a           5", "long name  12"]
+    assert [tables.seconds(t) for t in (None, 2.0, 0.0123, 4.5e-6)] == [
+        "-",
+        "2 s",
+        "12.3 ms",
+        "4.5 us",
+    ]
+    assert tables.operations(56.71e9) == "56.7 GFLOP"
+    assert tables.operations(1.2e13) == "12 TFLOP"
+    assert [memory.amount(n) for n in (0, 999, 1234, 5.6e9, 9.4e15)] == [
+        "0 B",
+        "999 B",
+        "1.23 kB",
+        "5.6 GB",
+        "9,400 TB",
+    ]
