@@ -7,7 +7,7 @@ overlap and fill the input, nearly all that classifiers use, need none: reshape 
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
 from jaxnets.typing import Array
 
@@ -24,7 +24,7 @@ def _tiles(x: Array, window: Sequence[int], strides: Sequence[int] | None) -> Ar
         return None
     for axis, (count, w) in enumerate(zip(counts, window, strict=True), start=1):
         if count * w != x.shape[axis]:
-            x = jnp.take(x, jnp.arange(count * w), axis=axis)
+            x = jax.lax.slice_in_dim(x, 0, count * w, axis=axis)
     split = [size for pair in zip(counts, window, strict=True) for size in pair]
     return x.reshape(x.shape[0], *split, x.shape[-1])
 
