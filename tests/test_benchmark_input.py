@@ -30,7 +30,7 @@ def test_rates_and_ratios(tmp_path):
             devices=1,
             calls=2,
             rounds=2,
-            out=tmp_path / "out.json",
+            json=tmp_path / "out.json",
         )
     )
     assert found == json.loads((tmp_path / "out.json").read_text())

@@ -23,7 +23,7 @@ TINY = population.Population(
 
 
 def test_both_ways_are_timed_in_every_round(tmp_path):
-    config = dataclasses.replace(TINY, out=tmp_path / "out.json")
+    config = dataclasses.replace(TINY, json=tmp_path / "out.json")
     found = population.run(config)
     assert found == json.loads((tmp_path / "out.json").read_text())
     (result,) = found["results"]

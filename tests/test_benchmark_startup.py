@@ -13,7 +13,7 @@ TINY = "classify --data digits --network lenet5 --width 0.5 --epochs 1 --batch-s
 @pytest.mark.slow
 def test_a_later_start_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
-    found = startup.run(startup.Startup(TINY, rounds=2, out=tmp_path / "out.json"))
+    found = startup.run(startup.Startup(TINY, rounds=2, json=tmp_path / "out.json"))
     assert found == json.loads((tmp_path / "out.json").read_text())
     assert found["programs"] > 5 and found["program_bytes"] > 10_000
     assert max(found["later_seconds"]) < found["first_seconds"]

@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.benchmarks import cases, compare, machine, measure, report
+from experiments.benchmarks import (
+    cases,
+    compare,
+    input_rate,
+    machine,
+    measure,
+    population,
+    report,
+    startup,
+    time_to_accuracy,
+)
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (
@@ -64,6 +74,10 @@ class Gan(Measuring, cases.GanCase):
 Subcommand = (
     Annotated[Classifier, tyro.conf.subcommand("classifier")]
     | Annotated[Gan, tyro.conf.subcommand("gan")]
+    | Annotated[time_to_accuracy.TimeToAccuracy, tyro.conf.subcommand("time-to-accuracy")]
+    | Annotated[population.Population, tyro.conf.subcommand("population")]
+    | Annotated[input_rate.Input, tyro.conf.subcommand("input")]
+    | Annotated[startup.Startup, tyro.conf.subcommand("startup")]
 )
 
 
@@ -92,7 +106,8 @@ def run(config: Bench) -> int:
         early = _changed(config)
         if early:
             raise UserError(f"write --{early[0]} after the name of the subcommand, not before it")
-        return RUN[type(config.what)](config.what)
+        code = RUN[type(config.what)](config.what)
+        return code if isinstance(code, int) else 0
     if config.compare is not None:
         return compare.run(*config.compare, config.max_ratio)
     return _measure(TABLE, config, calls=config.calls or "none")
@@ -104,8 +119,15 @@ def _one(config: Classifier | Gan) -> int:
     return _measure([kind(**values)], config, config.calls or CALLS)
 
 
-#: What each subcommand's config is run by.
-RUN: dict[type, Callable[[Any], int]] = {Classifier: _one, Gan: _one}
+#: What each subcommand's config is run by; what is no exit code means 0.
+RUN: dict[type, Callable[[Any], Any]] = {
+    Classifier: _one,
+    Gan: _one,
+    time_to_accuracy.TimeToAccuracy: time_to_accuracy.run,
+    population.Population: population.run,
+    input_rate.Input: input_rate.run,
+    startup.Startup: startup.run,
+}
 
 
 def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int:
@@ -148,6 +170,8 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
             raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
     if not (math.isfinite(config.min_seconds) and config.min_seconds > 0):
         raise UserError(f"--min-seconds must be above 0, got {config.min_seconds}")
+    if config.against and config.rounds < 5:
+        raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
     try:
         steps = [] if calls == "none" else sorted({int(part) for part in calls.split(",")})
     except ValueError:

@@ -45,7 +45,7 @@ class Input(common.DataOptions):
     """Rounds; in each the step and the pipelines have their turn."""
     seed: int = 0
     """Of the order and the weights."""
-    out: Path | None = None
+    json: Path | None = None
     """A JSON file to keep the numbers in."""
 
 
@@ -105,8 +105,8 @@ def run(config: Input) -> dict[str, Any]:
         **found,
         "machine": common.machine(),
     }
-    if config.out is not None:
-        write_json(config.out, numbers)
+    if config.json is not None:
+        write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))
     return numbers
 

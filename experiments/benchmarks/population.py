@@ -46,7 +46,7 @@ class Population:
     """Calls in one round, of each way."""
     rounds: int = 5
     """Rounds, after one that compiles."""
-    out: Path | None = None
+    json: Path | None = None
     """A JSON file to keep the numbers in."""
 
 
@@ -70,8 +70,8 @@ def run(config: Population) -> dict[str, Any]:
         "results": [_compare(config, _case(config, kind)) for kind in config.kinds],
         "machine": common.machine(),
     }
-    if config.out is not None:
-        write_json(config.out, numbers)
+    if config.json is not None:
+        write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))
     return numbers
 

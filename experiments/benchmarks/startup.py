@@ -28,7 +28,7 @@ class Startup:
     """The command and its flags, but for --run-dir."""
     rounds: int = 3
     """Starts after the first."""
-    out: Path | None = None
+    json: Path | None = None
     """A JSON file to keep the numbers in."""
 
 
@@ -59,10 +59,10 @@ def run(config: Startup) -> dict[str, Any]:
         "program_bytes": sum(kept),
         "machine": common.machine(),
     }
-    if config.out is not None:
+    if config.json is not None:
         from jaxnets.runs import write_json
 
-        write_json(config.out, numbers)
+        write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))
     return numbers
 
