@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +69,8 @@ class Generate(common.RunOptions, common.DataOptions):
     """none, r1, r2 or wgan_gp."""
     penalty_weight: float | None = None
     """Factor of the penalty: gamma of R1 and R2, lambda of WGAN-GP."""
+    penalty_every: int = 1
+    """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
     augment: str = ""
     """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
 
@@ -120,6 +123,8 @@ def resolve(config: Generate) -> Generate:
         config = dataclasses.replace(config, penalty_weight=10.0)  # the paper's lambda
     config = common.with_preset(config, PRESETS, config.data)
     common.check_numbers(config)
+    if config.penalty_every < 1:
+        raise UserError(f"--penalty-every must be at least 1, got {config.penalty_every}")
     assert config.score_epochs is not None
     if config.accuracy_score and config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
@@ -147,7 +152,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxnets import augment, data, evaluate, losses, optimizers, report, state, steps
+    from jaxnets import augment, data, evaluate, losses, optimizers, parallel, report, state, steps
     from jaxnets.errors import UserError
     from jaxnets.loop import Task
 
@@ -224,7 +229,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
                 f"--discriminator {config.discriminator} normalises over the batch, so an image "
                 "has no gradient of its own to penalise; add --penalty none"
             )
-    step = steps.adversarial_step(
+    make_step = partial(
+        steps.adversarial_step,
         generator,
         discriminator,
         losses.adversarial_loss(config.loss),
@@ -233,12 +239,17 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         latent_size=config.latent_size,
         conditional=config.conditional,
         discriminator_steps=config.discriminator_steps,
-        penalty=None if config.penalty == "none" else losses.penalty(config.penalty),
-        penalty_weight=config.penalty_weight,
         augment=augment.gan_augmentation(config.augment) if config.augment else None,
         ema_decay=config.ema_decay,
         micro_batches=config.micro_batches,
     )
+    step: Any = populations.step(config, make_step())
+    if config.penalty != "none":
+        weight = config.penalty_weight * config.penalty_every
+        penalised = make_step(penalty=losses.penalty(config.penalty), penalty_weight=weight)
+        penalised = populations.step(config, penalised)
+        lazy = config.penalty_every > 1
+        step = parallel.Lazily(penalised, step, config.penalty_every) if lazy else penalised
     sample = evaluate.make_sample(
         generator, latent_size=config.latent_size, conditional=config.conditional
     )
@@ -278,7 +289,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     task = Task(
         name=f"{config.generator} on {dataset.name}" + populations.suffix(config),
         init=lambda: populations.init(config, init),
-        step=populations.step(config, step),
+        step=step,
         pipeline=pipeline,
         total_steps=total_steps,
         evaluate=lambda of: populations.numbers(config, of, scores),

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 from jaxnets.log import MetricLog, Progress, brief
-from jaxnets.parallel import Mode, compile_step, replicate
+from jaxnets.parallel import Lazily, Mode, compile_step, replicate
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.typing import Batch, Metrics, PyTree
@@ -71,7 +71,7 @@ class Task:
     Attributes:
       name: shown as the progress' title.
       init: makes the first state.
-      step: `(state, batch) -> (state, metrics)`.
+      step: `(state, batch) -> (state, metrics)`, or two of them in turn (`jaxnets.parallel`).
       pipeline: where batches come from.
       total_steps: how many steps the run takes.
       evaluate: state -> name -> number.
@@ -82,7 +82,7 @@ class Task:
 
     name: str
     init: Callable[[], TrainState]
-    step: Step
+    step: Step | Lazily
     pipeline: Feeder
     total_steps: int
     evaluate: Callable[[TrainState], dict[str, float]]
@@ -196,7 +196,7 @@ class _Run:
             self.notes.update(notes)
         self.step = int(self.state.step)
         self.metrics: dict[str, float] = {}
-        self._compiled: dict[int, Callable[..., tuple[TrainState, Metrics]]] = {}
+        self._compiled: dict[tuple[Step, ...], Callable[..., tuple[TrainState, Metrics]]] = {}
         self._source = replicate(task.pipeline.source, mesh)
         self.compile_seconds = 0.0
 
@@ -242,11 +242,13 @@ class _Run:
         # Calls lie on a grid of absolute steps, wherever the run was resumed.
         steps = options.steps_per_call - self.step % options.steps_per_call
         steps = min(steps, task.total_steps - self.step)
-        first_call = steps not in self._compiled
+        step = task.step
+        made = step.steps(self.step, steps) if isinstance(step, Lazily) else (step,) * steps
+        first_call = made not in self._compiled
         feed = task.pipeline.feed(self.step, steps)
         if steps == 1:
             feed = jax.tree.map(lambda leaf: leaf[0], feed)
-        self.state, metrics = self._program(steps)(self.state, feed, self._source)
+        self.state, metrics = self._program(made)(self.state, feed, self._source)
         metrics = jax.device_get(metrics)  # waits: at most one call is under way
         before, self.step = self.step, self.step + steps
         seconds = time.monotonic() - begin
@@ -274,16 +276,17 @@ class _Run:
             self.checkpoints.save(self.state, self.notes)
         progress.leave_out(time.monotonic() - begin)
 
-    def _program(self, steps: int) -> Callable[..., tuple[TrainState, Metrics]]:
-        if steps not in self._compiled:
-            self._compiled[steps] = compile_step(
-                self.task.step,
+    def _program(self, made: tuple[Step, ...]) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The program that takes these steps in one call."""
+        if made not in self._compiled:
+            self._compiled[made] = compile_step(
+                made,
                 self.mesh,
                 self.options.mode,
-                steps_per_call=steps,
+                steps_per_call=len(made),
                 fetch=self.task.pipeline.fetch,
             )
-        return self._compiled[steps]
+        return self._compiled[made]
 
     def _evaluate(self, progress: Progress, log: MetricLog) -> None:
         task = self.task

@@ -1,6 +1,7 @@
 """One way onto devices: a step compiled for a mesh, by `jit` or by `pmap`."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from jaxnets.state import TrainState
 from jaxnets.steps import Step, merge_over_first_axis
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
-__all__ = ["CompiledStep", "Mode", "compile_step", "make_mesh", "replicate"]
+__all__ = ["CompiledStep", "Lazily", "Mode", "compile_step", "make_mesh", "replicate"]
 
 Mode = Literal["jit", "pmap"]
 
@@ -75,6 +76,30 @@ class CompiledStep:
         return jax.eval_shape(self.arrange, feed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lazily:
+    """A step with a costly term at every n-th step, and one without it at the others.
+
+    Lazy regularisation, where the costly step has n times the term's weight (Karras et al. 2020,
+    arXiv:1912.04958, appendix B). Which step it is follows from its number, which the host knows:
+    so these are two compiled programs, and not one with a branch that both would pay for.
+
+    Attributes:
+      costly: taken at the steps 0, n, 2 n, ...
+      cheap: taken at the others; with the same state.
+      every: n, at least 1.
+    """
+
+    costly: Step
+    cheap: Step
+    every: int
+
+    def steps(self, first: int, count: int) -> tuple[Step, ...]:
+        """The steps to take from number `first` on."""
+        numbers = range(first, first + count)
+        return tuple(self.cheap if n % self.every else self.costly for n in numbers)
+
+
 def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, `data`.
 
@@ -106,7 +131,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def compile_step(
-    step: Step,
+    step: Step | Sequence[Step],
     mesh: Mesh,
     mode: Mode = "jit",
     *,
@@ -123,7 +148,8 @@ def compile_step(
     The state that is passed in is donated: use the one that comes back.
 
     Args:
-      step: `(state, batch) -> (state, metrics)`.
+      step: `(state, batch) -> (state, metrics)`; or one for each step of a call, in their order
+        (see `Lazily`).
       mesh: one axis, named `data`.
       mode: "jit" or "pmap".
       steps_per_call: K steps in one call, by `lax.scan`; saves K - 1 dispatches.
@@ -141,16 +167,30 @@ def compile_step(
         raise UserError(f"unknown mode {mode!r}; known are {', '.join(get_args(Mode))}")
     if steps_per_call < 1:
         raise UserError(f"steps per call must be at least 1, got {steps_per_call}")
+    made = [step] * steps_per_call if callable(step) else list(step)
+    if len(made) != steps_per_call:
+        raise ValueError(f"{len(made)} steps were given for {steps_per_call} steps a call")
     batch_axis = 0 if steps_per_call == 1 else 1
 
-    def one(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
-        return step(state, feed if fetch is None else fetch(source, feed))
+    def batch_of(source: PyTree, feed: PyTree) -> Batch:
+        return feed if fetch is None else fetch(source, feed)
 
     def call(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
         if steps_per_call == 1:
-            return one(state, feed, source)
-        state, metrics = jax.lax.scan(lambda s, f: one(s, f, source), state, feed)
-        return state, merge_over_first_axis(metrics)
+            return made[0](state, batch_of(source, feed))
+        merged: Metrics = {}
+        first = 0
+        for one, alike in itertools.groupby(made):
+            last = first + len(list(alike))
+            part = jax.tree.map(lambda leaf, a=first, b=last: leaf[a:b], feed)
+            state, metrics = jax.lax.scan(
+                lambda s, f, one=one: one(s, batch_of(source, f)), state, part
+            )
+            for name, value in merge_over_first_axis(metrics).items():
+                old = merged.get(name)
+                merged[name] = value if old is None else jax.tree.map(jnp.add, old, value)
+            first = last
+        return state, merged
 
     place = _by_jit if mode == "jit" else _by_pmap
     return CompiledStep(mesh, steps_per_call, *place(call, mesh, batch_axis))

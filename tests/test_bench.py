@@ -104,14 +104,14 @@ def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
     path = tmp_path / "gan.json"
     code, out, _ = cli(
         *shlex.split(
-            "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001 "
+            "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 5 --min-seconds 0.001 "
             "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch"
         ),
         *("--json", path),
     )
     assert code == 0
     (case,) = json.loads(path.read_text())["cases"]
-    expected = {"rounds": 2, "devices": 2, "steps_per_call": 2, "mode": "pmap"}
+    expected = {"rounds": 5, "devices": 2, "steps_per_call": 2, "mode": "pmap"}
     assert asked == [(cases.GanCase(4, 8, width=0.05), expected)]
     assert case["against"]["name"] == "torch"
     assert case["against"]["ratio"] == 0.5

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmarks import cases, hlo, paths
 from jaxnets import losses, models, ops, parallel
+from jaxnets.ops import native
 
 LIBRARY, NEST = "library call", "loop nest"
 
@@ -151,11 +152,15 @@ def test_where_xla_runs_a_product(name):
     assert not paths.loop_nests(text)  # which are convolutions only
 
 
-def test_our_convolutions_are_products():
+def test_our_convolutions_are_library_calls(monkeypatch):
     """In a loop and differentiated, where XLA's own would be loop nests."""
-    text = compiled_text(looped(slope(ops.conv, 1)), X, KERNEL, Y)
-    found = paths.operations(text)
-    assert {(each.kind, each.path) for each in found} == {("dot", LIBRARY)}
+    for of, kind in ((native.available, "convolution"), (lambda: False, "dot")):
+        monkeypatch.setattr(native, "available", of)
+        if kind == "convolution" and not of():
+            continue  # no compiler on this machine
+        text = compiled_text(looped(slope(lambda *a: ops.conv(*a), 1)), X, KERNEL, Y)
+        found = paths.operations(text)
+        assert {(each.kind, each.path) for each in found} == {(kind, LIBRARY)}
     with ops.plain_convolutions():
         text = compiled_text(looped(slope(lambda *a: ops.conv(*a), 1)), X, KERNEL, Y)
     assert [each.times for each in paths.loop_nests(text)] == [3]

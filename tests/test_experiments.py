@@ -76,7 +76,8 @@ def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--no-conditional --loss wasserstein --penalty wgan_gp --discriminator-steps 2",
+        "--no-conditional --loss wasserstein --penalty wgan_gp --penalty-every 3 "
+        "--discriminator-steps 2",
         pytest.param(
             "--discriminator lenet5 --loss relativistic --penalty r2 --augment translation,cutout",
             marks=pytest.mark.slow,

@@ -236,3 +236,78 @@ def test_pools_and_their_gradients_are_those_of_flax(name, shape, window, stride
 def test_ties_share_the_gradient_of_a_maximum():
     slope = jax.grad(lambda x: ops.max_pool(x, (2, 2)).sum())(jnp.ones((1, 4, 4, 1)))
     np.testing.assert_allclose(slope, np.full((1, 4, 4, 1), 0.25))
+
+
+def test_ties_of_overlapping_windows_go_to_the_first():
+    slope = jax.grad(lambda x: ops.max_pool(x, (2, 2), (1, 1)).sum())(jnp.ones((1, 3, 3, 1)))
+    np.testing.assert_allclose(slope[0, :, :, 0], [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("window,strides", [((2, 2), None), ((3, 3), (2, 2))])
+def test_a_maximum_keeps_nan(window, strides):
+    for place in range(4):
+        x = jnp.zeros((1, 4, 4, 1)).at[0, place, place, 0].set(jnp.nan)
+        seen = nn.max_pool(x, window, strides or window)
+        np.testing.assert_array_equal(ops.max_pool(x, window, strides), seen)
+
+
+def depthwise_lax(x, weights, factor, up):
+    """Filter along both axes of an image by XLA's grouped convolution."""
+    rank = x.ndim - 2
+    kernel = functools.reduce(np.multiply.outer, [weights] * rank)
+    kernel = np.repeat(kernel[..., None, None], x.shape[-1], axis=-1)
+    over = len(weights) - factor
+    lo, hi = (over + 1) // 2, over // 2
+    if up:  # the transpose: flipped, with the padding that makes size * factor
+        kernel = np.flip(kernel, range(rank))
+        pads = [(len(weights) - 1 - lo, len(weights) - 1 - hi)] * rank
+    else:
+        pads = [(lo, hi)] * rank
+    ones = (1,) * rank
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        ones if up else (factor,) * rank,
+        pads,
+        lhs_dilation=(factor,) * rank if up else ones,
+        dimension_numbers=layout(rank),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize("taps", [(1, 3, 3, 1), (1, 1), (1, 2, 1), (0.5, -1, 4, 1, 2, 0.25), (3,)])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 12, 6, 3), (2, 6, 2)])
+@pytest.mark.parametrize("name", ["downsample", "upsample"])
+def test_resampling_is_a_depthwise_convolution(name, shape, factor, taps):
+    x = RNG.normal(size=shape)
+    up = name == "upsample"
+    weights = np.asarray(taps, np.float64) / sum(taps) * (factor if up else 1)
+    with jax.enable_x64(True):
+        got, vjp = jax.vjp(lambda x: getattr(ops, name)(x, factor, taps), x)
+        expected, vjp_expected = jax.vjp(lambda x: depthwise_lax(x, weights, factor, up), x)
+        slope = np.cos(np.arange(got.size)).reshape(got.shape)
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+        np.testing.assert_allclose(vjp(slope)[0], vjp_expected(slope)[0], atol=1e-12)
+
+
+def test_resampling_keeps_the_brightness_inside():
+    x = jnp.full((1, 8, 8, 1), 0.7)
+    np.testing.assert_allclose(ops.downsample(x)[0, 1:-1, 1:-1], 0.7, rtol=1e-6)
+    np.testing.assert_allclose(ops.upsample(x)[0, 2:-2, 2:-2], 0.7, rtol=1e-6)
+
+
+def test_sizes_and_filters_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="divided"):
+        ops.downsample(jnp.zeros((1, 5, 4, 1)))
+    with pytest.raises(ValueError, match="zero"):
+        ops.upsample(jnp.zeros((1, 4, 4, 1)), taps=(1, -1))
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_depthwise_convolutions_are_those_of_lax(copies):
+    x, kernel = RNG.normal(size=(2, 7, 6, 3)), RNG.normal(size=(3, 2, 1, 3 * copies))
+    options = {"strides": (2, 1), "padding": "SAME", "dilation": (1, 2), "groups": 3}
+    assert ops.form(x.dtype, channels=3, groups=3) == "depthwise"
+    partial = functools.partial
+    assert_same(partial(ops.conv, **options), partial(lax_conv, **options), x, kernel)

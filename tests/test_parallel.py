@@ -1,11 +1,15 @@
 """One curve, whatever the devices and the way onto them."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny
 from jaxnets import errors, parallel
+from jaxnets.metrics import Mean
 
 STEPS = 5
 
@@ -81,3 +85,49 @@ def test_a_batch_that_devices_do_not_divide_is_refused():
     for use in (compiled, compiled.lower):
         with pytest.raises(errors.UserError, match="16 is not divisible by the 3 devices"):
             use(state, tiny.batch())
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_lazy_steps_in_calls_of_any_length_are_those_taken_one_by_one(mode):
+    """Every third step descends with ten times the weight decay's worth of a term."""
+    state, cheap = tiny.classifier()
+
+    def costly(state, batch):
+        state, metrics = cheap(state, batch)
+        net = state.nets["classifier"]
+        params = jax.tree.map(lambda p: 0.9 * p, net.params)
+        nets = {"classifier": dataclasses.replace(net, params=params)}
+        return dataclasses.replace(state, nets=nets), {**metrics, "term": Mean.of(jnp.ones(2))}
+
+    lazily = parallel.Lazily(costly, cheap, every=3)
+    assert lazily.steps(2, 5) == (cheap, costly, cheap, cheap, costly)
+    mesh = parallel.make_mesh(2)
+    batches = [tiny.batch(seed=i) for i in range(6)]
+
+    def run(lengths):
+        of = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)
+        at, terms = 0, 0.0
+        for length in lengths:
+            compiled = parallel.compile_step(
+                lazily.steps(at, length), mesh, mode, steps_per_call=length
+            )
+            feed = batches[at]
+            if length > 1:
+                group = batches[at : at + length]
+                feed = jax.tree.map(lambda *leaves: np.stack(leaves), *group)
+            of, metrics = compiled(of, feed)
+            terms += float(metrics["term"].count) if "term" in metrics else 0.0
+            at += length
+        return jax.device_get(of.nets), terms
+
+    (alone, terms), (grouped, grouped_terms) = run([1] * 6), run([4, 2])
+    assert_close(alone, grouped, 1e-5)
+    assert terms == grouped_terms > 0
+    plain, _ = train(tiny.classifier, 2, mode)
+    assert np.abs(jax.tree.leaves(plain)[0] - jax.tree.leaves(alone)[0]).max() > 1e-3
+
+
+def test_as_many_steps_as_there_are_steps_a_call():
+    _, step = tiny.classifier()
+    with pytest.raises(ValueError, match="2 steps were given for 3"):
+        parallel.compile_step((step, step), parallel.make_mesh(1), steps_per_call=3)

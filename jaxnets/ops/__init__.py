@@ -2,13 +2,16 @@
 
 from jaxnets.ops.convolution import Form, conv, conv_transpose, form, plain_convolutions
 from jaxnets.ops.pooling import avg_pool, max_pool
+from jaxnets.ops.resampling import downsample, upsample
 
 __all__ = [
     "Form",
     "avg_pool",
     "conv",
     "conv_transpose",
+    "downsample",
     "form",
     "max_pool",
     "plain_convolutions",
+    "upsample",
 ]

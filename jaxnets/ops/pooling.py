@@ -1,13 +1,17 @@
 """Pooling over any number of spatial axes, channels last.
 
 XLA:CPU differentiates a window reduction by a slow select-and-scatter. Windows that do not
-overlap and fill the input, nearly all that classifiers use, need none: reshape and reduce.
+overlap and fill the input, nearly all that classifiers use, need none on any backend: reshape and
+reduce. Other windows are reduced tap by tap on a CPU, over shifted slices, whose gradients are
+pads and selections.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxnets.typing import Array
 
@@ -29,6 +33,44 @@ def _tiles(x: Array, window: Sequence[int], strides: Sequence[int] | None) -> Ar
     return x.reshape(x.shape[0], *split, x.shape[-1])
 
 
+def _tap_by_tap(
+    x: Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    fill: float,
+    combine: Callable[[Array, Array], Array],
+) -> Array:
+    """Combines, for each output, what its window sees, from the window's first pixel on."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+    widths = [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)]
+    x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), widths)
+    out = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
+    result = None
+    for number in range(math.prod(window)):
+        starts, rest = [], number
+        for w in reversed(window):
+            starts.insert(0, rest % w)
+            rest //= w
+        stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, strides, strict=True)]
+        seen = jax.lax.slice(
+            x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *strides, 1)
+        )
+        result = seen if result is None else combine(result, seen)
+    assert result is not None
+    return result
+
+
+def _greater(best: Array, other: Array) -> Array:
+    """The maximum; of equals the first, to which all of the gradient goes. NaN wins."""
+    return jnp.where((other > best) | jnp.isnan(other), other, best)
+
+
+def _fits(x: Array, window: Sequence[int], padding: str) -> bool:
+    fits = all(n >= w for n, w in zip(x.shape[1:-1], window, strict=True))
+    return jax.default_backend() == "cpu" and (padding == "SAME" or fits)
+
+
 def max_pool(
     x: Array, window: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID"
 ) -> Array:
@@ -47,16 +89,23 @@ def max_pool(
       [B, *pooled, C] in the type of `x`.
     """
     tiles = _tiles(x, window, strides) if padding == "VALID" else None
-    if tiles is None:
-        return nn.max_pool(x, tuple(window), tuple(strides or window), padding)
-    return tiles.max(axis=tuple(range(2, tiles.ndim - 1, 2)))
+    if tiles is not None:
+        return tiles.max(axis=tuple(range(2, tiles.ndim - 1, 2)))
+    strides = tuple(strides or window)
+    if _fits(x, window, padding) and jnp.issubdtype(x.dtype, jnp.floating):
+        return _tap_by_tap(x, window, strides, padding, -jnp.inf, _greater)
+    return nn.max_pool(x, tuple(window), strides, padding)
 
 
 def avg_pool(
     x: Array, window: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID"
 ) -> Array:
-    """Mean over windows; see `max_pool` for the arguments."""
+    """Mean over windows, padding counted as zeros; see `max_pool` for the arguments."""
     tiles = _tiles(x, window, strides) if padding == "VALID" else None
-    if tiles is None:
-        return nn.avg_pool(x, tuple(window), tuple(strides or window), padding)
-    return tiles.mean(axis=tuple(range(2, tiles.ndim - 1, 2)))
+    if tiles is not None:
+        return tiles.mean(axis=tuple(range(2, tiles.ndim - 1, 2)))
+    strides = tuple(strides or window)
+    if _fits(x, window, padding):
+        total = _tap_by_tap(x, window, strides, padding, 0.0, jnp.add)
+        return total / math.prod(window)
+    return nn.avg_pool(x, tuple(window), strides, padding)

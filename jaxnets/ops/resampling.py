@@ -1,0 +1,114 @@
+"""Halving and doubling of images with a low-pass filter, so that what is too fine does not alias.
+
+A separable filter is a few shifted multiply-adds along each axis. Written as such, XLA fuses them
+on every backend; written as the depthwise convolution that they are, its gradients are slow.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.typing import Array
+
+__all__ = ["downsample", "upsample"]
+
+#: A binomial filter: close to a Gaussian, and the usual choice of style-based generators.
+BINOMIAL = (1.0, 3.0, 3.0, 1.0)
+
+
+def downsample(x: Array, factor: int = 2, taps: Sequence[float] = BINOMIAL) -> Array:
+    """Filters along each spatial axis, and keeps every `factor`-th pixel.
+
+    Args:
+      x: [B, *spatial, C]; zeros are assumed beyond the border.
+      factor: at least 1; must divide each spatial size.
+      taps: the filter along one axis; normalised to a sum of one.
+
+    Returns:
+      [B, *(spatial / factor), C].
+
+    Raises:
+      ValueError: if `factor` does not divide a size, or the taps sum to nothing.
+
+    Reference:
+      Zhang 2019, Making Convolutional Networks Shift-Invariant Again, arXiv:1904.11486; the
+      alignment is that of Karras et al. 2020, arXiv:1912.04958.
+    """
+    weights = _normalised(taps)
+    # Centred: the filter overhangs by as much on both sides, the odd pixel after.
+    over = len(weights) - factor
+    before, after = (over + 1) // 2, over // 2
+    for axis in range(1, x.ndim - 1):
+        size = x.shape[axis]
+        if size % factor:
+            raise ValueError(f"a side of {size} pixels can't be divided by {factor}")
+        padded = _pad(x, axis, before, after)
+        x = sum(  # type: ignore[assignment]
+            weight * jax.lax.slice_in_dim(padded, t, t + size - factor + 1, factor, axis)
+            for t, weight in enumerate(weights)
+        )
+    return x
+
+
+def upsample(x: Array, factor: int = 2, taps: Sequence[float] = BINOMIAL) -> Array:
+    """Puts `factor` - 1 zeros between neighbours, and filters along each spatial axis.
+
+    The brightness stays: `upsample` is the transpose of `downsample`, times `factor` to the power
+    of the number of axes. No zero is multiplied: each of the `factor` phases of the output meets
+    only its own taps.
+
+    Args:
+      x: [B, *spatial, C]; zeros are assumed beyond the border.
+      factor: at least 1.
+      taps: the filter along one axis; normalised to a sum of `factor`.
+
+    Returns:
+      [B, *(spatial * factor), C].
+
+    Raises:
+      ValueError: if the taps sum to nothing.
+    """
+    weights = [factor * weight for weight in _normalised(taps)]
+    before = (len(weights) - factor + 1) // 2
+    for axis in range(1, x.ndim - 1):
+        size = x.shape[axis]
+        # Output i = factor * q + a takes input o through tap t where factor * o + t - before = i.
+        phases = [
+            [
+                ((a + before - t) // factor, w)
+                for t, w in enumerate(weights)
+                if not (a + before - t) % factor
+            ]
+            for a in range(factor)
+        ]
+        shifts = [shift for phase in phases for shift, _ in phase]
+        low, high = max(0, -min(shifts)), max(0, max(shifts))
+        padded = _pad(x, axis, low, high)
+        outputs = [
+            sum(
+                (
+                    w * jax.lax.slice_in_dim(padded, low + s, low + s + size, 1, axis)
+                    for s, w in phase
+                ),
+                start=jnp.zeros((), x.dtype) if phase else jnp.zeros_like(x),
+            )
+            for phase in phases
+        ]
+        stacked = jnp.stack(outputs, axis=axis + 1)
+        x = stacked.reshape(*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
+    return x
+
+
+def _normalised(taps: Sequence[float]) -> list[float]:
+    total = float(sum(taps))
+    if not total:
+        raise ValueError(f"the filter {tuple(taps)} sums to zero")
+    return [float(tap) / total for tap in taps]
+
+
+def _pad(x: Array, axis: int, before: int, after: int) -> Array:
+    """Zeros along one axis; negative numbers cut off."""
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (before, after, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
