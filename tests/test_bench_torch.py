@@ -43,6 +43,12 @@ def test_arguments_out_of_range(options, message):
         torch_rivals.compare(ClassifierCase(**TINY), **options)
 
 
+def test_threads_that_never_sleep_are_refused(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with pytest.raises(UserError, match="OMP_WAIT_POLICY=active"):
+        torch_rivals.compare(ClassifierCase(**TINY))
+
+
 @pytest.fixture
 def torch():
     return pytest.importorskip("torch")
@@ -253,11 +259,11 @@ def test_a_gan_keeps_the_faster_pass_of_its_discriminator(check, torch, monkeypa
         return one
 
     monkeypatch.setattr(torch_rivals, "_rival_step", competitor)
-    assert torch_rivals._rival(GanCase(**TINY), "eager", torch.device("cpu")).joined
+    assert torch_rivals._rival(built(GanCase(**TINY)), "eager", torch.device("cpu")).joined
     assert len(made) == 2
     # BatchNorm's statistics must not mix reals and fakes: there is only one way.
     norms = GanCase(**TINY, discriminator="resnet_3x2")
-    assert not torch_rivals._rival(norms, "eager", torch.device("cpu")).joined
+    assert not torch_rivals._rival(build(norms), "eager", torch.device("cpu")).joined
 
 
 def test_more_devices_than_jax_has_started_with():
