@@ -20,6 +20,8 @@ from jaxnets.errors import UserError
 from jaxnets.models import dcgan, resnet
 from model_cases import random_variables
 
+LOUD = pytest.mark.filterwarnings("ignore")
+
 TINY = {"batch_size": 4, "image_size": 8, "width": 0.0625}
 
 
@@ -206,12 +208,11 @@ def stepped(check, torch, case, name, joined=False):
     [
         ("eager", True),
         ("channels_last", False),
-        # Compiling says that it uses what torch itself calls deprecated.
-        pytest.param("compile", True, marks=[pytest.mark.slow]),
-        pytest.param("compile", False, marks=[pytest.mark.slow]),
+        # torch warns of what it does itself while it compiles.
+        pytest.param("compile", True, marks=[pytest.mark.slow, LOUD]),
+        pytest.param("compile", False, marks=[pytest.mark.slow, LOUD]),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_the_forms_of_torch_make_the_same_steps(penalty, name, joined, check, torch):
     case = GanCase(**TINY, penalty=penalty, conditional=True)
     expected = stepped(check, torch, case, "eager")
