@@ -29,9 +29,18 @@ RIVALS = ("eager", "channels_last", "compile")
 WINDOW = 0.5
 
 #: Seconds between windows. After its last task a pool of threads spins before it sleeps, and what
-#: spins takes a core from the next competitor: a few milliseconds for torch's OpenMP (libgomp) and
-#: for XLA's pool, 200 ms for LLVM's OpenMP, which torch has on other platforms.
+#: spins takes a core from the next competitor: torch's OpenMP (libgomp) for 11 ms of one core,
+#: XLA's pool for 0.1 ms, measured as CPU time during a sleep. LLVM's OpenMP, which torch has on
+#: other platforms, is documented to spin for 200 ms.
 PAUSE = 0.25
+
+#: Settings under which torch's threads never sleep.
+_SPINNING = (
+    ("OMP_WAIT_POLICY", "active"),
+    ("GOMP_SPINCOUNT", "infinite"),
+    ("GOMP_SPINCOUNT", "infinity"),
+    ("KMP_BLOCKTIME", "infinite"),
+)
 
 
 def prepare_devices(devices: int) -> None:
@@ -122,6 +131,12 @@ def compare(
     unknown = [name for name in rivals if name not in RIVALS]
     if unknown or not rivals:
         raise UserError(f"unknown rivals {unknown}; choose among {', '.join(RIVALS)}")
+    for variable, value in _SPINNING:
+        if os.environ.get(variable, "").lower() == value:
+            raise UserError(
+                f"{variable}={value} keeps torch's idle threads on the cores while our side is "
+                "timed; unset it"
+            )
     if rounds < 5:
         raise UserError(f"{rounds} rounds are too few for a median with a spread; choose 5 or more")
     torch = require_torch()
@@ -137,12 +152,13 @@ def compare(
             found = torch_check.agreement(case, device)
         _insist(case, found)
         with tensor_cores(allowed=True):
-            ours = _ours(case, mesh, mode, steps_per_call)
+            work = cases.build(case)
+            ours = _ours(work, mesh, mode, steps_per_call)
             theirs: dict[str, _Competitor] = {}
             reasons: dict[str, str] = {}
             for name in rivals:
                 try:
-                    theirs[name] = _rival(case, name, device)
+                    theirs[name] = _rival(work, name, device)
                 except Exception as error:
                     if name != "compile":
                         raise
@@ -236,14 +252,14 @@ def _in_turn(competitors: Sequence[_Competitor], rounds: int) -> dict[str, list[
     return times
 
 
-def _ours(case: cases.Case, mesh: Any, mode: Any, steps_per_call: int) -> _Competitor:
+def _ours(work: cases.Work, mesh: Any, mode: Any, steps_per_call: int) -> _Competitor:
     import jax
+    import jax.numpy as jnp
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxnets import parallel
 
-    work = cases.build(case)
     compiled = parallel.compile_step(work.step, mesh, mode, steps_per_call=steps_per_call)
     feed = dict(work.batch)
     axes: tuple[Any, ...] = ("data",)
@@ -252,7 +268,8 @@ def _ours(case: cases.Case, mesh: Any, mode: Any, steps_per_call: int) -> _Compe
         axes = (None, "data")
     if mode == "jit":
         feed = jax.device_put(feed, NamedSharding(mesh, PartitionSpec(*axes)))
-    state = parallel.replicate(work.state, mesh)
+    # A copy: the step donates it, and the rivals begin with the same weights.
+    state = parallel.replicate(jax.tree.map(jnp.copy, work.state), mesh)
 
     def call() -> None:
         nonlocal state
@@ -264,13 +281,12 @@ def _ours(case: cases.Case, mesh: Any, mode: Any, steps_per_call: int) -> _Compe
     return _warm(_Competitor("ours", call, wait, steps_per_call))
 
 
-def _rival(case: cases.Case, name: str, device: torch.device) -> _Competitor:
+def _rival(work: cases.Work, name: str, device: torch.device) -> _Competitor:
     """PyTorch in one form; for a GAN with the faster of two ways to write its step."""
     from experiments.benchmarks import torch_check
     from experiments.benchmarks.torch_networks import has_batch_norm
 
-    work = cases.build(case)
-    if isinstance(case, cases.ClassifierCase):
+    if isinstance(work.case, cases.ClassifierCase):
         return _rival_step(work, name, device, joined=False)
     if has_batch_norm(torch_check.twins(work)["discriminator"]):
         return _rival_step(work, name, device, joined=False)
