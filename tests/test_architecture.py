@@ -16,7 +16,7 @@ from jaxnets import augment, data, losses, models, optimizers
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
 #: Modules import only from groups before their own.
 LAYERS = [

@@ -99,7 +99,7 @@ def test_a_signal_saves_and_leaves(kind, tmp_path):
         fit(task(kind, at=5, fault=interrupt), tmp_path)
     assert (caught.value.step, caught.value.signum) == (6, signal.SIGINT)
     resumed = fit(task(kind), tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10]
     assert int(resumed.state.step) == TOTAL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -133,7 +133,7 @@ def test_early_stopping_ends_with_the_best_state(tmp_path):
     result = fit(task("classifier", scores=scores, early_stopping=rule), tmp_path, eval_every=2)
     assert result.stopped_early
     assert int(result.state.step) == 4  # the second evaluation; the fourth was the last
-    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log if r["split"] == "eval"] == [2, 4, 6, 8]
     again = fit(task("classifier", scores=[0.3], early_stopping=rule), tmp_path, eval_every=2)
     assert again.stopped_early
@@ -163,7 +163,7 @@ def test_previews_and_logs_are_written(tmp_path):
     fit(task("classifier", preview=preview), tmp_path, eval_every=5)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
     assert list((tmp_path / "tensorboard").iterdir())
-    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     train = [r for r in train if r["split"] == "train"]
     assert train[-1]["epoch"] == pytest.approx(TOTAL * 16 / 40)
     assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(train[-1])

@@ -73,9 +73,13 @@ def with_gradients(f, x, kernel):
     return y, gradients
 
 
+def has_pixels(f, x, kernel):
+    with jax.enable_x64(True):
+        return min(jax.eval_shape(f, x, kernel).shape) > 0
+
+
 def assert_same(ours, theirs, x, kernel):
     with jax.enable_x64(True):
-        assume(min(jax.eval_shape(theirs, x, kernel).shape) > 0)
         both = jax.jit(lambda x, k: (with_gradients(ours, x, k), with_gradients(theirs, x, k)))
         got, expected = both(x, kernel)
     assert got[0].dtype == np.float64
@@ -87,6 +91,7 @@ def assert_same(ours, theirs, x, kernel):
 def test_conv_and_its_gradients_are_those_of_lax(problem):
     x, kernel = problem.pop("x"), problem.pop("kernel")
     partial = functools.partial
+    assume(has_pixels(partial(lax_conv, **problem), x, kernel))
     assert_same(partial(ops.conv, **problem), partial(lax_conv, **problem), x, kernel)
 
 
@@ -96,6 +101,7 @@ def test_conv_transpose_and_its_gradients_are_those_of_lax(problem):
     options = {name: problem[name] for name in ("strides", "padding")}
     x = problem["x"][..., : problem["kernel"].shape[-2]]
     partial = functools.partial
+    assume(has_pixels(partial(lax_conv_transpose, **options), x, problem["kernel"]))
     assert_same(
         partial(ops.conv_transpose, **options),
         partial(lax_conv_transpose, **options),

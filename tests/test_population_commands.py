@@ -56,6 +56,7 @@ def test_a_member_is_the_run_with_its_seed(workplace, capsys):
     assert again["test_loss/seed-3"] == pytest.approx(both["test_loss/seed-3"])
 
 
+@pytest.mark.slow
 def test_a_population_of_gans(workplace, capsys):
     run(f"{GENERATE} --seeds 2 --run-dir gans")
     pictures = workplace / "gans" / "samples"
