@@ -225,6 +225,7 @@ class _Ours:
         from jaxnets import parallel
 
         task = self.built.task
+        assert not isinstance(task.step, parallel.Lazily)  # a classifier has one step
         while first < last:
             steps = min(self.recipe.steps_per_call, last - first)
             if steps not in self.programs:
