@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib.metadata import version
 
 # Before jax is imported: the flags are read once, when the CPU backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,7 +10,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     # The generated code runs once or a few times: nothing is spent on making it fast.
-    + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    + " --xla_backend_optimization_level=0"
+    # An unknown flag ends the process, and jax 0.12 has lost this one.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.11" else "")
 )
 
 import jax
