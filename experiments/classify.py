@@ -133,8 +133,8 @@ def resolve(config: Classify) -> Classify:
     common.check_numbers(config)
     if config.patience is not None and config.eval_every <= 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
-    if config.patience is not None and config.patience < 1:
-        raise UserError(f"--patience must be at least 1, got {config.patience}")
+    if config.patience is not None:
+        common.need_at_least_one(config, "patience")
     return config
 
 

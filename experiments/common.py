@@ -169,6 +169,16 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{**values, **paths, **lists})
 
 
+def need_at_least_one(config: Any, *names: str) -> None:
+    """Fails, in one sentence, for a count below 1 under any of these names."""
+    from jaxnets.errors import UserError
+
+    for name in names:
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+
+
 def check_numbers(config: Any) -> None:
     """Fails early, in one sentence, for numbers that no run can be made with."""
     import math
@@ -185,10 +195,8 @@ def check_numbers(config: Any) -> None:
         if isinstance(value, float):
             need(math.isfinite(value), field.name, "finite")
     need(0 <= config.seed < 2**31, "seed", "in 0..2147483647")
-    need(config.seeds >= 1, "seeds", "at least 1")
     need(config.seed + config.seeds <= 2**31, "seeds", f"at most {2**31 - config.seed}")
-    for name in ("batch_size", "micro_batches"):
-        need(getattr(config, name) >= 1, name, "at least 1")
+    need_at_least_one(config, "seeds", "batch_size", "micro_batches")
     need(config.epochs > 0, "epochs", "above 0")
     need(config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
     need(config.clip_norm is None or config.clip_norm > 0, "clip_norm", "above 0")
@@ -216,13 +224,9 @@ def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
-    from jaxnets.errors import UserError
     from jaxnets.loop import FitOptions
 
-    for name in ("steps_per_call", "log_every"):
-        if getattr(options, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(options, name)}")
+    need_at_least_one(options, "steps_per_call", "log_every")
 
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))

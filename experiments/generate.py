@@ -123,8 +123,7 @@ def resolve(config: Generate) -> Generate:
         config = dataclasses.replace(config, penalty_weight=10.0)  # the paper's lambda
     config = common.with_preset(config, PRESETS, config.data)
     common.check_numbers(config)
-    if config.penalty_every < 1:
-        raise UserError(f"--penalty-every must be at least 1, got {config.penalty_every}")
+    common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     assert config.score_epochs is not None
     if config.accuracy_score and config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
@@ -157,10 +156,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     from jaxnets.loop import Task
 
     assert config.batch_size and config.epochs and config.penalty_weight is not None
-    if config.discriminator_steps < 1:
-        raise UserError(
-            f"--discriminator-steps must be at least 1, got {config.discriminator_steps}"
-        )
     common.check_batch(config.batch_size, mesh, config.micro_batches)
     trains = [dataset.splits["train"]] * config.seeds
     if config.labels_per_class is not None:

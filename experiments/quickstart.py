@@ -120,10 +120,7 @@ def run(config: Quickstart) -> Path:
     from jaxnets.errors import UserError
 
     begin = time.monotonic()
-    for name in ("cnn_steps", "gan_steps"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    common.need_at_least_one(config, "cnn_steps", "gan_steps")
     if not 0 <= config.seed < 2**31:
         raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
     mesh = parallel.make_mesh(config.devices)

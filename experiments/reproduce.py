@@ -46,8 +46,7 @@ def run(config: Reproduce) -> Path:
 
     if config.name not in RESULTS:
         raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
-    if config.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {config.seeds}")
+    common.need_at_least_one(config, "seeds")
     base, command = RESULTS[config.name]
     if config.judge is not None:
         if not isinstance(base, generate.Generate):

@@ -47,8 +47,7 @@ def run(config: Sample) -> None:
         )
     if not 0 <= config.seed < 2**31:
         raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
-    if config.count < 1:
-        raise UserError(f"--count must be at least 1, got {config.count}")
+    common.need_at_least_one(config, "count")
     options = common.config_from(generate.Generate, found["config"])
     dataset = common.load_data(options)
     labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes

@@ -1,15 +1,13 @@
 """Compiled programs kept on disk, so that a program is compiled once and not in every process."""
 
-import hashlib
 import os
-import platform
 import tempfile
 from pathlib import Path
 
 import jax
 
-from jaxnets.data.cache import cache_dir
 from jaxnets.errors import UserError
+from jaxnets.folders import cache_dir, cpu_kind
 
 __all__ = ["OPTIONS", "enable_compilation_cache"]
 
@@ -38,7 +36,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     Args:
       folder: where. By default the folder that JAX is set to already (JAX_COMPILATION_CACHE_DIR),
         which is then left as it is; else `compiled`, and in it one folder for each kind of CPU,
-        in `jaxnets.data.cache_dir()`. Options that the environment sets (JAX_...) stand.
+        in the cache folder. Options that the environment sets (JAX_...) stand.
 
     Returns:
       The folder.
@@ -49,7 +47,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> Pa
     chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder is None and chosen:
         return Path(chosen)
-    path = cache_dir() / "compiled" / _cpu() if folder is None else Path(folder).absolute()
+    path = cache_dir() / "compiled" / cpu_kind() if folder is None else Path(folder).absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -83,18 +81,3 @@ def _drop_unfinished(folder: Path) -> None:
             for path in folder.glob(f"*{one}"):
                 if not path.with_name(path.name.removesuffix(one) + other).exists():
                     path.unlink()
-
-
-def _cpu() -> str:
-    """A name for the kind of CPU.
-
-    XLA compiles for the very CPU it runs on, and a home folder may serve machines of several kinds.
-    """
-    facts = [platform.machine(), platform.processor()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    kinds = ("model name", "flags", "Features", "CPU part")
-    facts += sorted({line for line in lines if line.startswith(kinds)})
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

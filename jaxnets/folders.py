@@ -1,9 +1,11 @@
-"""Where jaxnets keeps what it can make again."""
+"""Where jaxnets keeps what it can make again, and for which machine it was made."""
 
+import hashlib
 import os
+import platform
 from pathlib import Path
 
-__all__ = ["cache_dir"]
+__all__ = ["cache_dir", "cpu_kind"]
 
 
 def cache_dir() -> Path:
@@ -13,3 +15,19 @@ def cache_dir() -> Path:
         return Path(own).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "jaxnets"
+
+
+def cpu_kind() -> str:
+    """A name for the kind of CPU, equal where code compiled for the one runs on the other.
+
+    A compiler may use whatever the CPU has that it runs on, and a home folder may serve machines of
+    several kinds.
+    """
+    facts = [platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    kinds = ("model name", "flags", "Features", "CPU part")
+    facts += sorted({line for line in lines if line.startswith(kinds)})
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 from jaxnets.log import MetricLog, Progress, brief
-from jaxnets.parallel import Lazily, Mode, compile_step, replicate
+from jaxnets.parallel import Lazily, Mode, compile_step, replicate, take_feed
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.typing import Batch, Metrics, PyTree
@@ -245,9 +245,7 @@ class _Run:
         step = task.step
         made = step.steps(self.step, steps) if isinstance(step, Lazily) else (step,) * steps
         first_call = made not in self._compiled
-        feed = task.pipeline.feed(self.step, steps)
-        if steps == 1:
-            feed = jax.tree.map(lambda leaf: leaf[0], feed)
+        feed = take_feed(task.pipeline, self.step, steps)
         self.state, metrics = self._program(made)(self.state, feed, self._source)
         metrics = jax.device_get(metrics)  # waits: at most one call is under way
         before, self.step = self.step, self.step + steps

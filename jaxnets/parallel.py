@@ -15,7 +15,7 @@ from jaxnets.state import TrainState
 from jaxnets.steps import Step, merge_over_first_axis
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
-__all__ = ["CompiledStep", "Lazily", "Mode", "compile_step", "make_mesh", "replicate"]
+__all__ = ["CompiledStep", "Lazily", "Mode", "compile_step", "make_mesh", "replicate", "take_feed"]
 
 Mode = Literal["jit", "pmap"]
 
@@ -128,6 +128,21 @@ def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """The tree with every leaf whole on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def take_feed(pipeline: Any, first_step: int, steps: int) -> PyTree:
+    """What a pipeline feeds to one call of a step that was compiled for so many steps a call.
+
+    Args:
+      pipeline: see `jaxnets.data.Pipeline`.
+      first_step: the number of the call's first step.
+      steps: steps a call.
+
+    Returns:
+      Leaves [B, ...] for one step, else [steps, B, ...].
+    """
+    feed = pipeline.feed(first_step, steps)
+    return jax.tree.map(lambda leaf: leaf[0], feed) if steps == 1 else feed
 
 
 def compile_step(

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import shlex
 import sys
 import types
@@ -431,6 +432,15 @@ def test_devices_that_come_too_late_are_told(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     with pytest.raises(errors.UserError, match="jax had started before"):
         machine.start(99)
+
+
+def test_memory_is_left_to_another_library(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # so that it is put back
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    machine.start(1)
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
+    machine.start(1, share=True)
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_tables_line_up():

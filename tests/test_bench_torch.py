@@ -265,9 +265,3 @@ def test_a_gan_keeps_the_faster_pass_of_its_discriminator(check, torch, monkeypa
     # BatchNorm's statistics must not mix reals and fakes: there is only one way.
     norms = GanCase(**TINY, discriminator="resnet_3x2")
     assert not torch_rivals._rival(build(norms), "eager", torch.device("cpu")).joined
-
-
-def test_more_devices_than_jax_has_started_with():
-    torch_rivals.prepare_devices(jax.device_count())
-    with pytest.raises(UserError, match="64 devices were asked for"):
-        torch_rivals.prepare_devices(64)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from experiments import common
 from experiments.benchmarks import (
     cases,
     compare,
@@ -138,7 +139,7 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
         _check_writable(config.json)
     for case in chosen:
         _check_case(case)
-    mesh = machine.start(config.devices)
+    mesh = machine.start(config.devices, share=rival is not None)
     environment = machine.environment()
     print(report.machine_line(environment, mesh.size), flush=True)
     found: list[dict[str, Any]] = []
@@ -164,10 +165,7 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
 
     from jaxnets.errors import UserError
 
-    for name in ("devices", "steps_per_call", "rounds"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    common.need_at_least_one(config, "devices", "steps_per_call", "rounds")
     if not (math.isfinite(config.min_seconds) and config.min_seconds > 0):
         raise UserError(f"--min-seconds must be above 0, got {config.min_seconds}")
     if config.against and config.rounds < 5:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments import common
+
 if TYPE_CHECKING:
     import flax.linen as nn
 
@@ -99,6 +101,16 @@ class Work:
     state: TrainState
     batch: Batch
 
+    def feed(self, steps: int) -> Any:
+        """The batch, once for each step of a call; the repetitions take no memory."""
+        import numpy as np
+
+        if steps == 1:
+            return dict(self.batch)
+        return {
+            name: np.broadcast_to(leaf, (steps, *leaf.shape)) for name, leaf in self.batch.items()
+        }
+
 
 def build(case: Case) -> Work:
     """Networks, step, state and batch of a case.
@@ -108,12 +120,7 @@ def build(case: Case) -> Work:
     """
     import numpy as np
 
-    from jaxnets.errors import UserError
-
-    for field in ("batch_size", "image_size", "channels"):
-        if getattr(case, field) < 1:
-            flag = field.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(case, field)}")
+    common.need_at_least_one(case, "batch_size", "image_size", "channels")
     rng = np.random.default_rng(case.seed)
     shape = (case.batch_size, case.image_size, case.image_size, case.channels)
     batch = {

@@ -58,10 +58,7 @@ def run(config: Input) -> dict[str, Any]:
     from jaxnets.errors import UserError
     from jaxnets.runs import write_json
 
-    for name in ("steps_per_call", "calls", "rounds"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    common.need_at_least_one(config, "steps_per_call", "calls", "rounds")
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(config.batch_size, mesh)
     train = common.load_data(config).splits["train"]
@@ -140,7 +137,6 @@ def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[
 def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
     """A call of the training step, its batches on the device already."""
     import jax
-    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxnets import parallel
@@ -162,10 +158,7 @@ def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
     step = parallel.compile_step(work.step, mesh, steps_per_call=steps)
     state = parallel.replicate(work.state, mesh)
     axes = PartitionSpec(DATA_AXIS) if steps == 1 else PartitionSpec(None, DATA_AXIS)
-    batch = dict(work.batch)
-    if steps > 1:
-        batch = {name: np.stack([np.asarray(leaf)] * steps) for name, leaf in batch.items()}
-    feed = jax.device_put(batch, NamedSharding(mesh, axes))
+    feed = jax.device_put(work.feed(steps), NamedSharding(mesh, axes))
 
     def call() -> Any:
         nonlocal state

@@ -34,8 +34,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def start(devices: int) -> Any:
+def start(devices: int, *, share: bool = False) -> Any:
     """A mesh of so many devices; on a CPU, they are made if jax has not started yet.
+
+    Args:
+      devices: how many.
+      share: leaves another library its share of a GPU's memory, most of which jax would take at
+        its start.
 
     Raises:
       UserError: if there are fewer.
@@ -47,6 +52,8 @@ def start(devices: int) -> Any:
 
     if devices < 1:
         raise UserError(f"--devices must be at least 1, got {devices}")
+    if share:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     too_late = False
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if devices > 1 and not forced:

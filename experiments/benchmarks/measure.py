@@ -150,14 +150,8 @@ class Program:
 
     @property
     def feed(self) -> Any:
-        """The batch, once for each step of a call; the repetitions take no memory."""
-        import jax
-        import numpy as np
-
-        if self.steps == 1:
-            return self.work.batch
-        repeat = lambda leaf: np.broadcast_to(leaf, (self.steps, *leaf.shape))  # noqa: E731
-        return jax.tree.map(repeat, dict(self.work.batch))
+        """What one call is fed."""
+        return self.work.feed(self.steps)
 
     def make(self) -> CompiledStep:
         """The step, to be traced in the form that the settings ask for."""

@@ -56,13 +56,9 @@ def run(config: Population) -> dict[str, Any]:
     `ratio` is that of the medians: how many times faster the population is. `least_ratio` and
     `greatest_ratio` are those of single rounds.
     """
-    from jaxnets.errors import UserError
     from jaxnets.runs import write_json
 
-    for name in ("members", "steps_per_call", "calls", "rounds"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    common.need_at_least_one(config, "members", "steps_per_call", "calls", "rounds")
     numbers = {
         "members": config.members,
         "batch_size": config.batch_size,
@@ -139,8 +135,8 @@ def _ways(config: Population, case: cases.Case) -> tuple[Callable[[], None], Cal
     def together() -> None:
         nonlocal all_state
         for _ in range(config.calls):
-            feed = whole.feed(done["together"], config.steps_per_call)
-            all_state, _ = _fed(step_of_all, all_state, feed, config, source)
+            feed = parallel.take_feed(whole, done["together"], config.steps_per_call)
+            all_state, _ = step_of_all(all_state, feed, source)
             done["together"] += config.steps_per_call
         jax.block_until_ready(all_state)
 
@@ -148,18 +144,12 @@ def _ways(config: Population, case: cases.Case) -> tuple[Callable[[], None], Cal
         for i, pipeline in enumerate(pipelines):
             for call in range(config.calls):
                 first = done["in turn"] + call * config.steps_per_call
-                feed = pipeline.feed(first, config.steps_per_call)
-                states[i], _ = _fed(step_of_one, states[i], feed, config, source)
+                feed = parallel.take_feed(pipeline, first, config.steps_per_call)
+                states[i], _ = step_of_one(states[i], feed, source)
             jax.block_until_ready(states[i])
         done["in turn"] += config.calls * config.steps_per_call
 
     return together, in_turn
-
-
-def _fed(step: Any, state: Any, feed: Any, config: Population, source: Any) -> Any:
-    if config.steps_per_call == 1:
-        feed = feed[0]
-    return step(state, feed, source)
 
 
 def _images(case: cases.Case) -> Split:

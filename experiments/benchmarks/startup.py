@@ -38,10 +38,7 @@ def run(config: Startup) -> dict[str, Any]:
     Raises:
       UserError: if the command does not train.
     """
-    from jaxnets.errors import UserError
-
-    if config.rounds < 1:
-        raise UserError(f"--rounds must be at least 1, got {config.rounds}")
+    common.need_at_least_one(config, "rounds")
     with tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder:
         programs = Path(folder) / "programs"
         seconds = [

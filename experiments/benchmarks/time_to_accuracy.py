@@ -7,13 +7,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from experiments import classify, common
-from experiments.benchmarks import torch_rivals
+from experiments.benchmarks import machine, torch_rivals
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -80,18 +79,14 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     Raises:
       UserError: a flag is out of range, or torch is missing.
     """
-    from jaxnets import parallel, runs
+    from jaxnets import runs
     from jaxnets.errors import UserError
 
     if not 0 < config.target < 1:
         raise UserError(f"--target must lie between 0 and 1, got {config.target}")
-    for name in ("seeds", "steps_per_call"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    common.need_at_least_one(config, "seeds", "steps_per_call")
     torch = torch_rivals.require_torch()
-    torch_rivals.prepare_devices(config.devices)
-    mesh = parallel.make_mesh(config.devices)
+    mesh = machine.start(config.devices, share=True)
     recipe = _recipe(config, seed=0)
     dataset = common.load_data(recipe)
     trainings: list[dict[str, Any]] = []
@@ -236,9 +231,7 @@ class _Ours:
                     steps_per_call=steps,
                     fetch=task.pipeline.fetch,
                 )
-            feed = task.pipeline.feed(first, steps)
-            if steps == 1:
-                feed = jax.tree.map(lambda leaf: leaf[0], feed)
+            feed = parallel.take_feed(task.pipeline, first, steps)
             self.state, _ = self.programs[steps](self.state, feed, self.source)
             first += steps
         jax.block_until_ready(self.state)
@@ -376,22 +369,3 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("jaxnets / torch, seconds to it", text(ratio["seconds_to_target"], "{:.3f}")))
     rows.append(("jaxnets / torch, seconds a step", text(ratio["seconds_a_step"], "{:.3f}")))
     return rows
-
-
-def main() -> int:
-    """`python -m experiments.benchmarks.time_to_accuracy`."""
-    import tyro
-
-    config = tyro.cli(TimeToAccuracy)
-    from jaxnets.errors import UserError
-
-    try:
-        run(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -73,11 +73,9 @@ def _cache_of_its_own() -> Iterator[Path]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    wanted = {
-        "jax_enable_compilation_cache": True,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
+    from jaxnets.compilation import OPTIONS
+
+    wanted = {**OPTIONS, "jax_enable_compilation_cache": True}
     names = [*wanted, "jax_compilation_cache_dir"]
     before = {name: getattr(jax.config, name) for name in names}
     with tempfile.TemporaryDirectory(prefix="jaxnets-bench-") as folder:

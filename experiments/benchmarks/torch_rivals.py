@@ -43,30 +43,6 @@ _SPINNING = (
 )
 
 
-def prepare_devices(devices: int) -> None:
-    """Asks for virtual CPU devices; call it before jax starts its backends.
-
-    Also leaves torch its share of a GPU's memory, most of which jax would take at the start.
-
-    Raises:
-      UserError: if jax has started with fewer devices.
-    """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax
-
-    from jaxnets.errors import UserError
-
-    if devices <= 1:
-        return
-    with contextlib.suppress(RuntimeError):  # it has started; with enough of them, that is well
-        jax.config.update("jax_num_cpu_devices", devices)
-    if jax.device_count() < devices:
-        raise UserError(
-            f"{devices} devices were asked for, and jax has started with {jax.device_count()} "
-            f"({jax.default_backend()})"
-        )
-
-
 def require_torch() -> Any:
     """PyTorch, or one sentence on how to get it.
 
@@ -255,17 +231,13 @@ def _in_turn(competitors: Sequence[_Competitor], rounds: int) -> dict[str, list[
 def _ours(work: cases.Work, mesh: Any, mode: Any, steps_per_call: int) -> _Competitor:
     import jax
     import jax.numpy as jnp
-    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxnets import parallel
 
     compiled = parallel.compile_step(work.step, mesh, mode, steps_per_call=steps_per_call)
-    feed = dict(work.batch)
-    axes: tuple[Any, ...] = ("data",)
-    if steps_per_call > 1:
-        feed = {name: np.stack([leaf] * steps_per_call) for name, leaf in feed.items()}
-        axes = (None, "data")
+    feed = work.feed(steps_per_call)
+    axes = ("data",) if steps_per_call == 1 else (None, "data")
     if mode == "jit":
         feed = jax.device_put(feed, NamedSharding(mesh, PartitionSpec(*axes)))
     # A copy: the step donates it, and the rivals begin with the same weights.

@@ -21,6 +21,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxnets.ops import windows
 from jaxnets.typing import Array
 
 __all__ = ["Geometry", "conv", "input_gradient", "kernel_gradient"]
@@ -107,14 +108,13 @@ def kernel_gradient(x: Array, slope: Array, geometry: Geometry) -> Array:
 
 
 def _lax_conv(x: Array, kernel: Array, *, geometry: Geometry) -> Array:
-    spatial = "DHW"[3 - len(geometry.window) :]
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         geometry.strides,
         geometry.padding(),
         rhs_dilation=geometry.dilation,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        dimension_numbers=windows.channels_last(len(geometry.window)),
         feature_group_count=geometry.groups,
     )
 
@@ -160,11 +160,11 @@ def _batch(
         assert x is not None
         y = bind(x.reshape(-1, *x.shape[2:]), args[1])
         return y.reshape(*x.shape[:2], *y.shape[1:]), 0
-    if None not in dims:
-        return jax.lax.map(lambda pair: bind(*pair), tuple(of_images)), 0
-    which = 0 if dims[1] is None else 1
-    each = lambda a: bind(a, args[1]) if which == 0 else bind(args[0], a)  # noqa: E731
-    return jax.lax.map(each, of_images[which]), 0
+
+    def one(members: tuple[Array | None, ...]) -> Array:
+        return bind(*(a if m is None else m for a, m in zip(args, members, strict=True)))
+
+    return jax.lax.map(one, tuple(of_images)), 0
 
 
 def _define(primitive: Primitive, shape: Any, fallback: Any, first: Any, second: Any) -> None:

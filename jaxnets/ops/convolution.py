@@ -22,7 +22,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnets.ops import bilinear, native, patches
+from jaxnets.ops import bilinear, native, patches, windows
 from jaxnets.ops.bilinear import Geometry
 from jaxnets.typing import Array
 
@@ -110,7 +110,7 @@ def conv(
             strides,
             pads,
             rhs_dilation=dilation,
-            dimension_numbers=_channels_last(rank),
+            dimension_numbers=windows.channels_last(rank),
             feature_group_count=groups,
         )
     geometry = Geometry(
@@ -156,7 +156,7 @@ def conv_transpose(
     how = form(x.dtype)
     if how == "xla":
         return jax.lax.conv_transpose(
-            x, kernel, strides, padding, dimension_numbers=_channels_last(rank)
+            x, kernel, strides, padding, dimension_numbers=windows.channels_last(rank)
         )
     window = kernel.shape[:-2]
     pads = [
@@ -186,11 +186,6 @@ def _in_float32(function: Any, x: Array, kernel: Array, geometry: Geometry) -> A
     """The native kernels' only type; half precision is no faster on a CPU and less exact."""
     y = function(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry)
     return y.astype(x.dtype)
-
-
-def _channels_last(rank: int) -> tuple[str, str, str]:
-    spatial = "DHW"[3 - rank :]
-    return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
 
 
 def _explicit_padding(

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets.ops import windows
 from jaxnets.ops.bilinear import Geometry
 from jaxnets.typing import Array
 
@@ -26,12 +27,12 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """See `bilinear.conv`."""
     offsets = [
         tuple(t * d for t, d in zip(tap, geometry.dilation, strict=True))
-        for tap in _taps(geometry.window)
+        for tap in windows.taps(geometry.window)
     ]
     groups, features = geometry.groups, kernel.shape[-1]
 
     def of_chunk(images: Array, kernel: Array) -> Array:
-        images = _pad(images, geometry.padding())
+        images = windows.pad(images, geometry.padding())
         patches = _gather_patches(images, offsets, geometry.strides, geometry.outputs)
         if groups == 1:
             return jnp.matmul(patches, kernel.reshape(-1, features))
@@ -47,13 +48,13 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """`conv` where each channel is a group of its own: shifted multiply-adds, which XLA fuses."""
     copies = kernel.shape[-1] // x.shape[-1]
-    images = _pad(x, geometry.padding())
+    images = windows.pad(x, geometry.padding())
     if copies > 1:
         images = jnp.repeat(images, copies, axis=-1)
     total = None
-    for tap in _taps(geometry.window):
+    for tap in windows.taps(geometry.window):
         offset = tuple(t * d for t, d in zip(tap, geometry.dilation, strict=True))
-        seen = _gather_patches(images, [offset], geometry.strides, geometry.outputs)
+        seen = windows.seen_by(images, offset, geometry.strides, geometry.outputs)
         term = seen * kernel[(*tap, 0)].reshape(*(1,) * (x.ndim - 1), -1)
         total = term if total is None else total + term
     assert total is not None
@@ -82,11 +83,11 @@ def input_gradient(slope: Array, kernel: Array, geometry: Geometry) -> Array:
         axes.append((phases, before, after))
 
     def of_chunk(images: Array, kernel: Array) -> Array:
-        images = jnp.pad(images, [(0, 0), *((b, a) for _, b, a in axes), (0, 0)])
+        images = windows.pad(images, [(b, a) for _, b, a in axes])
         outputs = []
-        for phase in _taps(strides):
+        for phase in windows.taps(strides):
             per_axis = [axes[i][0][a] for i, a in enumerate(phase)]
-            choices = list(_taps([len(taps) for taps in per_axis]))
+            choices = list(windows.taps([len(taps) for taps in per_axis]))
             if not choices:  # a stride longer than the window leaves phases without a tap
                 zeros = jnp.zeros((images.shape[0], *grown, kernel.shape[-2]), images.dtype)
                 outputs.append(zeros)
@@ -104,19 +105,6 @@ def input_gradient(slope: Array, kernel: Array, geometry: Geometry) -> Array:
     return _in_chunks(of_chunk, slope, kernel, patch_bytes)
 
 
-def _taps(window: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every index into an array of this shape, last axis fastest."""
-    taps: list[tuple[int, ...]] = [()]
-    for size in window:
-        taps = [(*tap, i) for tap in taps for i in range(size)]
-    return taps
-
-
-def _pad(images: Array, padding: Sequence[tuple[int, int]]) -> Array:
-    zero = jnp.zeros((), images.dtype)
-    return jax.lax.pad(images, zero, [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)])
-
-
 def _gather_patches(
     images: Array,
     offsets: Sequence[tuple[int, ...]],
@@ -124,17 +112,7 @@ def _gather_patches(
     out: Sequence[int],
 ) -> Array:
     """[B, *out, taps * C]: for each output position the inputs that its taps read."""
-    slices = []
-    for offset in offsets:
-        stops = [o + (n - 1) * s + 1 for o, n, s in zip(offset, out, strides, strict=True)]
-        slices.append(
-            jax.lax.slice(
-                images,
-                (0, *offset, 0),
-                (images.shape[0], *stops, images.shape[-1]),
-                (1, *strides, 1),
-            )
-        )
+    slices = [windows.seen_by(images, offset, strides, out) for offset in offsets]
     return slices[0] if len(slices) == 1 else jnp.concatenate(slices, axis=-1)
 
 

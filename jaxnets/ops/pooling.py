@@ -6,6 +6,7 @@ reduce. Other windows are reduced tap by tap on a CPU, over shifted slices, whos
 pads and selections.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxnets.ops import windows
 from jaxnets.typing import Array
 
 __all__ = ["avg_pool", "max_pool"]
@@ -42,23 +44,10 @@ def _tap_by_tap(
     combine: Callable[[Array, Array], Array],
 ) -> Array:
     """Combines, for each output, what its window sees, from the window's first pixel on."""
-    pads = jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
-    widths = [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)]
-    x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), widths)
+    x = windows.pad(x, jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding), fill)
     out = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
-    result = None
-    for number in range(math.prod(window)):
-        starts, rest = [], number
-        for w in reversed(window):
-            starts.insert(0, rest % w)
-            rest //= w
-        stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, strides, strict=True)]
-        seen = jax.lax.slice(
-            x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *strides, 1)
-        )
-        result = seen if result is None else combine(result, seen)
-    assert result is not None
-    return result
+    seen = (windows.seen_by(x, tap, strides, out) for tap in windows.taps(window))
+    return functools.reduce(combine, seen)
 
 
 def _greater(best: Array, other: Array) -> Array:

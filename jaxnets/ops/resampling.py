@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxnets.ops import windows
 from jaxnets.typing import Array
 
 __all__ = ["downsample", "upsample"]
@@ -43,7 +44,7 @@ def downsample(x: Array, factor: int = 2, taps: Sequence[float] = BINOMIAL) -> A
         size = x.shape[axis]
         if size % factor:
             raise ValueError(f"a side of {size} pixels can't be divided by {factor}")
-        padded = _pad(x, axis, before, after)
+        padded = _pad(x, axis, (before, after))
         x = sum(  # type: ignore[assignment]
             weight * jax.lax.slice_in_dim(padded, t, t + size - factor + 1, factor, axis)
             for t, weight in enumerate(weights)
@@ -84,7 +85,7 @@ def upsample(x: Array, factor: int = 2, taps: Sequence[float] = BINOMIAL) -> Arr
         ]
         shifts = [shift for phase in phases for shift, _ in phase]
         low, high = max(0, -min(shifts)), max(0, max(shifts))
-        padded = _pad(x, axis, low, high)
+        padded = _pad(x, axis, (low, high))
         outputs = [
             sum(
                 (
@@ -107,8 +108,5 @@ def _normalised(taps: Sequence[float]) -> list[float]:
     return [float(tap) / total for tap in taps]
 
 
-def _pad(x: Array, axis: int, before: int, after: int) -> Array:
-    """Zeros along one axis; negative numbers cut off."""
-    widths = [(0, 0, 0)] * x.ndim
-    widths[axis] = (before, after, 0)
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
+def _pad(x: Array, axis: int, border: tuple[int, int]) -> Array:
+    return windows.pad(x, [border if a == axis else (0, 0) for a in range(1, x.ndim - 1)])

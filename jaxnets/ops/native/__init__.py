@@ -13,7 +13,6 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import jax
 
-from jaxnets.folders import cache_dir
+from jaxnets.folders import cache_dir, cpu_kind
 
 __all__ = ["TARGETS", "available", "why_not"]
 
@@ -69,7 +68,7 @@ def _built() -> Path:
     """The library's file, which is compiled if there is none for this source and machine."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
     key = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), " ".join(_FLAGS), jax.__version__, _processor()):
+    for part in (SOURCE.read_bytes(), " ".join(_FLAGS), jax.__version__, cpu_kind()):
         key.update(part if isinstance(part, bytes) else part.encode())
     name = f"convolution-{key.hexdigest()[:16]}.so"
     # Beside the source, as Python keeps its own compiled files, or else in the user's cache.
@@ -100,16 +99,6 @@ def _writable(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _processor() -> str:
-    """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
 def _last_line(text: str | None) -> str | None:
