@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parse(arguments)
     from jaxnets.errors import UserError
 
-    common.forget_run()
+    common.begin_command(arguments)
     sys.unraisablehook = _report_unraisable
     try:
+        _heed_termination()
         if getattr(command, "compilation_cache", False):
             common.enable_compilation_cache()
         code = _RUN[type(command)](command)
@@ -84,17 +85,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = f" {error.filename}" if error.filename else ""
         return _fail(f"cannot read or write{place}: {error.strerror}")
+    except _Terminated:
+        print(f"terminated{_how_to_go_on()}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(arguments)}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on()}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        from jaxnets.loop import Interrupted  # only here: it brings jax, and help must be quick
+        from jaxnets.interruption import (
+            Interrupted,  # only here: it brings jax, and help must be quick
+        )
 
         if not isinstance(error, Interrupted):
             raise
-        print(f"{error}{_how_to_go_on(arguments)}", file=sys.stderr)
+        print(f"{error}{_how_to_go_on()}", file=sys.stderr)
         return 128 + error.signum
     return code if isinstance(code, int) else 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, outside the training loop."""
+
+
+def _heed_termination() -> None:
+    """Makes SIGTERM end the command as Ctrl-C does; in the loop, the loop sees to it."""
+    if threading.current_thread() is threading.main_thread():
+
+        def terminate(signum: int, frame: Any) -> None:
+            raise _Terminated
+
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def _report_unraisable(unraisable: Any) -> None:
@@ -109,22 +129,10 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-def _how_to_go_on(arguments: Sequence[str]) -> str:
+def _how_to_go_on() -> str:
     """The command that resumes the run, on a line of its own; nothing if no run was begun."""
-    folder = common.opened_run()
-    if folder is None:
-        return ""
-    if arguments[0] == "reproduce":  # its --run-dir is the folder of all seeds
-        return f"; go on with:\n  python -m experiments {shlex.join(arguments)}"
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and not argument.startswith("--run-dir="):
-            skip = argument == "--run-dir"
-            kept += [] if skip else [argument]
-        else:
-            skip = False
-    command = shlex.join([*kept, "--run-dir", str(folder)])
-    return f"; go on with:\n  python -m experiments {command}"
+    command = common.how_to_go_on()
+    return f"; go on with:\n  {command}" if command else ""
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from jaxnets.data import DataSet, Split
     from jaxnets.evaluate import Classification
-    from jaxnets.loop import Task
     from jaxnets.state import TrainState
+    from jaxnets.task import Task
 
 #: Values of the fields that are None, by data set.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -93,6 +93,9 @@ class Classify(common.RunOptions, common.DataOptions):
     mixup: float = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
 
+    test_views: Literal["plain", "mirror", "mirror_and_shift"] = "plain"
+    """What a test image is judged by: itself; the mean over it and its mirror image; or, as in
+    airbench, over shifts by a pixel too."""
     validation_fraction: float = 0.0
     """Share of the training images that is held out, by class, to be evaluated on; 0 uses the
     data set's own validation split, where it has one."""
@@ -160,7 +163,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     from jaxnets import augment, data, evaluate, losses, models, optimizers, state, steps
     from jaxnets.errors import UserError
-    from jaxnets.loop import EarlyStopping, Task
+    from jaxnets.task import Ranking, Task
 
     assert config.batch_size and config.epochs and config.learning_rate is not None
     common.check_batch(config.batch_size, mesh, config.micro_batches)
@@ -236,7 +239,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         ema_decay=config.ema_decay,
         micro_batches=config.micro_batches,
     )
-    predict = evaluate.make_predict(model, mesh)
+    predict = evaluate.make_predict(model, mesh, views=config.test_views)
 
     def judge(of: TrainState, split: Split) -> Classification:
         logits, _ = predict(of.nets["classifier"].averaged, split)
@@ -249,11 +252,12 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
             found |= {f"validation_{name}": value for name, value in metrics.items()}
         return found
 
-    stopping = None
-    if config.patience is not None:
+    ranking = None
+    if config.patience is not None or config.keep_best:
         if held_out is None:
-            raise UserError("--patience needs images to watch: set --validation-fraction too")
-        stopping = EarlyStopping("validation_accuracy", config.patience)
+            flag = "--patience" if config.patience is not None else "--keep-best"
+            raise UserError(f"{flag} needs images to watch: set --validation-fraction too")
+        ranking = Ranking("validation_accuracy", patience=config.patience)
     task = Task(
         name=f"{config.network} on {dataset.name}" + populations.suffix(config),
         init=lambda: populations.init(config, init),
@@ -261,7 +265,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         pipeline=pipeline,
         total_steps=total_steps,
         evaluate=lambda of: populations.numbers(config, of, scores),
-        early_stopping=stopping,
+        ranking=ranking,
     )
     return Built(task, model, train, steps_per_epoch, judge)
 

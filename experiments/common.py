@@ -6,7 +6,8 @@ No module of `experiments` imports jax at its top: `--help` must not wait for it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxnets.data import DataSet
-    from jaxnets.loop import FitOptions, FitResult, Task
+    from jaxnets.task import FitOptions, FitResult, Task
 
 #: Fields of one config or another whose values have no meaning below zero.
 _NOT_NEGATIVE = (
@@ -32,6 +33,7 @@ _NOT_NEGATIVE = (
 T = TypeVar("T")
 
 _opened: Path | None = None
+_arguments: list[str] = []
 
 #: Field of a run's `config.json` that shows whether the images are those that it began with.
 _FINGERPRINT = "data_fingerprint"
@@ -45,6 +47,8 @@ _NOT_WHAT = (
     "steps_per_call",
     "log_every",
     "save_every",
+    "keep",
+    "max_rollbacks",
     "memory_budget_mb",
     "compilation_cache",
 )
@@ -99,6 +103,14 @@ class RunOptions(CacheOptions):
     """Epochs between evaluations; 0 evaluates at the end only."""
     save_every: float = 1.0
     """Epochs between checkpoints; 0 saves at the end only."""
+    keep: int = 2
+    """How many of the latest checkpoints are kept."""
+    keep_best: int = 0
+    """How many of the best are kept beside them: by validation accuracy, or the Frechet distance
+    that --judge measures. `evaluate` and `sample` take the best there is."""
+    max_rollbacks: int = 3
+    """How often a run whose numbers are no longer finite goes back to its last good checkpoint, to
+    try other random numbers, before it stops."""
     memory_budget_mb: int = 4096
     """A training split larger than this is streamed from disk instead of kept on the device."""
 
@@ -224,9 +236,14 @@ def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
-    from jaxnets.loop import FitOptions
+    from jaxnets.errors import UserError
+    from jaxnets.task import FitOptions
 
-    need_at_least_one(options, "steps_per_call", "log_every")
+    need_at_least_one(options, "steps_per_call", "log_every", "keep")
+    for name in ("keep_best", "max_rollbacks"):
+        if getattr(options, name) < 0:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} must be at least 0, got {getattr(options, name)}")
 
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
@@ -237,6 +254,9 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
         log_every=options.log_every,
         eval_every=steps(options.eval_every),
         save_every=steps(options.save_every),
+        keep=options.keep,
+        keep_best=options.keep_best,
+        max_rollbacks=options.max_rollbacks,
     )
 
 
@@ -253,7 +273,8 @@ def start_run(
 
     options = fit_options(config, steps_per_epoch)
     folder = open_run(experiment, config, dataset)
-    return folder, fit(task, folder, mesh, options)
+    hint = f"go on with: {how_to_go_on()}"
+    return folder, fit(task, folder, mesh, dataclasses.replace(options, resume_hint=hint))
 
 
 def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
@@ -267,15 +288,26 @@ def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
     return _opened
 
 
-def forget_run() -> None:
+def begin_command(arguments: Sequence[str]) -> None:
     """Called at the start of a command: an earlier one of this process has nothing to go on."""
-    global _opened
-    _opened = None
+    global _opened, _arguments
+    _opened, _arguments = None, list(arguments)
 
 
-def opened_run() -> Path | None:
-    """The run folder that this process has opened, for the command that resumes it."""
-    return _opened
+def how_to_go_on() -> str:
+    """The command that resumes the run that this process has opened; "" if there is none."""
+    if _opened is None:
+        return ""
+    if _arguments[:1] == ["reproduce"]:  # its --run-dir is the folder of all seeds
+        return f"python -m experiments {shlex.join(_arguments)}"
+    kept, skip = [], False
+    for argument in _arguments:
+        if not skip and not argument.startswith("--run-dir="):
+            skip = argument == "--run-dir"
+            kept += [] if skip else [argument]
+        else:
+            skip = False
+    return f"python -m experiments {shlex.join([*kept, '--run-dir', str(_opened)])}"
 
 
 def machine() -> dict[str, Any]:
@@ -303,7 +335,7 @@ def machine() -> dict[str, Any]:
 
 def write_summary(folder: Path, numbers: Mapping[str, Any], result: FitResult | None) -> None:
     """Writes `summary.json`: the final numbers by name, the time they took, and where."""
-    from jaxnets.runs import write_json
+    from jaxnets.files import write_json
 
     timing = {}
     if result is not None:

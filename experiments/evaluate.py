@@ -26,7 +26,8 @@ def run(config: Evaluate) -> None:
     from experiments import classify, generate, judging
     from jaxnets import parallel
     from jaxnets.errors import UserError
-    from jaxnets.runs import read_run, write_json
+    from jaxnets.files import write_json
+    from jaxnets.runs import read_run
 
     found = read_run(config.run)
     mesh = parallel.make_mesh(1)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from jaxnets.data import DataSet, Split
     from jaxnets.evaluate import Sample
-    from jaxnets.loop import Task
     from jaxnets.state import TrainState
+    from jaxnets.task import Task
 
 #: Values of the fields that are None, by data set.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -153,7 +153,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     from jaxnets import augment, data, evaluate, losses, optimizers, parallel, report, state, steps
     from jaxnets.errors import UserError
-    from jaxnets.loop import Task
+    from jaxnets.task import Task
 
     assert config.batch_size and config.epochs and config.penalty_weight is not None
     common.check_batch(config.batch_size, mesh, config.micro_batches)

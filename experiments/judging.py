@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 def trained(folder: Path, like: TrainState) -> TrainState:
     """The state that a finished or interrupted run has left, its best one where one is kept."""
+    import sys
+
     from jaxnets.checkpoint import Checkpoints
     from jaxnets.errors import UserError
 
-    for name in ("best", "checkpoints"):
-        # "12.orbax-checkpoint-tmp" is a save that was cut off.
-        if any(p.name.isdecimal() for p in (folder / name).glob("[0-9]*")):
-            with Checkpoints(folder / name) as checkpoints:
-                return checkpoints.restore(like)[0]
-    raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    place = folder / "checkpoints"
+    # "12.orbax-checkpoint-tmp" is a save that was cut off.
+    if not any(p.name.isdecimal() for p in place.glob("[0-9]*")):
+        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    with Checkpoints(place, say=lambda text: print(text, file=sys.stderr)) as checkpoints:
+        return checkpoints.restore(like, best=True)[0]
 
 
 @dataclasses.dataclass(frozen=True)

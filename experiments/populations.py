@@ -9,9 +9,9 @@ from experiments import common
 
 if TYPE_CHECKING:
     from jaxnets.data import Split
-    from jaxnets.loop import Feeder
     from jaxnets.state import TrainState
     from jaxnets.steps import Step
+    from jaxnets.task import Feeder
 
 
 def seeds(config: common.RunOptions) -> list[int]:

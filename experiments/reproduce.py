@@ -42,7 +42,7 @@ class Reproduce(common.CacheOptions):
 def run(config: Reproduce) -> Path:
     """The command."""
     from jaxnets.errors import UserError
-    from jaxnets.runs import write_json
+    from jaxnets.files import write_json
 
     if config.name not in RESULTS:
         raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")

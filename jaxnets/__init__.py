@@ -32,9 +32,11 @@ _HOMES = {
         "take_per_class",
         "to_uint8",
     ],
+    "jaxnets.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
     "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict", "make_sample"],
-    "jaxnets.loop": ["EarlyStopping", "FitOptions", "FitResult", "Interrupted", "Task", "fit"],
+    "jaxnets.interruption": ["Interrupted"],
+    "jaxnets.loop": ["fit"],
     "jaxnets.losses": [
         "adversarial_loss",
         "classification_loss",
@@ -53,7 +55,8 @@ _HOMES = {
         "population_step",
     ],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
-    "jaxnets.steps": ["adversarial_step", "classifier_step", "descend", "sample_latents"],
+    "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
+    "jaxnets.task": ["FitOptions", "FitResult", "Ranking", "Task"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -74,9 +77,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         take_per_class,
         to_uint8,
     )
+    from jaxnets.descent import descend
     from jaxnets.errors import UserError
     from jaxnets.evaluate import classification, frechet_scores, make_predict, make_sample
-    from jaxnets.loop import EarlyStopping, FitOptions, FitResult, Interrupted, Task, fit
+    from jaxnets.interruption import Interrupted
+    from jaxnets.loop import fit
     from jaxnets.losses import (
         adversarial_loss,
         classification_loss,
@@ -95,7 +100,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         population_step,
     )
     from jaxnets.state import Net, TrainState, init_net
-    from jaxnets.steps import adversarial_step, classifier_step, descend, sample_latents
+    from jaxnets.steps import adversarial_step, classifier_step, sample_latents
+    from jaxnets.task import FitOptions, FitResult, Ranking, Task
 
 
 def __getattr__(name: str) -> Any:

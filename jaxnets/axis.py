@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
 
-__all__ = ["example_index", "example_keys", "is_bound", "pmean", "psum"]
+__all__ = ["example_index", "example_keys", "is_bound", "pmean", "psum", "psum_as_one"]
 
 
 def is_bound() -> bool:
@@ -28,6 +28,27 @@ def is_bound() -> bool:
 def psum(tree: PyTree) -> PyTree:
     """Sums every leaf over the devices of `DATA_AXIS` where it is bound."""
     return jax.lax.psum(tree, DATA_AXIS) if is_bound() else tree
+
+
+def psum_as_one(tree: PyTree) -> PyTree:
+    """`psum` with one all-reduce for all leaves of a type, however many there are.
+
+    Every all-reduce costs a round of messages, whatever its size, and XLA joins them on some
+    backends only. So the leaves are laid end to end first.
+    """
+    if not is_bound():
+        return tree
+    leaves, form = jax.tree.flatten(tree)
+    found = list(leaves)
+    for kind in {leaf.dtype for leaf in leaves}:
+        which = [i for i, leaf in enumerate(leaves) if leaf.dtype == kind]
+        whole = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in which]), DATA_AXIS)
+        start = 0
+        for i in which:
+            stop = start + leaves[i].size
+            found[i] = whole[start:stop].reshape(leaves[i].shape)
+            start = stop
+    return jax.tree.unflatten(form, found)
 
 
 def pmean(tree: PyTree) -> PyTree:

@@ -1,8 +1,11 @@
 """Checkpoints of a whole training state through Orbax; the only module that knows Orbax."""
 
-import json
+import contextlib
 import logging
+import math
+import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import UserError
+from jaxnets.files import read_json, write_json
+from jaxnets.integrity import (
+    Damaged,
+    Leaf,
+    array_sums,
+    change_manifest,
+    read_manifest,
+    shapes_of,
+    write_manifest,
+)
 from jaxnets.state import TrainState
 
 __all__ = ["Checkpoints"]
@@ -23,37 +36,73 @@ class Checkpoints:
     a save that was cut off is not there. A save that failed is raised by the next call, `wait` or
     the end of the `with` block.
 
+    Every checkpoint has a manifest with checksums of its arrays and of its files, and with the
+    configuration of its run; what does not agree with it is never restored.
+
     Attributes:
       directory: where they are.
+      damaged: step -> what is wrong with it, of the checkpoints that `restore` passed over.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        higher_is_better: bool = True,
+        about: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] | None = None,
+    ):
         """Opens the folder, creating it where it is missing.
 
         Args:
           directory: the folder of these checkpoints and nothing else.
-          keep: how many of the latest are kept.
+          keep: how many of the latest are kept, at least 1.
+          keep_best: how many of those with the best values are kept beside them.
+          higher_is_better: what best means.
+          about: the run that they are of, as JSON types; the checkpoint of another is not restored.
+          say: told, in one sentence, what was put right.
 
         Raises:
           UserError: if the folder can't be made or written to.
         """
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers
-
         self.directory = Path(directory).absolute()  # Orbax refuses relative paths
+        self.damaged: dict[int, str] = {}
+        self._index = self.directory.with_name(self.directory.name + ".json")
+        self._keep, self._keep_best = keep, keep_best
+        self._sign = 1 if higher_is_better else -1
+        self._about = None if about is None else dict(about)
+        self._say = say or (lambda text: None)
+        self._saving: int | None = None  # the step last handed to Orbax
+        self._manifest: dict[str, Any] = {}  # of that step
+        self._sums: Callable[[], dict[str, Leaf]] = dict
+        self._values: dict[int, float] = {}
+        self._manager = self._open()
+
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").addFilter(_not_of_orbax)  # adding it again changes nothing
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
         self._ocp = ocp
-        logging.getLogger("absl").addFilter(_not_of_orbax)  # adding it again changes nothing
-        self._saving: int | None = None  # the step last handed to Orbax
-        self._manager = ocp.CheckpointManager(
+        manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.LatestN(keep)
+                preservation_policy=_Preserve(self._kept),  # type: ignore[arg-type]
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
             ),
         )
+        for step in manager.all_steps():
+            try:
+                value = read_json(self.directory / str(step) / "manifest.json")["value"]
+                self._values[step] = math.nan if value is None else float(value)
+            except (UserError, OSError, KeyError, TypeError, ValueError):
+                continue  # damaged: `restore` says how
+        return manager
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -68,29 +117,58 @@ class Checkpoints:
             self.wait()
         self._manager.close()
 
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints there are, the oldest first, damaged ones included."""
+        return sorted(self._manager.all_steps())
+
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, notes: dict[str, Any] | None = None) -> None:
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the best value; None if none has one."""
+        return next(iter(self._ranked(self.steps())), None)
+
+    def ever_saved(self) -> bool:
+        """Whether there has been a checkpoint here, which may be gone."""
+        return self.latest_step() is not None or self._index.exists()
+
+    def would_be_kept(self, value: float) -> bool:
+        """Whether a state with this value would be among the best."""
+        ranked = self._ranked(self.steps())
+        if not math.isfinite(value) or self._keep_best < 1:
+            return False
+        return len(ranked) < self._keep_best or (
+            self._sign * value > self._sign * self._values[ranked[self._keep_best - 1]]
+        )
+
+    def save(
+        self, state: TrainState, notes: dict[str, Any] | None = None, value: float | None = None
+    ) -> None:
         """Starts to save the state under its own step; does nothing if that step is saved.
 
         Args:
           state: whatever its sharding.
           notes: what else a resumed run must know, as JSON types.
+          value: what the checkpoint is ranked by. One that is not finite never ranks.
 
         Raises:
           UserError: if this save, or the one before it, could not be written.
         """
         step = int(state.step)
-        if step == self.latest_step():
+        self._mend_folder()
+        if step in self.steps():
             return
+        if self._saving is not None:
+            self.wait()
         # The caller goes on to donate the state's buffers, and on CPU what Orbax holds are views
         # of them: without the copy, the file would show a mixture of two steps.
         copy = jax.tree.map(jnp.copy, state)
+        self._sums = array_sums(copy)
+        ranks = value is not None and math.isfinite(value)
+        self._values[step] = float(value) if ranks else math.nan  # type: ignore[arg-type]
+        self._manifest = {"step": step, "value": value if ranks else None, "about": self._about}
         args = self._ocp.args
-        # What a save raises is often the failure of the one before it.
-        before, self._saving = self._saving, step
         try:
             saved = self._manager.save(
                 step,
@@ -99,13 +177,20 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax raises whatever its storage layer did
-            failed = step if before in (None, *self._manager.all_steps()) else before
-            raise self._unsaved(failed, error) from error
+            raise self._unsaved(step, error) from error
         if not saved:
             raise UserError(
                 f"{self.directory} already holds step {self.latest_step()}, beyond step {step}; "
                 "use another run folder"
             )
+        self._saving = step
+
+    def set_value(self, step: int, value: float) -> None:
+        """Ranks a checkpoint that was saved before its value was known."""
+        self.wait()
+        self._values[step] = value
+        if jax.process_index() == 0 and math.isfinite(value):
+            change_manifest(self.directory / str(step), value=value)
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -113,28 +198,59 @@ class Checkpoints:
         Raises:
           UserError: if a save could not be written.
         """
+        if self._saving is None:
+            return
+        step, self._saving = self._saving, None
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._unsaved(self._saving, error) from error
+            raise self._unsaved(step, error) from error
+        if jax.process_index() == 0:
+            if not (self.directory / str(step)).is_dir():
+                raise self._unsaved(step, FileNotFoundError("it is not there after all"))
+            write_json(self._index, {"latest": step})
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Reads the newest checkpoint.
+    def restore(
+        self, like: TrainState, *, best: bool = False, repair: bool = False
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Reads the newest checkpoint that is good.
 
         Args:
           like: a state of the same structure, shapes and types; what is read is put where its
             arrays are, on whatever number of devices.
+          best: reads that with the best value, where there is one.
+          repair: moves what is damaged out of the way, to `damaged-<step>`, so that the run can
+            save those steps again. Without it nothing is changed.
 
         Returns:
           The state, and the notes saved with it.
 
         Raises:
-          UserError: if there is none, or it is that of another network or unreadable.
+          UserError: if there is none, or none that is good, or it is that of another network.
         """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"there is no checkpoint in {self.directory}")
-        self._check_fit(step, like)
+        self.wait()
+        order = self.steps()[::-1]
+        if best:
+            order = [*(ranked := self._ranked(order)), *(s for s in order if s not in ranked)]
+        for step in order:
+            try:
+                found = self._read(step, like)
+            except Damaged as error:
+                self.damaged[step] = str(error)
+                continue
+            self._report(step)
+            if repair:
+                self._set_aside(later_than=step)
+            return found
+        raise UserError(self._nothing_good())
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        folder = self.directory / str(step)
+        manifest = read_manifest(folder, step)
+        if self._about is not None and manifest["about"] not in (None, self._about):
+            raise Damaged("it belongs to another run")
+        there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
+        self._check_fit(step, there, shapes_of(like))
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
@@ -145,48 +261,99 @@ class Checkpoints:
                 args=args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore()),
             )
         except Exception as error:
-            raise UserError(
-                f"the checkpoint of step {step} in {self.directory} cannot be read: "
-                f"{_first_line(error)}; delete the folder {self.directory / str(step)} to go on "
-                "from the checkpoint before it"
-            ) from error
+            raise Damaged(f"it cannot be read: {_first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
-        return jax.tree.map(jnp.copy, read["state"]), dict(read["notes"])
+        state = jax.tree.map(jnp.copy, read["state"])
+        for name, leaf in array_sums(state)().items():
+            if leaf != there[name]:
+                raise Damaged(f"its array {name} is not what was saved")
+        return state, dict(read["notes"])
 
-    def _check_fit(self, step: int, like: TrainState) -> None:
-        """Compares shapes and types first: a read that fails half-way leaves noise behind."""
-        try:
-            found = self._manager.item_metadata(step)["state"].tree
-            there = {
-                jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, leaf.dtype)
-                for path, leaf in jax.tree_util.tree_leaves_with_path(found)
-            }
-        except Exception:  # damaged: reading it says how
-            return
-        asked = jax.eval_shape(
-            lambda: jax.tree.map(
-                lambda leaf: (
-                    jax.random.key_data(leaf)
-                    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-                    else leaf
-                ),
-                like,
-            )
-        )
-        here = {
-            jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, leaf.dtype)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(asked)
-        }
+    def _check_fit(self, step: int, there: Mapping[str, Any], here: Mapping[str, Leaf]) -> None:
+        """Compares names, shapes and types: Orbax would cast to another type in silence."""
         for name in sorted({*there, *here}):
-            if there.get(name) != here.get(name):
-                shown = [
-                    f"{of[name][1]}{list(of[name][0])}" if name in of else "missing"
-                    for of in (there, here)
-                ]
+            shown = [
+                f"{of[name][0]}{of[name][1]}" if name in of else "missing" for of in (there, here)
+            ]
+            if shown[0] != shown[1]:
                 raise UserError(
                     f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
                     f"another network ({name} is {shown[0]} there and {shown[1]} here)"
                 )
+
+    def _report(self, step: int) -> None:
+        for wrong, why in sorted(self.damaged.items()):
+            self._say(
+                f"warning: the checkpoint of step {wrong} in {self.directory} is damaged, {why}; "
+                f"using step {step}"
+            )
+
+    def _nothing_good(self) -> str:
+        if self.damaged:
+            each = "; ".join(f"step {step}: {why}" for step, why in sorted(self.damaged.items()))
+            return (
+                f"no checkpoint in {self.directory} is good ({each}); put back a copy, or start "
+                "over in another run folder"
+            )
+        if self._index.exists():
+            return (
+                f"the checkpoints in {self.directory} are gone, and there was at least one; put "
+                "them back, or start over in another run folder"
+            )
+        return f"there is no checkpoint in {self.directory}"
+
+    def _set_aside(self, later_than: int) -> None:
+        """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
+        moved = [step for step in self.steps() if step in self.damaged or step > later_than]
+        if jax.process_index() == 0:
+            for step in moved:
+                place, number = self.directory / f"damaged-{step}", 1
+                while place.exists():
+                    number += 1
+                    place = self.directory / f"damaged-{step}-{number}"
+                os.replace(self.directory / str(step), place)
+        if moved:
+            self._synchronise("set aside")
+            self._manager.reload()
+
+    def _mend_folder(self) -> None:
+        """Makes the folder again if someone deleted it, or part of it, while the run went on."""
+        gone = [s for s in self.steps() if s != self._saving]
+        gone = [s for s in gone if not (self.directory / str(s)).is_dir()]
+        if (self.directory.is_dir() and not gone) or jax.process_count() > 1:
+            return  # several processes would have to agree on what they see
+        with contextlib.suppress(Exception):  # the save under way lost its folder
+            self._manager.close()
+        self._saving = None
+        self._values = {}
+        self._manager = self._open()
+        self._say(
+            f"warning: checkpoints were deleted from {self.directory} while the run went on; it "
+            "goes on saving there"
+        )
+
+    def _synchronise(self, what: str) -> None:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"jaxnets checkpoints: {what}")
+
+    def _complete(self) -> None:
+        """Called by Orbax, in its own thread, before a complete save gets its final name."""
+        (folder,) = self.directory.glob(f"{self._manifest['step']}.orbax-checkpoint-tmp*")
+        import jaxnets
+
+        content = {**self._manifest, "jaxnets": jaxnets.__version__, "leaves": self._sums()}
+        self._sums = dict  # lets go of the copy
+        write_manifest(folder, content)
+
+    def _ranked(self, steps: Sequence[int]) -> list[int]:
+        """The steps that have a value, the best first; of equals the older."""
+        known = [s for s in sorted(steps) if math.isfinite(self._values.get(s, math.nan))]
+        return sorted(known, key=lambda step: -self._sign * self._values[step])
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        return {*sorted(steps)[-self._keep :], *self._ranked(steps)[: self._keep_best]}
 
     def _unsaved(self, step: int | None, error: Exception) -> UserError:
         free = shutil.disk_usage(self.directory).free if self.directory.is_dir() else 0
@@ -197,6 +364,18 @@ class Checkpoints:
         )
 
 
+class _Preserve:
+    """Orbax's question which checkpoints to keep, answered by a function of their steps."""
+
+    def __init__(self, kept: Callable[[Sequence[int]], set[int]]):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        kept = self._kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks."""
     return "orbax" not in record.pathname
@@ -205,17 +384,3 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: if the file is missing, or not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error

@@ -17,6 +17,7 @@ from jaxnets.metrics.frechet import Moments, frechet_distance
 from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
 
 __all__ = [
+    "VIEWS",
     "Classification",
     "FrechetScores",
     "Predict",
@@ -35,17 +36,52 @@ Predict = Callable[[PyTree, Split], tuple[np.ndarray, np.ndarray]]
 Sample = Callable[..., np.ndarray]
 
 
-def make_predict(model: nn.Module, mesh: Mesh, *, batch_size: int = 512) -> Predict:
+def _plain(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    return [(1.0, images)]
+
+
+def _mirror(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    return [(0.5, images), (0.5, np.ascontiguousarray(images[:, :, ::-1]))]
+
+
+def _mirror_and_shift(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    found = [(0.5 * weight, view) for weight, view in _mirror(images)]
+    border = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+    for shifted in (border[:, :-2, :-2], border[:, 2:, 2:]):
+        found += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
+    return found
+
+
+#: Test-time augmentation: a name -> images [B, H, W, C] to (weight, images) of each view that a
+#: classifier's outputs are averaged over. The last is that of airbench (Jordan 2024,
+#: arXiv:2404.00498): the image with half the weight, and with the other half shifted by a pixel
+#: down and right and up and left; each also mirrored.
+VIEWS: dict[str, Callable[[np.ndarray], list[tuple[float, np.ndarray]]]] = {
+    "plain": _plain,
+    "mirror": _mirror,
+    "mirror_and_shift": _mirror_and_shift,
+}
+
+
+def make_predict(
+    model: nn.Module, mesh: Mesh, *, batch_size: int = 512, views: str = "plain"
+) -> Predict:
     """Compiles a classifier for evaluation, its batches spread over the mesh.
 
     Args:
       model: `(images, train) -> (logits, features)`.
       mesh: the devices.
       batch_size: rounded up to a multiple of the devices; the last batch is padded, never dropped.
+      views: of `VIEWS`; logits and features are means over them.
 
     Returns:
       `(variables, split) -> (logits [N, K], features [N, F])`.
+
+    Raises:
+      UserError: for unknown views.
     """
+    if views not in VIEWS:
+        raise UserError(f"unknown views {views!r}; known are {', '.join(VIEWS)}")
     batch_size = -(-batch_size // mesh.size) * mesh.size
     spread = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
@@ -59,8 +95,14 @@ def make_predict(model: nn.Module, mesh: Mesh, *, batch_size: int = 512) -> Pred
             raise UserError("there is nothing to predict: the split holds no examples")
         parts = []
         for batch in eval_batches(split, batch_size):
-            outputs = forward(variables, jax.device_put(batch["image"], spread))
-            parts.append([np.asarray(output)[batch["mask"]] for output in outputs])
+            sums: Any = 0.0, 0.0
+            for weight, view in VIEWS[views](batch["image"]):
+                outputs = forward(variables, jax.device_put(view, spread))
+                sums = [
+                    a + np.float32(weight) * np.asarray(b)
+                    for a, b in zip(sums, outputs, strict=True)
+                ]
+            parts.append([whole[batch["mask"]] for whole in sums])
         logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
         return logits, features
 

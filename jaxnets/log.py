@@ -36,6 +36,11 @@ class MetricLog:
           resume_step: the step that the run goes on from; records of later steps, which an
             interrupted run wrote and which will now be written again, are dropped.
         """
+        self._folder = folder
+        self._open(resume_step)
+
+    def _open(self, resume_step: int) -> None:
+        folder = self._folder
         path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
         fresh = path.with_suffix(".tmp")
@@ -53,8 +58,16 @@ class MetricLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._file.close()
         self._board.close()
+
+    def rewind(self, step: int) -> None:
+        """Drops the records of later steps: the run has gone back and will write them again."""
+        self._close()
+        self._open(step)
 
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one record, `{"split": ..., "step": ..., **values}`."""
@@ -87,23 +100,28 @@ def _summary_writer() -> Any:
 class Progress:
     """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(
-        self, title: str, total: int, done: int, batch_size: int, *, line_seconds: float = 15.0
-    ):
-        """Starts.
+    def __init__(self, title: str, total: int, batch_size: int, *, line_seconds: float = 15.0):
+        """Sets it up; `start` starts it.
 
         Args:
           title: what is being done.
           total: steps in all.
-          done: steps made by an earlier run.
           batch_size: images a step.
           line_seconds: how far apart the plain lines are.
         """
         self.title, self.total, self.batch_size = title, total, batch_size
-        self._first, self._start, self._seconds = done, time.monotonic(), line_seconds
-        self._next_line = self._start
-        self._paused = 0.0
+        self._seconds = line_seconds
         self._bar: Any = None
+        self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
+
+    def start(self, done: int) -> None:
+        """Starts the clock, and the bar on a terminal.
+
+        Args:
+          done: steps made by an earlier run.
+        """
+        self._first, self._start, self._paused = done, time.monotonic(), 0.0
+        self._next_line = self._start
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
@@ -116,7 +134,9 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(title, total=total, completed=done, note="compiling")
+            self._task = self._bar.add_task(
+                self.title, total=self.total, completed=done, note="compiling"
+            )
             self._bar.start()
 
     def __enter__(self) -> "Progress":

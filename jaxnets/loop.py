@@ -2,152 +2,27 @@
 
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from jaxnets import guard
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
+from jaxnets.files import read_json
+from jaxnets.interruption import Cut, Interrupted, Interruption
 from jaxnets.log import MetricLog, Progress, brief
-from jaxnets.parallel import Lazily, Mode, compile_step, replicate, take_feed
+from jaxnets.parallel import Lazily, compile_step, replicate, take_feed
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
-from jaxnets.typing import Batch, Metrics, PyTree
+from jaxnets.task import FitOptions, FitResult, Ranking, Task
+from jaxnets.typing import Metrics
 
-__all__ = ["EarlyStopping", "FitOptions", "FitResult", "Interrupted", "Task", "fit"]
-
-
-class Feeder(Protocol):
-    """What the loop asks of a data pipeline (see `jaxnets.data.pipeline`)."""
-
-    batch_size: int
-
-    @property
-    def num_examples(self) -> int:
-        """Size of the split: with the batch size, how many steps an epoch takes."""
-        ...
-
-    @property
-    def source(self) -> PyTree:
-        """Arrays that stay on the devices during the run."""
-        ...
-
-    def feed(self, first_step: int, steps: int) -> PyTree:
-        """What is sent for some consecutive steps, leaves [steps, B, ...]."""
-        ...
-
-    def fetch(self, source: PyTree, feed: PyTree) -> Batch:
-        """The batch of one step, inside the compiled program."""
-        ...
-
-    def close(self) -> None:
-        """Ends reader threads."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when `metric` of the evaluations has not improved `patience` times in a row.
-
-    The run ends with the state of its best evaluation.
-    """
-
-    metric: str
-    patience: int
-    higher_is_better: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What an experiment hands to the loop.
-
-    Attributes:
-      name: shown as the progress' title.
-      init: makes the first state.
-      step: `(state, batch) -> (state, metrics)`, or two of them in turn (`jaxnets.parallel`).
-      pipeline: where batches come from.
-      total_steps: how many steps the run takes.
-      evaluate: state -> name -> number.
-      preview: writes pictures of what the state can do into a folder; None where there is
-        nothing to see.
-      early_stopping: None trains to the end.
-    """
-
-    name: str
-    init: Callable[[], TrainState]
-    step: Step | Lazily
-    pipeline: Feeder
-    total_steps: int
-    evaluate: Callable[[TrainState], dict[str, float]]
-    preview: Callable[[TrainState, Path], None] | None = None
-    early_stopping: EarlyStopping | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class FitOptions:
-    """How the loop runs. The updates are the same whatever stands here.
-
-    Evaluations come at the ends of calls, so with early stopping `steps_per_call` and
-    `eval_every` decide which state is the best.
-
-    Attributes:
-      mode: "jit" or "pmap".
-      steps_per_call: steps that one call of the compiled program makes. What is done every so
-        many steps is done at the end of the call in which they are reached.
-      log_every: steps between records of training metrics.
-      eval_every: steps between evaluations (and previews); 0 leaves all but the last out.
-      save_every: steps between checkpoints; 0 leaves all but the last out.
-      keep: how many checkpoints are kept.
-    """
-
-    mode: Mode = "jit"
-    steps_per_call: int = 1
-    log_every: int = 50
-    eval_every: int = 0
-    save_every: int = 0
-    keep: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What a finished run gives.
-
-    Attributes:
-      state: the last one, or with early stopping the best.
-      metrics: of the last evaluation of `state`.
-      seconds: wall time of the steps, their compilation and their data, over all processes that
-        worked on the run; without evaluations, previews and checkpoints.
-      compile_seconds: of these, the first calls in this process, which compiled.
-      images_per_second: mean speed after the first call, NaN if this process made no further one.
-      stopped_early: whether early stopping ended the run.
-    """
-
-    state: TrainState
-    metrics: dict[str, float]
-    seconds: float
-    compile_seconds: float
-    images_per_second: float
-    stopped_early: bool
-
-
-class Interrupted(Exception):
-    """A signal ended the run, after its state was saved.
-
-    Attributes:
-      step: the step that was saved.
-      signum: the signal.
-    """
-
-    def __init__(self, step: int, signum: int):
-        super().__init__(f"interrupted by {signal.Signals(signum).name} and saved at step {step}")
-        self.step, self.signum = step, signum
+__all__ = ["fit"]
 
 
 def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
@@ -167,13 +42,14 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
 
     Raises:
       Interrupted: after SIGINT or SIGTERM, once the state is saved.
-      UserError: if a checkpoint can't be written or read.
+      UserError: if a checkpoint can't be written, there were checkpoints and none of them is good,
+        or the numbers of the run stay non-finite.
     """
     if task.total_steps < 1:
         raise UserError(f"{task.total_steps} training steps were asked for; at least 1 is needed")
     run = _Run(task, folder, mesh, options)
     try:
-        with run.checkpoints, run.best or nullcontext():
+        with run.checkpoints:
             return run.to_the_end()
     finally:
         task.pipeline.close()
@@ -184,48 +60,58 @@ class _Run:
 
     def __init__(self, task: Task, folder: Path, mesh: Mesh, options: FitOptions):
         self.task, self.folder, self.mesh, self.options = task, folder, mesh, options
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=options.keep)
-        # Without early stopping there is no best state to keep apart.
-        self.best = Checkpoints(folder / "best", keep=1) if task.early_stopping else None
+        ranking = task.ranking
+        stops = ranking is not None and ranking.patience is not None
+        config = folder / "config.json"
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            keep=options.keep,
+            keep_best=max(options.keep_best, int(stops)),
+            higher_is_better=ranking is None or ranking.higher_is_better,
+            about=read_json(config) if config.exists() else None,
+            say=lambda text: self.progress.say(text),
+        )
+        self.progress = Progress(task.name, task.total_steps, task.pipeline.batch_size)
         self.state = replicate(task.init(), mesh)
         # What a run must remember across processes, kept beside its state.
         self.notes: dict[str, Any] = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
-        self.notes["train_seconds"] = 0.0
-        if self.checkpoints.latest_step() is not None:
-            self.state, notes = self.checkpoints.restore(self.state)
-            self.notes.update(notes)
+        self.notes |= {"train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+        if self.checkpoints.ever_saved():
+            self._restore()
         self.step = int(self.state.step)
         self.metrics: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._compiled: dict[tuple[Step, ...], Callable[..., tuple[TrainState, Metrics]]] = {}
         self._source = replicate(task.pipeline.source, mesh)
         self.compile_seconds = 0.0
 
     def to_the_end(self) -> FitResult:
         task = self.task
-        log = MetricLog(self.folder, resume_step=self.step)  # imports much: before the clock starts
-        progress = Progress(task.name, task.total_steps, self.step, task.pipeline.batch_size)
-        with log, progress, _signals() as caught:
+        self.log = MetricLog(self.folder, resume_step=self.step)  # imports much: not on the clock
+        self.progress.start(self.step)
+        self.interruption = Interruption(self.options.grace_seconds, self._last_words)
+        with self.log, self.progress, self.interruption:
             if self.step:
-                progress.say(f"{task.name}: going on from step {self.step}")
-            while self.step < task.total_steps and not self.notes["stopped"]:
-                self._advance(progress, log)
-                if caught:
-                    if self.best is not None:
-                        self.best.wait()
-                    self.checkpoints.save(self.state, self.notes)
-                    self.checkpoints.wait()
-                    raise Interrupted(self.step, caught[0])
-            speed = progress.images_per_second(self.step)  # before what follows is counted in
-            self.checkpoints.save(self.state, self.notes)
-            stopped = self.notes["stopped"]
-            if self.best is not None and self.best.latest_step() is not None:
-                self.best.wait()
-                self.state, _ = self.best.restore(self.state)
-                self.metrics = {}
-            if not self.metrics:  # resumed after the end, or back at an earlier state
-                self.metrics = task.evaluate(self.state)
-            if caught:  # during that evaluation
-                raise Interrupted(self.step, caught[0])
+                self.progress.say(f"{task.name}: going on from step {self.step}")
+            try:
+                if self.notes["unevaluated"] and (value := self._evaluate()) is not None:
+                    self.checkpoints.set_value(self.step, value)
+                while self.step < task.total_steps and not self.notes["stopped"]:
+                    self._advance()
+                    self._leave_if_asked()
+                speed = self.progress.images_per_second(self.step)  # before what follows counts
+                self._save()
+                stopped = self.notes["stopped"]
+                if stopped or (task.ranking is not None and task.ranking.patience is not None):
+                    self.state, _ = self.checkpoints.restore(self.state, best=True)
+                    self.metrics = {}
+                if not self.metrics:  # resumed after the end, or back at an earlier state
+                    with self.interruption.cuttable():
+                        self.metrics = task.evaluate(self.state)
+            except Cut:
+                self.notes["unevaluated"] = not self.notes["stopped"]
+                self._leave_if_asked()
+                raise AssertionError("only a signal cuts") from None
             return FitResult(
                 state=self.state,
                 metrics=self.metrics,
@@ -235,7 +121,21 @@ class _Run:
                 stopped_early=stopped,
             )
 
-    def _advance(self, progress: Progress, log: MetricLog) -> None:
+    def _leave_if_asked(self) -> None:
+        if self.interruption.caught:
+            self._save()
+            self.checkpoints.wait()
+            raise Interrupted(self.step, self.interruption.caught[0])
+
+    def _last_words(self, signum: int) -> str:
+        newest = self.checkpoints.latest_step()
+        kept = "no step was saved yet" if newest is None else f"the newest checkpoint is {newest}"
+        return (
+            f"the call under way did not end within {self.options.grace_seconds:g} s of the "
+            f"signal, so the run leaves without saving; {kept}; {self.options.resume_hint}"
+        )
+
+    def _advance(self) -> None:
         """One call of the compiled program, and what is due after it."""
         options, task = self.options, self.task
         begin = time.monotonic()
@@ -253,26 +153,66 @@ class _Run:
         self.notes["train_seconds"] += seconds
         if first_call:
             self.compile_seconds += seconds
-            progress.leave_out(seconds, steps)
+            self.progress.leave_out(seconds, steps)
         values = {name: mean.compute() for name, mean in metrics.items()}
-        progress.update(self.step, values)
+        faults = guard.find_faults(values, before, steps)
+        values = guard.without_flags(values)
+        self.progress.update(self.step, values)
+        for fault in faults:
+            if not fault.member:
+                return self._go_back(fault)
+            self._warn({fault.member: f"{fault.member} diverged: {fault}"})
         last = self.step == task.total_steps
 
         def due(every: int) -> bool:
             return last or (every > 0 and before // every != self.step // every)
 
         if due(options.log_every):
-            speed = progress.images_per_second(self.step)
+            speed = self.progress.images_per_second(self.step)
             epoch = self.step * task.pipeline.batch_size / task.pipeline.num_examples
-            log.write("train", self.step, {**values, "epoch": epoch, "images_per_second": speed})
+            record = {**values, "epoch": epoch, "images_per_second": speed}
+            self.log.write("train", self.step, record)
+            self._warn(task.warn(values) if task.warn is not None else {})
         begin = time.monotonic()
-        if due(options.eval_every):
-            self._evaluate(progress, log)
-        if due(options.save_every) or self.notes["stopped"]:
-            if self.best is not None:
-                self.best.wait()  # the notes name it: it must be on disk before they are
-            self.checkpoints.save(self.state, self.notes)
-        progress.leave_out(time.monotonic() - begin)
+        value = self._evaluate() if due(options.eval_every) else None
+        ranks = value is not None and self.checkpoints.would_be_kept(value)
+        if due(options.save_every) or ranks or self.notes["stopped"]:
+            self._save(value)
+        self.progress.leave_out(time.monotonic() - begin)
+
+    def _save(self, value: float | None = None) -> None:
+        self.checkpoints.save(self.state, self.notes, value)
+
+    def _restore(self) -> None:
+        state, notes = self.checkpoints.restore(self.state, repair=True)
+        self.state = state
+        self.notes.update(notes)
+
+    def _go_back(self, fault: guard.Fault) -> None:
+        """Takes up the last good state again, with other random numbers from there on."""
+        tried, spent = self.notes["rollbacks"], self.notes["train_seconds"]
+        newest = self.checkpoints.latest_step()
+        if tried >= self.options.max_rollbacks:
+            others = f", and {tried} attempts with other random numbers" if tried else ""
+            kept = "" if newest is None else f" The newest checkpoint is that of step {newest}."
+            raise UserError(
+                f"training diverged: {fault}{others}. Lower the learning rate, or clip gradients "
+                f"with --clip-norm, in a new run folder.{kept}"
+            )
+        if newest is None:
+            self.state = replicate(self.task.init(), self.mesh)
+        else:
+            self._restore()
+        self.notes.update(rollbacks=tried + 1, train_seconds=spent)
+        key = jax.random.fold_in(self.state.key, tried + 1)
+        self.state = dataclasses.replace(self.state, key=replicate(key, self.mesh))
+        lost, self.step = self.step, int(self.state.step)
+        self.progress.leave_out(0.0, self.step - lost)
+        self.log.rewind(self.step)
+        self.progress.say(
+            f"warning: {fault}; going back to step {self.step} with other random numbers (attempt "
+            f"{tried + 1} of {self.options.max_rollbacks})"
+        )
 
     def _program(self, made: tuple[Step, ...]) -> Callable[..., tuple[TrainState, Metrics]]:
         """The program that takes these steps in one call."""
@@ -286,61 +226,46 @@ class _Run:
             )
         return self._compiled[made]
 
-    def _evaluate(self, progress: Progress, log: MetricLog) -> None:
+    def _evaluate(self) -> float | None:
+        """Judges the state; the value that it is ranked by, where there is one."""
         task = self.task
-        self.metrics = task.evaluate(self.state)
-        log.write("eval", self.step, self.metrics)
+        with self.interruption.cuttable():
+            self.metrics = task.evaluate(self.state)
+            if task.preview is not None:
+                samples = self.folder / "samples"
+                samples.mkdir(exist_ok=True)
+                task.preview(self.state, samples)
+        self.notes["unevaluated"] = False
+        self.log.write("eval", self.step, self.metrics)
         shown = brief(self.metrics)
         if shown:
-            progress.say(f"{task.name}  step {self.step}: {shown}")
-        if task.preview is not None:
-            samples = self.folder / "samples"
-            samples.mkdir(exist_ok=True)
-            task.preview(self.state, samples)
-        if task.early_stopping is not None:
-            self._consider_stopping(task.early_stopping, progress)
+            self.progress.say(f"{task.name}  step {self.step}: {shown}")
+        self._warn(task.warn(self.metrics) if task.warn is not None else {})
+        return None if task.ranking is None else self._rank(task.ranking)
 
-    def _consider_stopping(self, rule: EarlyStopping, progress: Progress) -> None:
+    def _rank(self, rule: Ranking) -> float:
         if rule.metric not in self.metrics:
             raise UserError(
-                f"early stopping watches {rule.metric!r}, and the evaluation gives "
-                f"{', '.join(self.metrics)}"
+                f"the best states are to be told by {rule.metric!r}, and the evaluation gives "
+                f"{', '.join(self.metrics) or 'nothing'}"
             )
         value, best = self.metrics[rule.metric], self.notes["best"]
-        better = math.isfinite(value) and (
+        if math.isfinite(value) and (
             best is None or (value > best if rule.higher_is_better else value < best)
-        )
-        if better:
+        ):
             self.notes.update(best=value, best_step=self.step, stale=0)
-            # A resumed run comes by the same states again: what is saved already is the same.
-            if self.best is not None and self.step > (self.best.latest_step() or 0):
-                self.best.save(self.state)
-        else:
-            self.notes["stale"] += 1
-            if self.notes["stale"] >= rule.patience:
-                self.notes["stopped"] = True
-                progress.say(
-                    f"{self.task.name}: {rule.metric} has not improved since step "
-                    f"{self.notes['best_step']}; going back to it"
-                )
+            return value
+        self.notes["stale"] += 1
+        if rule.patience is not None and self.notes["stale"] >= rule.patience:
+            self.notes["stopped"] = True
+            self.progress.say(
+                f"{self.task.name}: {rule.metric} has not improved since step "
+                f"{self.notes['best_step']}; going back to it"
+            )
+        return value
 
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # Python lets only the main thread have handlers
-        return
-
-    def note(signum: int, frame: Any) -> None:
-        if caught and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(signum)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _warn(self, troubles: Mapping[str, str]) -> None:
+        for kind, sentence in troubles.items():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                self.progress.say(f"warning: step {self.step}: {sentence}")

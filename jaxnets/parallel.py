@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxnets.descent import merge_over_first_axis
 from jaxnets.errors import UserError
 from jaxnets.state import TrainState
-from jaxnets.steps import Step, merge_over_first_axis
+from jaxnets.steps import Step
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
 __all__ = ["CompiledStep", "Lazily", "Mode", "compile_step", "make_mesh", "replicate", "take_feed"]
@@ -155,10 +156,10 @@ def compile_step(
 ) -> CompiledStep:
     """Compiles a step for the devices of a mesh.
 
-    With "jit", arrays are global, batches are sharded over the mesh's axis by NamedSharding and
-    XLA places the collectives. With "pmap", each device runs the step on its own share and the
-    sums that must cross devices are those of `jaxnets.axis`. Both give the same numbers, up to
-    the order of sums.
+    Each device runs the step on its own share of the batch, and the sums that must cross devices
+    are those of `jaxnets.axis`: by "jit" through `jax.shard_map`, with global arrays and for any
+    number of hosts; by "pmap" through `jax.pmap`. Both give the same numbers, and those of one
+    device up to the order of sums.
 
     The state that is passed in is donated: use the one that comes back.
 
@@ -230,12 +231,28 @@ _Placed = tuple[Any, Callable[[PyTree], PyTree]]  # CompiledStep's `program` and
 
 
 def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
-    whole = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
+    whole, split = PartitionSpec(), PartitionSpec(*(None,) * batch_axis, DATA_AXIS)
+    if mesh.size > 1:
+        call = jax.shard_map(
+            call,
+            mesh=mesh,
+            in_specs=(whole, split, whole),
+            out_specs=(whole, whole),
+            check_vma=False,  # what is equal on all devices is so by psum, which it can't see
+        )
+    on_mesh = [NamedSharding(mesh, spec) for spec in (whole, split)]
     program = jax.jit(
-        call, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+        call,
+        in_shardings=(on_mesh[0], on_mesh[1], on_mesh[0]),
+        out_shardings=(on_mesh[0], on_mesh[0]),
+        donate_argnums=0,
     )
-    return program, lambda feed: feed
+
+    def share(leaf: Any) -> Any:
+        return jax.make_array_from_process_local_data(on_mesh[1], np.asarray(leaf))
+
+    one_process = jax.process_count() == 1
+    return program, lambda feed: feed if one_process else jax.tree.map(share, feed)
 
 
 def _by_pmap(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:

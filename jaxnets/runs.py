@@ -8,20 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnets.checkpoint import read_json
 from jaxnets.errors import UserError
+from jaxnets.files import read_json, write_json
 
-__all__ = ["open_run", "read_run", "write_json"]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        fresh.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(fresh, path)
-    finally:  # a full disk must not leave a folder that is no run's
-        fresh.unlink(missing_ok=True)
+__all__ = ["open_run", "read_run"]
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The two training steps, and the one function that takes gradients and updates.
+"""The two training steps.
 
 A step is `(state, batch) -> (state, metrics)`: pure, never jitted here, never logging. All of its
 randomness is `fold_in(state.key, state.step)` and, below that, one key per global example.
@@ -18,6 +18,7 @@ import optax
 from jaxnets import axis
 from jaxnets.augment import apply as augment_batch
 from jaxnets.augment import mixup
+from jaxnets.descent import descend, merge_over_first_axis, of_net, split_batch
 from jaxnets.losses.adversarial import AdversarialLoss
 from jaxnets.metrics.mean import Mean
 from jaxnets.state import Net, TrainState
@@ -26,117 +27,12 @@ from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
 __all__ = [
     "adversarial_step",
     "classifier_step",
-    "descend",
     "sample_latents",
-    "split_batch",
 ]
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Augmentation = Callable[[PRNGKey, Array], Array]
 Penalty = Callable[[Callable[[Array], Array], PRNGKey, Array, Array], Array]
-
-#: (params, model_state, batch, key) -> (loss of each example [B], (model_state, metrics))
-Objective = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Array, tuple[PyTree, Metrics]]]
-
-
-def split_batch(batch: Batch, parts: int) -> Batch:
-    """Deals a batch out into `parts`, part i taking the examples i, i + parts, i + 2 parts, ...
-
-    Dealing, where slicing would do on one device, leaves every example on the device that it is
-    on, and gives the same parts on any number of devices.
-
-    Args:
-      batch: leaves [B, ...].
-      parts: how many; must divide B.
-
-    Returns:
-      Leaves [parts, B / parts, ...].
-
-    Raises:
-      ValueError: if `parts` does not divide B.
-    """
-
-    def deal(leaf: Array) -> Array:
-        if leaf.shape[0] % parts:
-            raise ValueError(f"a batch of {leaf.shape[0]} does not divide into {parts} parts")
-        return jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
-
-    return jax.tree.map(deal, dict(batch))
-
-
-def descend(
-    net: Net,
-    objective: Objective,
-    batch: Batch,
-    key: PRNGKey,
-    *,
-    optimizer: optax.GradientTransformation,
-    ema_decay: Array | float | None = None,
-    micro_batches: int = 1,
-) -> tuple[Net, Metrics]:
-    """One update of one network: gradient of the mean loss, optimiser, moving average.
-
-    The mean is over the examples that `batch["mask"]` keeps (all, where there is no mask), on
-    every device and in every micro-batch: with M micro-batches the gradient is that of the whole
-    batch (networks with BatchNorm excepted, whose statistics are those of a micro-batch), in the
-    memory of a part.
-
-    Args:
-      net: what is updated.
-      objective: gives the loss of each example, the new model state and the metrics.
-      batch: leaves [B, ...].
-      key: equal on every device.
-      optimizer: the one that `net.opt_state` belongs to.
-      ema_decay: share of the old average that is kept, in [0, 1]; None leaves `net.ema` alone.
-      micro_batches: into how many parts the batch is dealt; must divide B.
-
-    Returns:
-      The updated network and the metrics, with `grad_norm` (global L2, before clipping) added.
-    """
-    leaves = jax.tree.leaves(dict(batch))
-    chex.assert_equal_shape_prefix(leaves, 1)
-    size = leaves[0].shape[0]
-    mask = jnp.ones(size, jnp.float32) if (m := batch.get("mask")) is None else m
-    batch = {**batch, "mask": mask.astype(jnp.float32)}
-    count = jnp.maximum(axis.psum(batch["mask"].sum()), 1.0)
-
-    def loss(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
-        values, aux = objective(params, model_state, part, key)
-        return jnp.where(part["mask"] > 0, values, 0.0).sum() / count, aux
-
-    gradient = jax.grad(loss, has_aux=True)
-    if micro_batches == 1:
-        grads, (model_state, metrics) = gradient(net.params, net.model_state, batch, key)
-    else:
-
-        def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
-            total, model_state = carry
-            grads, (model_state, metrics) = gradient(
-                net.params, model_state, part[0], jax.random.fold_in(key, part[1])
-            )
-            return (jax.tree.map(jnp.add, total, grads), model_state), metrics
-
-        zeros = jax.tree.map(jnp.zeros_like, net.params)
-        parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
-        (grads, model_state), metrics = jax.lax.scan(accumulate, (zeros, net.model_state), parts)
-        metrics = merge_over_first_axis(metrics)
-
-    grads = axis.psum(grads)
-    updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
-    params = optax.apply_updates(net.params, updates)
-    ema = net.ema
-    if ema is not None and ema_decay is not None:
-        ema = optax.incremental_update(
-            {"params": params, "model_state": model_state}, ema, 1.0 - ema_decay
-        )
-    metrics = axis.psum(dict(metrics))
-    metrics["grad_norm"] = Mean.of(optax.tree.norm(grads)[None])
-    return Net(params, model_state, opt_state, ema), metrics
-
-
-def merge_over_first_axis(metrics: PyTree) -> PyTree:
-    """Merges metrics that a scan has stacked: they are sums and counts, so they add up."""
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
 
 
 def classifier_step(
@@ -162,7 +58,7 @@ def classifier_step(
 
     Returns:
       A step with the metrics `loss`, `accuracy` (on the augmented images; against the greater
-      share under mixup) and `grad_norm`.
+      share under mixup), `grad_norm` and `finite/...` (see `descend`).
     """
 
     def objective(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
@@ -201,7 +97,7 @@ def classifier_step(
             ema_decay=_at(ema_decay, state.step),
             micro_batches=micro_batches,
         )
-        return _advance(state, classifier=net), metrics
+        return _advance(state, classifier=net), of_net(metrics, "classifier")
 
     return step
 
@@ -247,8 +143,10 @@ def adversarial_step(
 
     Returns:
       A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
-      (share of reals above and fakes below zero), `penalty` where there is one, and the two
-      networks' `grad_norm`.
+      (share of reals above and fakes below zero), `d_sign_real` and `d_sign_fake` (mean signs of
+      the logits, in [-1, 1]; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
+      overfitting), `penalty` where there is one, and the two networks' `grad_norm` and
+      `finite/...` (see `descend`).
     """
 
     def generate(params: PyTree, state: PyTree, labels: Array | None, count: int, key: PRNGKey):
@@ -321,6 +219,8 @@ def adversarial_step(
                 "d_real": Mean.of(real_logits, mask),
                 "d_fake": Mean.of(fake_logits, mask),
                 "d_accuracy": Mean.of(real_logits > 0, mask) + Mean.of(fake_logits < 0, mask),
+                "d_sign_real": Mean.of(jnp.sign(real_logits), mask),
+                "d_sign_fake": Mean.of(jnp.sign(fake_logits), mask),
             }
             if penalty is not None:
                 size = penalty(*inputs) if size is None else size
@@ -356,10 +256,8 @@ def adversarial_step(
 
         g_net, g_metrics = update(g_net, g_objective, last, g_key, optimizer=generator_optimizer)
         metrics = {
-            **{name: value for name, value in d_metrics.items() if name != "grad_norm"},
-            **{name: value for name, value in g_metrics.items() if name != "grad_norm"},
-            "d_grad_norm": d_metrics["grad_norm"],
-            "g_grad_norm": g_metrics["grad_norm"],
+            **of_net(d_metrics, "discriminator", "d_"),
+            **of_net(g_metrics, "generator", "g_"),
         }
         return _advance(state, generator=g_net, discriminator=d_net), metrics
 

@@ -22,7 +22,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["typing"],
-    ["folders"],
+    ["folders", "files"],
     ["axis"],
     ["ops"],
     ["layers"],
@@ -32,12 +32,15 @@ LAYERS = [
     ["losses"],
     ["metrics"],
     ["state", "optimizers"],
+    ["descent"],
     ["steps"],
     ["population"],
     ["parallel", "compilation"],
     ["evaluate"],
+    ["integrity"],
     ["checkpoint"],
-    ["report", "log", "runs"],
+    ["report", "log", "runs", "guard", "interruption"],
+    ["task"],
     ["loop"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, quiet):
             path.write_bytes(path.read_bytes()[:-20])
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match="cannot be read") as e,
+        pytest.raises(UserError, match="bytes instead of") as e,
     ):
         checkpoints.restore(state())
     one_line(e)

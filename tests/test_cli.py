@@ -234,7 +234,8 @@ def test_the_command_to_go_on_names_one_run_folder():
         words = ["classify", *given, "--data", "digits"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(common, "_opened", Path("a b"))
-            text = commands._how_to_go_on(words)
+            patch.setattr(common, "_arguments", words)
+            text = commands._how_to_go_on()
         assert command_to_go_on(text) == ["classify", "--data", "digits", "--run-dir", "a b"]
 
 
@@ -303,11 +304,15 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(cli, runs):
     assert weights(Path("run")) == weights(runs["classify"])
 
 
-def test_a_run_that_diverges_still_ends_with_its_report(cli):
-    code, out, _ = cli(*CLASSIFY, "--run-dir", "run", "--learning-rate", "1e30")
-    assert code == 0 and "report:" in out
-    summary = json.loads(Path("run/summary.json").read_text())
-    assert summary["test_loss"] is None  # JSON has no NaN
+def test_a_run_that_diverges_tries_again_and_says_where(cli):
+    line = [*CLASSIFY, "--run-dir", "run", "--learning-rate", "1e30", "--warmup", 0]
+    code, _, err = cli(*line, "--max-rollbacks", 2)
+    *tries, last = [line for line in err.splitlines() if "not finite" in line]
+    assert code == 2
+    assert [words in line for words, line in zip(("attempt 1", "attempt 2"), tries, strict=True)]
+    assert last.startswith("error: training diverged: the classifier's")
+    assert "2 attempts with other random numbers" in last
+    assert not Path("run/summary.json").exists()
 
 
 # ------------------------------------------------------------------------------ mistakes

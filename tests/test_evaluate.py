@@ -218,3 +218,28 @@ def test_a_digest_tells_weights_apart_by_one_bit():
         {"params": {"kernel": weights}, "batch_stats": {"mean": weights}},
     ):
         assert evaluate.digest(other) != digest
+
+
+def test_views_are_averaged_by_weight():
+    images = np.arange(2 * 3 * 3, dtype=np.float32).reshape(2, 3, 3, 1)
+    for name, views in evaluate.VIEWS.items():
+        found = views(images)
+        assert sum(weight for weight, _ in found) == 1, name
+        assert {view.shape for _, view in found} == {images.shape}
+        np.testing.assert_array_equal(found[0][1], images)
+    weights, shown = zip(*evaluate.VIEWS["mirror_and_shift"](images), strict=True)
+    assert weights == (0.25, 0.25, 0.125, 0.125, 0.125, 0.125)
+    np.testing.assert_array_equal(shown[1][0, :, :, 0], images[0, :, ::-1, 0])
+    np.testing.assert_array_equal(shown[2][0, 1:, 1:, 0], images[0, :-1, :-1, 0])  # down and right
+    np.testing.assert_array_equal(shown[4][0, :-1, :-1, 0], images[0, 1:, 1:, 0])  # up and left
+    model = Linear()
+    mesh = parallel.make_mesh(1)
+    of = split(5)
+    variables = model.init(KEY, normalise(of.images), train=False)
+    mirrored = Split(of.images[:, :, ::-1], of.labels)
+    plain = evaluate.make_predict(model, mesh)
+    both = evaluate.make_predict(model, mesh, views="mirror")(variables, of)
+    for a, b, c in zip(both, plain(variables, of), plain(variables, mirrored), strict=True):
+        np.testing.assert_allclose(a, (b + c) / 2, atol=1e-5)
+    with pytest.raises(UserError, match="unknown views 'upside_down'; known are plain, mirror"):
+        evaluate.make_predict(model, mesh, views="upside_down")

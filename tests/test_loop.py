@@ -15,7 +15,9 @@ import tiny
 from jaxnets import loop, parallel
 from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
 from jaxnets.errors import UserError
+from jaxnets.interruption import Interrupted
 from jaxnets.log import Progress
+from jaxnets.task import FitOptions, Ranking, Task
 
 TOTAL = 10
 
@@ -58,7 +60,7 @@ def kind(request):
 def task(kind, *, at=-1, fault=None, scores=None, **fields):
     _, step = MAKE[kind]()
     seen = iter(scores or [])
-    return loop.Task(
+    return Task(
         name=kind,
         init=lambda: MAKE[kind]()[0],
         step=step,
@@ -71,7 +73,7 @@ def task(kind, *, at=-1, fault=None, scores=None, **fields):
 
 def fit(task, folder, **options):
     options = {"steps_per_call": 2, "log_every": 2, "save_every": 4, **options}
-    return loop.fit(task, folder, parallel.make_mesh(1), loop.FitOptions(**options))
+    return loop.fit(task, folder, parallel.make_mesh(1), FitOptions(**options))
 
 
 def bits(state):
@@ -95,7 +97,7 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits(kind, at, tmp_path):
 
 def test_a_signal_saves_and_leaves(kind, tmp_path):
     interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
-    with pytest.raises(loop.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         fit(task(kind, at=5, fault=interrupt), tmp_path)
     assert (caught.value.step, caught.value.signum) == (6, signal.SIGINT)
     resumed = fit(task(kind), tmp_path)
@@ -113,7 +115,7 @@ def test_streaming_gives_the_bits_of_resident_data(tmp_path):
 
 @pytest.mark.slow
 def test_eight_devices_by_pmap_run_the_loop(tmp_path):
-    options = loop.FitOptions(mode="pmap", steps_per_call=5)
+    options = FitOptions(mode="pmap", steps_per_call=5)
     many = loop.fit(task("gan"), tmp_path / "pmap", parallel.make_mesh(8), options)
     one = fit(task("gan"), tmp_path / "one")
     for a, b in zip(jax.tree.leaves(many.state.nets), jax.tree.leaves(one.state.nets), strict=True):
@@ -128,29 +130,29 @@ def test_a_finished_run_only_evaluates_again(tmp_path):
 
 
 def test_early_stopping_ends_with_the_best_state(tmp_path):
-    rule = loop.EarlyStopping("score", patience=2)
+    rule = Ranking("score", patience=2)
     scores = [0.1, 0.3, float("nan"), 0.2, 0.9]
-    result = fit(task("classifier", scores=scores, early_stopping=rule), tmp_path, eval_every=2)
+    result = fit(task("classifier", scores=scores, ranking=rule), tmp_path, eval_every=2)
     assert result.stopped_early
     assert int(result.state.step) == 4  # the second evaluation; the fourth was the last
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log if r["split"] == "eval"] == [2, 4, 6, 8]
-    again = fit(task("classifier", scores=[0.3], early_stopping=rule), tmp_path, eval_every=2)
+    again = fit(task("classifier", scores=[0.3], ranking=rule), tmp_path, eval_every=2)
     assert again.stopped_early
     assert bits(again.state) == bits(result.state)
 
 
 def test_patience_survives_a_crash(tmp_path):
-    rule = loop.EarlyStopping("score", patience=2)
+    rule = Ranking("score", patience=2)
     with pytest.raises(Crash):
         fit(
-            task("classifier", scores=[0.5, 0.4], early_stopping=rule, at=4, fault=crash),
+            task("classifier", scores=[0.5, 0.4], ranking=rule, at=4, fault=crash),
             tmp_path,
             eval_every=2,
             save_every=2,
         )
     result = fit(
-        task("classifier", scores=[0.3], early_stopping=rule), tmp_path, eval_every=2, save_every=2
+        task("classifier", scores=[0.3], ranking=rule), tmp_path, eval_every=2, save_every=2
     )
     assert result.stopped_early
     assert int(result.state.step) == 2
@@ -170,9 +172,9 @@ def test_previews_and_logs_are_written(tmp_path):
 
 
 def test_an_unknown_metric_to_watch_is_named(tmp_path):
-    rule = loop.EarlyStopping("f1", patience=1)
-    with pytest.raises(UserError, match="watches 'f1', and the evaluation gives score"):
-        fit(task("classifier", early_stopping=rule), tmp_path, eval_every=2)
+    rule = Ranking("f1", patience=1)
+    with pytest.raises(UserError, match="to be told by 'f1', and the evaluation gives score"):
+        fit(task("classifier", ranking=rule), tmp_path, eval_every=2)
 
 
 def test_no_steps_is_an_error(tmp_path):
@@ -183,7 +185,8 @@ def test_no_steps_is_an_error(tmp_path):
 def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("jaxnets.log.time.monotonic", lambda: now[0])
-    progress = Progress("x", total=100, done=10, batch_size=32)
+    progress = Progress("x", total=100, batch_size=32)
+    progress.start(10)
     assert np.isnan(progress.images_per_second(10))
     now[0] += 30.0  # a call of 4 steps that compiled
     progress.leave_out(30.0, 4)

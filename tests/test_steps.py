@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import axis, losses, optimizers, state, steps
+from jaxnets import axis, descent, losses, optimizers, state, steps
 from jaxnets.metrics.mean import Mean
 from jaxnets.models import make_generator
 
@@ -147,7 +147,7 @@ def test_k_discriminator_updates_to_one_of_the_generator(k):
 
 
 def test_parts_of_a_batch_are_dealt():
-    parts = steps.split_batch({"i": np.arange(16)}, 4)["i"]
+    parts = descent.split_batch({"i": np.arange(16)}, 4)["i"]
     assert sorted(np.asarray(parts).ravel()) == list(range(16))
     np.testing.assert_array_equal(parts[1], [1, 5, 9, 13])
 
@@ -279,7 +279,7 @@ def test_example_keys_follow_the_global_place():
 
 
 def test_metrics_of_steps_are_means_over_all_examples():
-    merged = steps.merge_over_first_axis(Mean(jnp.array([2.0, 9.0]), jnp.array([1.0, 3.0])))
+    merged = descent.merge_over_first_axis(Mean(jnp.array([2.0, 9.0]), jnp.array([1.0, 3.0])))
     assert merged.compute() == pytest.approx(11 / 4)
 
 

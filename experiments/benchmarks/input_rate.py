@@ -56,7 +56,7 @@ def run(config: Input) -> dict[str, Any]:
     """
     from jaxnets import data, parallel
     from jaxnets.errors import UserError
-    from jaxnets.runs import write_json
+    from jaxnets.files import write_json
 
     common.need_at_least_one(config, "steps_per_call", "calls", "rounds")
     mesh = parallel.make_mesh(config.devices)

@@ -56,7 +56,7 @@ def run(config: Population) -> dict[str, Any]:
     `ratio` is that of the medians: how many times faster the population is. `least_ratio` and
     `greatest_ratio` are those of single rounds.
     """
-    from jaxnets.runs import write_json
+    from jaxnets.files import write_json
 
     common.need_at_least_one(config, "members", "steps_per_call", "calls", "rounds")
     numbers = {

@@ -18,7 +18,7 @@ def write(
     path: Path, environment: Mapping[str, Any], flags: Mapping[str, Any], found: Sequence[Result]
 ) -> None:
     """Writes every figure of some cases."""
-    from jaxnets.runs import write_json
+    from jaxnets.files import write_json
 
     write_json(
         path,

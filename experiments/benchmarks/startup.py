@@ -57,7 +57,7 @@ def run(config: Startup) -> dict[str, Any]:
         "machine": common.machine(),
     }
     if config.json is not None:
-        from jaxnets.runs import write_json
+        from jaxnets.files import write_json
 
         write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))

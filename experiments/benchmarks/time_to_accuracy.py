@@ -26,7 +26,8 @@ class TimeToAccuracy:
 
     Both follow the recipe of `classify`: network, first weights, order of the images, shifts and
     flips, label smoothing, momentum, schedule, weight decay and averaging. The test images are
-    judged after every epoch, off the clock. A training that never gets there is kept as such.
+    judged after every epoch, off the clock, by the views that --test-views names. A training that
+    never gets there is kept as such.
     """
 
     data: str = "fashion_mnist"
@@ -43,6 +44,8 @@ class TimeToAccuracy:
     """Images a step, over all devices."""
     learning_rate: float | None = None
     """The highest learning rate."""
+    test_views: Literal["plain", "mirror", "mirror_and_shift"] = "mirror_and_shift"
+    """What both sides judge a test image by, as in `classify`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation on both sides; parameters are float32 in any case."""
     rival: Literal["eager", "channels_last", "compile"] = "channels_last"
@@ -125,6 +128,7 @@ def _recipe(config: TimeToAccuracy, seed: int) -> classify.Classify:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             dtype=config.dtype,
+            test_views=config.test_views,
             devices=config.devices,
             mode=config.mode,
             steps_per_call=config.steps_per_call,

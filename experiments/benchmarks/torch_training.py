@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.benchmarks import torch_steps
 from experiments.benchmarks.torch_networks import make_twin
 from experiments.benchmarks.torch_weights import copy_weights
-from jaxnets import optimizers
+from jaxnets import evaluate, optimizers
 
 if TYPE_CHECKING:
     from experiments.classify import Classify
@@ -84,7 +84,7 @@ class TorchTraining:
         padded = np.pad(train.images, [(0, 0), (reach, reach), (reach, reach), (0, 0)], "reflect")
         self.images = torch.from_numpy(padded).to(device)
         self.labels = torch_steps.place_labels(train.labels, device)
-        self.test = test
+        self.test, self.views = test, evaluate.VIEWS[config.test_views]
 
     def warm_up(self) -> float:
         """Makes the first step twice and takes both back.
@@ -120,10 +120,12 @@ class TorchTraining:
         model, right = self.recipe.average.eval(), 0
         for start in range(0, len(self.test), 512):
             part = slice(start, start + 512)
-            images = _normalised(torch.from_numpy(np.array(self.test.images[part])))
-            images = images.permute(0, 3, 1, 2).to(self.device)
-            images = images.contiguous(memory_format=self.form.memory_format)
-            found = model(images).argmax(1).cpu().numpy()
+            logits: Any = 0.0
+            for weight, view in self.views(np.array(self.test.images[part])):
+                images = _normalised(torch.from_numpy(view)).permute(0, 3, 1, 2).to(self.device)
+                images = images.contiguous(memory_format=self.form.memory_format)
+                logits = logits + weight * model(images)
+            found = logits.argmax(1).cpu().numpy()
             right += int((found == self.test.labels[part]).sum())
         return right / len(self.test)
 

@@ -1,0 +1,190 @@
+"""Checksums of a checkpoint: of every array, and of every file that it lies in.
+
+Neither replaces the other. Files are what a disk damages, and a flipped bit in one may well be
+read without an error. Arrays are what a run needs, and between an array and its file there is a
+library that casts types in silence. The sum of an array is one of integers, modulo 2**32, so it
+is the same however the array lies on devices: a checkpoint of eight devices is verified on one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.errors import UserError
+from jaxnets.files import read_json, write_json
+from jaxnets.typing import Array, PyTree
+
+__all__ = [
+    "Damaged",
+    "Leaf",
+    "array_sums",
+    "change_manifest",
+    "read_manifest",
+    "shapes_of",
+    "write_manifest",
+]
+
+#: An array as a manifest has it: (type, shape, checksum or "").
+Leaf = tuple[str, list[int], str]
+
+MANIFEST = "manifest.json"
+_FORMAT = "jaxnets checkpoint 1"
+
+#: Written by Orbax after all else, with the time of it: what else is in it is compared instead.
+_STAMPED = "_CHECKPOINT_METADATA"
+_STAMPS = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; the message names the file or the array."""
+
+
+def shapes_of(tree: PyTree) -> dict[str, Leaf]:
+    """Names, types and shapes of a tree's arrays, the checksums left empty."""
+    return {name: (str(a.dtype), list(a.shape), "") for name, a in _leaves(tree).items()}
+
+
+def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
+    """Checksums of a tree's arrays, two 32-bit sums each.
+
+    A sum of the array's words, each times an odd number that depends on its place: whatever
+    happens to one word changes it.
+
+    Args:
+      tree: of arrays on any devices. Typed random keys count as their data.
+
+    Returns:
+      A function that gives them, to be called where there is time for it. What needs several
+      processes to work together is under way already.
+    """
+    leaves = {}
+    for name, array in _leaves(tree).items():
+        if array.is_fully_addressable:
+            leaves[name] = (array, None)
+        elif array.is_fully_replicated:
+            leaves[name] = (array.addressable_data(0), None)
+        else:
+            leaves[name] = (array, _sums_on_devices(array))
+
+    def finish() -> dict[str, Leaf]:
+        found = {}
+        for name, (array, sums) in leaves.items():
+            if sums is None:
+                sums = _sums(np, _words(np.asarray(array)))
+            text = "".join(f"{int(part):08x}" for part in np.asarray(sums))
+            found[name] = (str(array.dtype), list(array.shape), text)
+        return found
+
+    return finish
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _words(array: np.ndarray) -> np.ndarray:
+    size = array.dtype.itemsize
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint32 if size >= 4 else f"uint{8 * size}").astype(np.uint32)
+
+
+def _sums(xp: Any, words: Any) -> Any:
+    """[2] uint32 of words of any shape, by their places in it."""
+    place = xp.arange(words.size, dtype=np.uint32).reshape(words.shape)
+    first = words * ((place * np.uint32(0x9E3779B1)) | np.uint32(1))
+    second = (words ^ (words >> np.uint32(15))) * ((place * np.uint32(0x85EBCA77)) | np.uint32(1))
+    return xp.stack([first.sum(dtype=np.uint32), second.sum(dtype=np.uint32)])
+
+
+@jax.jit
+def _sums_on_devices(array: Array) -> Array:
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    size = array.dtype.itemsize
+    kind = jnp.uint32 if size >= 4 else jnp.dtype(f"uint{8 * size}")
+    return _sums(jnp, jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32))
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes what `read_manifest` verifies, into a folder that is complete but for it.
+
+    Args:
+      folder: of one checkpoint.
+      content: JSON types; what else the manifest tells.
+    """
+    files = {
+        str(path.relative_to(folder)): [path.stat().st_size, _digest_of_file(path)]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _STAMPED
+    }
+    whole = {"format": _FORMAT, **content, "files": files, "orbax": _unstamped(folder)}
+    write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    """Writes other values for some of what a manifest tells."""
+    whole = {**read_json(folder / MANIFEST), **changes}
+    del whole["digest"]
+    write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
+
+
+def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint, after every file has been compared with it.
+
+    Raises:
+      Damaged: if any of them is missing or is not as it was written, or if the checkpoint is that
+        of another step.
+    """
+    try:
+        whole = read_json(folder / MANIFEST)
+    except (UserError, OSError) as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        raise Damaged(f"its {MANIFEST} {'is missing' if missing else 'is damaged'}") from error
+    if not isinstance(whole, dict) or whole.get("format") != _FORMAT:
+        raise Damaged(f"its {MANIFEST} is of another format")
+    if _digest({k: v for k, v in whole.items() if k != "digest"}) != whole.get("digest"):
+        raise Damaged(f"its {MANIFEST} is damaged")
+    if whole["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {whole['step']} under another name")
+    for name, (size, digest) in whole["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"its file {name} is missing")
+        if path.stat().st_size != size:
+            raise Damaged(f"its file {name} has {path.stat().st_size:,} bytes instead of {size:,}")
+        if _digest_of_file(path) != digest:
+            raise Damaged(f"its file {name} has changed")
+    if _unstamped(folder) != whole["orbax"]:
+        raise Damaged(f"its file {_STAMPED} is missing or has changed")
+    return whole
+
+
+def _unstamped(folder: Path) -> dict[str, Any] | None:
+    """Orbax's own notes on a checkpoint, without the times; None where they can't be read."""
+    try:
+        found = json.loads((folder / _STAMPED).read_text())
+        for name in _STAMPS:
+            found.pop(name, None)
+        return dict(found)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
