@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict settings, and short compiles for every test."""
 
 import os
+import shutil
 import tempfile
 from importlib.metadata import version
 
@@ -16,6 +17,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -25,3 +27,63 @@ _cache = tempfile.TemporaryDirectory(prefix="jaxnets-test-cache-")
 jax.config.update("jax_compilation_cache_dir", _cache.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# Commands are imported where they are run: most tests do without them.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache folder of the test session's own, in which digits are prepared once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder, in which commands run."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command: (exit code, standard output, standard error)."""
+    from experiments.__main__ import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as left:
+            code = left.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(cache, tmp_path_factory, worker_id):
+    """The run of each command that nothing disturbed; it is not to be written to."""
+    import filelock
+
+    from command_lines import CLASSIFY, GENERATE, run
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # by all test processes, and the first of them makes the runs
+    root = shared / "runs"
+    with filelock.FileLock(shared / "runs.lock"):
+        for command in (CLASSIFY, GENERATE):
+            if not (root / command[0] / "report.html").exists():
+                run(command, ["--run-dir", str(root / command[0])])
+    return {name: root / name for name in ("classify", "generate")}
+
+
+@pytest.fixture
+def copies(runs, tmp_path):
+    """The same runs, to be written to."""
+    return {name: shutil.copytree(path, tmp_path / name) for name, path in runs.items()}

@@ -1,22 +1,18 @@
 """`bench`: what it measures, what it says of two files, and what it says of a mistake."""
 
 import copy
+import functools
 import json
-import math
-import os
 import shlex
 import sys
 import types
-import warnings
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from command_lines import assert_one_error
 from experiments import __main__ as commands
-from experiments.benchmarks import bench, cases, machine, measure, memory, tables, timing
-from jaxnets import errors, parallel
+from experiments.benchmarks import bench, cases, measure, timing
 
 #: With nothing but a short window, small matrices and a small network.
 TINY = "--network lenet5 --width 0.5 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001"
@@ -28,16 +24,9 @@ def _small_peak(monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys):
-    def call(*arguments):
-        try:
-            code = commands.main(["bench", *map(str, arguments)])
-        except SystemExit as left:
-            code = left.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def cli(cli):
+    """Runs `bench`: (exit code, standard output, standard error)."""
+    return functools.partial(cli, "bench")
 
 
 @pytest.fixture(scope="module")
@@ -197,26 +186,16 @@ MISTAKES = [
 ]
 
 
-def assert_one_sentence(result, *words):
-    code, _, err = result
-    last = err.splitlines()[-1]
-    assert code == 2
-    assert last.startswith("error: ") and "Traceback" not in err
-    for word in words:
-        assert word in last
-
-
 @pytest.mark.parametrize("line,words", [(line, words) for line, *words in MISTAKES])
-def test_a_mistake_is_one_sentence(line, words, cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert_one_sentence(cli(*line.split()), *words)
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_is_one_sentence(line, words, cli, workplace):
+    assert_one_error(cli(*line.split()), *words, after_progress=True)
+    assert not list(workplace.iterdir())
 
 
 def test_without_pytorch_there_is_nothing_to_compare_with(cli, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for line in ("--against torch", "gan --against torch"):
-        assert_one_sentence(cli(*line.split()), 'pip install "jaxnets[bench]"')
+        assert_one_error(cli(*line.split()), 'pip install "jaxnets[bench]"')
 
 
 def test_what_compilation_shows_not_to_fit_is_refused_before_it_runs(cli, monkeypatch):
@@ -230,7 +209,8 @@ def test_what_compilation_shows_not_to_fit_is_refused_before_it_runs(cli, monkey
     compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
     monkeypatch.setattr(timing, "stages", lambda *arguments: (compiled, None))
     result = cli("classifier", *TINY.split())
-    assert_one_sentence(result, "lenet5", "needs 2,000 TB of memory", "are free")
+    words = "lenet5", "needs 2,000 TB of memory", "are free"
+    assert_one_error(result, *words, after_progress=True)
 
 
 @pytest.mark.parametrize("failure", [MemoryError, "RESOURCE_EXHAUSTED: Out of memory allocating"])
@@ -239,7 +219,7 @@ def test_running_out_of_memory_is_one_sentence(failure, cli, monkeypatch):
         raise failure() if failure is MemoryError else jax.errors.JaxRuntimeError(failure)
 
     monkeypatch.setattr(measure, "_measure", fail)
-    assert_one_sentence(cli("classifier", *TINY.split()), "does not fit into memory", "smaller")
+    assert_one_error(cli("classifier", *TINY.split()), "does not fit into memory", "smaller")
 
 
 def test_an_error_of_xlas_that_is_not_memory_is_not_hidden(monkeypatch):
@@ -319,145 +299,10 @@ def test_files_that_do_not_compare_are_refused(cli, pair, tmp_path):
     def other_devices(before, after):
         after["cases"][0]["devices"] = 2
 
-    assert_one_sentence(cli("--compare", *pair(other_devices)), "no case in common", "lenet5")
+    assert_one_error(cli("--compare", *pair(other_devices)), "no case in common", "lenet5")
     good = pair(slower(1))[0]
     bad = tmp_path / "bad.json"
     for content in ("{", "[]", '{"format": "other"}', "\xff"):
         bad.write_text(content, encoding="latin-1")
-        assert_one_sentence(cli("--compare", good, bad), "bad.json was not written by")
-    assert_one_sentence(cli("--compare", good, good, "--max-ratio", 0), "--max-ratio")
-
-
-def test_what_a_step_copies_is_named():
-    """A state of which one leaf changes its type can't be updated in place, nor one not used."""
-
-    def step(state, x):
-        return {"kept": state["kept"] + x, "grown": state["grown"].astype(jnp.int32)}, x
-
-    state = {
-        "grown": jnp.zeros(5, jnp.bool_),
-        "idle": jnp.zeros(2),
-        "kept": jnp.zeros(3),
-        "key": jax.random.key(0),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the buffers that are not usable, where jax tells
-        compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.ones(3)).compile()
-    found = memory.donation(compiled.as_text(), state)
-    assert found == memory.Donation(4, 5 + 8 + 12 + 8, ("['grown']",), ("['idle']", "['key']"))
-    assert not found.took
-    plan = memory.planned(compiled)
-    assert plan is not None
-    assert plan.aliased == 12
-    assert plan.peak >= 5 + 12 + 12 + 5 * 4
-
-
-def test_memory_at_hand():
-    free = memory.host_available()
-    assert free is not None and 1e7 < free < 1e15
-    assert memory.available(jax.devices()[0]) == pytest.approx(free, rel=0.5)
-    gpu = types.SimpleNamespace(
-        platform="gpu", memory_stats=lambda: {"bytes_limit": 10, "bytes_in_use": 4}
-    )
-    assert memory.available(gpu) == 6
-    gpu.memory_stats = lambda: None
-    assert memory.available(gpu) is None
-    memory.check_fits(10, None, "x")
-    memory.check_fits(10, 10, "x")
-    with pytest.raises(errors.UserError, match=r"x needs 1.5 GB of memory and 2 MB are free"):
-        memory.check_fits(1_500_000_000, 2_000_000, "x")
-
-
-def test_a_window_chains_its_calls_and_is_long_enough():
-    seen = []
-
-    def program(state, add):
-        seen.append(int(state))
-        return state + add, state
-
-    runner = timing.Runner(program, jnp.zeros((), jnp.int32), 3, units=2, min_seconds=0.02)
-    assert runner.calls > 1
-    assert 0 < runner.window() < 0.02
-    assert seen == [3 * i for i in range(len(seen))]  # each call is fed what the last one gave
-
-
-def test_rounds_take_turns():
-    order = []
-
-    class Turn:
-        def __init__(self, name):
-            self.name = name
-
-        def window(self):
-            order.append(self.name)
-            return float(len(order))
-
-    times = timing.interleave({name: Turn(name) for name in "abc"}, 4)  # type: ignore[arg-type]
-    assert "".join(order) == "abcbcacababc"
-    assert times["a"] == [1.0, 6.0, 8.0, 10.0]
-
-
-def test_spreads_are_those_of_numpy():
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0]
-    found = timing.spread(values)
-    assert found["median"] == np.median(values)
-    assert found["quartiles"] == pytest.approx(np.quantile(values, [0.25, 0.75]).tolist())
-    assert (found["min"], found["max"], found["values"]) == (1.0, 9.0, values)
-    assert timing.spread([2.0])["quartiles"] == [2.0, 2.0]
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_peak_is_of_products_on_every_device(devices):
-    peak = timing.matmul_peak(parallel.make_mesh(devices), (16, 64), "bfloat16", 1e-4)
-    assert peak.size == max(peak.tried, key=lambda size: peak.tried[size])
-    assert peak.flops == 2 * peak.size**3 * devices
-    product = peak.runner._state
-    assert product.shape == (peak.size * devices, peak.size)
-    assert product.dtype == jnp.bfloat16
-    assert math.isfinite(float(abs(product).max()))
-
-
-def test_the_compilation_cache_of_the_user_is_left_alone():
-    before = {
-        name: getattr(jax.config, name)
-        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    }
-    with timing._cache_of_its_own() as folder:
-        assert jax.config.jax_compilation_cache_dir == str(folder)
-    assert not folder.exists()
-    assert {name: getattr(jax.config, name) for name in before} == before
-
-
-def test_devices_that_come_too_late_are_told(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    with pytest.raises(errors.UserError, match="jax had started before"):
-        machine.start(99)
-
-
-def test_memory_is_left_to_another_library(monkeypatch):
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # so that it is put back
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
-    machine.start(1)
-    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
-    machine.start(1, share=True)
-    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-
-
-def test_tables_line_up():
-    text = tables.table(["name", "n"], [["a", "5"], ["long name", "12"]])
-    assert text.splitlines() == ["name        n", "---------  --", "a           5", "long name  12"]
-    assert [tables.seconds(t) for t in (None, 2.0, 0.0123, 4.5e-6)] == [
-        "-",
-        "2 s",
-        "12.3 ms",
-        "4.5 us",
-    ]
-    assert tables.operations(56.71e9) == "56.7 GFLOP"
-    assert tables.operations(1.2e13) == "12 TFLOP"
-    assert [memory.amount(n) for n in (0, 999, 1234, 5.6e9, 9.4e15)] == [
-        "0 B",
-        "999 B",
-        "1.23 kB",
-        "5.6 GB",
-        "9,400 TB",
-    ]
+        assert_one_error(cli("--compare", good, bad), "bad.json was not written by")
+    assert_one_error(cli("--compare", good, good, "--max-ratio", 0), "--max-ratio")

@@ -16,14 +16,6 @@ from jaxnets import data, ops, parallel
 from jaxnets.errors import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Digits, prepared once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 class Clocked:
     """A training with given accuracies, on a clock of its own: 2 s a step, 100 s an evaluation."""
 

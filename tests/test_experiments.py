@@ -1,35 +1,13 @@
 """Every experiment through its command, at the smallest size that still goes all the way."""
 
 import json
-import shlex
 
 import numpy as np
 import pytest
 
-from experiments import __main__ as commands
+from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
 
-TINY = "--data digits --devices 1 --steps-per-call 2 --batch-size 16 --epochs 0.05"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(line):
-    assert commands.main(shlex.split(line)) == 0
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.mark.slow
@@ -60,10 +38,11 @@ def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys)
 
 @pytest.mark.slow
 def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
-    run(f"classify {TINY} --network lenet5 --width 0.5 --run-dir cnn")
+    run(CLASSIFY, "--run-dir cnn")
     run(
-        f"generate {TINY} --width 0.1 --labels-per-class 4 --epochs 0.5 --score-epochs 1 "
-        "--judge cnn --run-dir gan"
+        "generate",
+        TINY,
+        "--width 0.1 --labels-per-class 4 --epochs 0.5 --score-epochs 1 --judge cnn --run-dir gan",
     )
     found = summary(workplace / "gan")
     assert 0 <= found["classification_accuracy_score"] <= 1
@@ -85,7 +64,7 @@ def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
     ],
 )
 def test_choices_of_a_gan(flags, workplace):
-    run(f"generate {TINY} --width 0.1 --epochs 0.03 --no-accuracy-score {flags} --run-dir gan")
+    run(GENERATE, f"--epochs 0.03 {flags} --run-dir gan")
     run("sample gan --count 3 --truncation 0.5")
     with np.load(workplace / "gan" / "samples" / "sample-all-seed-0.npz") as arrays:
         assert arrays["images"].shape == (3, 8, 8, 1)
@@ -94,10 +73,12 @@ def test_choices_of_a_gan(flags, workplace):
 
 def test_choices_of_a_classifier(workplace):
     run(
-        f"classify {TINY} --network lenet5 --optimizer adam --schedule cosine --warmup 0.1 "
+        "classify",
+        TINY,
+        "--network lenet5 --optimizer adam --schedule cosine --warmup 0.1 "
         "--loss focal --balance-classes --crop-padding 1 --cutout 3 --mixup 0.4 --dropout 0.2 "
         "--micro-batches 2 --dtype bfloat16 --validation-fraction 0.2 --patience 1 "
-        "--eval-every 0.02 --memory-budget-mb 0 --run-dir cnn"
+        "--eval-every 0.02 --memory-budget-mb 0 --run-dir cnn",
     )
     found = summary(workplace / "cnn")
     assert {"test_accuracy", "validation_accuracy", "validation_loss"} <= set(found)
@@ -127,12 +108,11 @@ def test_reproduce_gives_mean_and_spread(workplace, monkeypatch):
     assert (workplace / "runs" / "reproduce-tiny" / "seed-1" / "report.html").exists()
 
 
-def test_a_run_does_not_go_on_with_other_images(workplace, capsys):
-    run(f"classify {TINY} --network lenet5 --width 0.5 --run-dir cnn")
+def test_a_run_does_not_go_on_with_other_images(cli, workplace):
+    run(CLASSIFY, "--run-dir cnn")
     path = workplace / "cnn" / "config.json"
     text = json.loads(path.read_text())
     text["config"]["data_fingerprint"] = "0" * 16
     path.write_text(json.dumps(text))
-    line = f"classify {TINY} --network lenet5 --width 0.5 --run-dir cnn"
-    assert commands.main(shlex.split(line)) == 2
-    assert "data_fingerprint (there '0000000000000000'" in capsys.readouterr().err
+    again = cli(*CLASSIFY, "--run-dir", "cnn")
+    assert_one_error(again, "data_fingerprint (there '0000000000000000'")

@@ -1,45 +1,27 @@
 """`--seeds`: several networks in one program, each as its own run would train it."""
 
 import json
-import shlex
 
 import numpy as np
 import pytest
 
-from experiments import __main__ as commands
+from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
 from experiments import populations
 from experiments.classify import Classify
 from jaxnets.errors import UserError
 from jaxnets.log import read_records
 
-TINY = "--data digits --devices 1 --steps-per-call 2 --batch-size 16 --epochs 0.05"
-CLASSIFY = f"classify {TINY} --network lenet5 --width 0.5 --labels-per-class 20"
-GENERATE = f"generate {TINY} --width 0.1 --no-accuracy-score --penalty none"
+pytestmark = pytest.mark.usefixtures("workplace")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("here")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXNETS_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        yield folder
-
-
-def run(line):
-    assert commands.main(shlex.split(line)) == 0
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+FEW = [*CLASSIFY, "--labels-per-class", "20"]
 
 
 def test_a_member_is_the_run_with_its_seed(workplace, capsys):
-    line = CLASSIFY.replace("0.05", "0.4")  # of 200 images: 5 steps
-    run(f"{line} --seed 3 --seeds 2 --run-dir both")
+    longer = [*FEW, "--epochs", "0.4"]  # of 200 images: 5 steps
+    run(longer, "--seed 3 --seeds 2 --run-dir both")
     shown = capsys.readouterr()
     assert "lenet5 on digits, 2 seeds" in shown.out and " +- " in shown.out
-    run(f"{line} --seed 4 --run-dir one")
+    run(longer, "--seed 4 --run-dir one")
     both, one = summary(workplace / "both"), summary(workplace / "one")
     assert both["test_loss/seed-4"] == pytest.approx(one["test_loss"], rel=1e-4)
     values = [both["test_loss/seed-3"], both["test_loss/seed-4"]]
@@ -57,8 +39,8 @@ def test_a_member_is_the_run_with_its_seed(workplace, capsys):
 
 
 @pytest.mark.slow
-def test_a_population_of_gans(workplace, capsys):
-    run(f"{GENERATE} --seeds 2 --run-dir gans")
+def test_a_population_of_gans(cli, workplace):
+    run(GENERATE, "--penalty none --seeds 2 --run-dir gans")
     pictures = workplace / "gans" / "samples"
     names = ("seed-0", "seed-1")
     previews = [(pictures / name / "step-0000004.png").read_bytes() for name in names]
@@ -67,15 +49,15 @@ def test_a_population_of_gans(workplace, capsys):
         run(f"sample gans --count 2 --member {member} --out member-{member}")
     with np.load("member-0.npz") as first, np.load("member-1.npz") as second:
         assert not np.array_equal(first["images"], second["images"])
-    assert commands.main(["sample", "gans", "--member", "2"]) == 2
-    assert "no member with the seed 2; it has 0, 1" in capsys.readouterr().err
+    wrong = cli("sample", "gans", "--member", 2)
+    assert_one_error(wrong, "no member with the seed 2; it has 0, 1")
 
 
 @pytest.mark.slow
 def test_a_population_is_judged_by_a_population(workplace):
-    run(f"{CLASSIFY} --seeds 2 --run-dir judges")
-    flags = GENERATE.replace("--no-accuracy-score", "--labels-per-class 4 --score-epochs 1")
-    run(f"{flags.replace('0.05', '0.5')} --seeds 2 --judge judges --run-dir judged")
+    run(FEW, "--seeds 2 --run-dir judges")
+    flags = "--width 0.1 --penalty none --labels-per-class 4 --epochs 0.5 --score-epochs 1"
+    run("generate", TINY, flags, "--seeds 2 --judge judges --run-dir judged")
     found = summary(workplace / "judged")
     for name in ("frechet", "classification_accuracy_score"):
         each = found[f"{name}/seed-0"], found[f"{name}/seed-1"]
@@ -86,9 +68,9 @@ def test_a_population_is_judged_by_a_population(workplace):
 
 
 @pytest.mark.parametrize("flags", ["--seeds 0", "--seed 2147483647 --seeds 2"])
-def test_seeds_out_of_range_are_one_sentence(flags, capsys):
-    assert commands.main(shlex.split(f"classify --data digits {flags}")) == 2
-    assert "error: --seeds must be at " in capsys.readouterr().err
+def test_seeds_out_of_range_are_one_sentence(flags, cli):
+    result = cli("classify", "--data", "digits", *flags.split())
+    assert_one_error(result, "error: --seeds must be at ")
 
 
 def test_curves_that_can_be_told_apart():

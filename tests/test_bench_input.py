@@ -12,13 +12,6 @@ from jaxnets import data, parallel
 from jaxnets.errors import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def test_rates_and_ratios(tmp_path):
     found = input_rate.run(
         input_rate.Input(

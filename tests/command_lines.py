@@ -1,0 +1,34 @@
+"""What the tests of commands share: small ones to run, and what is asked of them afterwards."""
+
+import json
+import shlex
+
+from experiments import __main__ as commands
+
+TINY = shlex.split("--data digits --epochs 0.05 --batch-size 16 --devices 1 --steps-per-call 2")
+CLASSIFY = ["classify", *TINY, "--network", "lenet5", "--width", "0.5"]
+GENERATE = ["generate", *TINY, "--width", "0.1", "--no-accuracy-score"]
+
+
+def run(*parts):
+    """A command that succeeds, in lists of arguments and in lines as they are typed."""
+    split = (shlex.split(part) if isinstance(part, str) else part for part in parts)
+    assert commands.main([argument for part in split for argument in part]) == 0
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def assert_one_error(result, *words, after_progress=False):
+    """Of what `cli` gave: exit code 2, and one line of standard error that has these words.
+
+    Lines of progress may come before it where they are allowed.
+    """
+    code, _, err = result
+    assert code == 2
+    *before, last = err.splitlines() or [""]
+    assert last.startswith("error: ") and "Traceback" not in err, err
+    assert after_progress or not before, err
+    for word in words:
+        assert word in last
