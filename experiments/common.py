@@ -45,6 +45,7 @@ _NOT_WHAT = (
     "devices",
     "mode",
     "steps_per_call",
+    "shard_params",
     "log_every",
     "save_every",
     "keep",
@@ -97,6 +98,9 @@ class RunOptions(CacheOptions):
     """How the step goes onto the devices."""
     steps_per_call: int = 4
     """Training steps in one call of the compiled program."""
+    shard_params: bool = False
+    """Divide parameters, optimiser state and averages among the devices, where they are too large
+    to be whole on each; the numbers are the same (--mode jit)."""
     log_every: int = 50
     """Steps between records of training metrics."""
     eval_every: float = 1.0
@@ -240,6 +244,8 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     from jaxnets.task import FitOptions
 
     need_at_least_one(options, "steps_per_call", "log_every", "keep")
+    if options.shard_params and options.mode != "jit":
+        raise UserError(f"--shard-params needs --mode jit, got --mode {options.mode}")
     for name in ("keep_best", "max_rollbacks"):
         if getattr(options, name) < 0:
             flag = name.replace("_", "-")
@@ -251,6 +257,7 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     return FitOptions(
         mode=options.mode,
         steps_per_call=options.steps_per_call,
+        shard_params=options.shard_params,
         log_every=options.log_every,
         eval_every=steps(options.eval_every),
         save_every=steps(options.save_every),

@@ -47,7 +47,7 @@ _HOMES = {
     "jaxnets.metrics": ["Mean", "Moments", "frechet_distance"],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
-    "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "replicate"],
+    "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.population": [
         "make_population_pipeline",
         "member_state",
@@ -92,7 +92,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.metrics import Mean, Moments, frechet_distance
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import make_optimizer, make_schedule
-    from jaxnets.parallel import Lazily, compile_step, make_mesh, replicate
+    from jaxnets.parallel import Lazily, compile_step, make_mesh, place, replicate
     from jaxnets.population import (
         make_population_pipeline,
         member_state,

@@ -87,28 +87,34 @@ def descend(
         return jnp.where(part["mask"] > 0, values, 0.0).sum(), aux
 
     gradient = jax.value_and_grad(loss, has_aux=True)
-    if micro_batches == 1:
-        (total, (model_state, metrics)), grads = gradient(net.params, net.model_state, batch, key)
-    else:
 
-        def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
-            sums, model_state = carry
-            (total, (model_state, metrics)), grads = gradient(
-                net.params, model_state, part[0], jax.random.fold_in(key, part[1])
+    def of_the_batch(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
+        """Sums of the gradient, metrics, loss and mask over all devices, and the model's state."""
+        if micro_batches == 1:
+            (total, (model_state, metrics)), grads = gradient(params, model_state, batch, key)
+        else:
+
+            def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
+                sums, model_state = carry
+                (total, (model_state, metrics)), grads = gradient(
+                    params, model_state, part[0], jax.random.fold_in(key, part[1])
+                )
+                return (jax.tree.map(jnp.add, sums, (total, grads)), model_state), metrics
+
+            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
+            ((total, grads), model_state), metrics = jax.lax.scan(
+                accumulate, (zeros, model_state), parts
             )
-            return (jax.tree.map(jnp.add, sums, (total, grads)), model_state), metrics
+            metrics = merge_over_first_axis(metrics)
+        # All that must cross the devices does so together, once for each network and step.
+        sums = axis.psum_as_one((grads, dict(metrics), total, batch["mask"].sum()))
+        return *sums, model_state
 
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, net.params))
-        parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
-        ((total, grads), model_state), metrics = jax.lax.scan(
-            accumulate, (zeros, net.model_state), parts
-        )
-        metrics = merge_over_first_axis(metrics)
-
-    # All that must cross the devices does so together, once for each network and step.
-    grads, metrics, total, count = axis.psum_as_one(
-        (grads, dict(metrics), total, batch["mask"].sum())
+    grads, metrics, total, count, model_state = axis.per_device(of_the_batch, batch=2)(
+        net.params, net.model_state, batch, key
     )
+    grads = axis.divided(grads)
     grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0).astype(g.dtype), grads)
     updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
     params = optax.apply_updates(net.params, updates)

@@ -14,6 +14,7 @@ from jaxnets.data import Split, eval_batches, split_validation
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
+from jaxnets.parallel import whole
 from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
 
 __all__ = [
@@ -93,6 +94,7 @@ def make_predict(
     def predict(variables: PyTree, split: Split) -> tuple[np.ndarray, np.ndarray]:
         if not len(split):
             raise UserError("there is nothing to predict: the split holds no examples")
+        variables = whole(variables)
         parts = []
         for batch in eval_batches(split, batch_size):
             sums: Any = 0.0, 0.0
@@ -102,7 +104,7 @@ def make_predict(
                     a + np.float32(weight) * np.asarray(b)
                     for a, b in zip(sums, outputs, strict=True)
                 ]
-            parts.append([whole[batch["mask"]] for whole in sums])
+            parts.append([mean[batch["mask"]] for mean in sums])
         logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
         return logits, features
 
@@ -168,8 +170,8 @@ def make_sample(
         def latent(i: Array) -> Array:
             one = jax.random.fold_in(key, i)
             cut = jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
-            whole = jax.random.normal(one, (latent_size,))
-            return jnp.where(truncation > 0, truncation * cut, whole)
+            uncut = jax.random.normal(one, (latent_size,))
+            return jnp.where(truncation > 0, truncation * cut, uncut)
 
         latents = jax.vmap(latent)(index)
         return _apply(generator, variables, latents, labels if conditional else None)[0]
@@ -190,6 +192,7 @@ def make_sample(
         if not count:
             raise UserError("no samples were asked for; the count must be at least 1")
         size = min(batch_size, count)
+        variables = whole(variables)
         parts = []
         for start in range(0, count, size):
             index = np.arange(start, start + size)

@@ -16,7 +16,14 @@ from jaxnets.errors import UserError
 from jaxnets.files import read_json
 from jaxnets.interruption import Cut, Interrupted, Interruption
 from jaxnets.log import MetricLog, Progress, brief
-from jaxnets.parallel import Lazily, compile_step, replicate, take_feed
+from jaxnets.parallel import (
+    Lazily,
+    bytes_per_device,
+    compile_step,
+    place,
+    replicate,
+    take_feed,
+)
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.task import FitOptions, FitResult, Ranking, Task
@@ -72,7 +79,7 @@ class _Run:
             say=lambda text: self.progress.say(text),
         )
         self.progress = Progress(task.name, task.total_steps, task.pipeline.batch_size)
-        self.state = replicate(task.init(), mesh)
+        self.state = self._first_state()
         # What a run must remember across processes, kept beside its state.
         self.notes: dict[str, Any] = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
         self.notes |= {"train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
@@ -91,6 +98,11 @@ class _Run:
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
         with self.log, self.progress, self.interruption:
+            if self.options.shard_params:
+                size, devices = bytes_per_device(self.state) / 1e6, self.mesh.size
+                self.progress.say(
+                    f"{task.name}: the state takes {size:,.2f} MB on each of {devices} devices"
+                )
             if self.step:
                 self.progress.say(f"{task.name}: going on from step {self.step}")
             try:
@@ -180,6 +192,9 @@ class _Run:
             self._save(value)
         self.progress.leave_out(time.monotonic() - begin)
 
+    def _first_state(self) -> TrainState:
+        return place(self.task.init(), self.mesh, shard_params=self.options.shard_params)
+
     def _save(self, value: float | None = None) -> None:
         self.checkpoints.save(self.state, self.notes, value)
 
@@ -200,7 +215,7 @@ class _Run:
                 f"with --clip-norm, in a new run folder.{kept}"
             )
         if newest is None:
-            self.state = replicate(self.task.init(), self.mesh)
+            self.state = self._first_state()
         else:
             self._restore()
         self.notes.update(rollbacks=tried + 1, train_seconds=spent)
@@ -223,6 +238,7 @@ class _Run:
                 self.options.mode,
                 steps_per_call=len(made),
                 fetch=self.task.pipeline.fetch,
+                shard_params=self.options.shard_params,
             )
         return self._compiled[made]
 

@@ -10,13 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxnets import axis
 from jaxnets.descent import merge_over_first_axis
 from jaxnets.errors import UserError
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
-__all__ = ["CompiledStep", "Lazily", "Mode", "compile_step", "make_mesh", "replicate", "take_feed"]
+__all__ = [
+    "CompiledStep",
+    "Lazily",
+    "Mode",
+    "bytes_per_device",
+    "compile_step",
+    "make_mesh",
+    "place",
+    "replicate",
+    "take_feed",
+    "whole",
+]
 
 Mode = Literal["jit", "pmap"]
 
@@ -38,12 +50,14 @@ class CompiledStep:
       program: what `jax.jit` or `jax.pmap` made; its arguments are (state, `arrange(feed)`,
         source).
       arrange: brings a feed into the form that the program takes.
+      shard_params: whether the state is divided among the devices.
     """
 
     mesh: Mesh
     steps_per_call: int
     program: Any
     arrange: Callable[[PyTree], PyTree]
+    shard_params: bool = False
 
     def __call__(
         self, state: TrainState, feed: PyTree, source: PyTree = None
@@ -62,7 +76,7 @@ class CompiledStep:
         Arguments may be `jax.ShapeDtypeStruct`s. What `lower(...).compile()` gives is called with
         (state, `arrange(feed)`, source).
         """
-        return self.program.lower(state, self._arranged_shapes(feed), source)
+        return self.program.lower(self._placed_shapes(state), self._arranged_shapes(feed), source)
 
     def trace(
         self, state: TrainState, feed: PyTree, source: PyTree = None
@@ -70,7 +84,16 @@ class CompiledStep:
         """What comes before lowering, where it is a stage of its own; None under pmap."""
         shapes = self._arranged_shapes(feed)
         trace = getattr(self.program, "trace", None)
-        return None if trace is None else trace(state, shapes, source)
+        return None if trace is None else trace(self._placed_shapes(state), shapes, source)
+
+    def _placed_shapes(self, state: PyTree) -> PyTree:
+        if not self.shard_params:
+            return state
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            state,
+            _shares(state, self.mesh),
+        )
 
     def _arranged_shapes(self, feed: PyTree) -> PyTree:
         _check(feed, self.mesh, self.steps_per_call)
@@ -131,6 +154,52 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def place(state: PyTree, mesh: Mesh, *, shard_params: bool = False) -> PyTree:
+    """A state on the devices of a mesh, as `compile_step` with the same `shard_params` takes it.
+
+    Args:
+      state: arrays on any devices.
+      mesh: the devices.
+      shard_params: divide what is large in it (parameters, the optimiser's state, averages) among
+        the devices, each array along one axis; else all of it is whole on every device.
+    """
+    return jax.device_put(state, _shares(state, mesh)) if shard_params else replicate(state, mesh)
+
+
+def _shares(state: PyTree, mesh: Mesh) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, axis.share_of(leaf.shape, mesh.size)), state
+    )
+
+
+def whole(tree: PyTree) -> PyTree:
+    """The tree with every leaf that is divided among devices whole on each of them."""
+
+    def target(leaf: Any) -> NamedSharding | None:
+        where = getattr(leaf, "sharding", None)
+        if not isinstance(where, NamedSharding) or where.is_fully_replicated:
+            return None
+        return NamedSharding(where.mesh, PartitionSpec())
+
+    leaves, form = jax.tree.flatten(tree)
+    found = [
+        leaf if (where := target(leaf)) is None else jax.jit(jnp.copy, out_shardings=where)(leaf)
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(form, found)
+
+
+def bytes_per_device(tree: PyTree) -> int:
+    """What the arrays of a tree take of each device's memory."""
+
+    def size(leaf: Any) -> int:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
 def take_feed(pipeline: Any, first_step: int, steps: int) -> PyTree:
     """What a pipeline feeds to one call of a step that was compiled for so many steps a call.
 
@@ -153,6 +222,7 @@ def compile_step(
     *,
     steps_per_call: int = 1,
     fetch: Fetch | None = None,
+    shard_params: bool = False,
 ) -> CompiledStep:
     """Compiles a step for the devices of a mesh.
 
@@ -171,16 +241,22 @@ def compile_step(
       steps_per_call: K steps in one call, by `lax.scan`; saves K - 1 dispatches.
       fetch: makes the batch of one step, inside the compiled program, out of the resident
         `source` and that step's feed. Without it, what is fed is the batch.
+      shard_params: takes and gives a state that is divided among the devices (see `place`), for
+        networks whose parameters, optimiser state and averages are too large to be whole on each.
+        A step then gathers the parameters that it needs, and each device updates its share
+        (Rajbhandari et al. 2020, arXiv:1910.02054, stage 3). The numbers are the same.
 
     Returns:
       A function `(state, feed, source=None) -> (state, metrics)`, see `CompiledStep`.
 
     Raises:
-      UserError: for an unknown mode, and, when called, for a batch that the number of devices
-        does not divide.
+      UserError: for an unknown mode, for a divided state by "pmap", and, when called, for a batch
+        that the number of devices does not divide.
     """
     if mode not in get_args(Mode):
         raise UserError(f"unknown mode {mode!r}; known are {', '.join(get_args(Mode))}")
+    if shard_params and mode != "jit":
+        raise UserError(f'parameters are divided among devices by "jit" only, not by {mode!r}')
     if steps_per_call < 1:
         raise UserError(f"steps per call must be at least 1, got {steps_per_call}")
     made = [step] * steps_per_call if callable(step) else list(step)
@@ -208,8 +284,8 @@ def compile_step(
             first = last
         return state, merged
 
-    place = _by_jit if mode == "jit" else _by_pmap
-    return CompiledStep(mesh, steps_per_call, *place(call, mesh, batch_axis))
+    way = _by_pmap if mode == "pmap" else _divided_by_jit if shard_params else _by_jit
+    return CompiledStep(mesh, steps_per_call, *way(call, mesh, batch_axis), shard_params)
 
 
 def _check(feed: PyTree, mesh: Mesh, steps_per_call: int) -> None:
@@ -247,12 +323,29 @@ def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
         out_shardings=(on_mesh[0], on_mesh[0]),
         donate_argnums=0,
     )
+    return program, _global_feed(on_mesh[1])
 
+
+def _divided_by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
+
+    def on_global_arrays(state: TrainState, feed: PyTree, source: PyTree) -> Any:
+        with axis.on_global_arrays(mesh):
+            state, metrics = call(axis.divided(state), feed, source)
+            return axis.divided(state), jax.lax.with_sharding_constraint(metrics, whole)
+
+    # The state comes as `place` has put it, and goes as `divided` says: the same.
+    program = jax.jit(on_global_arrays, in_shardings=(None, split, whole), donate_argnums=0)
+    return program, _global_feed(split)
+
+
+def _global_feed(split: NamedSharding) -> Callable[[PyTree], PyTree]:
     def share(leaf: Any) -> Any:
-        return jax.make_array_from_process_local_data(on_mesh[1], np.asarray(leaf))
+        return jax.make_array_from_process_local_data(split, np.asarray(leaf))
 
     one_process = jax.process_count() == 1
-    return program, lambda feed: feed if one_process else jax.tree.map(share, feed)
+    return lambda feed: feed if one_process else jax.tree.map(share, feed)
 
 
 def _by_pmap(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:

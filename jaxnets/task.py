@@ -97,6 +97,8 @@ class FitOptions:
       mode: "jit" or "pmap".
       steps_per_call: steps that one call of the compiled program makes. What is done every so
         many steps is done at the end of the call in which they are reached.
+      shard_params: divide parameters, optimiser state and averages among the devices (see
+        `jaxnets.compile_step`).
       log_every: steps between records of training metrics.
       eval_every: steps between evaluations (and previews); 0 leaves all but the last out.
       save_every: steps between checkpoints; 0 leaves all but the last out.
@@ -110,6 +112,7 @@ class FitOptions:
 
     mode: Mode = "jit"
     steps_per_call: int = 1
+    shard_params: bool = False
     log_every: int = 50
     eval_every: int = 0
     save_every: int = 0
