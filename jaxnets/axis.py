@@ -13,7 +13,21 @@ import jax.numpy as jnp
 
 from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
 
-__all__ = ["example_index", "example_keys", "is_bound", "pmean", "psum", "psum_as_one"]
+__all__ = [
+    "GRADIENTS",
+    "MOMENTS",
+    "example_index",
+    "example_keys",
+    "is_bound",
+    "pmean",
+    "psum",
+    "psum_as_one",
+]
+
+#: Names under which the compiled program's text shows what crosses devices for a network's update,
+#: and what for its BatchNorms. All else that crosses them is a mistake, and shows as that.
+GRADIENTS = "gradients_and_metrics"
+MOMENTS = "batch_moments"
 
 
 def is_bound() -> bool:

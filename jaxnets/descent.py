@@ -106,9 +106,10 @@ def descend(
         metrics = merge_over_first_axis(metrics)
 
     # All that must cross the devices does so together, once for each network and step.
-    grads, metrics, total, count = axis.psum_as_one(
-        (grads, dict(metrics), total, batch["mask"].sum())
-    )
+    with jax.named_scope(axis.GRADIENTS):
+        grads, metrics, total, count = axis.psum_as_one(
+            (grads, dict(metrics), total, batch["mask"].sum())
+        )
     grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0).astype(g.dtype), grads)
     updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
     params = optax.apply_updates(net.params, updates)
