@@ -14,6 +14,7 @@ import tyro
 from experiments import common
 from experiments.benchmarks import (
     cases,
+    checkpoints,
     collectives,
     compare,
     input_rate,
@@ -88,6 +89,7 @@ Subcommand = (
     | Annotated[population.Population, tyro.conf.subcommand("population")]
     | Annotated[input_rate.Input, tyro.conf.subcommand("input")]
     | Annotated[startup.Startup, tyro.conf.subcommand("startup")]
+    | Annotated[checkpoints.Checkpoints, tyro.conf.subcommand("checkpoints")]
 )
 
 
@@ -137,6 +139,7 @@ RUN: dict[type, Callable[[Any], Any]] = {
     population.Population: population.run,
     input_rate.Input: input_rate.run,
     startup.Startup: startup.run,
+    checkpoints.Checkpoints: checkpoints.run,
 }
 
 
