@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks import cases, flops, machine, memory, paths, timing
+from experiments.benchmarks import cases, collectives, flops, machine, memory, paths, timing
 
 if TYPE_CHECKING:
     from jaxnets.parallel import CompiledStep
@@ -28,6 +28,7 @@ class Settings:
       min_seconds: least length of a window.
       plain: whether XLA's own convolutions are timed, and not those of `jaxnets.ops`.
       calls: steps a call to be compared.
+      link: between chips, for the estimate of weak scaling.
       peak_sizes: see `PEAK_SIZES`.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     min_seconds: float = 0.5
     plain: bool = False
     calls: Sequence[int] = ()
+    link: collectives.Link = collectives.LINK
     peak_sizes: Sequence[int] = PEAK_SIZES
 
 
@@ -82,7 +84,7 @@ def _measure(
         memory.check_fits(plan.peak * copies, memory.available(device), case.name)
     text = compiled.as_text()
     donation = memory.donation(text, shapes)
-    reduces = paths.all_reduces(text)
+    sent = collectives.per_step(collectives.read(text), settings.steps_per_call)
 
     say("warming up")
     work = cases.build(case)
@@ -133,7 +135,16 @@ def _measure(
         "loop_nests": [
             dataclasses.asdict(each) for each in paths.loop_nests(text, device.platform)
         ],
-        "all_reduces": dataclasses.asdict(reduces),
+        "collectives": {
+            "per_step": sent,
+            "least": collectives.least(shapes.nets) if mesh.size > 1 else {},
+            "weak_scaling": collectives.weak_scaling(
+                sent, step["median"], counted.total / mesh.size, settings.link
+            )
+            if mesh.size > 1
+            else [],
+            "link": dataclasses.asdict(settings.link),
+        },
         "calls": {str(steps): timing.spread(times[f"{steps} a call"]) for steps in settings.calls},
     }
 
