@@ -47,6 +47,8 @@ class Measuring:
     """How many devices to use; on a CPU they are made, and share its cores."""
     mode: Literal["jit", "pmap"] = "jit"
     """How the step goes onto the devices."""
+    shard_params: bool = False
+    """Divide parameters, optimiser state and averages among the devices (--mode jit)."""
     steps_per_call: int = 1
     """Training steps in one call of the compiled program."""
     calls: str | None = None
@@ -184,6 +186,8 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, got {value}")
     if config.against and config.rounds < 5:
         raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
+    if config.shard_params and (config.mode != "jit" or config.against):
+        raise UserError("--shard-params goes with --mode jit, and without --against")
     try:
         steps = [] if calls == "none" else sorted({int(part) for part in calls.split(",")})
     except ValueError:
@@ -193,6 +197,7 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
     return measure.Settings(
         devices=config.devices,
         mode=config.mode,
+        shard_params=config.shard_params,
         steps_per_call=config.steps_per_call,
         rounds=config.rounds,
         min_seconds=config.min_seconds,

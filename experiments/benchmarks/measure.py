@@ -23,6 +23,7 @@ class Settings:
     Attributes:
       devices: how many.
       mode: jit or pmap.
+      shard_params: whether the state is divided among the devices.
       steps_per_call: training steps in one call of the program.
       rounds: timed windows of each thing that is timed.
       min_seconds: least length of a window.
@@ -34,6 +35,7 @@ class Settings:
 
     devices: int = 1
     mode: str = "jit"
+    shard_params: bool = False
     steps_per_call: int = 1
     rounds: int = 7
     min_seconds: float = 0.5
@@ -112,6 +114,7 @@ def _measure(
         "case": {"kind": kind, **dataclasses.asdict(case)},
         "devices": settings.devices,
         "mode": settings.mode,
+        "shard_params": settings.shard_params,
         "steps_per_call": settings.steps_per_call,
         "plain": settings.plain,
         "seconds_before_steps": {
@@ -177,6 +180,7 @@ class Program:
             self.mesh,
             self.settings.mode,  # type: ignore[arg-type]
             steps_per_call=self.steps,
+            shard_params=self.settings.shard_params,
         )
 
     def compile(self) -> Any:

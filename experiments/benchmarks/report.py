@@ -82,7 +82,8 @@ def title(result: Result) -> str:
     """What sets a case apart from the others."""
     extra = []
     if result["devices"] > 1 or result["mode"] != "jit":
-        extra.append(f"{result['devices']} device(s) by {result['mode']}")
+        divided = ", state divided" if result.get("shard_params") else ""
+        extra.append(f"{result['devices']} device(s) by {result['mode']}{divided}")
     if result["steps_per_call"] > 1:
         extra.append(f"{result['steps_per_call']} steps a call")
     if result["plain"]:
