@@ -45,13 +45,18 @@ _HOMES = {
         "penalty",
     ],
     "jaxnets.metrics": [
+        "ClassMoments",
+        "InceptionScore",
+        "Judgement",
         "Mean",
         "Moments",
         "frechet_distance",
+        "intra_class_frechet",
         "kernel_distance",
         "manifold_scores",
         "memorisation",
         "nearest_neighbours",
+        "recognised",
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
@@ -98,13 +103,18 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         penalty,
     )
     from jaxnets.metrics import (
+        ClassMoments,
+        InceptionScore,
+        Judgement,
         Mean,
         Moments,
         frechet_distance,
+        intra_class_frechet,
         kernel_distance,
         manifold_scores,
         memorisation,
         nearest_neighbours,
+        recognised,
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import make_optimizer, make_schedule
