@@ -44,7 +44,20 @@ _HOMES = {
         "focal",
         "penalty",
     ],
-    "jaxnets.metrics": ["Mean", "Moments", "frechet_distance"],
+    "jaxnets.metrics": [
+        "ClassMoments",
+        "InceptionScore",
+        "Judgement",
+        "Mean",
+        "Moments",
+        "frechet_distance",
+        "intra_class_frechet",
+        "kernel_distance",
+        "manifold_scores",
+        "memorisation",
+        "nearest_neighbours",
+        "recognised",
+    ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
     "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "place", "replicate"],
@@ -89,7 +102,20 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         focal,
         penalty,
     )
-    from jaxnets.metrics import Mean, Moments, frechet_distance
+    from jaxnets.metrics import (
+        ClassMoments,
+        InceptionScore,
+        Judgement,
+        Mean,
+        Moments,
+        frechet_distance,
+        intra_class_frechet,
+        kernel_distance,
+        manifold_scores,
+        memorisation,
+        nearest_neighbours,
+        recognised,
+    )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import make_optimizer, make_schedule
     from jaxnets.parallel import Lazily, compile_step, make_mesh, place, replicate

@@ -1,0 +1,172 @@
+"""Kernel distance: against scikit-learn's kernel in float64, and its error against many draws."""
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics.pairwise import polynomial_kernel
+
+from jaxnets.errors import UserError
+from jaxnets.metrics import kernel_distance
+from jaxnets.parallel import make_mesh
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(37, 6)) + 0.4
+Y = 1.3 * RNG.normal(size=(50, 6))
+
+
+def kernels(x, y):
+    """The three matrices in float64; scikit-learn's default gamma is 1 / F."""
+    return [polynomial_kernel(a, b, degree=3, coef0=1) for a, b in ((x, x), (y, y), (x, y))]
+
+
+def unbiased(x, y):
+    within = [k[~np.eye(len(k), dtype=bool)].mean() for k in kernels(x, y)[:2]]
+    return sum(within) - 2 * kernels(x, y)[2].mean()
+
+
+def variance_by_tuples(x, y):
+    """Every expectation as a mean over tuples of distinct examples, written out one by one."""
+    kxx, kyy, kxy = kernels(x, y)
+
+    def own(k):
+        def over(count, value):
+            return np.mean([value(*i) for i in itertools.permutations(range(len(k)), count)])
+
+        share = over(3, lambda a, b, c: k[a, b] * k[a, c])
+        apart = over(4, lambda a, b, c, d: k[a, b] * k[c, d])
+        return share, apart, over(2, lambda a, b: k[a, b] ** 2) - 2 * share + apart
+
+    def cross(k):
+        n, m = k.shape
+        rows = list(itertools.permutations(range(n), 2))
+        columns = list(itertools.permutations(range(m), 2))
+        by_x = np.mean([k[i, a] * k[i, b] for i in range(n) for a, b in columns])
+        by_y = np.mean([k[i, a] * k[j, a] for i, j in rows for a in range(m)])
+        apart = np.mean([k[i, a] * k[j, b] for i, j in rows for a, b in columns])
+        return by_x, by_y, apart, np.mean(k**2) - by_x - by_y + apart
+
+    def witness(k, kc, share, apart, by, apart_cross):
+        n, m = kc.shape
+        mixed = np.mean(
+            [k[i, j] * kc[i, a] for i, j in itertools.permutations(range(n), 2) for a in range(m)]
+        )
+        product = np.mean(
+            [
+                k[i, j] * kc[h, a]
+                for i, j, h in itertools.permutations(range(n), 3)
+                for a in range(m)
+            ]
+        )
+        return share - 2 * mixed + by - (apart - 2 * product + apart_cross)
+
+    n, m = kxy.shape
+    (sx, ax, vx), (sy, ay, vy), (bx, by, ac, vc) = own(kxx), own(kyy), cross(kxy)
+    first = 4 / n * witness(kxx, kxy, sx, ax, bx, ac) + 4 / m * witness(kyy, kxy.T, sy, ay, by, ac)
+    second = 2 * vx / (n * (n - 1)) + 2 * vy / (m * (m - 1)) + 4 * vc / (n * m)
+    return max(first, 0) + max(second, 0)
+
+
+@pytest.mark.parametrize("block", [2048, 16, 7])
+def test_distance_is_that_of_scikit_learns_kernel_whatever_the_blocks(block):
+    found = kernel_distance(X, Y, block=block)
+    np.testing.assert_allclose(found.value, unbiased(X, Y), rtol=2e-5)
+    assert (found.samples, found.reference) == (37, 50)
+    np.testing.assert_allclose(found.standard_error, kernel_distance(X, Y).standard_error, 1e-4)
+
+
+def test_distance_is_symmetric_and_blind_to_order():
+    found = kernel_distance(X, Y)
+    for other in (kernel_distance(Y, X), kernel_distance(X[::-1], RNG.permutation(Y))):
+        np.testing.assert_allclose(other.value, found.value, rtol=1e-5)
+        np.testing.assert_allclose(other.standard_error, found.standard_error, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6), (7, 4)])
+def test_variance_is_the_mean_over_all_tuples(sizes):
+    x, y = X[: sizes[0]], 1.5 * Y[: sizes[1]] + 1.0
+    found = kernel_distance(x, y).standard_error
+    np.testing.assert_allclose(found, np.sqrt(variance_by_tuples(x, y)), rtol=1e-4)
+
+
+def test_devices_share_the_rows():
+    found = kernel_distance(X, Y, mesh=make_mesh(4), block=16)
+    np.testing.assert_allclose(found.value, unbiased(X, Y), rtol=2e-5)
+    np.testing.assert_allclose(found.standard_error, kernel_distance(X, Y).standard_error, 1e-4)
+
+
+@pytest.mark.parametrize("scale,shift", [(1e-3, 0.0), (30.0, 0.0), (1.0, 50.0), (1e8, 0.0)])
+def test_precision_at_other_scales(scale, shift):
+    x, y = scale * X + shift, scale * Y + shift
+    found = kernel_distance(x, y)
+    typical = kernels(x, y)[2].mean()
+    assert abs(found.value - unbiased(x, y)) < 2e-6 * abs(typical)
+    assert np.isfinite(found.standard_error) and found.standard_error >= 0
+
+
+def moment_tensors(mean, deviation):
+    """First three moments of a Gaussian with independent coordinates of one deviation."""
+    eye = deviation**2 * np.eye(len(mean))
+    second = np.multiply.outer(mean, mean) + eye
+    third = np.multiply.outer(np.multiply.outer(mean, mean), mean)
+    for text in ("ab,c->abc", "ac,b->abc", "bc,a->abc"):
+        third = third + np.einsum(text, eye, mean)
+    return mean, second, third
+
+
+def true_distance(a, b):
+    """Of two Gaussians: the cube, multiplied out, is of products of their moments."""
+    dims = len(a[0])
+    gaps = [p - q for p, q in zip(moment_tensors(*a), moment_tensors(*b), strict=True)]
+    weights = [3 / dims, 3 / dims**2, 1 / dims**3]
+    return sum(w * np.square(gap).sum() for w, gap in zip(weights, gaps, strict=True))
+
+
+@pytest.mark.parametrize("shift,deviation", [(0.0, 1.0), (0.5, 1.0), (0.0, 1.4)])
+def test_two_standard_errors_hold_the_truth_in_nineteen_of_twenty_draws(shift, deviation):
+    rng = np.random.default_rng(1)
+    dims, draws = 8, 400
+    a, b = (np.full(dims, shift), deviation), (np.zeros(dims), 1.0)
+    truth = true_distance(a, b)
+
+    def draw(of, count):
+        return of[0] + of[1] * rng.normal(size=(count, dims))
+
+    found = [kernel_distance(draw(a, 60), draw(b, 90)) for _ in range(draws)]
+    values = np.array([one.value for one in found])
+    errors = np.array([one.standard_error for one in found])
+    alike = a[1] == b[1] and not shift
+    assert (truth == 0) == alike
+    # Without bias, also where the truth is 0.
+    assert abs(values.mean() - truth) < 3.5 * values.std() / np.sqrt(draws)
+    # The error is the deviation over draws: neither that times the square root of 2, nor half.
+    ratio = np.sqrt(np.square(errors).mean()) / values.std()
+    assert (0.9 if alike else 0.85) < ratio < (1.3 if alike else 1.15)
+    covered = (np.abs(values - truth) < 1.96 * errors).mean()
+    assert covered > 0.94 if alike else 0.89 < covered < 0.97
+
+
+def test_two_copies_of_a_set_differ_by_their_examples_distance_to_themselves_alone():
+    kernel = kernels(X, X)[0]
+    apart = kernel[~np.eye(37, dtype=bool)].mean()
+    expected = 2 * (apart - np.diag(kernel).mean()) / 37
+    assert expected < 0
+    np.testing.assert_allclose(kernel_distance(X, X).value, expected, rtol=1e-5)
+    more = np.random.default_rng(2).normal(size=(2000, 6))
+    assert abs(kernel_distance(more, more).value) < 0.02
+
+
+def test_errors():
+    with pytest.raises(UserError, match="of 3 samples"):
+        kernel_distance(X[:3], Y)
+    with pytest.raises(UserError, match="of 3 reference images"):
+        kernel_distance(X, Y[:3])
+    with pytest.raises(UserError, match=r"features of 5 \(the samples\) and of 6"):
+        kernel_distance(X[:, :5], Y)
+    for bad in (np.nan, np.inf, 1e20):
+        with pytest.raises(UserError, match="of the samples hold NaN or numbers beyond"):
+            kernel_distance(np.where(X > 1, bad, X), Y)
+    with pytest.raises(UserError, match="blocks of 0 rows"):
+        kernel_distance(X, Y, block=0)
+    with pytest.raises(ValueError, match=r"\[N, F\]"):
+        kernel_distance(X[0], Y)
