@@ -24,6 +24,7 @@ from experiments import (
     sample,
 )
 from experiments.benchmarks import bench
+from experiments.chaos import chaos
 
 Command = (
     Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
@@ -34,6 +35,7 @@ Command = (
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
+    | Annotated[chaos.Chaos, tyro.conf.subcommand("chaos")]
     | Annotated[listing.List, tyro.conf.subcommand("list")]
 )
 
@@ -50,6 +52,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     listing.List: listing.run,
     reproduce.Reproduce: reproduce.run,
     bench.Bench: bench.run,
+    chaos.Chaos: chaos.run,
 }
 
 
