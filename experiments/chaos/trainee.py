@@ -17,11 +17,11 @@ from pathlib import Path
 from experiments.chaos.faults import Moment
 
 _TINY = (
-    "--data digits --epochs 2.5 --batch-size 16 --steps-per-call 2 --log-every 8 --save-every 0.1"
+    "--data digits --epochs 1.2 --batch-size 16 --steps-per-call 2 --log-every 8 --save-every 0.1"
     " --eval-every 1"
 )
 
-#: The runs that are struck: a CNN and a GAN so small that a step takes milliseconds, with some 25
+#: The runs that are struck: a CNN and a GAN so small that a step takes milliseconds, with a dozen
 #: saves and a few evaluations, so that every moment of a run's life comes up.
 RUNS: dict[str, tuple[str, ...]] = {
     "classify": tuple(shlex.split(f"classify {_TINY} --network lenet5 --width 0.5")),
