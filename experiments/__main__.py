@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -22,6 +24,7 @@ from experiments import (
     sample,
 )
 from experiments.benchmarks import bench
+from experiments.chaos import chaos
 
 Command = (
     Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
@@ -32,8 +35,11 @@ Command = (
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
+    | Annotated[chaos.Chaos, tyro.conf.subcommand("chaos")]
     | Annotated[listing.List, tyro.conf.subcommand("list")]
 )
+
+_GRACE_SECONDS = 8.0  # from a signal to the end of a command that has nothing to save
 
 _RUN: dict[type, Callable[[Any], Any]] = {
     quickstart.Quickstart: quickstart.run,
@@ -46,6 +52,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     listing.List: listing.run,
     reproduce.Reproduce: reproduce.run,
     bench.Bench: bench.run,
+    chaos.Chaos: chaos.run,
 }
 
 
@@ -69,12 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = parse(arguments)
-    from jaxnets.errors import UserError
+    from jaxnets.interruption import Watchdog
 
     common.begin_command(arguments)
     sys.unraisablehook = _report_unraisable
     try:
-        _heed_termination()
+        with Watchdog(_GRACE_SECONDS, _last_words), _heeding_termination():
+            return _run(command)
+    except (_Terminated, KeyboardInterrupt) as error:
+        signum = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        print(_last_words(signum), file=sys.stderr)
+        return 128 + signum
+
+
+def _run(command: Any) -> int:
+    """Runs a command, and turns an error that ended it into an exit code and a sentence."""
+    from jaxnets.errors import UserError
+    from jaxnets.interruption import Interrupted
+
+    try:
         if getattr(command, "compilation_cache", False):
             common.enable_compilation_cache()
         code = _RUN[type(command)](command)
@@ -85,19 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         place = f" {error.filename}" if error.filename else ""
         return _fail(f"cannot read or write{place}: {error.strerror}")
-    except _Terminated:
-        print(f"terminated{_how_to_go_on()}", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on()}", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        from jaxnets.interruption import (
-            Interrupted,  # only here: it brings jax, and help must be quick
-        )
-
-        if not isinstance(error, Interrupted):
-            raise
+    except Interrupted as error:
         print(f"{error}{_how_to_go_on()}", file=sys.stderr)
         return 128 + error.signum
     return code if isinstance(code, int) else 0
@@ -107,17 +115,36 @@ class _Terminated(BaseException):
     """SIGTERM, outside the training loop."""
 
 
-def _heed_termination() -> None:
+@contextlib.contextmanager
+def _heeding_termination() -> Iterator[None]:
     """Makes SIGTERM end the command as Ctrl-C does; in the loop, the loop sees to it."""
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-        def terminate(signum: int, frame: Any) -> None:
-            raise _Terminated
+    def terminate(signum: int, frame: Any) -> None:
+        raise _Terminated
 
-        signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:  # what is left to do is Python's own, which it would do with a traceback
+        signal.signal(signal.SIGTERM, before)
+
+
+def _last_words(signum: int) -> str:
+    """Said where a call under way, or a destructor, kept a signal from ending the command."""
+    how = "interrupted" if signum == signal.SIGINT else "terminated"
+    return f"{how}{_how_to_go_on()}"
 
 
 def _report_unraisable(unraisable: Any) -> None:
+    if isinstance(unraisable.exc_value, (_Terminated, KeyboardInterrupt)):
+        # A destructor was running, which loses exceptions: the signal comes again, a moment later.
+        term = isinstance(unraisable.exc_value, _Terminated)
+        signum = signal.SIGTERM if term else signal.SIGINT
+        threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+        return
     # A checkpoint that could not be written leaves callbacks to an event loop that is gone, and
     # each of them would print a traceback before the one sentence that says what happened.
     if str(unraisable.exc_value) != "Event loop is closed":

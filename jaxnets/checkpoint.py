@@ -115,7 +115,10 @@ class Checkpoints:
     ) -> None:
         if error is None:
             self.wait()
-        self._manager.close()
+            self._manager.close()
+        else:  # closing waits for the save under way, whose failure would hide what is known
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, the oldest first, damaged ones included."""
@@ -230,6 +233,8 @@ class Checkpoints:
         """
         self.wait()
         order = self.steps()[::-1]
+        if order and (newest := self._newest_saved()) > order[0]:
+            self.damaged[newest] = "it is gone"
         if best:
             order = [*(ranked := self._ranked(order)), *(s for s in order if s not in ranked)]
         for step in order:
@@ -243,6 +248,13 @@ class Checkpoints:
                 self._set_aside(later_than=step)
             return found
         raise UserError(self._nothing_good())
+
+    def _newest_saved(self) -> int:
+        """The newest step that was known to be whole, which may be gone; -1 if none is known."""
+        try:
+            return int(read_json(self._index)["latest"])
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            return -1
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         folder = self.directory / str(step)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Cut", "Interrupted", "Interruption"]
+__all__ = ["Cut", "Interrupted", "Interruption", "Watchdog"]
 
 
 class Interrupted(Exception):
@@ -28,12 +28,66 @@ class Cut(BaseException):
     """A signal came in work that may be left where it stands (see `Interruption.cuttable`)."""
 
 
+class Watchdog:
+    """Ends the process some seconds after SIGINT or SIGTERM, if nothing else has.
+
+    A signal handler of Python waits for the call under way, and compiling a large network may take
+    minutes; and an exception that it raises may be lost, as in a destructor. So there is a thread
+    that is woken by the signal itself.
+    """
+
+    def __init__(self, grace_seconds: float, last_words: Callable[[int], str]):
+        """Sets it up; `with` makes it work.
+
+        Args:
+          grace_seconds: what the process gets from the first signal on.
+          last_words: signal -> what is said before the process is ended.
+        """
+        self._grace, self._last_words = grace_seconds, last_words
+        self._done = threading.Event()
+        self._ends: tuple[socket.socket, ...] = ()
+        self._wakeup = -1
+
+    def __enter__(self) -> "Watchdog":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets only the main thread have handlers
+        self._ends = socket.socketpair()
+        for end in self._ends:
+            end.setblocking(False)
+        self._ends[0].setblocking(True)
+        self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True, name="signal watchdog").start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        if self._ends:
+            signal.set_wakeup_fd(self._wakeup)
+            self._ends[1].close()  # the thread reads the end of it and goes
+            self._ends = ()
+
+    def _watch(self) -> None:
+        reader = self._ends[0]
+        with reader:
+            while True:
+                try:
+                    woken = reader.recv(1)
+                except OSError:
+                    return
+                if not woken:
+                    return
+                if woken[0] in (signal.SIGINT, signal.SIGTERM):
+                    break
+            if self._done.wait(self._grace):
+                return
+            os.write(2, f"{self._last_words(woken[0])}\n".encode())
+            os._exit(128 + woken[0])
+
+
 class Interruption:
     """Collects SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once.
 
-    A signal handler of Python waits for the call under way, and compiling a large network may take
-    minutes, so there is a watchdog too: a thread that is woken by the signal itself, and that ends
-    the process if nothing else has.
+    A `Watchdog` ends the process if nothing else has.
 
     Attributes:
       caught: the signals that came, in their order.
@@ -47,34 +101,22 @@ class Interruption:
           last_words: signal -> what the watchdog says before it ends the process.
         """
         self.caught: list[int] = []
-        self._grace, self._last_words = grace_seconds, last_words
+        self._watchdog = Watchdog(grace_seconds, last_words)
         self._may_cut = False
-        self._done = threading.Event()
         self._before: dict[int, Any] = {}
-        self._ends: tuple[socket.socket, ...] = ()
-        self._wakeup = -1
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets only the main thread have handlers
+        self._watchdog.__enter__()
         numbers = (signal.SIGINT, signal.SIGTERM)
-        self._ends = socket.socketpair()
-        for end in self._ends:
-            end.setblocking(False)
-        self._ends[0].setblocking(True)
-        self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, daemon=True, name="signal watchdog").start()
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._done.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._ends:
-            signal.set_wakeup_fd(self._wakeup)
-            self._ends[1].close()  # the watchdog reads the end of it and goes
-            self._ends = ()
+        self._watchdog.__exit__()
 
     @contextmanager
     def cuttable(self) -> Iterator[None]:
@@ -94,20 +136,3 @@ class Interruption:
         if self._may_cut:
             self._may_cut = False
             raise Cut
-
-    def _watch(self) -> None:
-        reader = self._ends[0]
-        with reader:
-            while True:
-                try:
-                    woken = reader.recv(1)
-                except OSError:
-                    return
-                if not woken:
-                    return
-                if woken[0] in (signal.SIGINT, signal.SIGTERM):
-                    break
-            if self._done.wait(self._grace):
-                return
-            os.write(2, f"{self._last_words(woken[0])}\n".encode())
-            os._exit(128 + woken[0])

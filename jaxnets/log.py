@@ -1,16 +1,23 @@
 """What a run leaves to read: metrics as JSON lines and TensorBoard events, progress on screen."""
 
+import contextlib
 import json
 import math
 import os
+import socket
 import sys
 import time
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from jaxnets.errors import UserError
+
 __all__ = ["MetricLog", "Progress", "read_records"]
+
+_FLUSH_SECONDS = 60.0  # between flushes of TensorBoard's events, which wait for the disk
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -47,7 +54,7 @@ class MetricLog:
         fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(fresh, path)
         self._file = path.open("a")
-        self._board = _summary_writer()(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._board = _Board(folder / "tensorboard", purge_step=resume_step + 1)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -58,11 +65,20 @@ class MetricLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        if error is None:
+            self._close()
+            return
+        # What could not be written can't be written now either, and why is said already.
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _close(self) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+            self._board.close()
+        except OSError as failure:
+            raise self._unwritten(failure) from failure
 
     def rewind(self, step: int) -> None:
         """Drops the records of later steps: the run has gone back and will write them again."""
@@ -70,18 +86,65 @@ class MetricLog:
         self._open(step)
 
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
-        """Adds one record, `{"split": ..., "step": ..., **values}`."""
+        """Adds one record, `{"split": ..., "step": ..., **values}`.
+
+        Raises:
+          UserError: if it can't be written.
+        """
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if finite[name] is None:
-                continue
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        try:
+            self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if finite[name] is not None:
+                    self._board.add(f"{split}/{name}", value, step)
+        except OSError as failure:
+            raise self._unwritten(failure) from failure
+
+    def _unwritten(self, failure: OSError) -> UserError:
+        return UserError(
+            f"the metrics of the run could not be written in {self._folder} "
+            f"({failure.strerror or failure}); put that right and run the same command again to "
+            "go on from the last good checkpoint"
+        )
 
 
-def _summary_writer() -> Any:
-    """TensorBoard's writer, without PyTorch.
+class _Board:
+    """Events for TensorBoard, written by whoever adds them.
+
+    tensorboardX has a thread do it, which gets them through a queue of ten. Where the disk is full
+    that thread dies of it, with a traceback, and whoever adds the eleventh number waits for ever.
+    """
+
+    def __init__(self, folder: Path, *, purge_step: int):
+        self._parts = _tensorboard()
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._file = self._parts.RecordWriter(str(folder / name))
+        self._next_flush = 0.0
+        self._add(file_version="brain.Event:2")
+        start = self._parts.SessionLog(status=self._parts.SessionLog.START)
+        self._add(step=purge_step, session_log=start)  # drops what was shown of later steps
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Adds one number of a curve."""
+        self._add(step=step, summary=self._parts.scalar(name, value))
+        if time.monotonic() > self._next_flush:
+            self._file.flush()
+            self._next_flush = time.monotonic() + _FLUSH_SECONDS
+
+    def _add(self, **fields: Any) -> None:
+        event = self._parts.Event(wall_time=time.time(), **fields)
+        self._file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        self._file.close()
+
+
+def _tensorboard() -> Any:
+    """The parts of tensorboardX that write events, without PyTorch.
 
     Where PyTorch is installed, tensorboardX imports it for a type annotation, and that takes
     longer (1.4 s on a CPU, more with CUDA) than the rest of a start.
@@ -90,11 +153,15 @@ def _summary_writer() -> Any:
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]  # so its import fails
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
     finally:
         if hide:
             del sys.modules["torch"]
-    return SummaryWriter
+    return types.SimpleNamespace(
+        RecordWriter=RecordWriter, Event=Event, SessionLog=SessionLog, scalar=scalar
+    )
 
 
 class Progress:

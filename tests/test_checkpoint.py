@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import chex
@@ -234,6 +235,36 @@ def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path, qui
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 1
         assert_same(checkpoints.restore(state(size=big))[0], good)
+
+
+def test_a_newest_checkpoint_that_is_gone_is_said(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state(step))
+    told = []
+    with Checkpoints(tmp_path / "c", say=told.append) as checkpoints:
+        assert int(checkpoints.restore(state())[0].step) == 3
+    assert not told
+    shutil.rmtree(tmp_path / "c" / "3")
+    with Checkpoints(tmp_path / "c", say=told.append) as checkpoints:
+        assert int(checkpoints.restore(state(), repair=True)[0].step) == 2
+    (sentence,) = told
+    assert "step 3" in sentence and "it is gone; using step 2" in sentence
+
+
+@noisy
+def test_a_save_that_fails_hides_no_other_error(tmp_path, quiet, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    def save_and_fall():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state(1))
+            raise RuntimeError("the reason")
+
+    monkeypatch.setattr("jaxnets.checkpoint.write_manifest", fail)
+    with pytest.raises(RuntimeError, match="the reason"):
+        save_and_fall()
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch):

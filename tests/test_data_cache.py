@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,29 @@ def test_two_processes_may_prepare_the_same_data():
 
     assert cached("key", "mine", rival).name == "mine"
     assert [path.name for path in (cache_dir() / "arrays").iterdir()] == ["key"]
+
+
+def test_two_processes_may_prepare_a_set_that_ships(cache):
+    """Through TensorFlow Datasets, which does not see to it."""
+    code = "from jaxnets import data; print(len(data.load('digits').splits['train']))"
+    environment = {
+        **os.environ,
+        "JAXNETS_CACHE": str(cache),
+        "PYTHONPATH": os.pathsep.join(map(str, sys.path)),
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [text.split()[-1] for text in said] == ["1438", "1438"]
 
 
 def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():

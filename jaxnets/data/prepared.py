@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from jaxnets.data.cache import Staging, cache_dir, cached
@@ -61,7 +62,13 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                 builder.download_and_prepare()
                 return _read(builder, name, staging, image_size=None, channels=None), 0
 
-    return cached(key, name, build)
+    def build_alone(staging: Staging) -> tuple[tuple[str, ...], int]:
+        # TensorFlow Datasets fails in the second of two processes that prepare a set at once.
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f"{name}.lock"):
+            return build(staging)
+
+    return cached(key, name, build_alone)
 
 
 def load_tfds(

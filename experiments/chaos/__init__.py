@@ -1,0 +1,1 @@
+"""Faults in real training runs, and whether the runs survive them."""

@@ -1,0 +1,155 @@
+"""Damage that `chaos` does to checkpoints: that it is done, and that what loads it is caught."""
+
+import dataclasses
+import gc
+import json
+import random
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import tiny
+from experiments.chaos import corruption, damage
+from experiments.chaos.faults import last_line
+from experiments.chaos.trainee import Stage
+from jaxnets import parallel
+from jaxnets.checkpoint import Checkpoints
+
+#: Orbax leaves coroutines behind when a read fails, and Python complains of them.
+noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def quiet():
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """Two steps' folders, of the shape of checkpoints."""
+    rng = random.Random(0)
+    for step in ("4", "6"):
+        for name in ("manifest.json", "state/d/a", "state/d/b", "state/_METADATA", "notes/x"):
+            path = tmp_path / step / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(rng.randbytes(rng.randrange(100, 9000)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", damage.DAMAGES)
+def test_damage_changes_the_files_and_follows_from_its_seed(kind, steps, tmp_path_factory):
+    before = damage.content(steps)
+    other = tmp_path_factory.mktemp("other")
+    for name, data in before.items():
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        (other / name).write_bytes(data)
+    said = [damage.damage(kind, place, 6, random.Random(5)) for place in (steps, other)]
+    assert said[0] == said[1]
+    after = damage.content(steps)
+    assert after != before and after == damage.content(other)
+    if kind in damage.ALONE:
+        kept = {n: d for n, d in before.items() if n.startswith("4/")}
+        assert kept == {n: d for n, d in after.items() if n.startswith("4/")}
+
+
+def test_damage_that_changes_nothing_is_an_error(steps, monkeypatch):
+    monkeypatch.setitem(damage.DAMAGES, "nothing", lambda place, rng: "nothing done")
+    with pytest.raises(AssertionError, match="has changed nothing"):
+        damage.damage("nothing", steps, 6, random.Random(0))
+
+
+@pytest.fixture(scope="module")
+def aim(tmp_path_factory):
+    """Checkpoints of two steps of a tiny run."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    about = {"experiment": "classify"}
+    mesh = parallel.make_mesh(1)
+    first, _ = tiny.classifier()
+    states = {
+        step: parallel.replicate(
+            dataclasses.replace(
+                first,
+                step=jnp.asarray(step, jnp.int32),
+                nets=jax.tree.map(lambda a, step=step: a + a.dtype.type(step), first.nets),
+            ),
+            mesh,
+        )
+        for step in (4, 6)
+    }
+    notes = {step: {"best": step / 10} for step in states}
+    with Checkpoints(folder, about=about) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(state, notes[step])
+    good = {step: (corruption.bits(state), notes[step]) for step, state in states.items()}
+    return corruption.Target(folder, about, parallel.replicate(first, mesh), good)
+
+
+@noisy
+@pytest.mark.parametrize("kind", damage.DAMAGES)
+@pytest.mark.parametrize("index", [0, 1])
+def test_no_damage_is_loaded_as_good(kind, index, aim, tmp_path, quiet):
+    told = []
+    stage = Stage(tmp_path, told.append)
+    for seed in range(3):
+        fault = corruption.strike(
+            stage, aim, corruption.Damage("classify", ((kind, index),), seed), seed
+        )
+        assert fault.lost is None, (fault.what, fault.lost)
+        assert fault.outcome.startswith(("refused", "passed over", "step 6 loaded, to the bit"))
+    assert not told and not list(tmp_path.glob("corrupted-*"))
+
+
+@noisy
+def test_two_damaged_steps_are_refused(aim, tmp_path, quiet):
+    kinds = (("flipped bit of an array", 0), ("missing file", 1))
+    fault = corruption.strike(
+        Stage(tmp_path, print), aim, corruption.Damage("classify", kinds, 0), 1
+    )
+    assert fault.outcome.startswith("refused: no checkpoint in") and fault.lost is None
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Checkpoints as Orbax reads them: nothing is compared with what was saved."""
+    monkeypatch.setattr(
+        "jaxnets.checkpoint.read_manifest",
+        lambda folder, step: json.loads((folder / "manifest.json").read_text()),
+    )
+    monkeypatch.setattr("jaxnets.checkpoint.array_sums", lambda tree: dict)
+
+
+@noisy
+def test_wrong_arrays_are_seen_to_be_lost(aim, tmp_path, unchecked, quiet):
+    told = []
+    done = corruption.Damage("classify", (("state of another step", 0),), 1)
+    fault = corruption.strike(Stage(tmp_path, told.append), aim, done, 1)
+    assert fault.lost is not None
+    assert fault.folder == tmp_path / "corrupted-classify-1" and fault.folder.is_dir()
+    assert "LOST" in told[0] and last_line([fault]) == "1 faults, 0 survived, 1 lost"
+
+
+def test_a_step_passed_over_in_silence_is_lost(aim, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_report", lambda self, step: None)
+    done = corruption.Damage("classify", (("truncated file", 0),), 1)
+    fault = corruption.strike(Stage(tmp_path, print), aim, done, 1)
+    assert fault.lost == "an older step was used, and nothing was said"
+
+
+def test_another_error_than_a_users_is_lost(aim, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise KeyError("leaves")
+
+    monkeypatch.setattr("jaxnets.checkpoint.read_manifest", fail)
+    done = corruption.Damage("classify", (("truncated file", 0),), 1)
+    fault = corruption.strike(Stage(tmp_path, print), aim, done, 1)
+    assert fault.lost == "restoring raised KeyError: 'leaves'"
+
+
+def test_a_restore_that_hangs_is_lost(monkeypatch):
+    event = threading.Event()
+    outcome, why = corruption._within(0.05, lambda: (event.wait(20), None))
+    event.set()
+    assert outcome == "failed" and why == "restoring did not end within 0 s: it hung"

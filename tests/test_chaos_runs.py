@@ -1,0 +1,96 @@
+"""`chaos` on real training runs: a few faults of each kind, and one that must be seen as lost."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.chaos import chaos, devices, signals
+from experiments.chaos.faults import Chain, Moment
+from experiments.chaos.trainee import RUNS, Stage
+from experiments.chaos.undisturbed import make_reference
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    stage = Stage(tmp_path_factory.mktemp("chaos"), lambda text: print(text, flush=True))
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="module")
+def reference(stage):
+    """The CNN's run, undisturbed: half as long as the command's own."""
+    line = list(RUNS["classify"])
+    line[line.index("--epochs") + 1] = "1.2"
+    return make_reference(stage, "classify", line)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(stage, reference):
+    moments = (Moment("start", 0.6), Moment("save", 0.3), Moment("train", 0.5))
+    faults = signals.Killer(stage, reference).strike(Chain("kills", "classify", 1, moments))
+    assert [(fault.outcome, fault.lost) for fault in faults] == [("killed", None)] * 3
+
+
+def test_a_run_that_is_told_to_end_is_gone_and_goes_on(stage, reference):
+    chain = Chain("terms", "classify", 1, (Moment("train", 0.2),))
+    (fault,) = signals.Terminator(stage, reference).strike(chain)
+    assert fault.lost is None and 0 < fault.seconds < signals.TERM_SECONDS
+
+
+def test_a_checkpoint_loaded_wrongly_makes_the_command_fail(
+    cli, workplace, stage, reference, monkeypatch
+):
+    monkeypatch.setattr(chaos, "make_reference", lambda stage, name, arguments: reference)
+    line = ["chaos", "--only", "corruptions", "--of", "classify", "--corruptions", 12]
+    monkeypatch.setenv("JAXNETS_CACHE", str(stage.cache))
+    code, out, _ = cli(*line)
+    assert code == 0 and out.splitlines()[-1] == "12 faults, 12 survived, 0 lost"
+    # Now as Orbax alone would have it: nothing is compared with what was saved.
+    monkeypatch.setattr(
+        "jaxnets.checkpoint.read_manifest",
+        lambda folder, step: json.loads((folder / "manifest.json").read_text()),
+    )
+    monkeypatch.setattr("jaxnets.checkpoint.array_sums", lambda tree: dict)
+    code, out, _ = cli(*line, "--folder", "kept")
+    last = out.splitlines()[-1]
+    assert code == 1 and last.startswith("12 faults, ") and not last.endswith(" 0 lost")
+    assert list((workplace / "kept").glob("corrupted-*"))
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_otherwise_is_seen(stage, reference):
+    """Another seed stands for a run that is not resumed rightly."""
+    other = dataclasses.replace(reference, arguments=(*reference.arguments, "--seed", "1"))
+    chain = Chain("kills", "classify", 9, (Moment("train", 0.5),))
+    (fault,) = signals.Killer(stage, other).strike(chain)
+    assert "arrays differ" in fault.lost and (fault.folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_eight_devices_by_pmap(stage, reference):
+    one, eight = devices.Leg(1, "jit"), devices.Leg(8, "pmap")
+    change = devices.Change(one, eight, Moment("train", 0.4))
+    mover = devices.Mover(stage, reference)
+    (fault,) = mover.strike(Chain("devices", "classify", 1, (change,)))
+    assert fault.lost is None and 0 < mover.worst < devices.TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_short_form_loses_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "chaos", "--json", "chaos.json"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    left = json.loads((tmp_path / "chaos.json").read_text())
+    count = len(left["faults"])
+    assert done.stdout.splitlines()[-1] == f"{count} faults, {count} survived, 0 lost"
+    assert {fault["kind"] for fault in left["faults"]} == set(chaos.COUNTS)

@@ -1,0 +1,94 @@
+"""What a run leaves to read: whole, readable by TensorBoard, and never a reason to hang."""
+
+import contextlib
+import json
+import resource
+import struct
+
+import pytest
+
+from jaxnets.errors import UserError
+from jaxnets.log import MetricLog
+
+
+def events(folder):
+    """The events of a run's only file of them, read by the format's description."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (path,) = (folder / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])  # then its checksum, the event, and its checksum
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """Stands for a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_tensorboard_gets_every_finite_number(tmp_path):
+    with MetricLog(tmp_path, resume_step=6) as log:
+        log.write("train", 8, {"loss": 0.5, "accuracy": float("nan")})
+        log.write("eval", 8, {"score": 2.0})
+    version, start, *numbers = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 7 and start.session_log.status == 1  # START: later steps are purged
+    found = [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in numbers]
+    assert found == [(8, "train/loss", 0.5), (8, "eval/score", 2.0)]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records[0] == {"split": "train", "step": 8, "loss": 0.5, "accuracy": None}
+
+
+def test_records_of_later_steps_are_dropped_and_events_go_on(tmp_path):
+    with MetricLog(tmp_path) as log:
+        for step in (2, 4):
+            log.write("train", step, {"loss": 1.0})
+        log.rewind(2)
+        log.write("train", 4, {"loss": 3.0})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [1.0, 3.0]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2  # neither overwrote the other
+
+
+def fill(log):
+    for step in range(1000):  # a queue would have been full after ten
+        log.write("train", step, {"a": 1.0, "b": 2.0, "c": 3.0})
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_sentence_and_not_a_hang(kept, tmp_path, monkeypatch):
+    log = MetricLog(tmp_path)
+    if kept == "tensorboard":  # the other file finds room
+        monkeypatch.setattr(log._file, "write", lambda text: len(text))
+    with (
+        no_file_beyond(4096),
+        pytest.raises(UserError, match=r"metrics of the run .* \(File too large\)") as error,
+        log,
+    ):
+        fill(log)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_at_the_end_is_one_sentence(tmp_path):
+    with no_file_beyond(64), pytest.raises(UserError, match="File too large"), MetricLog(tmp_path):
+        pass  # what TensorBoard is told first is written when the file is closed
+
+
+def test_a_log_that_cannot_be_closed_hides_no_other_error(tmp_path):
+    def write_and_fall():
+        with MetricLog(tmp_path) as log:
+            log._file.write("x" * 100)  # kept back for now, and too much when it is closed
+            raise UserError("the reason")
+
+    with no_file_beyond(64), pytest.raises(UserError, match="the reason"):
+        write_and_fall()
