@@ -154,7 +154,7 @@ def _tensorboard() -> Any:
         sys.modules["torch"] = None  # type: ignore[assignment]  # so its import fails
     try:
         from tensorboardX import RecordWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
         from tensorboardX.summary import scalar
     finally:
         if hide:

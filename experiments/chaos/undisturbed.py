@@ -56,9 +56,9 @@ def read_arrays(place: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     handler = ocp.PyTreeCheckpointHandler()
     state = (place / "state").absolute()
     as_numpy = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(state).tree
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(state).tree  # type: ignore[arg-type]
     )
-    read = handler.restore(state, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    read = handler.restore(state, args=ocp.args.PyTreeRestore(restore_args=as_numpy))  # type: ignore[arg-type]
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(read):
         array = np.asarray(leaf)

@@ -202,7 +202,7 @@ def _second(xx: _Sums) -> float:
 def _sharing_within(xx: _Sums) -> float:
     """`E k(x, x') k(x, x'')`."""
     n = len(xx.rows)
-    return (xx.rows @ xx.rows - xx.squares) / (n * (n - 1) * (n - 2))
+    return float((xx.rows @ xx.rows - xx.squares) / (n * (n - 1) * (n - 2)))
 
 
 def _apart_within(xx: _Sums) -> float:
@@ -216,7 +216,7 @@ def _apart_within(xx: _Sums) -> float:
 def _sharing(xy: _Sums) -> float:
     """`E k(x, y) k(x, y')`."""
     n, m = len(xy.rows), len(xy.columns)
-    return (xy.rows @ xy.rows - xy.squares) / (n * m * (m - 1))
+    return float((xy.rows @ xy.rows - xy.squares) / (n * m * (m - 1)))
 
 
 def _apart_between(xy: _Sums) -> float:
