@@ -54,11 +54,11 @@ def read_arrays(place: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler()
-    state = (place / "state").absolute()
+    state: Any = (place / "state").absolute()  # Orbax's own type of path, by its annotations
     as_numpy = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(state).tree  # type: ignore[arg-type]
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(state).tree
     )
-    read = handler.restore(state, args=ocp.args.PyTreeRestore(restore_args=as_numpy))  # type: ignore[arg-type]
+    read = handler.restore(state, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(read):
         array = np.asarray(leaf)
