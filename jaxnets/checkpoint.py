@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import UserError
-from jaxnets.files import read_json, write_json
+from jaxnets.files import write_json
 from jaxnets.integrity import (
     Damaged,
     Leaf,
     array_sums,
     change_manifest,
+    manifest_alone,
     read_manifest,
     shapes_of,
     write_manifest,
@@ -41,7 +42,8 @@ class Checkpoints:
 
     Attributes:
       directory: where they are.
-      damaged: step -> what is wrong with it, of the checkpoints that `restore` passed over.
+      damaged: step -> what is wrong with it, of the checkpoints that the last `restore` passed
+        over.
     """
 
     def __init__(
@@ -98,10 +100,10 @@ class Checkpoints:
         )
         for step in manager.all_steps():
             try:
-                value = read_json(self.directory / str(step) / "manifest.json")["value"]
-                self._values[step] = math.nan if value is None else float(value)
-            except (UserError, OSError, KeyError, TypeError, ValueError):
-                continue  # damaged: `restore` says how
+                value = manifest_alone(self.directory / str(step))["value"]
+            except Damaged:
+                continue  # it does not rank, and `restore` says what is wrong with it
+            self._values[step] = math.nan if value is None else float(value)
         return manager
 
     def __enter__(self) -> "Checkpoints":
@@ -124,6 +126,12 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
+
+    def newest_on_disk(self) -> int | None:
+        """`latest_step` without the save under way; takes no locks, and any thread may ask."""
+        with contextlib.suppress(OSError):
+            return max((int(n) for n in os.listdir(self.directory) if n.isdecimal()), default=None)
+        return None
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the best value; None if none has one."""
@@ -188,9 +196,10 @@ class Checkpoints:
     def set_value(self, step: int, value: float) -> None:
         """Ranks a checkpoint that was saved before its value was known."""
         self.wait()
-        self._values[step] = value
-        if jax.process_index() == 0 and math.isfinite(value):
-            change_manifest(self.directory / str(step), value=value)
+        ranks = math.isfinite(value)
+        self._values[step] = value if ranks else math.nan
+        if jax.process_index() == 0:
+            change_manifest(self.directory / str(step), value=value if ranks else None)
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -229,6 +238,7 @@ class Checkpoints:
           UserError: if there is none, or none that is good, or it is that of another network.
         """
         self.wait()
+        self.damaged = {}  # what an earlier call found may have been saved again since
         order = self.steps()[::-1]
         if best:
             order = [*(ranked := self._ranked(order)), *(s for s in order if s not in ranked)]
