@@ -85,7 +85,8 @@ class Checkpoints:
     def _open(self) -> Any:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").addFilter(_not_of_orbax)  # adding it again changes nothing
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_of_orbax)  # adding it again changes nothing
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -387,8 +388,11 @@ class _Preserve:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks."""
-    return "orbax" not in record.pathname
+    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks.
+
+    Of several writes that failed at once it raises the first, and asyncio tells of the others.
+    """
+    return "orbax" not in (record.getMessage() if record.name == "asyncio" else record.pathname)
 
 
 def _first_line(error: Exception) -> str:
