@@ -9,10 +9,9 @@ import threading
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from checkpoint_cases import assert_same, noisy, one_line, plain, state
+from checkpoint_cases import assert_same, noisy, one_line, state
 from jaxnets import checkpoint, integrity
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
