@@ -55,6 +55,7 @@ def test_without_values_only_the_latest_are_kept(tmp_path):
 def test_what_is_no_number_never_ranks(none, higher, tmp_path):
     options = {"keep": 1, "keep_best": 1, "higher_is_better": higher}
     assert save(tmp_path, [none, 0.5, none, none], **options)[-1] == [2, 4]
+    assert json.loads((tmp_path / "4" / "manifest.json").read_text())["value"] is None
     with Checkpoints(tmp_path, **options) as checkpoints:  # nor in the next process
         assert checkpoints.best_step() == 2
         checkpoints.save(state(5), value=none)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -192,15 +193,22 @@ print("alive")
 """
 
 
+@contextmanager
 def python(code, **options):
+    """A process that does not outlive the block."""
     path = os.pathsep.join([str(Path(loop.__file__).parents[1]), *sys.path])
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
         **options,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", BOTH, ids=NAMES)
@@ -210,7 +218,7 @@ def test_a_call_that_does_not_end_is_ended(number):
         assert process.stdout.readline() == "ready\n"
         begin = time.monotonic()
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert err == f"too long for signal {int(number)}\n"
     assert time.monotonic() - begin > 0.3
@@ -224,7 +232,7 @@ def test_it_ends_whether_or_not_its_last_words_can_be_said(words):
         with python(BLOCKED.format(words=words), stderr=writer) as process:
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=30)
     finally:
         os.close(writer)
     assert process.returncode == 128 + signal.SIGTERM
@@ -232,7 +240,7 @@ def test_it_ends_whether_or_not_its_last_words_can_be_said(words):
 
 def test_who_leaves_in_time_is_not_ended():
     with python(IN_TIME, stderr=subprocess.PIPE) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "alive\n", "")
 
 
