@@ -253,7 +253,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         return found
 
     ranking = None
-    if config.patience is not None or config.keep_best:
+    if config.patience is not None or config.keep_best > 0:
         if held_out is None:
             flag = "--patience" if config.patience is not None else "--keep-best"
             raise UserError(f"{flag} needs images to watch: set --validation-fraction too")

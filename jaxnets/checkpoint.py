@@ -20,6 +20,7 @@ from jaxnets.integrity import (
     Leaf,
     array_sums,
     change_manifest,
+    manifest_alone,
     read_manifest,
     shapes_of,
     write_manifest,
@@ -41,7 +42,8 @@ class Checkpoints:
 
     Attributes:
       directory: where they are.
-      damaged: step -> what is wrong with it, of the checkpoints that `restore` passed over.
+      damaged: step -> what is wrong with it, of the checkpoints that the last `restore` passed
+        over.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class Checkpoints:
     def _open(self) -> Any:
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").addFilter(_not_of_orbax)  # adding it again changes nothing
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_of_orbax)  # adding it again changes nothing
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,10 +101,10 @@ class Checkpoints:
         )
         for step in manager.all_steps():
             try:
-                value = read_json(self.directory / str(step) / "manifest.json")["value"]
-                self._values[step] = math.nan if value is None else float(value)
-            except (UserError, OSError, KeyError, TypeError, ValueError):
-                continue  # damaged: `restore` says how
+                value = manifest_alone(self.directory / str(step))["value"]
+            except Damaged:
+                continue  # it does not rank, and `restore` says what is wrong with it
+            self._values[step] = math.nan if value is None else float(value)
         return manager
 
     def __enter__(self) -> "Checkpoints":
@@ -127,6 +130,12 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
+
+    def newest_on_disk(self) -> int | None:
+        """`latest_step` without the save under way; takes no locks, and any thread may ask."""
+        with contextlib.suppress(OSError):
+            return max((int(n) for n in os.listdir(self.directory) if n.isdecimal()), default=None)
+        return None
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the best value; None if none has one."""
@@ -191,9 +200,10 @@ class Checkpoints:
     def set_value(self, step: int, value: float) -> None:
         """Ranks a checkpoint that was saved before its value was known."""
         self.wait()
-        self._values[step] = value
-        if jax.process_index() == 0 and math.isfinite(value):
-            change_manifest(self.directory / str(step), value=value)
+        ranks = math.isfinite(value)
+        self._values[step] = value if ranks else math.nan
+        if jax.process_index() == 0:
+            change_manifest(self.directory / str(step), value=value if ranks else None)
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -232,6 +242,7 @@ class Checkpoints:
           UserError: if there is none, or none that is good, or it is that of another network.
         """
         self.wait()
+        self.damaged = {}  # what an earlier call found may have been saved again since
         order = self.steps()[::-1]
         if order and (newest := self._newest_saved()) > order[0]:
             self.damaged[newest] = "it is gone"
@@ -389,8 +400,11 @@ class _Preserve:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks."""
-    return "orbax" not in record.pathname
+    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks.
+
+    Of several writes that failed at once it raises the first, and asyncio tells of the others.
+    """
+    return "orbax" not in (record.getMessage() if record.name == "asyncio" else record.pathname)
 
 
 def _first_line(error: Exception) -> str:

@@ -125,9 +125,12 @@ def descend(
             {"params": params, "model_state": model_state}, ema, 1.0 - ema_decay
         )
     norm = optax.tree.norm(grads)
-    judged = {"loss": total, "gradient": norm, "update": optax.tree.norm(updates)}
+    # The updated parameters tell of the update, and of an overflow when it was added.
+    judged = {"loss": total, "gradient": norm, "update": optax.tree.norm(params)}
     if "penalty" in metrics:
         judged = {"penalty": metrics["penalty"].total, **judged}
+    if jax.tree.leaves(model_state):  # a variance may overflow where nothing else does
+        judged["model_state"] = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(model_state))
     for term, value in judged.items():
         metrics[f"{FINITE}/{term}"] = Mean.of(jnp.isfinite(value)[None])
     metrics["grad_norm"] = Mean.of(norm[None])

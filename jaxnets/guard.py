@@ -12,10 +12,10 @@ from typing import Any
 
 from jaxnets.descent import FINITE
 
-__all__ = ["Fault", "collapse_warnings", "find_faults", "without_flags"]
+__all__ = ["Fault", "collapse_warnings", "find_faults", "members", "without_flags"]
 
 #: In the order in which one makes the next non-finite.
-_TERMS = ("penalty", "loss", "gradient", "update")
+_TERMS = ("penalty", "loss", "gradient", "update", "model_state")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Fault:
     Attributes:
       step: number of the step, from 1.
       net: the network that it was an update of.
-      term: "penalty", "loss", "gradient" or "update".
+      term: "penalty", "loss", "gradient", "update" or "model_state" (BatchNorm's statistics).
       member: of a population; "" in an ordinary run.
     """
 
@@ -35,7 +35,8 @@ class Fault:
     member: str = ""
 
     def __str__(self) -> str:
-        return f"the {self.net}'s {self.term} is not finite in step {self.step}"
+        term = self.term.replace("_", " ")
+        return f"the {self.net}'s {term} is not finite in step {self.step}"
 
 
 def find_faults(values: Mapping[str, float], first: int, steps: int) -> list[Fault]:
@@ -53,6 +54,11 @@ def find_faults(values: Mapping[str, float], first: int, steps: int) -> list[Fau
             continue
         net, term, member = (*parts, "")[:3]
         good = math.floor(share * steps + 1e-6)
+        if term == "penalty":
+            # Under lazy regularisation its share is one of fewer steps; the loss contains it and
+            # is there in all of them.
+            whole = values.get("/".join([FINITE, net, "loss", *parts[2:]]), 0.0)
+            good = max(good, math.floor(whole * steps + 1e-6))
         fault = Fault(first + good + 1, net, term, member)
         # Of one step's faults: the discriminator is updated before the generator.
         order = (fault.step, net, _TERMS.index(term))
@@ -60,6 +66,12 @@ def find_faults(values: Mapping[str, float], first: int, steps: int) -> list[Fau
             found[member] = (order, fault)
     members = [fault for member, (_, fault) in found.items() if member]
     return members or [fault for _, fault in found.values()]
+
+
+def members(values: Mapping[str, float]) -> set[str]:
+    """The names of a population's members, by the metrics of a call; of an ordinary run, none."""
+    flags = [name.split("/") for name in values]
+    return {parts[3] for parts in flags if parts[0] == FINITE and len(parts) > 3}
 
 
 def without_flags(values: Mapping[str, float]) -> dict[str, float]:

@@ -25,6 +25,7 @@ __all__ = [
     "Leaf",
     "array_sums",
     "change_manifest",
+    "manifest_alone",
     "read_manifest",
     "shapes_of",
     "write_manifest",
@@ -139,12 +140,11 @@ def change_manifest(folder: Path, **changes: Any) -> None:
     write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
 
 
-def read_manifest(folder: Path, step: int) -> dict[str, Any]:
-    """The manifest of a checkpoint, after every file has been compared with it.
+def manifest_alone(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint as it was written, whatever became of the other files.
 
     Raises:
-      Damaged: if any of them is missing or is not as it was written, or if the checkpoint is that
-        of another step.
+      Damaged: if it is missing or is not as it was written.
     """
     try:
         whole = read_json(folder / MANIFEST)
@@ -155,16 +155,32 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any]:
         raise Damaged(f"its {MANIFEST} is of another format")
     if _digest({k: v for k, v in whole.items() if k != "digest"}) != whole.get("digest"):
         raise Damaged(f"its {MANIFEST} is damaged")
+    return whole
+
+
+def read_manifest(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint, after every file has been compared with it.
+
+    A file that it does not name is none of the checkpoint's, and is not looked at.
+
+    Raises:
+      Damaged: if any of them is missing, can't be read or is not as it was written, or if the
+        checkpoint is that of another step.
+    """
+    whole = manifest_alone(folder)
     if whole["step"] != step:
         raise Damaged(f"it is the checkpoint of step {whole['step']} under another name")
     for name, (size, digest) in whole["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise Damaged(f"its file {name} is missing")
-        if path.stat().st_size != size:
-            raise Damaged(f"its file {name} has {path.stat().st_size:,} bytes instead of {size:,}")
-        if _digest_of_file(path) != digest:
-            raise Damaged(f"its file {name} has changed")
+        try:
+            if not path.is_file():
+                raise Damaged(f"its file {name} is missing")
+            if (found := path.stat().st_size) != size:
+                raise Damaged(f"its file {name} has {found:,} bytes instead of {size:,}")
+            if _digest_of_file(path) != digest:
+                raise Damaged(f"its file {name} has changed")
+        except OSError as error:  # a bad sector, say: an older checkpoint may still be good
+            raise Damaged(f"its file {name} cannot be read ({error.strerror})") from error
     if _unstamped(folder) != whole["orbax"]:
         raise Damaged(f"its file {_STAMPED} is missing or has changed")
     return whole

@@ -80,8 +80,10 @@ class Watchdog:
                     break
             if self._done.wait(self._grace):
                 return
-            os.write(2, f"{self._last_words(woken[0])}\n".encode())
-            os._exit(128 + woken[0])
+            try:
+                os.write(2, f"{self._last_words(woken[0])}\n".encode())
+            finally:  # whether or not anyone listens
+                os._exit(128 + woken[0])
 
 
 class Interruption:

@@ -35,21 +35,24 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 class MetricLog:
     """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
 
-    def __init__(self, folder: Path, *, resume_step: int = 0):
+    def __init__(self, folder: Path, *, resume_step: int = 0, unevaluated: bool = False):
         """Opens both.
 
         Args:
           folder: of the run.
           resume_step: the step that the run goes on from; records of later steps, which an
             interrupted run wrote and which will now be written again, are dropped.
+          unevaluated: whether the state of that step will be evaluated again, too.
         """
         self._folder = folder
-        self._open(resume_step)
+        self._open(resume_step, unevaluated)
 
-    def _open(self, resume_step: int) -> None:
+    def _open(self, resume_step: int, unevaluated: bool = False) -> None:
         folder = self._folder
         path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
+        if unevaluated:
+            kept = [r for r in kept if (r["split"], r["step"]) != ("eval", resume_step)]
         fresh = path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(fresh, path)
@@ -80,10 +83,10 @@ class MetricLog:
         except OSError as failure:
             raise self._unwritten(failure) from failure
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, *, unevaluated: bool = False) -> None:
         """Drops the records of later steps: the run has gone back and will write them again."""
         self._close()
-        self._open(step)
+        self._open(step, unevaluated)
 
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one record, `{"split": ..., "step": ..., **values}`.

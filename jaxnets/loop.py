@@ -62,6 +62,15 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
         task.pipeline.close()
 
 
+_ADVICE = "lower the learning rate, or clip gradients with --clip-norm, in a new run folder"
+
+
+def _first_notes() -> dict[str, Any]:
+    """What a run must remember across processes, kept beside its state; at its start."""
+    ranked = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
+    return {**ranked, "train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+
+
 class _Run:
     """The moving parts of one `fit`."""
 
@@ -80,9 +89,7 @@ class _Run:
         )
         self.progress = Progress(task.name, task.total_steps, task.pipeline.batch_size)
         self.state = self._first_state()
-        # What a run must remember across processes, kept beside its state.
-        self.notes: dict[str, Any] = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
-        self.notes |= {"train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+        self.notes = _first_notes()
         if self.checkpoints.ever_saved():
             self._restore()
         self.step = int(self.state.step)
@@ -94,7 +101,9 @@ class _Run:
 
     def to_the_end(self) -> FitResult:
         task = self.task
-        self.log = MetricLog(self.folder, resume_step=self.step)  # imports much: not on the clock
+        again = self.notes["unevaluated"]
+        # Imports much: not on the clock.
+        self.log = MetricLog(self.folder, resume_step=self.step, unevaluated=again)
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
         with self.log, self.progress, self.interruption:
@@ -106,8 +115,7 @@ class _Run:
             if self.step:
                 self.progress.say(f"{task.name}: going on from step {self.step}")
             try:
-                if self.notes["unevaluated"] and (value := self._evaluate()) is not None:
-                    self.checkpoints.set_value(self.step, value)
+                self._catch_up()
                 while self.step < task.total_steps and not self.notes["stopped"]:
                     self._advance()
                     self._leave_if_asked()
@@ -120,6 +128,7 @@ class _Run:
                 if not self.metrics:  # resumed after the end, or back at an earlier state
                     with self.interruption.cuttable():
                         self.metrics = task.evaluate(self.state)
+                self._leave_if_asked()  # what comes after the loop may take long
             except Cut:
                 self.notes["unevaluated"] = not self.notes["stopped"]
                 self._leave_if_asked()
@@ -140,7 +149,7 @@ class _Run:
             raise Interrupted(self.step, self.interruption.caught[0])
 
     def _last_words(self, signum: int) -> str:
-        newest = self.checkpoints.latest_step()
+        newest = self.checkpoints.newest_on_disk()
         kept = "no step was saved yet" if newest is None else f"the newest checkpoint is {newest}"
         return (
             f"the call under way did not end within {self.options.grace_seconds:g} s of the "
@@ -167,13 +176,15 @@ class _Run:
             self.compile_seconds += seconds
             self.progress.leave_out(seconds, steps)
         values = {name: mean.compute() for name, mean in metrics.items()}
-        faults = guard.find_faults(values, before, steps)
+        faults, members = guard.find_faults(values, before, steps), guard.members(values)
         values = guard.without_flags(values)
         self.progress.update(self.step, values)
         for fault in faults:
             if not fault.member:
                 return self._go_back(fault)
             self._warn({fault.member: f"{fault.member} diverged: {fault}"})
+        if faults and len(faults) == len(members):
+            raise UserError(f"every member of the population diverged; {_ADVICE}")
         last = self.step == task.total_steps
 
         def due(every: int) -> bool:
@@ -208,26 +219,26 @@ class _Run:
         tried, spent = self.notes["rollbacks"], self.notes["train_seconds"]
         newest = self.checkpoints.latest_step()
         if tried >= self.options.max_rollbacks:
-            others = f", and {tried} attempts with other random numbers" if tried else ""
-            kept = "" if newest is None else f" The newest checkpoint is that of step {newest}."
-            raise UserError(
-                f"training diverged: {fault}{others}. Lower the learning rate, or clip gradients "
-                f"with --clip-norm, in a new run folder.{kept}"
-            )
+            plural = "" if tried == 1 else "s"
+            others = f", and {tried} attempt{plural} with other random numbers" if tried else ""
+            kept = "" if newest is None else f" (the newest checkpoint is that of step {newest})"
+            raise UserError(f"training diverged: {fault}{others}; {_ADVICE}{kept}")
+        # A process that is killed before the next save does all of this again, to the same bits.
         if newest is None:
-            self.state = self._first_state()
+            self.state, self.notes = self._first_state(), _first_notes()
         else:
             self._restore()
         self.notes.update(rollbacks=tried + 1, train_seconds=spent)
-        key = jax.random.fold_in(self.state.key, tried + 1)
-        self.state = dataclasses.replace(self.state, key=replicate(key, self.mesh))
         lost, self.step = self.step, int(self.state.step)
         self.progress.leave_out(0.0, self.step - lost)
-        self.log.rewind(self.step)
+        self.log.rewind(self.step, unevaluated=self.notes["unevaluated"])
         self.progress.say(
             f"warning: {fault}; going back to step {self.step} with other random numbers (attempt "
             f"{tried + 1} of {self.options.max_rollbacks})"
         )
+        self._catch_up()
+        key = jax.random.fold_in(self.state.key, tried + 1)
+        self.state = dataclasses.replace(self.state, key=replicate(key, self.mesh))
 
     def _program(self, made: tuple[Step, ...]) -> Callable[..., tuple[TrainState, Metrics]]:
         """The program that takes these steps in one call."""
@@ -241,6 +252,11 @@ class _Run:
                 shard_params=self.options.shard_params,
             )
         return self._compiled[made]
+
+    def _catch_up(self) -> None:
+        """Judges a state that was saved before there was time for it."""
+        if self.notes["unevaluated"] and (value := self._evaluate()) is not None:
+            self.checkpoints.set_value(self.step, value)
 
     def _evaluate(self) -> float | None:
         """Judges the state; the value that it is ranked by, where there is one."""

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict settings, and short compiles for every test."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -63,6 +64,13 @@ def cli(capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def quiet():
+    """Collects what a failed read or write of Orbax leaves behind (see checkpoint_cases.noisy)."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

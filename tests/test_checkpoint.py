@@ -1,7 +1,6 @@
 """Checkpoints: exact, whole or absent, and on any devices. Run folders: one run each."""
 
 import dataclasses
-import gc
 import json
 import resource
 import shutil
@@ -13,44 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checkpoint_cases import assert_same, noisy, one_line, plain, state
 from jaxnets import parallel, runs
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
-from jaxnets.state import Net, TrainState
+from jaxnets.state import Net
 
 NOTES = {"best": 0.25, "stale": 3, "stopped": False, "none": None}
-
-
-def state(step=0, *, features=4, size=16, mesh=None, **nets):
-    """A state with every type of array that a run may hold, the same for the same step."""
-    rng = np.random.default_rng(step)
-    net = Net(
-        params={"dense": {"kernel": jnp.asarray(rng.normal(size=(size, features)), jnp.float32)}},
-        model_state={"batch_stats": {"mean": jnp.full(features, float(step))}},
-        opt_state=(
-            jnp.asarray(step, jnp.int32),
-            {"m": jnp.asarray(rng.normal(size=features), jnp.bfloat16)},
-            (),
-        ),
-        ema=None,
-    )
-    whole = TrainState.create(jax.random.key(step + 5), {"net": net, **nets})
-    whole = dataclasses.replace(
-        whole,
-        step=jnp.asarray(step, jnp.int32),
-        extra={"strength": jnp.float32(0.5), "flag": jnp.array(True)},
-    )
-    return parallel.replicate(whole, mesh or parallel.make_mesh(1))
-
-
-def plain(of):
-    return jax.device_get(dataclasses.replace(of, key=jax.random.key_data(of.key)))
-
-
-def assert_same(a, b):
-    chex.assert_trees_all_equal_structs(a, b)
-    chex.assert_trees_all_equal_dtypes(plain(a), plain(b))
-    chex.assert_trees_all_equal(plain(a), plain(b))
 
 
 def test_a_state_comes_back_to_the_bit(tmp_path):
@@ -145,23 +113,6 @@ def test_what_was_restored_may_be_donated(tmp_path):
 def test_nothing_to_restore_is_said(tmp_path):
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint in"):
         checkpoints.restore(state())
-
-
-@pytest.fixture
-def quiet():
-    """Orbax leaves coroutines behind when a read or a write fails, and Python complains of them."""
-    yield
-    gc.collect()
-
-
-#: They are to be complained of in that test, where it is ignored, and not in a later one.
-noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-def one_line(error):
-    message = str(error.value)
-    assert "\n" not in message and len(message) < 700, message
-    return message
 
 
 @pytest.mark.parametrize(

@@ -11,78 +11,19 @@ import jax
 import numpy as np
 import pytest
 
-import tiny
 from jaxnets import loop, parallel
-from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
+from jaxnets.data import StreamingPipeline
 from jaxnets.errors import UserError
 from jaxnets.interruption import Interrupted
 from jaxnets.log import Progress
-from jaxnets.task import FitOptions, Ranking, Task
-
-TOTAL = 10
-
-
-class Crash(Exception):
-    """Stands for a machine that goes down."""
-
-
-class FaultyPipeline(ResidentPipeline):
-    """Does something once, when the feed of a certain step is asked for."""
-
-    def __init__(self, *args, at, fault):
-        super().__init__(*args)
-        self.at, self.fault = at, fault
-
-    def feed(self, first_step, steps):
-        if first_step <= self.at < first_step + steps:
-            fault, self.fault = self.fault, lambda: None
-            fault()
-        return super().feed(first_step, steps)
-
-
-def images(count=40):
-    rng = np.random.default_rng(0)
-    return Split(
-        rng.integers(0, 256, (count, tiny.SIZE, tiny.SIZE, 1), np.uint8),
-        rng.integers(0, tiny.CLASSES, count).astype(np.int32),
-    )
-
-
-MAKE = {"classifier": tiny.classifier, "gan": lambda: tiny.gan(discriminator_steps=2)}
+from jaxnets.task import FitOptions, Ranking
+from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, task
 
 
 @pytest.fixture(scope="module", params=MAKE)
 def kind(request):
     """The name of a task, with its step compiled but once for the module."""
     return request.param
-
-
-def task(kind, *, at=-1, fault=None, scores=None, **fields):
-    _, step = MAKE[kind]()
-    seen = iter(scores or [])
-    return Task(
-        name=kind,
-        init=lambda: MAKE[kind]()[0],
-        step=step,
-        pipeline=FaultyPipeline(images(), 16, 3, at=at, fault=fault or (lambda: None)),
-        total_steps=TOTAL,
-        evaluate=lambda s: {"score": next(seen, 0.0)},
-        **fields,
-    )
-
-
-def fit(task, folder, **options):
-    options = {"steps_per_call": 2, "log_every": 2, "save_every": 4, **options}
-    return loop.fit(task, folder, parallel.make_mesh(1), FitOptions(**options))
-
-
-def bits(state):
-    leaves = jax.tree.leaves(dataclasses.replace(state, key=jax.random.key_data(state.key)))
-    return [np.asarray(leaf).tobytes() for leaf in leaves]
-
-
-def crash():
-    raise Crash
 
 
 @pytest.mark.parametrize("at", [1, 9])

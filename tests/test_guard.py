@@ -1,0 +1,223 @@
+"""Numbers that are not finite: which network's, which term, in which step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from jaxnets import descent, guard, parallel
+from jaxnets.guard import Fault, find_faults
+from jaxnets.metrics.mean import Mean
+from jaxnets.state import Net, TrainState
+
+TERMS = ("penalty", "loss", "gradient", "update", "model_state")
+
+# --------------------------------------------------------------------- faults out of the flags
+
+
+def flags(steps=1, member="", /, **first_bad):
+    """The flags of a call: `net_term` -> the first of its steps in which that was not finite.
+
+    From there on nothing of that term is, as it is in a network whose parameters are lost.
+    """
+    found = {}
+    for name, bad in first_bad.items():
+        net, term = name.split("_", 1)
+        of_term = "/".join(["finite", net, term, *([member] if member else [])])
+        found[of_term] = (min(bad, steps)) / steps
+    return found
+
+
+def test_nothing_is_found_where_all_is_finite():
+    values = {**flags(4, classifier_loss=4, classifier_gradient=4), "loss": 1.0, "d_loss": -3.0}
+    assert find_faults(values, 8, 4) == []
+    assert find_faults({"loss": float("nan")}, 8, 4) == []  # only flags are heeded
+    assert guard.members(values) == set()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("term", TERMS)
+def test_the_step_and_the_term_are_named(term, steps):
+    for bad in {0, steps // 3, steps - 1}:
+        worse = dict.fromkeys(TERMS[TERMS.index(term) :], bad)
+        # What comes before it in a step is found only in the next one.
+        better = dict.fromkeys(TERMS[: TERMS.index(term)], bad + 1)
+        every = {f"generator_{name}": at for name, at in {**worse, **better}.items()}
+        others = {f"discriminator_{name}": bad + 1 for name in TERMS}
+        values = flags(steps, **every, **others)
+        assert find_faults(values, 40, steps) == [Fault(40 + bad + 1, "generator", term)]
+
+
+def test_of_one_step_the_discriminator_comes_first():
+    values = flags(2, generator_loss=1, discriminator_gradient=1, discriminator_update=1)
+    (found,) = find_faults(values, 0, 2)
+    assert found == Fault(2, "discriminator", "gradient")
+    assert str(found) == "the discriminator's gradient is not finite in step 2"
+    assert "model state is" in str(Fault(1, "classifier", "model_state"))
+
+
+def test_several_updates_in_a_step_count_as_that_step():
+    """Three discriminator updates a step, four steps a call: 12 flags, the first 7 of them good."""
+    (found,) = find_faults({"finite/discriminator/loss": 7 / 12}, 20, 4)
+    assert found.step == 20 + 3
+
+
+def test_a_lazy_penalty_is_counted_in_steps_of_the_call():
+    """Its share is one of the costly steps: here of the second and the fifth of six."""
+    # At the second: the penalty is bad in both, the loss in all but the first.
+    values = flags(6, discriminator_loss=1) | {"finite/discriminator/penalty": 0.0}
+    assert find_faults(values, 0, 6) == [Fault(2, "discriminator", "penalty")]
+    # At the fifth.
+    values = flags(6, discriminator_loss=4) | {"finite/discriminator/penalty": 0.5}
+    assert find_faults(values, 0, 6) == [Fault(5, "discriminator", "penalty")]
+    # The loss was lost at the third, and the penalty after it.
+    values = flags(6, discriminator_loss=2) | {"finite/discriminator/penalty": 0.5}
+    assert find_faults(values, 0, 6) == [Fault(3, "discriminator", "loss")]
+
+
+def test_each_member_of_a_population_has_its_own_fault():
+    values = {
+        **flags(4, classifier_loss=1),  # the mean over all
+        **flags(4, "seed-0", classifier_loss=4, classifier_gradient=4),
+        **flags(4, "seed-1", classifier_loss=2, classifier_gradient=1),
+        **flags(4, "seed-2", classifier_loss=3, classifier_penalty=3),
+    }
+    assert sorted(find_faults(values, 4, 4), key=lambda fault: fault.member) == [
+        Fault(6, "classifier", "gradient", "seed-1"),
+        Fault(8, "classifier", "penalty", "seed-2"),
+    ]
+    assert guard.members(values) == {"seed-0", "seed-1", "seed-2"}
+
+
+def test_flags_are_not_written_down():
+    values = {**flags(4, classifier_loss=1), "loss": 1.0, "finite_difference": 2.0}
+    assert guard.without_flags(values) == {"loss": 1.0, "finite_difference": 2.0}
+
+
+# --------------------------------------------------------------------- flags out of the update
+
+
+def linear(kind, *, where=None, optimizer=None, model_state=None, **options):
+    """One update of three numbers, with a fault of one kind in the example at `where`."""
+    optimizer = optimizer or optax.sgd(0.1)
+    params = {"w": jnp.ones(3)}
+    net = Net(params, {"m": jnp.zeros(2)} if model_state else {}, optimizer.init(params))
+
+    def objective(params, model_state, batch, key):
+        values = batch["image"] @ params["w"]
+        struck = jnp.zeros_like(values, bool) if where is None else batch["label"] == where
+        size = jnp.zeros_like(values)
+        if kind == "loss":  # whose gradient is none the worse for it
+            values = values + jnp.where(struck, jnp.inf, 0.0)
+        elif kind == "gradient":  # of a root at zero; the value is 0
+            values = values + jnp.sqrt(jnp.where(struck, 0.0, 1.0) * params["w"][0])
+        elif kind == "penalty":
+            size = jnp.where(struck, jnp.nan, size)
+            values = values + size
+        if model_state:
+            sums = jnp.where(struck, jnp.float32(3e38), 1.0).sum()
+            model_state = {"m": model_state["m"] + jnp.array([10.0, 1.0]) * sums}
+        mask = batch["mask"]
+        return values, (model_state, {"penalty": Mean.of(size, mask)})
+
+    def step(state, batch):
+        net, metrics = descent.descend(
+            state.nets["x"], objective, batch, state.key, optimizer=optimizer, **options
+        )
+        state = dataclasses.replace(state, step=state.step + 1, nets={"x": net})
+        return state, descent.of_net(metrics, "x")
+
+    return TrainState.create(jax.random.key(0), {"x": net}), step
+
+
+def bad_terms(kind, *, devices=1, mode="jit", mask=None, where=5, **options):
+    """The terms whose flag says that they were not finite, after one step."""
+    state, step = linear(kind, where=where, **options)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(size=(16, 3)).astype(np.float32),
+        "label": np.arange(16, dtype=np.int32),
+        "mask": np.ones(16, bool) if mask is None else mask,
+    }
+    mesh = parallel.make_mesh(devices)
+    _, metrics = parallel.compile_step(step, mesh, mode)(parallel.replicate(state, mesh), batch)
+    values = {name: mean.compute() for name, mean in jax.device_get(metrics).items()}
+    found = {name.split("/")[2]: v for name, v in values.items() if name.startswith("finite/x/")}
+    assert set(found.values()) <= {0.0, 1.0}
+    assert {"penalty", "loss", "gradient", "update"} <= set(found)
+    assert ("model_state" in found) == bool(options.get("model_state"))
+    return {term for term, share in found.items() if share == 0.0}
+
+
+EXPECTED = {
+    "none": set(),
+    "loss": {"loss"},
+    "gradient": {"gradient", "update"},
+    "penalty": {"penalty", "loss", "gradient", "update"},
+}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_what_is_not_finite_is_flagged(kind):
+    # A penalty of NaN that no parameter enters leaves the gradient finite.
+    expected = EXPECTED[kind] - ({"gradient", "update"} if kind == "penalty" else set())
+    assert bad_terms(kind) == expected
+    assert bad_terms(kind, micro_batches=4) == expected
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_fault_on_one_device_is_flagged_on_all(kind, mode):
+    """Example 5 is on the third of eight devices; what comes back is the first one's."""
+    assert bad_terms(kind, devices=8, mode=mode) == EXPECTED[kind]
+
+
+def test_what_the_mask_leaves_out_is_no_fault():
+    mask = np.arange(16) != 5
+    assert bad_terms("loss", mask=mask) == set()
+    assert bad_terms("penalty", mask=mask) == set()
+
+
+def overflow(scale):
+    """An optimiser whose update is finite, or not, and too much in any case."""
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda p: p * scale, params))
+
+
+@pytest.mark.parametrize("scale", [np.float32(np.inf), np.float32(3e38)])
+def test_an_update_that_loses_the_parameters_is_flagged(scale):
+    assert bad_terms("none", optimizer=overflow(scale)) == {"update"}
+
+
+def test_parameters_that_finite_updates_have_made_too_large_are_flagged():
+    """Each update is of a size that a norm can hold, and the sum of two is not."""
+    big = jnp.float32(1.5e19)
+
+    def update(updates, params):
+        return jax.tree.map(lambda p: jnp.full_like(p, big) * jnp.array([1.0, 0, 0]), params)
+
+    optimizer = optax.stateless(update)
+    state, step = linear("none", optimizer=optimizer)
+    batch = {"image": jnp.zeros((2, 3)), "label": jnp.zeros(2, jnp.int32)}
+    shares = []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        shares.append(metrics["finite/x/update"].compute())
+    assert shares == [1.0, 0.0]
+
+
+def test_statistics_that_overflow_are_flagged_where_nothing_else_is():
+    assert bad_terms("none", model_state=True) == {"model_state"}
+    assert bad_terms("none", model_state=True, where=None) == set()
+
+
+def test_the_flags_of_a_gan_name_both_networks():
+    state, step = tiny.gan(norm=True)
+    _, metrics = jax.eval_shape(step, state, tiny.batch())
+    names = {name for name in metrics if name.startswith("finite/")}
+    both = ("loss", "gradient", "update", "model_state")
+    expected = {f"finite/{net}/{t}" for net in ("generator", "discriminator") for t in both}
+    assert names == expected | {"finite/discriminator/penalty"}
