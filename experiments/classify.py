@@ -286,14 +286,23 @@ def run(config: Classify) -> Path:
     found = [
         built.judge(one, dataset.splits["test"])
         for one in populations.members(config, result.state)
+        if not populations.has_diverged(one)
     ]
-    test = populations.together(config, [one.metrics for one in found])
     records = read_records(folder / "metrics.jsonl")
     rows = [
-        ("test accuracy", populations.shown(test, "accuracy", ".2%")),
-        ("mean recall of the classes", populations.shown(test, "balanced_accuracy", ".2%")),
-        ("test loss (mean negative log-likelihood)", populations.shown(test, "loss", ".4f")),
-        ("expected calibration error", populations.shown(test, "calibration_error", ".4f")),
+        ("test accuracy", populations.shown(result.metrics, "test_accuracy", ".2%")),
+        (
+            "mean recall of the classes",
+            populations.shown(result.metrics, "test_balanced_accuracy", ".2%"),
+        ),
+        (
+            "test loss (mean negative log-likelihood)",
+            populations.shown(result.metrics, "test_loss", ".4f"),
+        ),
+        (
+            "expected calibration error",
+            populations.shown(result.metrics, "test_calibration_error", ".4f"),
+        ),
         ("images trained on", f"{len(built.train):,}"),
         ("training time, compilation included", f"{result.seconds:.0f} s"),
     ]

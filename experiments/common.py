@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from experiments import provenance
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
@@ -34,9 +36,6 @@ T = TypeVar("T")
 
 _opened: Path | None = None
 _arguments: list[str] = []
-
-#: Field of a run's `config.json` that shows whether the images are those that it began with.
-_FINGERPRINT = "data_fingerprint"
 
 #: Fields that say where and how a run is computed, and not what: the same run may go on with
 #: other values of them.
@@ -168,7 +167,7 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     """A config out of the values of a run's `config.json`."""
     from jaxnets.errors import UserError
 
-    values = {name: value for name, value in values.items() if name != _FINGERPRINT}
+    values = {name: value for name, value in values.items() if name != provenance.FINGERPRINT}
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -289,8 +288,10 @@ def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
     global _opened
     from jaxnets import runs
 
-    values = {**experiment_values(config), _FINGERPRINT: dataset.fingerprint[:16]}
+    values = {**experiment_values(config), **provenance.fingerprint(dataset)}
+    provenance.check(config.run_dir, experiment, values, dataset)
     _opened = runs.open_run(config.run_dir, experiment, values)
+    provenance.keep(_opened, dataset)
     print(f"run folder: {_opened}", flush=True)
     return _opened
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
-from experiments import common
+from experiments import common, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,20 @@ def run(config: Evaluate) -> None:
         dataset = common.load_data(gan)
         maker = generate.build(gan, dataset, mesh)
         maker.task.pipeline.close()
-        state = judging.trained(config.run, parallel.replicate(maker.task.init(), mesh))
+        like = parallel.replicate(maker.task.init(), mesh)
+        state = judging.trained(config.run, like, higher_is_better=False)
         folder = config.run / f"accuracy_score-step-{int(state.step)}"
         numbers = generate.evaluate(gan, maker, dataset, mesh, state, folder)
     else:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; `evaluate` takes those of "
             "`classify` and `generate`"
+        )
+    why = provenance.changes(config.run, found["config"], dataset)
+    if why is not None:
+        print(
+            f"warning: these are not the images that {config.run} was trained with: {why}",
+            file=sys.stderr,
         )
     content = {"step": int(state.step), **common.finite(numbers)}
     write_json(config.run / "evaluation.json", content)

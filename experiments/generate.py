@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common, judging, populations
+from experiments import common, judging, pictures, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 200.0, "width": 0.5},
     "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
 }
+
+
+#: The share of a training in which a GAN is not yet expected to make varied images. MEASURED
+_WARM_UP = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,8 @@ class Generate(common.RunOptions, common.DataOptions):
     labels_per_class: int | None = None
     """Train on this many images of each class only."""
     judge: Path | None = None
-    """Folder of a `classify` run on the same data, whose features measure Frechet distances."""
+    """Folder of a `classify` run on the same data, whose features measure Frechet distances, and
+    which looks whether samples have all classes and differ within each."""
     accuracy_score: bool = True
     """At the end, train a CNN on samples only and test it on real images (if conditional)."""
     score_epochs: float | None = None
@@ -127,6 +132,11 @@ def resolve(config: Generate) -> Generate:
     assert config.score_epochs is not None
     if config.accuracy_score and config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
+    if config.keep_best > 0 and (config.judge is None or config.eval_every <= 0):
+        raise UserError(
+            "--keep-best goes by the Frechet distance that a CNN measures at every evaluation: set "
+            "--judge, and --eval-every above 0"
+        )
     return config
 
 
@@ -153,7 +163,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     from jaxnets import augment, data, evaluate, losses, optimizers, parallel, report, state, steps
     from jaxnets.errors import UserError
-    from jaxnets.task import Task
+    from jaxnets.guard import CollapseWatch
+    from jaxnets.task import Ranking, Task
 
     assert config.batch_size and config.epochs and config.penalty_weight is not None
     common.check_batch(config.batch_size, mesh, config.micro_batches)
@@ -270,10 +281,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
     def scores(of: state.TrainState, member: int) -> dict[str, float]:
-        if judge is None:
-            return {}
-        samples = samples_like(of, dataset.splits["test"].labels)
-        return judging.frechet_numbers(judge, samples, dataset)
+        return judging.sample_numbers(judge, partial(samples_like, of), dataset, config.conditional)
 
     def samples_like(of: state.TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
         variables = of.nets["generator"].averaged
@@ -289,6 +297,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         total_steps=total_steps,
         evaluate=lambda of: populations.numbers(config, of, scores),
         preview=preview,
+        ranking=Ranking("frechet", higher_is_better=False) if config.keep_best and judge else None,
+        warn=CollapseWatch(after_epochs=_WARM_UP * config.epochs),
     )
     return Built(task, train, steps_per_epoch, sample, samples_like, judge, config.conditional)
 
@@ -296,21 +306,22 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 def evaluate(
     config: Generate, built: Built, dataset: DataSet, mesh: Mesh, state: TrainState, folder: Path
 ) -> dict[str, Any]:
-    """What can be said of a trained generator: a Frechet distance, an accuracy score.
+    """What can be said of a trained generator: a Frechet distance, its variety, an accuracy score.
 
     The classifier of the accuracy score is trained in `folder`, those of a population's members in
     folders inside it.
     """
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
-        numbers: dict[str, Any] = {}
+        make = partial(built.samples_like, one)
+        numbers: dict[str, Any] = dict(
+            judging.sample_numbers(built.judge, make, dataset, config.conditional)
+        )
         if built.judge is not None:
-            samples = built.samples_like(one, dataset.splits["test"].labels)
-            numbers |= judging.frechet_numbers(built.judge, samples, dataset)
             numbers["frechet_judge"] = built.judge.name
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
         if config.conditional and config.accuracy_score:
-            samples = built.samples_like(one, built.train.labels)
+            samples = make(built.train.labels)
             assert config.score_epochs is not None
             part = folder if config.seeds == 1 else folder / populations.names(config)[member]
             seed = config.seed + member
@@ -320,46 +331,6 @@ def evaluate(
         return numbers
 
     return populations.numbers(config, state, of_one)
-
-
-def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
-    """A GAN's part of a report: samples beside real images, and its curves.
-
-    The samples are of the state given, that of one GAN.
-    """
-    import numpy as np
-
-    from jaxnets import report
-    from jaxnets.log import read_records
-
-    records = [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
-    test = dataset.splits["test"]
-    classes = min(dataset.num_classes, 20)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), 8)
-    fakes = built.samples_like(state, labels, seed=2).images.reshape(
-        classes, 8, *test.images.shape[1:]
-    )
-    reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
-    for c in range(classes):
-        found = test.images[np.flatnonzero(test.labels == c)[:8]]
-        reals[c, : len(found)] = found
-    both = np.concatenate([fakes, reals], axis=1)
-    picture = report.grid_png(
-        both.reshape(-1, *both.shape[2:]),
-        both.shape[1],
-        row_labels=dataset.class_names[:classes] if built.conditional else None,
-        column_labels=["sample"] * 8 + ["real"] * 8,
-    )
-    report.write_atomically(folder / "samples" / "beside-real.png", picture)
-    caption = "Samples, and beside them test images"
-    caption += " of the same class." if built.conditional else "; the samples have no classes."
-    return [
-        report.Figure(picture, caption=caption),
-        report.Figure(report.curves_svg(records, ["d_loss", "g_loss"], title="losses")),
-        report.Figure(
-            report.curves_svg(records, ["d_real", "d_fake"], title="discriminator's mean logits")
-        ),
-    ]
 
 
 def run(config: Generate) -> Path:
@@ -382,7 +353,7 @@ def run(config: Generate) -> Path:
     ]
     table = report.Table(rows, header=("", "value"))
     first = populations.member(config, result.state, None)
-    parts = [table, *figures(built, first, dataset, folder)]
+    parts = [table, *pictures.figures(built, first, dataset, folder)]
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)
     print(f"  report: {folder / 'report.html'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,27 @@ if TYPE_CHECKING:
     from jaxnets.state import TrainState
 
 
-def trained(folder: Path, like: TrainState) -> TrainState:
-    """The state that a finished or interrupted run has left, its best one where one is kept."""
+#: Of how many classes at most, and of each how many, samples and test images are compared pixel by
+#: pixel. More than `jaxnets.metrics.collapse.ENOUGH`, and few enough to cost nothing.
+_PIXEL_CLASSES, _PIXEL_EACH = 20, 16
+
+#: Rows of a table: name of a number -> (what it is, its format).
+_VARIETY = {
+    "samples_recognised": ("samples that the CNN takes for the class asked for", ".2%"),
+    "samples_least_class_share": ("share of the scarcest class, to that of real images", ".2f"),
+    "samples_spread": ("how far samples of a class lie apart, to how far real images do", ".2f"),
+    "samples_pixel_spread": ("how far a few samples lie apart, to real images, by pixels", ".2f"),
+}
+
+
+def trained(folder: Path, like: TrainState, *, higher_is_better: bool = True) -> TrainState:
+    """The state that a finished or interrupted run has left, its best one where one is kept.
+
+    Args:
+      folder: of the run.
+      like: a state of the same networks.
+      higher_is_better: what best means: an accuracy, or a distance.
+    """
     import sys
 
     from jaxnets.checkpoint import Checkpoints
@@ -28,21 +48,33 @@ def trained(folder: Path, like: TrainState) -> TrainState:
     # "12.orbax-checkpoint-tmp" is a save that was cut off.
     if not any(p.name.isdecimal() for p in place.glob("[0-9]*")):
         raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
-    with Checkpoints(place, say=lambda text: print(text, file=sys.stderr)) as checkpoints:
+    with Checkpoints(
+        place,
+        higher_is_better=higher_is_better,
+        say=lambda text: print(text, file=sys.stderr),
+    ) as checkpoints:
         return checkpoints.restore(like, best=True)[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """A trained classifier as a source of features.
+    """A trained classifier as a source of features, and of classes.
 
     Attributes:
-      features: split -> penultimate features [N, F].
+      look: split -> logits [N, K] and penultimate features [N, F].
+      real: what it sees in the test images, the same at every evaluation.
       name: what to print beside its scores: network, data, digest of its weights.
+      knows_classes: whether its classes are those of the data set that it looks at.
     """
 
-    features: Callable[[Split], np.ndarray]
+    look: Callable[[Split], tuple[np.ndarray, np.ndarray]]
+    real: Callable[[], tuple[np.ndarray, np.ndarray]]
     name: str
+    knows_classes: bool
+
+    def features(self, split: Split) -> np.ndarray:
+        """Penultimate features [N, F] of the images of a split."""
+        return self.look(split)[1]
 
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
@@ -74,9 +106,82 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     variables = state.nets["classifier"].averaged
     predict = evaluate.make_predict(built.model, mesh)
     return Judge(
-        features=lambda split: predict(variables, split)[1],
+        look=partial(predict, variables),
+        real=cache(lambda: predict(variables, dataset.splits["test"])),
         name=f"{config.network} trained on {own.name}, weights {evaluate.digest(variables)}",
+        knows_classes=own.class_names == dataset.class_names,
     )
+
+
+def sample_numbers(
+    judge: Judge | None, make: Callable[[np.ndarray], Split], dataset: DataSet, conditional: bool
+) -> dict[str, float]:
+    """What is measured of a generator at every evaluation.
+
+    Args:
+      judge: a CNN, or None: then only how far samples lie apart, pixel by pixel.
+      make: labels [N] -> as many samples, of these classes if conditional.
+      dataset: the real images.
+      conditional: whether the generator was asked for the samples' labels.
+
+    Returns:
+      Of a judge, the numbers of `frechet_numbers` and `variety_numbers`; without, of
+      `pixel_numbers`.
+    """
+    if judge is None:
+        return pixel_numbers(make, dataset, conditional)
+    samples = make(dataset.splits["test"].labels)
+    return {
+        **frechet_numbers(judge, samples, dataset),
+        **variety_numbers(judge, samples, dataset, conditional),
+    }
+
+
+def variety_numbers(
+    judge: Judge, samples: Split, dataset: DataSet, conditional: bool
+) -> dict[str, float]:
+    """Whether samples have all classes, and images of a class differ, as a CNN sees them.
+
+    Classes are those that the CNN finds, in samples and in real images alike, so that its errors
+    cancel; but images of a class are those of the class asked for, where one can be.
+    """
+    from jaxnets import metrics
+
+    logits, features = judge.look(samples)
+    real_logits, real_features = judge.real()
+    found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
+    classes = (found, real_found)
+    if conditional:
+        classes = (samples.labels, dataset.splits["test"].labels)
+    numbers = {
+        "samples_least_class_share": metrics.least_class_share(found, real_found),
+        "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),
+    }
+    if conditional and judge.knows_classes:
+        numbers["samples_recognised"] = metrics.recognised_share(found, samples.labels)
+    return numbers
+
+
+def pixel_numbers(
+    make: Callable[[np.ndarray], Split], dataset: DataSet, conditional: bool
+) -> dict[str, float]:
+    """How far a few samples lie apart, pixel by pixel, to how far test images do.
+
+    It takes no CNN to see that all images are alike, nor many of them.
+    """
+    import numpy as np
+
+    from jaxnets import metrics
+
+    test = dataset.splits["test"]
+    shown = range(min(dataset.num_classes, _PIXEL_CLASSES))
+    rows = [np.flatnonzero(test.labels == c)[:_PIXEL_EACH] for c in shown]
+    real = test.take(np.concatenate(rows))
+    samples = make(np.repeat(np.arange(len(shown), dtype=np.int32), _PIXEL_EACH))
+    labels = [split.labels if conditional else 0 * split.labels for split in (samples, real)]
+    pixels = [split.images.reshape(len(split), -1) for split in (samples, real)]
+    spread = metrics.relative_spread(pixels[0], labels[0], pixels[1], labels[1])
+    return {"samples_pixel_spread": spread}
 
 
 def frechet_numbers(judge: Judge, samples: Split, dataset: DataSet) -> dict[str, float]:
@@ -143,6 +248,11 @@ def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("ceiling: of noise", populations.shown(numbers, "frechet_ceiling", ".2f")),
             ("features of", str(numbers["frechet_judge"])),
         ]
+    table += [
+        (text, populations.shown(numbers, name, form))
+        for name, (text, form) in _VARIETY.items()
+        if name in numbers
+    ]
     if "classification_accuracy_score" in numbers:
         score = populations.shown(numbers, "classification_accuracy_score", ".2%")
         table.append(("classification accuracy score (trained on samples only)", score))

@@ -79,24 +79,61 @@ def numbers(
 ) -> dict[str, Any]:
     """Numbers of the run: those of its one network, or mean, spread and each member's.
 
+    A member that has diverged has NaN for every number. So has the mean then: a checkpoint that
+    holds such a member is never the best.
+
     Args:
       config: of the run.
       state: of the run.
       of_one: (member's state, number of the member) -> name -> number.
+
+    Raises:
+      UserError: if no member is left.
     """
-    return together(config, [of_one(one, i) for i, one in enumerate(members(config, state))])
-
-
-def together(config: common.RunOptions, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The members' numbers as those of the run: of counts and texts no mean is taken."""
-    from jaxnets import population
+    from jaxnets.errors import UserError
 
     if config.seeds == 1:
-        return dict(each[0])
-    measured = [name for name, value in each[0].items() if isinstance(value, float)]
-    rest = {name: [one[name] for one in each] for name in each[0] if name not in measured}
+        return dict(of_one(state, 0))
+    each = [
+        None if has_diverged(one) else of_one(one, i)
+        for i, one in enumerate(members(config, state))
+    ]
+    if all(one is None for one in each):
+        raise UserError(
+            f"all {config.seeds} members have diverged: lower the learning rate, or clip gradients "
+            "with --clip-norm, in a new run folder"
+        )
+    return together(config, each)
+
+
+def has_diverged(state: TrainState) -> bool:
+    """Whether a network of a member is no longer of finite numbers."""
+    import jax
+    import numpy as np
+
+    leaves = jax.tree.leaves([(net.params, net.averaged) for net in state.nets.values()])
+    return not all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The members' numbers as those of the run: of counts and texts no mean is taken.
+
+    Args:
+      config: of the run.
+      each: the numbers of each member, None for one that has diverged.
+    """
+    import math
+
+    from jaxnets import population
+
+    left = [one for one in each if one is not None]
+    if config.seeds == 1:
+        return dict(left[0])
+    measured = [name for name, value in left[0].items() if isinstance(value, float)]
+    rest = {name: [one[name] for one in left] for name in left[0] if name not in measured}
     found = population.mean_and_spread(
-        names(config), [{name: one[name] for name in measured} for one in each]
+        names(config),
+        [{name: math.nan if one is None else one[name] for name in measured} for one in each],
     )
     return {**found, **{k: v[0] if len(set(v)) == 1 else v for k, v in rest.items()}}
 
@@ -109,10 +146,26 @@ def curves(config: common.RunOptions, *shown: str) -> list[str]:
 
 
 def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
-    """A number for a table: alone, or as mean and standard deviation."""
-    text = format(numbers[name], form)
-    spread = numbers.get(f"{name}_std")
-    return text if spread is None else f"{text} +- {format(spread, form)}"
+    """A number for a table: alone, or as mean and standard deviation of the members.
+
+    Those that have diverged are left out, and named.
+    """
+    import math
+    import statistics
+
+    mean, spread = numbers[name], numbers.get(f"{name}_std")
+    own = {k.partition("/")[2]: v for k, v in numbers.items() if k.startswith(f"{name}/")}
+    values = [value for value in own.values() if math.isfinite(value)]
+    without = ""
+    if values and len(values) < len(own):
+        lost = [member for member, value in own.items() if not math.isfinite(value)]
+        mean = statistics.fmean(values)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        without = f" without {', '.join(lost)}, which diverged"
+    if not math.isfinite(mean):
+        return "not known"
+    text = format(mean, form)
+    return text if spread is None else f"{text} +- {format(spread, form)}{without}"
 
 
 def suffix(config: common.RunOptions) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import classify, common, generate
+from experiments import classify, common, generate, pictures
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -223,7 +223,7 @@ def _report(
         "A CNN and a GAN on digits, alone and together",
         [
             report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
-            *generate.figures(gan[0], gan[1], dataset, folder / "gan"),
+            *pictures.figures(gan[0], gan[1], dataset, folder / "gan"),
             report.Figure(report.curves_svg(records, ["loss"], title="the CNN's training loss")),
             report.Figure(
                 report.confusion_svg(confusion, dataset.class_names),

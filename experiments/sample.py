@@ -63,7 +63,8 @@ def run(config: Sample) -> None:
     mesh = parallel.make_mesh(1)
     built = generate.build(dataclasses.replace(options, judge=None), dataset, mesh)
     built.task.pipeline.close()
-    state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
+    like = parallel.replicate(built.task.init(), mesh)
+    state = judging.trained(config.run, like, higher_is_better=False)
     images = built.sample(
         populations.member(options, state, config.member).nets["generator"].averaged,
         jax.random.key(config.seed),

@@ -12,7 +12,14 @@ from typing import Any
 
 from jaxnets.descent import FINITE
 
-__all__ = ["Fault", "collapse_warnings", "find_faults", "members", "without_flags"]
+__all__ = [
+    "CollapseWatch",
+    "Fault",
+    "collapse_warnings",
+    "find_faults",
+    "members",
+    "without_flags",
+]
 
 #: In the order in which one makes the next non-finite.
 _TERMS = ("penalty", "loss", "gradient", "update", "model_state")
@@ -79,39 +86,93 @@ def without_flags(values: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in values.items() if k.split("/")[0] != FINITE}
 
 
+#: A mean sign of logits beyond which a discriminator is as good as certain: of the 256 images of a
+#: usual call (4 steps of 64), at most two are on the other side.
+_SURE = 0.98
+#: Spread of samples, to that of real images, below which they are few different images. MEASURED
+_NARROW = 0.3
+#: Share of a class, to its share of real images, below which it counts as left out. Chance alone
+#: does not come so low (see `jaxnets.metrics.collapse.ENOUGH`).
+_MISSING = 0.2
+
+
 def collapse_warnings(values: Mapping[str, float]) -> dict[str, str]:
     """What the metrics of a GAN say of how it may fail, in plain words.
 
     Args:
       values: of its training (`d_sign_real`, `d_sign_fake`) or of its evaluation
-        (`samples_least_class_share`, `samples_spread`).
+        (`samples_least_class_share`, `samples_spread`, `samples_pixel_spread`; see
+        `jaxnets.metrics.collapse`). One that is NaN is not known, and says nothing.
 
     Returns:
       kind of trouble -> sentence.
     """
     found = {}
     real, fake = values.get("d_sign_real", 0.0), values.get("d_sign_fake", 0.0)
-    if real > 0.98 and fake < -0.98:
+    if real > _SURE and fake < -_SURE:
         found["discriminator wins"] = (
             "the discriminator tells practically every image, so the generator learns little from "
             "it; a penalty (--penalty r1), augmentation (--augment) or a lower "
             "--discriminator-learning-rate helps"
         )
-    if abs(real) > 0.98 and abs(fake) > 0.98 and real * fake > 0:
+    if abs(real) > _SURE and abs(fake) > _SURE and real * fake > 0:
         found["discriminator is blind"] = (
             "the discriminator gives reals and fakes the same answer, so the generator learns "
             "nothing from it; raise --discriminator-learning-rate or lower --penalty-weight"
         )
-    spread = values.get("samples_spread", math.nan)
-    if spread < 0.3:
-        found["mode collapse"] = (
-            f"samples of a class differ by only {spread:.0%} of what real images do, as a CNN sees "
-            "them: the generator makes few different images (mode collapse)"
-        )
+    views = {"samples_spread": "as a CNN sees them", "samples_pixel_spread": "pixel by pixel"}
+    for name, view in views.items():
+        spread = values.get(name, math.nan)
+        if spread < _NARROW:
+            found["mode collapse"] = (
+                f"samples of a class differ by only {spread:.0%} of what real images do, {view}: "
+                "the generator makes few different images (mode collapse)"
+            )
     least = values.get("samples_least_class_share", math.nan)
-    if least < 0.2:
+    if least < _MISSING:
         found["missing class"] = (
             f"of one class a CNN finds only {least:.0%} of the samples that there should be: the "
             "generator leaves it out"
         )
     return found
+
+
+class CollapseWatch:
+    """Says what `collapse_warnings` finds, where it is more than a passing state; a `Task.warn`.
+
+    Every GAN looks like a failure at first: samples of an untrained generator hardly differ, and
+    any discriminator tells them. A warning is said once, so one that came too early would take the
+    place of the true one.
+    """
+
+    def __init__(self, after_epochs: float, records: int = 3):
+        """Sets it up.
+
+        Args:
+          after_epochs: before so many, nothing is said.
+          records: of training, in a row, that must agree. Each is about the images of one call of
+            the step, and a discriminator may well know all of those. An evaluation is of many
+            samples, and is believed at once.
+        """
+        self._after, self._records = after_epochs, records
+        self._agreed: dict[str, int] = {}
+
+    def __call__(self, values: Mapping[str, float]) -> dict[str, str]:
+        """What is to be said of one record.
+
+        Args:
+          values: as `collapse_warnings` takes them, and the `epoch`; of a population, those of its
+            members, `name/member`.
+        """
+        if values.get("epoch", math.inf) < self._after:
+            return {}
+        found = {}
+        for member in sorted({name.partition("/")[2] for name in values if "/" in name}) or [""]:
+            ending = f"/{member}" if member else ""
+            own = {k.removesuffix(ending): v for k, v in values.items() if k.endswith(ending)}
+            head = f"{member}: " if member else ""
+            found |= {head + kind: head + text for kind, text in collapse_warnings(own).items()}
+        if not any(name.startswith("d_sign_") for name in values):
+            return found
+        self._agreed = {kind: self._agreed.get(kind, 0) + 1 for kind in found}
+        return {k: text for k, text in found.items() if self._agreed[k] >= self._records}

@@ -192,10 +192,9 @@ class _Run:
 
         if due(options.log_every):
             speed = self.progress.images_per_second(self.step)
-            epoch = self.step * task.pipeline.batch_size / task.pipeline.num_examples
-            record = {**values, "epoch": epoch, "images_per_second": speed}
+            record = {**values, "epoch": self._epoch(), "images_per_second": speed}
             self.log.write("train", self.step, record)
-            self._warn(task.warn(values) if task.warn is not None else {})
+            self._warn_of(record)
         begin = time.monotonic()
         value = self._evaluate() if due(options.eval_every) else None
         ranks = value is not None and self.checkpoints.would_be_kept(value)
@@ -272,7 +271,7 @@ class _Run:
         shown = brief(self.metrics)
         if shown:
             self.progress.say(f"{task.name}  step {self.step}: {shown}")
-        self._warn(task.warn(self.metrics) if task.warn is not None else {})
+        self._warn_of({**self.metrics, "epoch": self._epoch()})
         return None if task.ranking is None else self._rank(task.ranking)
 
     def _rank(self, rule: Ranking) -> float:
@@ -295,6 +294,12 @@ class _Run:
                 f"{self.notes['best_step']}; going back to it"
             )
         return value
+
+    def _epoch(self) -> float:
+        return self.step * self.task.pipeline.batch_size / self.task.pipeline.num_examples
+
+    def _warn_of(self, values: Mapping[str, float]) -> None:
+        self._warn(self.task.warn(values) if self.task.warn is not None else {})
 
     def _warn(self, troubles: Mapping[str, str]) -> None:
         for kind, sentence in troubles.items():

@@ -7,6 +7,7 @@ loop, checkpoints.
 """
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -214,13 +215,16 @@ def mean_and_spread(
       numbers: each member's, by the same names.
 
     Returns:
-      `name` -> mean, `name_std` -> sample standard deviation (0 for one member), and `name/member`
-      -> each member's own.
+      `name` -> mean, `name_std` -> sample standard deviation (0 for one member; NaN where a value
+      is not finite), and `name/member` -> each member's own.
     """
     found: dict[str, float] = {}
     for name in numbers[0]:
         values = [of_one[name] for of_one in numbers]
         found[name] = statistics.fmean(values)
-        found[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        # Of a value that is not finite, Python's own raises an AttributeError.
+        known = all(map(math.isfinite, values))
+        spread = statistics.stdev(values) if known and len(values) > 1 else 0.0
+        found[f"{name}_std"] = spread if known else math.nan
         found |= {f"{name}/{member}": v for member, v in zip(names, values, strict=True)}
     return found

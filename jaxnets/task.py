@@ -71,8 +71,8 @@ class Task:
       preview: writes pictures of what the state can do into a folder; None where there is
         nothing to see.
       ranking: what the best states are; None where they are not to be told apart.
-      warn: metrics of the training or of an evaluation -> kind of trouble -> sentence; each kind
-        is said once.
+      warn: metrics of the training or of an evaluation, and the `epoch` -> kind of trouble ->
+        sentence; each kind is said once.
     """
 
     name: str

@@ -61,6 +61,9 @@ MISTAKES = [
     (GENERATE, "--discriminator-steps 99", "1584", "1438"),
     (GENERATE, "--latent-size 0", "0"),
     (GENERATE, "--judge nowhere", "nowhere"),
+    (GENERATE, "--keep-best 1", "--judge"),
+    (GENERATE, "--keep-best 1 --judge nowhere --eval-every 0", "--eval-every"),
+    (GENERATE, "--keep-best -1", "--keep-best", "-1"),
 ]
 
 

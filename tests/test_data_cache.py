@@ -79,6 +79,7 @@ def damage_names(folder: Path) -> None:
         ),
         lambda folder: (folder / "meta.json").write_text("{"),
         lambda folder: (folder / "meta.json").write_text("[]"),
+        lambda folder: np.save(folder / "test_labels.npy", np.zeros(4)),
     ],
 )
 def test_a_damaged_cache_is_noticed_and_made_again(cache, caplog, damage):
@@ -152,10 +153,11 @@ def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
 def test_labels_outside_their_range_are_refused(cache, label):
     def wrong(staging: Staging) -> tuple[tuple[str, ...], int]:
         names, skipped = fill(staging)
-        staging.split("train", 1, (2, 3, 1)).labels[:] = label
+        staging.split("train", 3, (2, 3, 1)).labels[:] = 1, label, 0
         return names, skipped
 
-    with pytest.raises(UserError, match=rf"label {label} .*0\.\.1 \(num_classes=2\)"):
+    message = rf'label {label} of example 1 in the split "train" .*0\.\.1 \(num_classes=2\)'
+    with pytest.raises(UserError, match=message):
         cached("key", "mine", wrong)
     assert not (cache / "arrays" / "key").exists()
 

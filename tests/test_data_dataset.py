@@ -1,9 +1,11 @@
 """Dividing a data set: fixed by its seed, alike in every class, nothing lost."""
 
+import os
+
 import numpy as np
 import pytest
 
-from jaxnets.data import Split, split_validation, take_per_class
+from jaxnets.data import DataSet, Split, split_validation, take_per_class
 from jaxnets.data.dataset import stratified_indices
 from jaxnets.errors import UserError
 
@@ -82,3 +84,53 @@ def test_take_per_class_refuses_more_than_there_is(n):
 def test_a_split_checks_shapes_and_types(images, labels):
     with pytest.raises(UserError, match="must be"):
         Split(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [0, 1, 2, 3],
+            r'^label 3 of example 3 in the split "test" is outside 0\.\.2 \(num_classes=3\)$',
+        ),
+        ([0, -1, 7, 8], r"^label -1 of example 1 .* and so are those of 2 more$"),
+    ],
+)
+def test_a_label_out_of_range_is_named_with_its_example(labels, message):
+    splits = {
+        name: Split(np.zeros((4, 2, 2, 1), np.uint8), np.array(of, np.int32))
+        for name, of in (("train", [0, 1, 2, 0]), ("test", labels))
+    }
+    with pytest.raises(UserError, match=message):
+        DataSet("mine", 3, ("a", "b", "c"), splits, 0, "f")
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A split whose arrays are mapped from files, and the file of its images."""
+    images, labels = np.zeros((6, 2, 2, 1), np.uint8), np.zeros(6, np.int32)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "labels.npy", labels)
+    arrays = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")]
+    return Split(*arrays), tmp_path / "images.npy"
+
+
+def test_a_mapped_file_that_is_written_to_is_named(mapped):
+    split, path = mapped
+    split.check_unchanged()
+    rows = split.take(np.arange(3))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match=r"images\.npy was changed .* run the same command again"):
+        split.check_unchanged()
+    rows.check_unchanged()  # a copy
+
+
+def test_a_mapped_file_that_is_replaced_or_deleted_stays_what_it_was(mapped):
+    split, path = mapped
+    fresh = path.with_name("fresh.npy")
+    np.save(fresh, np.ones((6, 2, 2, 1), np.uint8))
+    fresh.replace(path)
+    split.check_unchanged()
+    path.unlink()
+    split.check_unchanged()
+    assert not split.images.any()

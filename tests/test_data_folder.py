@@ -1,5 +1,6 @@
 """Folders of images: what is accepted, what is refused, and how the refusal reads."""
 
+import hashlib
 import struct
 import zlib
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnets.data import load
+from jaxnets.data import folder, load
+from jaxnets.data.listing import read_listing
 from jaxnets.errors import UserError
 
 
@@ -82,6 +84,50 @@ def test_a_changed_folder_is_read_again(root):
     save(root / "cat" / "new.png", np.full((6, 4), 78, np.uint8), compress_level=0)
     again = load(f"folder:{root}")
     assert 78 in values(again.splits["train"]) + values(again.splits["test"])
+
+
+def test_the_files_that_images_were_made_of_are_listed(root):
+    (root / "cat" / "bad.png").write_bytes(b"no image")
+    for _ in range(2):  # decoded, then from the cache
+        dataset = load(f"folder:{root}", skip_bad=True)
+        assert dataset.listing is not None
+        listing = read_listing(dataset.listing)
+        assert listing is not None and listing.decoder.startswith("Pillow ")
+        assert listing.files == {
+            str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"!")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize("change", [grow, cut, Path.unlink])
+@pytest.mark.parametrize("reader", ["_header", "_decode"])
+def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change, reader):
+    read = getattr(folder, reader)
+
+    def slowly(file, *rest):
+        if file.path.name == "3.png" and file.path.exists():
+            change(file.path)  # someone else copies files into the folder
+        return read(file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, reader, slowly)
+        for skip_bad in (False, True):
+            with pytest.raises(
+                UserError, match=r"cat/3\.png.*dog/3\.png.*while the images were read"
+            ):
+                load(f"folder:{root}", skip_bad=skip_bad)
+            for name in ("cat", "dog"):
+                save(root / name / "3.png", np.full((6, 4), 9, np.uint8))
+    assert len(load(f"folder:{root}").splits["train"]) == 8
 
 
 def test_hidden_files_do_not_count(root):

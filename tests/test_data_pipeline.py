@@ -1,5 +1,7 @@
 """The order of examples, and that both pipelines serve the same bits in it."""
 
+import os
+from functools import partial
 from typing import Any
 
 import jax
@@ -147,16 +149,53 @@ def test_consecutive_feeds_read_each_batch_once(monkeypatch):
     assert starts == [0, 2]
 
 
-def test_streaming_names_a_missing_example_and_unequal_sizes():
-    good = {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
-    for bad, message in (
-        ({"image": None, "label": 0}, "can't be read"),
-        ({"image": np.zeros((3, 2, 1), np.uint8), "label": 0}, "one size"),
-    ):
-        streaming = StreamingPipeline([good, bad], 2, seed=0, threads=0)
-        with pytest.raises(UserError, match=message):
-            streaming.feed(0, 1)
-        streaming.close()
+class Damaged(list):
+    """Examples of which one can't be decoded."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("broken data stream")
+        return super().__getitem__(index)
+
+
+GOOD = {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([GOOD, {"image": None, "label": 0}], "example 1 can't be read"),
+        ([GOOD, {"image": GOOD["image"], "label": None}], "example 1 can't be read"),
+        (Damaged([GOOD, GOOD]), r"example 1 can't be read \(OSError: broken data stream\)"),
+        ([GOOD, {"image": np.zeros((3, 2, 1), np.uint8), "label": 0}], "one size"),
+        ([{"image": np.zeros((2, 2, 1)), "label": 0}], "example 0 is of float64; .* uint8"),
+    ],
+)
+def test_streaming_names_an_example_that_cannot_be_used(examples, message, threads):
+    streaming = StreamingPipeline(examples, len(examples), seed=0, threads=threads)
+    with pytest.raises(UserError, match=message):
+        streaming.feed(0, 1)
+    streaming.close()
+
+
+@pytest.mark.parametrize(
+    "make", [ResidentPipeline, partial(StreamingPipeline, threads=0), StreamingPipeline]
+)
+def test_images_that_change_under_a_run_stop_it(tmp_path, make):
+    split = make_split()
+    for name in ("images", "labels"):
+        np.save(tmp_path / f"{name}.npy", getattr(split, name))
+    mapped = Split(*(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("images", "labels")))
+    pipeline = make(mapped, 5, seed=0)
+    pipeline.feed(0, 3)
+    assert len(list(eval_batches(mapped, 5))) == 5
+    os.utime(tmp_path / "images.npy", ns=(1, 1))
+    with pytest.raises(UserError, match=r"images\.npy was changed"):
+        pipeline.feed(3, 20)  # beyond what was read ahead
+    pipeline.close()
+    with pytest.raises(UserError, match=r"images\.npy was changed"):
+        next(eval_batches(mapped, 5))
 
 
 def test_fetch_gives_the_rows_that_the_order_names():

@@ -28,6 +28,7 @@ def prepare(
     name: str = "tiny",
     features: dict[str, Any] | None = None,
     file_format: str = "array_record",
+    num_shards: int = 1,
 ) -> None:
     """Writes a prepared data set as TensorFlow Datasets would."""
     described: dict[str, Any] = features or {
@@ -55,7 +56,9 @@ def prepare(
 
     Tiny.name = name
     tfds.disable_progress_bar()
-    Tiny(data_dir=str(folder), file_format=file_format).download_and_prepare()
+    Tiny(data_dir=str(folder), file_format=file_format).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=num_shards)
+    )
 
 
 def pictures(count: int, size: tuple[int, ...] = (5, 4)) -> list[tuple[np.ndarray, int]]:
@@ -158,6 +161,32 @@ def test_a_truncated_shard_is_never_trained_on(tmp_path, keep):
         load("tfds:tiny", data_dir=tmp_path)
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [halve, flip, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_the_damaged_shard_is_named(tmp_path, damage):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
+    rows = [(image, index % 3) for index, image in enumerate(noise)]
+    prepare(tmp_path, {"train": rows, "test": pictures(3)}, num_shards=3)
+    _, shard, _ = sorted(tmp_path.rglob("*train.array_record*"))
+    good = shard.read_bytes()
+    damage(shard)
+    with pytest.raises(
+        UserError, match=r"example 20 .*file tiny-train.array_record-00001-of-00003 is"
+    ):
+        load("tfds:tiny", data_dir=tmp_path)
+    shard.write_bytes(good)
+    assert len(load("tfds:tiny", data_dir=tmp_path).splits["train"]) == 60
+
+
 def test_a_shard_with_fewer_examples_than_announced(tmp_path):
     prepare(tmp_path, {"train": pictures(8), "test": pictures(3)})
     prepare(tmp_path / "other", {"train": pictures(6), "test": pictures(3)})
@@ -171,7 +200,9 @@ def test_a_shard_with_fewer_examples_than_announced(tmp_path):
 def test_an_example_that_comes_back_empty_is_noticed(tmp_path, monkeypatch):
     prepare(tmp_path, {"train": pictures(8), "test": pictures(3)})
     monkeypatch.setattr(prepared, "_examples", lambda source, where: [{"image": None, "label": 0}])
-    with pytest.raises(UserError, match="example 0 is missing"):
+    with pytest.raises(
+        UserError, match=r"example 0 is missing, so its file tiny-train\.array_record"
+    ):
         load("tfds:tiny", data_dir=tmp_path)
 
 

@@ -1,11 +1,16 @@
 """Every experiment through its command, at the smallest size that still goes all the way."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
+from experiments import judging
+from jaxnets.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -115,4 +120,71 @@ def test_a_run_does_not_go_on_with_other_images(cli, workplace):
     text["config"]["data_fingerprint"] = "0" * 16
     path.write_text(json.dumps(text))
     again = cli(*CLASSIFY, "--run-dir", "cnn")
-    assert_one_error(again, "data_fingerprint (there '0000000000000000'")
+    assert_one_error(again, "the images of digits", "fingerprint was 0000000000000000 and is")
+
+
+def test_a_run_names_the_images_that_have_changed(cli, workplace):
+    images = workplace / "images"
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (images / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(images / name / f"{i}.png")
+    line = [*CLASSIFY, "--data", f"folder:{images}", "--batch-size", 8, "--run-dir", "cnn"]
+    assert cli(*line)[0] == 0
+    for path in images.rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert cli(*line)[0] == 0  # a new date is no change
+    code, _, err = cli("evaluate", "cnn")
+    assert code == 0 and "warning" not in err
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(images / "cat" / "3.png")
+    (images / "dog" / "1.png").rename(images / "dog" / "7.png")
+    changed = "3 files differ (cat/3.png changed, dog/1.png removed, dog/7.png added)"
+    assert_one_error(cli(*line), f"the images of folder:{images}", "that cnn began with", changed)
+    code, _, err = cli("evaluate", "cnn")
+    assert (
+        code == 0
+        and f"warning: these are not the images that cnn was trained with: {changed}" in err
+    )
+    # Other images on purpose are another matter, and so is a run whose listing is lost.
+    other = cli(*line, "--channels", 3)
+    assert_one_error(other, "another configuration", "channels (there None, asked 3)")
+    (workplace / "cnn" / "data_files.json.gz").unlink()
+    assert_one_error(cli(*line), f"the images of folder:{images}", "their fingerprint was ")
+
+
+def test_the_best_gan_is_that_of_the_least_distance(cli, runs, workplace, monkeypatch):
+    distances = iter([3.0, 1.0, float("nan"), 2.0, 2.0, 7.0, 8.0])
+    rest = {"frechet_floor": 0.0, "frechet_ceiling": 9.0, "frechet_samples": 180}
+    monkeypatch.setattr(judging, "frechet_numbers", lambda *_: {"frechet": next(distances), **rest})
+    run(
+        [*GENERATE, "--judge", str(runs["classify"]), "--run-dir", "gan"],
+        "--epochs 0.1 --eval-every 0.02 --save-every 0 --keep 1 --keep-best 1",
+    )
+    records = read_records(workplace / "gan" / "metrics.jsonl")
+    judged = {r["step"]: r["frechet"] for r in records if r["split"] == "eval"}
+    assert judged == {2: 3.0, 4: 1.0, 6: None, 8: 2.0, 9: 2.0}
+    assert summary(workplace / "gan")["frechet"] == 7.0  # of the last state
+    code, out, _ = cli("evaluate", "gan", "--no-accuracy-score")
+    assert code == 0 and json.loads(out)["step"] == 4
+    for name in ("best", "last"):
+        run(f"sample gan --count 2 --out {name}")
+        shutil.rmtree(workplace / "gan" / "checkpoints" / "4", ignore_errors=True)
+    with np.load("best.npz") as best, np.load("last.npz") as last:
+        assert not np.array_equal(best["images"], last["images"])
+
+
+def test_what_a_cnn_says_of_a_gans_variety_is_kept(runs, workplace):
+    run([*GENERATE, "--judge", str(runs["classify"]), "--run-dir", "gan"])
+    names = {"samples_recognised", "samples_least_class_share", "samples_spread"}
+    (judged,) = [
+        r for r in read_records(workplace / "gan" / "metrics.jsonl") if r["split"] == "eval"
+    ]
+    found = summary(workplace / "gan")
+    for name in names:
+        assert judged[name] == pytest.approx(found[name]) and found[name] >= 0
+    page = (workplace / "gan" / "report.html").read_text()
+    assert "how far samples of a class lie apart" in page and "scarcest class" in page
+    alone = summary(runs["generate"])
+    assert alone["samples_pixel_spread"] >= 0 and not names & set(alone)

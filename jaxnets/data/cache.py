@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnets.data.dataset import DataSet, Split, array_digest, fingerprint, stratified_indices
+from jaxnets.data.dataset import (
+    DataSet,
+    Split,
+    array_digest,
+    check_labels,
+    fingerprint,
+    stratified_indices,
+)
+from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
 from jaxnets.folders import cache_dir
 
@@ -19,6 +27,7 @@ __all__ = ["Staging", "cache_dir", "cached", "make_temporary"]
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+LISTING = "files.json.gz"
 TEST_FRACTION = 0.2
 TEST_SEED = 20
 CHUNK_BYTES = 1 << 26
@@ -53,6 +62,10 @@ class Staging:
         split = self._splits[name]
         self._splits[name] = Split(split.images[:count], split.labels[:count])
 
+    def note_files(self, listing: Listing) -> None:
+        """Keeps, beside the arrays, of which files they were made."""
+        write_listing(self._folder / LISTING, listing)
+
     def finish(self, num_classes: int) -> dict[str, tuple[str, str]]:
         """Divides "train" where there is no "test", checks the labels, writes everything out.
 
@@ -66,12 +79,7 @@ class Staging:
         for name, (split, _) in parts.items():
             if not len(split):
                 raise UserError(f'the split "{name}" has no examples; each split needs some')
-            bad = split.labels[(split.labels < 0) | (split.labels >= num_classes)]
-            if len(bad):
-                raise UserError(
-                    f'label {bad[0]} in the split "{name}" is outside 0..{num_classes - 1} '
-                    f"(num_classes={num_classes})"
-                )
+            check_labels(split.labels, num_classes, f'the split "{name}"')
         if "test" not in parts:
             train = self._splits["train"]
             first, second = stratified_indices(train.labels, TEST_FRACTION, TEST_SEED)
@@ -208,6 +216,9 @@ def _open(folder: Path) -> DataSet:
             splits=splits,
             skipped=int(meta["skipped"]),
             fingerprint=meta["fingerprint"],
+            listing=folder / LISTING if (folder / LISTING).exists() else None,
         )
+    except UserError as error:  # labels out of range, of another class count than was checked
+        raise _Damaged(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from error

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ __all__ = [
     "DataSet",
     "Split",
     "array_digest",
+    "check_labels",
     "fingerprint",
+    "first_unreadable",
     "generator",
     "read_rows",
     "split_validation",
@@ -34,6 +37,7 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    _files: Mapping[Path, tuple[int, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -45,6 +49,7 @@ class Split:
                 f"labels must be [{len(self.images)}] int32, one for each image, "
                 f"not {self.labels.shape} {self.labels.dtype}"
             )
+        object.__setattr__(self, "_files", _mapped_files(self.images, self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,9 +59,42 @@ class Split:
         """Bytes of images and labels together."""
         return self.images.nbytes + self.labels.nbytes
 
+    def check_unchanged(self) -> None:
+        """Looks whether a file that the rows are mapped from was written to since.
+
+        One that was deleted or replaced stays what it was for those who have it mapped.
+
+        Raises:
+          UserError: if one was.
+        """
+        for path, before in self._files.items():
+            now = _state(path)
+            if now is not None and now[0] == before[0] and now != before:
+                raise UserError(
+                    f"{path} was changed while the images in it were in use; run the same command "
+                    "again: what is damaged is prepared anew, and the run goes on from its newest "
+                    "checkpoint"
+                )
+
     def take(self, indices: np.ndarray) -> "Split":
         """A copy of the rows `indices` ([M] integers), in that order."""
         return Split(self.images[indices], self.labels[indices])
+
+
+def _mapped_files(*arrays: np.ndarray) -> dict[Path, tuple[int, ...]]:
+    """The files that arrays are mapped from, and the state of each."""
+    names = [getattr(array, "filename", None) for array in arrays]
+    states = {Path(name): _state(Path(name)) for name in names if name is not None}
+    return {path: state for path, state in states.items() if state is not None}
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Which file it is, its size and when it was last written to; None where it is gone."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +109,11 @@ class DataSet:
       skipped: damaged files that were left out because the caller allowed it.
       fingerprint: sha256 of class names, shapes and contents: equal on any machine that holds the
         same examples in the same order.
+      listing: file that names what the images were made of (see `jaxnets.data.listing`), where
+        that is files of the user's.
+
+    Raises:
+      UserError: on construction, if a label lies outside its range.
     """
 
     name: str
@@ -79,6 +122,26 @@ class DataSet:
     splits: dict[str, Split]
     skipped: int
     fingerprint: str
+    listing: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits.items():
+            check_labels(split.labels, self.num_classes, f'the split "{name}"')
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Looks whether labels ([N] integers) lie in 0 .. num_classes - 1.
+
+    Raises:
+      UserError: names the first that does not, and the example it is of.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        others = f", and so are those of {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+        raise UserError(
+            f"label {labels[wrong[0]]} of example {wrong[0]} in {where} is outside "
+            f"0..{num_classes - 1} (num_classes={num_classes}){others}"
+        )
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -162,6 +225,26 @@ def read_rows(source: Sequence[Any], rows: Sequence[int]) -> list[Any]:
     """Items of a random-access source, in one call where it can (1.6 times as fast for TFDS)."""
     many = getattr(source, "__getitems__", None)
     return list(many(rows)) if many else [source[row] for row in rows]
+
+
+def first_unreadable(
+    source: Sequence[Any], rows: Sequence[int], error: Exception
+) -> tuple[int, str]:
+    """Which of the rows that could not be read together can't be read alone, and why.
+
+    Args:
+      source: random access.
+      rows: what `read_rows` failed on.
+      error: how it failed, which is told of the first row where each can be read alone.
+    """
+    found = rows[0], error
+    for row in rows:
+        try:
+            read_rows(source, [row])
+        except Exception as own:  # readers and decoders raise all sorts on damaged bytes
+            found = row, own
+            break
+    return found[0], f"{type(found[1]).__name__}: {' '.join(str(found[1]).split())[:200]}"
 
 
 def take_per_class(split: Split, n: int, seed: int) -> Split:

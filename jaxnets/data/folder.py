@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
+from jaxnets.data.listing import Listing
 from jaxnets.errors import UserError
 
 __all__ = ["load_folder"]
@@ -73,7 +74,19 @@ def load_folder(
     key = f"folder-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:24]}"
 
     def build(staging: Staging) -> tuple[tuple[str, ...], int]:
-        skipped = _build(root, splits, class_names, staging, image_size, channels, skip_bad)
+        stamps = {root / path: tuple(stamp) for _, path, *stamp in listing}
+        digests: dict[Path, str] = {}
+        wishes = (image_size, channels, skip_bad)
+        try:
+            skipped = _build(root, splits, class_names, staging, *wishes, digests)
+        except UserError:
+            _check_stamps(root, stamps)  # of a file that is half written, the rest is not true
+            raise
+        _check_stamps(root, stamps)
+        import PIL
+
+        named = {str(path.relative_to(root)): digest for path, digest in digests.items()}
+        staging.note_files(Listing(named, f"Pillow {PIL.__version__}"))
         return class_names, skipped
 
     return cached(key, name, build)
@@ -82,6 +95,27 @@ def load_folder(
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _check_stamps(root: Path, before: Mapping[Path, tuple[int, ...]]) -> None:
+    """Fails if a file is no longer what it was when the folder was listed.
+
+    The cache would hold the new image under the old one's name, or half of it.
+    """
+
+    def changed(path: Path) -> bool:
+        try:
+            return _stamp(path) != before[path]
+        except FileNotFoundError:
+            return True
+
+    names = [str(path.relative_to(root)) for path in before if changed(path)]
+    if names:
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        raise UserError(
+            f"{', '.join(names[:3])}{more} in {root} changed while the images were read; run the "
+            "command again when nothing writes there"
+        )
 
 
 def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
@@ -139,7 +173,9 @@ def _build(
     image_size: tuple[int, int] | None,
     channels: int | None,
     skip_bad: bool,
+    digests: dict[Path, str],
 ) -> int:
+    """Decodes into `staging`, notes the files' `digests`, counts those that can't be used."""
     from PIL import Image
 
     bad: dict[Path, str] = {}
@@ -164,7 +200,8 @@ def _build(
                 usable = [file for file in part if file.path not in bad]
                 out = staging.split(split, max(1, len(usable)), (*size, depth))
                 count = 0
-                for file, image in _decoded(pool, usable, size, depth):
+                for file, digest, image in _decoded(pool, usable, size, depth):
+                    digests[file.path] = digest
                     if isinstance(image, str):
                         bad[file.path] = image
                         continue
@@ -174,6 +211,7 @@ def _build(
                 _check_classes(root, split, class_names, out.labels[:count], bad, skip_bad)
     if bad and (not skip_bad or not sizes):
         raise _named(root, bad)
+    digests |= {path: _digest(path) for path in bad.keys() - digests.keys()}
     return len(bad)
 
 
@@ -203,11 +241,25 @@ def _named(root: Path, bad: dict[Path, str]) -> UserError:
 
 def _decoded(
     pool: ThreadPoolExecutor, files: Sequence[_File], size: tuple[int, int], depth: int
-) -> Iterator[tuple[_File, np.ndarray | str]]:
+) -> Iterator[tuple[_File, str, np.ndarray | str]]:
+    def read(file: _File) -> tuple[_File, str, np.ndarray | str]:
+        image = _decode(file, size, depth)
+        return file, _digest(file.path), image  # the second time it comes from memory
+
     # In blocks, because a pool would otherwise run ahead of the disk and fill the memory.
     for start in range(0, len(files), BLOCK):
-        block = files[start : start + BLOCK]
-        yield from zip(block, pool.map(lambda f: _decode(f, size, depth), block), strict=True)
+        yield from pool.map(read, files[start : start + BLOCK])
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content; "" where there is none to be read (it may be a pipe)."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def _header(file: _File) -> tuple[tuple[int, int], bool] | str:

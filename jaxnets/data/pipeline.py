@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.data.dataset import Split, generator, read_rows
+from jaxnets.data.dataset import Split, first_unreadable, generator, read_rows
 from jaxnets.errors import UserError
 from jaxnets.typing import Array, Batch, PyTree
 
@@ -167,6 +167,7 @@ class ResidentPipeline:
         self.order = Order(len(split), batch_size, seed)
         self.batch_size = batch_size
         self.num_examples = len(split)
+        self._split = split
         self.source: PyTree = {
             "image": np.asarray(split.images),
             "label": np.asarray(split.labels),
@@ -174,6 +175,8 @@ class ResidentPipeline:
 
     def feed(self, first_step: int, steps: int) -> PyTree:
         """[steps, batch_size] int32 positions."""
+        # A CPU is a device that shares the memory of what was put on it, mapped files included.
+        self._split.check_unchanged()
         return self.order.indices(first_step, steps)
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
@@ -259,21 +262,39 @@ class StreamingPipeline:
     def _read(self, step: int) -> dict[str, np.ndarray]:
         rows = self.order.indices(int(step), 1)[0]
         if isinstance(self._examples, Split):
+            self._examples.check_unchanged()
             return {"image": self._examples.images[rows], "label": self._examples.labels[rows]}
-        examples = read_rows(self._examples, rows.tolist())
-        images = [example["image"] for example in examples]
-        for row, image in zip(rows, images, strict=True):
-            if image is None:
-                raise UserError(f"example {row} can't be read; prepare the data set again")
-            if np.shape(image) != np.shape(images[0]):
-                raise UserError(
-                    f"example {row} is {np.shape(image)} where another of its batch is "
-                    f"{np.shape(images[0])}; a batch needs images of one size"
-                )
+        examples = _read_whole(self._examples, rows.tolist())
         return {
-            "image": np.stack(images),
+            "image": np.stack([example["image"] for example in examples]),
             "label": np.asarray([example["label"] for example in examples], np.int32),
         }
+
+
+def _read_whole(source: Sequence[Mapping[str, Any]], rows: list[int]) -> list[Mapping[str, Any]]:
+    """Examples of a random-access source, each of which can be trained on."""
+    try:
+        examples = read_rows(source, rows)
+    except Exception as error:  # readers and decoders raise all sorts on damaged bytes
+        row, reason = first_unreadable(source, rows, error)
+        raise UserError(
+            f"example {row} can't be read ({reason}); prepare the data set again"
+        ) from error
+    first = np.shape(examples[0].get("image"))
+    for row, example in zip(rows, examples, strict=True):
+        image, label = example.get("image"), example.get("label")
+        if image is None or label is None:
+            raise UserError(f"example {row} can't be read; prepare the data set again")
+        if np.asarray(image).dtype != np.uint8:
+            raise UserError(
+                f"example {row} is of {np.asarray(image).dtype}; images must be uint8, 0 to 255"
+            )
+        if np.shape(image) != first:
+            raise UserError(
+                f"example {row} is {np.shape(image)} where another of its batch is {first}; a "
+                "batch needs images of one size"
+            )
+    return examples
 
 
 def make_pipeline(
@@ -311,6 +332,7 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
     """
     if batch_size < 1:
         raise UserError(f"the batch size must be 1 or more, not {batch_size}")
+    split.check_unchanged()
     for start in range(0, len(split), batch_size):
         images = split.images[start : start + batch_size]
         count = len(images)

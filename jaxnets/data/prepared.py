@@ -9,6 +9,7 @@ import shutil
 import sys
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import filelock
 import numpy as np
 
 from jaxnets.data.cache import Staging, cache_dir, cached
-from jaxnets.data.dataset import DataSet, read_rows
+from jaxnets.data.dataset import DataSet, first_unreadable, read_rows
 from jaxnets.data.fashion import reachable
 from jaxnets.errors import UserError
 
@@ -212,14 +213,38 @@ def _read(
                 "folder and prepare it again"
             )
         if source:
-            _read_split(source, split, where, staging, image_size, channels)
+            shards = [(s.filename, s.take) for s in known[split].file_instructions]
+            _read_split(source, split, _Place(where, shards), staging, image_size, channels)
     return tuple(str(label) for label in builder.info.features["label"].names)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where examples lie: a split, and its files with the number of examples in each."""
+
+    split: str
+    shards: Sequence[tuple[str, int]]
+
+    def damaged(self, index: int, what: str) -> UserError:
+        """The error of an example, with the file that holds it."""
+        start = 0
+        for path, count in self.shards:
+            if index < start + count:
+                return UserError(
+                    f"{self.split}: example {index} {what}, so its file {Path(path).name} is "
+                    "damaged; put a good copy of that file there, or delete that folder and "
+                    "prepare it again"
+                )
+            start += count
+        return UserError(
+            f"{self.split}: example {index} {what}; delete that folder and prepare it again"
+        )
 
 
 def _read_split(
     source: Sequence[Any],
     split: str,
-    where: str,
+    where: _Place,
     staging: Staging,
     image_size: tuple[int, int] | None,
     channels: int | None,
@@ -228,29 +253,26 @@ def _read_split(
     for index, example in enumerate(_examples(source, where)):
         image, label = example.get("image"), example.get("label")
         if image is None or label is None:
-            raise UserError(
-                f"{where}: example {index} is missing; delete that folder and prepare it again"
-            )
+            raise where.damaged(index, "is missing")
         image = fit(np.asarray(image), image_size, channels)
         if out is None:
             out = staging.split(split, len(source), image.shape)
         if image.shape != out.images.shape[1:]:
             raise UserError(
-                f"{where}: example {index} is {_size(image.shape)} and the first one "
+                f"{where.split}: example {index} is {_size(image.shape)} and the first one "
                 f"{_size(out.images.shape[1:])}; give one size with --image-size"
             )
         out.images[index], out.labels[index] = image, int(label)
 
 
-def _examples(source: Sequence[Any], where: str) -> Iterator[dict[str, Any]]:
+def _examples(source: Sequence[Any], where: _Place) -> Iterator[dict[str, Any]]:
     for start in range(0, len(source), BLOCK):
+        rows = range(start, min(start + BLOCK, len(source)))
         try:
-            yield from read_rows(source, range(start, min(start + BLOCK, len(source))))
+            yield from read_rows(source, rows)
         except Exception as error:  # decoders and readers raise all sorts on damaged bytes
-            raise UserError(
-                f"{where} can't be read near example {start} ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}): delete that folder and prepare it again"
-            ) from error
+            row, reason = first_unreadable(source, rows, error)
+            raise where.damaged(row, f"can't be read ({reason})") from error
 
 
 def fit(image: np.ndarray, image_size: tuple[int, int] | None, channels: int | None) -> np.ndarray:

@@ -5,6 +5,12 @@ go through the pairs block by block.
 """
 
 from jaxnets.metrics.classification import Calibration, Confusion, accuracy, top_k_accuracy
+from jaxnets.metrics.collapse import (
+    least_class_share,
+    mean_squared_distance,
+    recognised_share,
+    relative_spread,
+)
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
 from jaxnets.metrics.judgement import Judgement
 from jaxnets.metrics.kernel import KernelDistance, kernel_distance
@@ -43,10 +49,14 @@ __all__ = [
     "inception_note",
     "intra_class_frechet",
     "kernel_distance",
+    "least_class_share",
     "manifold_note",
     "manifold_scores",
+    "mean_squared_distance",
     "memorisation",
     "nearest_neighbours",
     "recognised",
+    "recognised_share",
+    "relative_spread",
     "top_k_accuracy",
 ]

@@ -1,0 +1,146 @@
+"""Signs of mode collapse: classes that a generator leaves out, images that hardly differ.
+
+What a class is, a trained classifier says; how far images lie apart is measured between its
+features, or between pixels where there is none. All in float64 on the host.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "ENOUGH",
+    "least_class_share",
+    "mean_squared_distance",
+    "recognised_share",
+    "relative_spread",
+]
+
+#: Fewer examples of a class than this say nothing of it. Where so many are to be expected, fewer
+#: than a fifth of them come by chance once in 2,000 times (a Poisson variable of mean 10 is 0 or
+#: 1). And the spread of so many has a standard error of 1 / sqrt(2 * 9 * directions) where a class
+#: varies in that many directions alike: a quarter for one, and less for more.
+ENOUGH = 10
+
+
+def _kept(values: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
+    values = np.asarray(values)
+    return values if mask is None else values[np.asarray(mask, bool)]
+
+
+def recognised_share(found: ArrayLike, asked: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """The share of samples that a classifier takes for the class that was asked for.
+
+    Args:
+      found: [N] integers, the classes that it finds.
+      asked: [N] integers, those that the generator was asked for.
+      mask: [N] bool, False on padding; None keeps all.
+
+    Returns:
+      In [0, 1]; NaN without samples.
+
+    Reference:
+      Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
+      arXiv:1610.09585, section 4.1.
+    """
+    hits = _kept(found, mask) == _kept(asked, mask)
+    return float(hits.mean()) if hits.size else float("nan")
+
+
+def least_class_share(
+    found: ArrayLike,
+    real: ArrayLike,
+    found_mask: ArrayLike | None = None,
+    real_mask: ArrayLike | None = None,
+) -> float:
+    """The share of the class that samples have least of, to that of real images.
+
+    `min_c (n_c / N) / (m_c / M)` of n_c among N samples and m_c among M real images, over the
+    classes of which `ENOUGH` samples are to be expected: `N m_c / M >= ENOUGH`. One classifier
+    should name both, as it then errs alike on both.
+
+    Args:
+      found: [N] integers, classes of the samples.
+      real: [M] integers, classes of real images (or those that were asked for).
+      found_mask: [N] bool, False on padding; None keeps all.
+      real_mask: [M] bool, likewise.
+
+    Returns:
+      0 where a class is missing, 1 where samples have each as often; NaN where no class has enough.
+
+    Reference:
+      Che et al. 2016, Mode Regularized Generative Adversarial Networks, arXiv:1612.02136, who count
+      missing modes by a classifier.
+    """
+    samples, reference = _kept(found, found_mask), _kept(real, real_mask)
+    classes, counts = np.unique(reference, return_counts=True)
+    expected = counts * (len(samples) / max(1, len(reference)))
+    shares = [
+        np.count_nonzero(samples == c) / count
+        for c, count in zip(classes, expected, strict=True)
+        if count >= ENOUGH
+    ]
+    return float(min(shares)) if shares else float("nan")
+
+
+def mean_squared_distance(points: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """The mean squared distance of two different points of a set.
+
+    `1 / (N (N - 1)) sum_{i != j} |x_i - x_j|^2 = 2 / (N - 1) sum_i |x_i - mean|^2`: twice the trace
+    of the covariance, so N^2 distances need not be taken.
+
+    Args:
+      points: [N, F], any type.
+      mask: [N] bool, False on padding; None keeps all.
+
+    Returns:
+      At least 0; NaN for fewer than two points.
+    """
+    values = _kept(points, mask).astype(np.float64)
+    if len(values) < 2:
+        return float("nan")
+    return float(2.0 * np.square(values - values.mean(axis=0)).sum() / (len(values) - 1))
+
+
+def relative_spread(
+    samples: ArrayLike,
+    sample_classes: ArrayLike,
+    real: ArrayLike,
+    real_classes: ArrayLike,
+    sample_mask: ArrayLike | None = None,
+    real_mask: ArrayLike | None = None,
+) -> float:
+    """How far samples of a class lie apart, to how far real images of it do.
+
+    The mean over classes of `sqrt(D_samples / D_real)`, where D is `mean_squared_distance` within
+    the class. Classes with fewer than `ENOUGH` examples on either side are left out; where that
+    leaves none, all samples are one class, and so are all real images.
+
+    Args:
+      samples: [N, F], features or pixels.
+      sample_classes: [N] integers.
+      real: [M, F].
+      real_classes: [M] integers.
+      sample_mask: [N] bool, False on padding; None keeps all.
+      real_mask: [M] bool, likewise.
+
+    Returns:
+      1 where samples are as varied as real images, 0 where they are all alike; NaN where there
+      are fewer than two of either, or the real images do not differ.
+
+    Reference:
+      Odena et al. 2017, arXiv:1610.09585, section 4.2, who compare, class by class, the mean
+      similarity (MS-SSIM) of pairs of samples with that of pairs of real images.
+    """
+    points = [_kept(samples, sample_mask), _kept(real, real_mask)]
+    classes = [_kept(sample_classes, sample_mask), _kept(real_classes, real_mask)]
+    pairs = []
+    for c in np.unique(classes[1]):
+        pair = [x[of == c] for x, of in zip(points, classes, strict=True)]
+        if min(map(len, pair)) >= ENOUGH:
+            pairs.append(pair)
+    ratios = []
+    for fake, true in pairs or [points]:
+        apart = mean_squared_distance(true)
+        if apart > 0:
+            ratios.append(np.sqrt(mean_squared_distance(fake) / apart))
+    return float(np.mean(ratios)) if ratios else float("nan")
