@@ -98,11 +98,13 @@ def _run(command: Any) -> int:
         if getattr(command, "compilation_cache", False):
             common.enable_compilation_cache()
         code = _RUN[type(command)](command)
+        sys.stdout.flush()  # what was printed may go to a disk that is full
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
         if error.strerror is None:
             raise
+        _give_up_full_output()
         place = f" {error.filename}" if error.filename else ""
         return _fail(f"cannot read or write{place}: {error.strerror}")
     except Interrupted as error:
@@ -151,8 +153,18 @@ def _report_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _give_up_full_output() -> None:
+    """Lets what standard output could not take go, of which Python would complain at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    # File names and JSON may hold line breaks, escape sequences and worse.
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+    print(f"error: {shown}", file=sys.stderr)
     return 2
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common, populations
+from experiments import checks, common, populations
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -180,7 +180,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     train, held_out = trains[0], held_outs[0]
     pipeline = populations.pipeline(config, trains, config.batch_size)
     steps_per_epoch = len(train) / config.batch_size
-    total_steps = max(1, round(config.epochs * steps_per_epoch))
+    total_steps = checks.total_steps(config.epochs, steps_per_epoch)
 
     model = network(config, dataset)
     class_weights = None
@@ -230,6 +230,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         )
         return state.TrainState.create(run_key, {"classifier": net})
 
+    checks.network_fits(config, lambda: populations.init(config, init), mesh)
     step = steps.classifier_step(
         model,
         loss,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from experiments import provenance
+from experiments import checks, provenance
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -30,6 +30,11 @@ _NOT_NEGATIVE = (
     "mixup",
     "focal_gamma",
     "penalty_weight",
+    "eval_every",
+    "save_every",
+    "memory_budget_mb",
+    "keep_best",
+    "max_rollbacks",
 )
 
 T = TypeVar("T")
@@ -168,20 +173,14 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     from jaxnets.errors import UserError
 
     values = {name: value for name, value in values.items() if name != provenance.FINGERPRINT}
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - fields)
     if unknown:
         raise UserError(
             f"the run was made by another version of jaxnets: its config.json has "
             f"{', '.join(unknown)}, which `{kind.__name__.lower()}` does not know"
         )
-    paths = {
-        name: Path(value)
-        for name, value in values.items()
-        if value is not None and "Path" in str(fields[name].type)
-    }
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return kind(**{**values, **paths, **lists})
+    return kind(**checks.typed(kind, values))
 
 
 def need_at_least_one(config: Any, *names: str) -> None:
@@ -196,8 +195,6 @@ def need_at_least_one(config: Any, *names: str) -> None:
 
 def check_numbers(config: Any) -> None:
     """Fails early, in one sentence, for numbers that no run can be made with."""
-    import math
-
     from jaxnets.errors import UserError
 
     def need(holds: bool, name: str, what: str) -> None:
@@ -205,14 +202,18 @@ def check_numbers(config: Any) -> None:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be {what}, got {getattr(config, name)}")
 
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, float):
-            need(math.isfinite(value), field.name, "finite")
-    need(0 <= config.seed < 2**31, "seed", "in 0..2147483647")
+    checks.float_fields_are_finite(config)
+    checks.seed(config)
+    need(config.seeds <= checks.MAX_MEMBERS, "seeds", f"at most {checks.MAX_MEMBERS}")
     need(config.seed + config.seeds <= 2**31, "seeds", f"at most {2**31 - config.seed}")
     need_at_least_one(config, "seeds", "batch_size", "micro_batches")
+    need_at_least_one(config, "steps_per_call", "log_every", "keep")
+    need(
+        not config.shard_params or config.mode == "jit", "shard_params", "left out with --mode pmap"
+    )
     need(config.epochs > 0, "epochs", "above 0")
+    need(config.epochs <= checks.MAX_STEPS, "epochs", f"at most {checks.MAX_STEPS}")
+    need(config.width > 0, "width", "above 0")
     need(config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
     need(config.clip_norm is None or config.clip_norm > 0, "clip_norm", "above 0")
     for name in _NOT_NEGATIVE:
@@ -239,16 +240,7 @@ def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
-    from jaxnets.errors import UserError
     from jaxnets.task import FitOptions
-
-    need_at_least_one(options, "steps_per_call", "log_every", "keep")
-    if options.shard_params and options.mode != "jit":
-        raise UserError(f"--shard-params needs --mode jit, got --mode {options.mode}")
-    for name in ("keep_best", "max_rollbacks"):
-        if getattr(options, name) < 0:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 0, got {getattr(options, name)}")
 
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments import common
+
 __all__ = ["DataCommand", "Prepare", "Show", "prepare", "run", "show"]
 
 
@@ -71,13 +73,16 @@ def prepare(config: Prepare) -> None:
 def show(config: Show) -> None:
     """Prints the description and writes the sheet of examples."""
     from jaxnets.data import contact_sheet, describe
+    from jaxnets.files import check_writable
 
-    dataset = _load(config)
-    print(format_description(describe(dataset)))
+    common.need_at_least_one(config, "per_class")
     out = config.out
     if out is None:
-        out = Path(re.sub(r"\W+", "-", config.name).strip("-") + ".png")
+        out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + ".png")
+    check_writable(out, "--out")
+    dataset = _load(config)
     contact_sheet(dataset, out, config.per_class)
+    print(format_description(describe(dataset)))
     print(f"examples of every class: {out}")
 
 

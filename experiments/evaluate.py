@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from experiments import common, provenance
+from experiments import checks, common, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +27,24 @@ def run(config: Evaluate) -> None:
     from experiments import classify, generate, judging
     from jaxnets import parallel
     from jaxnets.errors import UserError
-    from jaxnets.files import write_json
+    from jaxnets.files import check_writable, write_json
     from jaxnets.runs import read_run
 
     found = read_run(config.run)
+    out = config.run / "evaluation.json"
+    check_writable(out, "the file of the numbers")
     mesh = parallel.make_mesh(1)
     if found["experiment"] == "classify":
         if config.judge is not None:
             raise UserError(f"{config.run} is a classifier; --judge is for runs of `generate`")
-        options = common.config_from(classify.Classify, found["config"])
+        options = checks.config_of_run(config.run, found, classify.Classify, classify.resolve)
         dataset = common.load_data(options)
         built = classify.build(options, dataset, mesh)
         built.task.pipeline.close()
         state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
         numbers = built.task.evaluate(state)
     elif found["experiment"] == "generate":
-        gan = common.config_from(generate.Generate, found["config"])
+        gan = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
         judge = config.judge if config.judge is not None else gan.judge
         gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
         if judge is None and not (gan.conditional and gan.accuracy_score):
@@ -66,5 +68,5 @@ def run(config: Evaluate) -> None:
             file=sys.stderr,
         )
     content = {"step": int(state.step), **common.finite(numbers)}
-    write_json(config.run / "evaluation.json", content)
+    write_json(out, content)
     print(json.dumps(content, indent=2))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common, judging, pictures, populations
+from experiments import checks, common, judging, pictures, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +130,7 @@ def resolve(config: Generate) -> Generate:
     common.check_numbers(config)
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     assert config.score_epochs is not None
-    if config.accuracy_score and config.score_epochs <= 0:
+    if config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
     if config.keep_best > 0 and (config.judge is None or config.eval_every <= 0):
         raise UserError(
@@ -178,7 +178,9 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     whole_batch = config.batch_size * config.discriminator_steps
     pipeline = populations.pipeline(config, trains, whole_batch)
     steps_per_epoch = len(train) / whole_batch
-    total_steps = max(1, round(config.epochs * steps_per_epoch))
+    total_steps = checks.total_steps(config.epochs, steps_per_epoch)
+    assert config.score_epochs is not None
+    checks.total_steps(config.score_epochs, len(train), "score-epochs")
 
     generator, discriminator = networks(config, dataset)
     generator_optimizer, discriminator_optimizer = (
@@ -225,6 +227,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             },
         )
 
+    checks.network_fits(config, lambda: populations.init(config, init), mesh)
     if config.penalty != "none":
         images = jnp.zeros((1, *train.images.shape[1:]))
         made = jax.eval_shape(

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import classify, common, populations
+from experiments import checks, classify, common, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,7 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
         raise UserError(
             f"{folder} is a run of `{found['experiment']}`; a judge must be one of `classify`"
         )
-    config = common.config_from(classify.Classify, found["config"])
+    config = checks.config_of_run(folder, found, classify.Classify, classify.resolve)
     own = common.load_data(config)
     shapes = [d.splits["test"].images.shape[1:] for d in (own, dataset)]
     if shapes[0] != shapes[1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 
@@ -18,7 +17,12 @@ class List:
 def run(config: List) -> None:
     """The command."""
     from jaxnets import augment, data, losses, models, optimizers
+    from jaxnets.errors import UserError
 
+    if config.runs.exists() and not config.runs.is_dir():
+        raise UserError(f"--runs {config.runs} is a file; name a folder of runs")
+    if not config.runs.exists() and config.runs != List.runs:
+        raise UserError(f"there is no folder {config.runs}; name one with --runs")
     groups = {
         "data sets": [n + ("..." if n.endswith(":") else "") for n in data.DATA_SOURCES],
         "classifiers": models.CLASSIFIERS,
@@ -42,15 +46,21 @@ def run(config: List) -> None:
 
 
 def _describe(path: Path) -> str:
+    from jaxnets.errors import UserError
+    from jaxnets.files import read_json
+    from jaxnets.runs import read_run
+
     try:
-        made = json.loads(path.read_text())
+        made = read_run(path.parent)
         text = f"{made['experiment']} on {made['config'].get('data', '?')}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError):
         return "(its config.json cannot be read)"
-    try:
-        summary = json.loads((path.parent / "summary.json").read_text())
-    except (OSError, ValueError):
+    if not (path.parent / "summary.json").exists():
         return f"{text}, unfinished"
-    shown = ("test_accuracy", "classification_accuracy_score", "frechet")
-    numbers = [f"{name} {summary[name]:.4g}" for name in shown if summary.get(name) is not None]
+    try:
+        summary = read_json(path.parent / "summary.json")
+        shown = ("test_accuracy", "classification_accuracy_score", "frechet")
+        numbers = [f"{name} {summary[name]:.4g}" for name in shown if summary.get(name) is not None]
+    except (UserError, OSError, AttributeError, TypeError, ValueError):
+        return f"{text} (its summary.json cannot be read)"
     return ", ".join([text, *numbers])

@@ -65,13 +65,18 @@ def members(config: common.RunOptions, state: TrainState) -> list[TrainState]:
 
 def member(config: common.RunOptions, state: TrainState, seed: int | None) -> TrainState:
     """The state of the member with a seed, by default the first."""
+    check_member(config, seed)
+    asked = config.seed if seed is None else seed
+    return members(config, state)[asked - config.seed]
+
+
+def check_member(config: common.RunOptions, seed: int | None) -> None:
+    """Fails, in one sentence, for a seed that no member has."""
     from jaxnets.errors import UserError
 
-    asked = config.seed if seed is None else seed
-    if asked not in seeds(config):
+    if seed is not None and seed not in seeds(config):
         known = ", ".join(map(str, seeds(config)))
-        raise UserError(f"the run has no member with the seed {asked}; it has {known}")
-    return members(config, state)[asked - config.seed]
+        raise UserError(f"the run has no member with the seed {seed}; it has {known}")
 
 
 def numbers(

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import classify, common, generate, pictures
+from experiments import checks, classify, common, generate, pictures
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -121,8 +121,13 @@ def run(config: Quickstart) -> Path:
 
     begin = time.monotonic()
     common.need_at_least_one(config, "cnn_steps", "gan_steps")
-    if not 0 <= config.seed < 2**31:
-        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
+    checks.seed(config)
+    for name in ("cnn_steps", "gan_steps"):
+        if getattr(config, name) > checks.MAX_STEPS:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be at most {checks.MAX_STEPS}, got "
+                f"{getattr(config, name)}"
+            )
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
     dataset = data.load("digits")

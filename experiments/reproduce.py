@@ -42,7 +42,7 @@ class Reproduce(common.CacheOptions):
 def run(config: Reproduce) -> Path:
     """The command."""
     from jaxnets.errors import UserError
-    from jaxnets.files import write_json
+    from jaxnets.files import check_writable, write_json
 
     if config.name not in RESULTS:
         raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
@@ -52,14 +52,15 @@ def run(config: Reproduce) -> Path:
         if not isinstance(base, generate.Generate):
             raise UserError(f"--judge is for results of `generate`, not for {config.name}")
         base = dataclasses.replace(base, judge=config.judge)
+    out = config.out or Path(__file__).parent / "results" / f"{config.name}.json"
+    check_writable(out, "--out")
     root = config.run_dir or Path("runs") / f"reproduce-{config.name}"
+    check_writable(root / "seed-0" / "config.json", "--run-dir")
     summaries = []
     for seed in range(config.seeds):
         folder = root / f"seed-{seed}"
         command(dataclasses.replace(base, run_dir=folder, seed=seed))
         summaries.append(json.loads((folder / "summary.json").read_text()))
-    out = config.out or Path(__file__).parent / "results" / f"{config.name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
     spread = spreads(summaries)
     machine = summaries[0]["machine"]
     write_json(out, {"name": config.name, "numbers": spread, "runs": summaries, "machine": machine})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from experiments import common
+from experiments import checks, common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ def run(config: Sample) -> None:
     from experiments import generate, judging, populations
     from jaxnets import data, parallel, report
     from jaxnets.errors import UserError
+    from jaxnets.files import check_writable, write_files
     from jaxnets.runs import read_run
 
     found = read_run(config.run)
@@ -45,11 +46,17 @@ def run(config: Sample) -> None:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
         )
-    if not 0 <= config.seed < 2**31:
-        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
+    checks.seed(config)
     common.need_at_least_one(config, "count")
-    options = common.config_from(generate.Generate, found["config"])
+    if config.truncation is not None and not 0 < config.truncation <= 1:
+        raise UserError(f"--truncation must be in (0, 1], got {config.truncation}")
+    files = _files(config)
+    for path in files:
+        check_writable(path, "--out")
+    options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
+    populations.check_member(options, config.member)
     dataset = common.load_data(options)
+    checks.images_fit(config.count, dataset.splits["train"].images.shape[1:])
     labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes
     if config.class_label is not None:
         if not options.conditional:
@@ -71,20 +78,31 @@ def run(config: Sample) -> None:
         labels if options.conditional else config.count,
         config.truncation,
     )
+    columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
+    buffer = io.BytesIO()
+    content = {"images": data.to_uint8(images)}
+    if options.conditional:
+        content["labels"] = labels
+    np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
+    contents = (report.grid_png(images, columns), buffer.getvalue())
+    try:
+        write_files(dict(zip(files, contents, strict=True)))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename}: {error.strerror}; choose another --out"
+        ) from error
+    print(f"{config.count} images: {files[0]} and {files[1]}")
+
+
+def _files(config: Sample) -> tuple[Path, Path]:
+    """The grid and the arrays."""
     out = config.out
     if out is None:
         which = "all" if config.class_label is None else f"class-{config.class_label}"
         of_member = "" if config.member is None else f"-member-{config.member}"
         out = config.run / "samples" / f"sample{of_member}-{which}-seed-{config.seed}"
-    try:
-        columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
-        picture = report.image_grid(images, columns, out.with_name(out.name + ".png"))
-        buffer = io.BytesIO()
-        content = {"images": data.to_uint8(images)}
-        if options.conditional:
-            content["labels"] = labels
-        np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
-        arrays = report.write_atomically(out.with_name(out.name + ".npz"), buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
-    print(f"{config.count} images: {picture} and {arrays}")
+    if not out.name:
+        from jaxnets.errors import UserError
+
+        raise UserError(f"--out {out} names no file; give a path such as {out / 'samples'}")
+    return out.with_name(out.name + ".png"), out.with_name(out.name + ".npz")

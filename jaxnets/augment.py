@@ -103,13 +103,16 @@ def cutout(key: PRNGKey, image: Array, *, size: int) -> Array:
       [*spatial, C].
 
     Raises:
-      UserError: if `size` is negative.
+      UserError: if `size` is negative, or so large that it always blanks the whole image.
 
     Reference:
       DeVries and Taylor 2017, arXiv:1708.04552.
     """
-    if size < 0:
-        raise UserError(f"cutout size {size} is negative; choose 0 (off) or more.")
+    largest = 2 * max(image.shape[:-1]) - 2
+    if not 0 <= size <= largest:
+        raise UserError(
+            f"cutout size {size} is outside 0..{largest}: a larger square blanks every image whole."
+        )
     keep = jnp.zeros((1,) * image.ndim, bool)
     for axis, axis_key in enumerate(jax.random.split(key, image.ndim - 1)):
         pixels = image.shape[axis]

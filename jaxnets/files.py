@@ -1,13 +1,16 @@
-"""JSON files that are read with one sentence for an error, and written whole or not at all."""
+"""Files that are read with one sentence for an error, and written whole or not at all."""
 
+import contextlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import UserError
 
-__all__ = ["read_json", "write_json"]
+__all__ = ["check_path", "check_writable", "new_folder", "read_json", "write_files", "write_json"]
 
 
 def read_json(path: Path) -> Any:
@@ -22,13 +25,110 @@ def read_json(path: Path) -> Any:
         raise UserError(f"there is no {path}") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid JSON: it is nested too deeply") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    fresh = path.with_name(path.name + ".tmp")
+    """Writes a JSON file whole or not at all.
+
+    Raises:
+      OSError: if it can't be written; its `filename` is the file's, whichever call failed.
+    """
+    write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Writes files all together or none of them, and makes the folders that they need.
+
+    Each is written beside its place first, and they are renamed when all of them are on disk. A
+    full disk leaves what was there before, and no folder that was not.
+
+    Args:
+      contents: what each file holds.
+
+    Raises:
+      OSError: if one can't be written; its `filename` is the file's, whichever call failed.
+    """
+    with contextlib.ExitStack() as stack:
+        fresh: dict[Path, Path] = {}
+        for path, content in contents.items():
+            try:
+                stack.enter_context(new_folder(path.parent))
+                fresh[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                stack.callback(fresh[path].unlink, missing_ok=True)
+                fresh[path].write_bytes(content)
+            except OSError as error:  # a write that fails does not know the file's name
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        for path, written in fresh.items():
+            try:
+                os.replace(written, path)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Makes a folder and those above it; what it made is gone again if the block fails.
+
+    Of what it made, a folder that holds something stays.
+    """
+    missing = []
+    above = folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
     try:
-        fresh.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(fresh, path)
-    finally:  # a full disk must not leave a folder that is no run's
-        fresh.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except BaseException:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+        raise
+
+
+def check_path(path: Path | str, what: str) -> None:
+    """Fails for a text that no file or folder can be named.
+
+    Raises:
+      UserError: if there is a NUL byte in it, or what is no text.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{what} {str(path)!r} has a NUL character in it; choose another path")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} {str(path)!r} is not valid UTF-8; choose another path") from error
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Fails, before there is work that could be lost, where a file can't be written; makes nothing.
+
+    Args:
+      path: of the file. Folders above it may be missing.
+      what: the flag that named it, for the error.
+
+    Raises:
+      UserError: if it is a folder or a device, lies below a file, or nothing can be made where it
+        is to be.
+    """
+    check_path(path, what)
+    try:
+        if path.is_dir():
+            raise UserError(f"{what} {path} is a folder; name a file in it")
+        if path.exists() and not path.is_file():  # a device, which would be replaced by a file
+            raise UserError(f"{what} {path} is no regular file; choose another path")
+        above = path.parent
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise UserError(
+                f"{what} {path} lies below {above}, which is a file; choose another path"
+            )
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} {path} cannot be written: {error.strerror}; choose another path"
+        ) from error

@@ -5,14 +5,26 @@ import os
 import platform
 from pathlib import Path
 
+from jaxnets.errors import UserError
+
 __all__ = ["cache_dir", "cpu_kind"]
 
 
 def cache_dir() -> Path:
-    """The cache folder: $JAXNETS_CACHE, else jaxnets in the user's cache folder."""
+    """The cache folder: $JAXNETS_CACHE, else jaxnets in the user's cache folder.
+
+    Raises:
+      UserError: if $JAXNETS_CACHE lies in the home of a user that there is not.
+    """
     own = os.environ.get("JAXNETS_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        try:
+            return Path(own).expanduser().absolute()
+        except RuntimeError as error:  # ~NAME, and there is no such user
+            raise UserError(
+                f"JAXNETS_CACHE names {own}, in the home of no known user; set it to a folder of "
+                "yours"
+            ) from error
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "jaxnets"
 

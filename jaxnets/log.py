@@ -21,14 +21,28 @@ _FLUSH_SECONDS = 60.0  # between flushes of TensorBoard's events, which wait for
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, in order; a last line that was cut off is left out."""
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+    """The records of a `metrics.jsonl`, in order; a last line that was cut off is left out.
+
+    Raises:
+      UserError: if any other line is not a record, with `split` and `step`.
+    """
+    records: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    # What a process was writing when it was killed has no line's end yet.
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+            split, step, *values = record.pop("split"), record["step"], *record.values()
+            if not (isinstance(split, str) and type(step) is int):
+                raise ValueError("`split` is no text, or `step` no whole number")
+            if not all(v is None or isinstance(v, int | float) for v in values):
+                raise ValueError("there are values that are no numbers")
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"line {number} of {path} is no record of a run's numbers; put back a copy, or "
+                "delete the file to go on without those so far"
+            ) from error
+        records.append({"split": split, **record})
     return records
 
 

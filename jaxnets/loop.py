@@ -15,7 +15,7 @@ from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 from jaxnets.files import read_json
 from jaxnets.interruption import Cut, Interrupted, Interruption
-from jaxnets.log import MetricLog, Progress, brief
+from jaxnets.log import MetricLog, Progress, brief, read_records
 from jaxnets.parallel import (
     Lazily,
     bytes_per_device,
@@ -78,6 +78,7 @@ class _Run:
         self.task, self.folder, self.mesh, self.options = task, folder, mesh, options
         ranking = task.ranking
         stops = ranking is not None and ranking.patience is not None
+        read_records(folder / "metrics.jsonl")  # one that can't be read, before anything changes
         config = folder / "config.json"
         self.checkpoints = Checkpoints(
             folder / "checkpoints",

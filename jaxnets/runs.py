@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import UserError
-from jaxnets.files import read_json, write_json
+from jaxnets.files import check_path, new_folder, read_json, write_json
 
 __all__ = ["open_run", "read_run"]
 
@@ -59,6 +59,7 @@ def open_run(
         while folder.exists():
             n += 1
             folder = base.with_name(f"{base.name}-{n}")
+    check_path(folder, "--run-dir")
     if (folder / "config.json").exists():
         found = read_run(folder)
         if found["experiment"] != experiment:
@@ -86,11 +87,11 @@ def open_run(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not the folder of a run; choose another --run-dir")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / "config.json",
-            {"experiment": experiment, "config": dict(config), "version": jaxnets.__version__},
-        )
+        with new_folder(folder):
+            write_json(
+                folder / "config.json",
+                {"experiment": experiment, "config": dict(config), "version": jaxnets.__version__},
+            )
     except OSError as error:
         raise UserError(
             f"cannot write to {folder}: {error.strerror}; choose another --run-dir"

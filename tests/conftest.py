@@ -73,6 +73,38 @@ def quiet():
     gc.collect()
 
 
+@pytest.fixture
+def place(workplace):
+    """The folder in which commands run, with what the cases name."""
+    from hostile_files import furnish
+
+    furnish(workplace)
+    return workplace
+
+
+@pytest.fixture
+def refuses(cli, place):
+    """Runs a command that must be refused, and leave everything in the folder as it is."""
+
+    from hostile_files import contents
+
+    def run(*arguments, words=()):
+        before = contents(place)
+        code, _, err = cli(*arguments)
+        assert code == 2, err
+        assert "Traceback" not in err
+        assert contents(place) == before
+        last = err.rstrip().splitlines()[-1]
+        if not last.startswith("error: "):
+            # The parser's own box, which ends with where its help is.
+            assert "For full helptext" in err, err
+            last = err
+        assert all(word in last for word in words), last
+        return last
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def runs(cache, tmp_path_factory, worker_id):
     """The run of each command that nothing disturbed; it is not to be written to."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import common
+from experiments import checks, common
 from experiments.benchmarks import (
     cases,
     checkpoints,
@@ -124,13 +124,15 @@ def run(config: Bench) -> int:
         return code if isinstance(code, int) else 0
     if config.compare is not None:
         return compare.run(*config.compare, config.max_ratio)
-    return _measure(TABLE, config, calls=config.calls or "none")
+    if config.max_ratio != Bench.max_ratio:
+        raise UserError("--max-ratio is for --compare; leave it out, or name two files")
+    return _measure(TABLE, config, "none" if config.calls is None else config.calls)
 
 
 def _one(config: Classifier | Gan) -> int:
     kind = cases.ClassifierCase if isinstance(config, Classifier) else cases.GanCase
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
-    return _measure([kind(**values)], config, config.calls or CALLS)
+    return _measure([kind(**values)], config, CALLS if config.calls is None else config.calls)
 
 
 #: What each subcommand's config is run by; what is no exit code means 0.
@@ -149,11 +151,15 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
     """Measures cases one after the other, and prints and writes what was found."""
     settings = _settings(config, calls)
     rival = _rival() if config.against else None
-    if config.json is not None:
-        _check_writable(config.json)
     for case in chosen:
-        _check_case(case)
+        checks.seed(case)
+        checks.float_fields_are_finite(case)
+        common.need_at_least_one(case, "batch_size", "image_size", "channels")
+        cases.networks(case)
+    checks.json_file(config)
     mesh = machine.start(config.devices, share=rival is not None)
+    for case in chosen:
+        common.check_batch(case.batch_size, mesh)
     environment = machine.environment()
     print(report.machine_line(environment, mesh.size), flush=True)
     found: list[dict[str, Any]] = []
@@ -212,18 +218,6 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
     )
 
 
-def _check_case(case: cases.Case) -> None:
-    """Fails, in one sentence, for numbers that no case can be made of."""
-    import math
-
-    from jaxnets.errors import UserError
-
-    if not 0 <= case.seed < 2**31:
-        raise UserError(f"--seed must be in 0..2147483647, got {case.seed}")
-    if not math.isfinite(case.width):
-        raise UserError(f"--width must be finite, got {case.width}")
-
-
 def _rival() -> Any:
     """The module that times PyTorch.
 
@@ -264,14 +258,6 @@ def _flags(config: Measuring) -> dict[str, Any]:
     """The flags as JSON can hold them."""
     values = {name: value for name, value in vars(config).items() if name not in ("what", "json")}
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
-
-
-def _check_writable(path: Path) -> None:
-    from jaxnets.errors import UserError
-
-    if path.is_dir():
-        raise UserError(f"--json {path} is a folder; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _say(case: cases.Case, text: str) -> None:

@@ -131,19 +131,39 @@ def build(case: Case) -> Work:
     return make(case, batch)  # type: ignore[arg-type]
 
 
+def networks(case: Case) -> tuple[nn.Module, ...]:
+    """The modules of a case: its classifier, or its generator and discriminator.
+
+    Raises:
+      UserError: if a name is unknown or a size out of range.
+    """
+    import jax.numpy as jnp
+
+    from jaxnets import models
+
+    image_shape = (case.image_size, case.image_size, case.channels)
+    shared: dict[str, Any] = {"width": case.width, "dtype": jnp.dtype(case.dtype)}
+    if isinstance(case, ClassifierCase):
+        model = models.make_classifier(
+            case.network, num_classes=NUM_CLASSES, image_shape=image_shape, **shared
+        )
+        return (model,)
+    return models.make_gan(
+        case.family,
+        image_shape=image_shape,
+        num_classes=NUM_CLASSES if case.conditional else None,
+        latent_size=case.latent_size,
+        discriminator=case.discriminator,
+        **shared,
+    )
+
+
 def _classifier(case: ClassifierCase, batch: Any) -> Work:
     import jax
-    import jax.numpy as jnp
 
     from jaxnets import losses, models, optimizers, state, steps
 
-    model = models.make_classifier(
-        case.network,
-        num_classes=NUM_CLASSES,
-        image_shape=batch["image"].shape[1:],
-        width=case.width,
-        dtype=jnp.dtype(case.dtype),
-    )
+    (model,) = networks(case)
     optimizer = optimizers.make_optimizer("nesterov", 0.01, momentum=0.9)
     init_key, run_key = jax.random.split(jax.random.key(case.seed))
     net = state.init_net(model, init_key, batch["image"][:1], train=False, optimizer=optimizer)
@@ -161,17 +181,9 @@ def _gan(case: GanCase, batch: Any) -> Work:
     import jax
     import jax.numpy as jnp
 
-    from jaxnets import losses, models, optimizers, state, steps
+    from jaxnets import losses, optimizers, state, steps
 
-    generator, discriminator = models.make_gan(
-        case.family,
-        image_shape=batch["image"].shape[1:],
-        num_classes=NUM_CLASSES if case.conditional else None,
-        latent_size=case.latent_size,
-        width=case.width,
-        discriminator=case.discriminator,
-        dtype=jnp.dtype(case.dtype),
-    )
+    generator, discriminator = networks(case)
     adam = optimizers.make_optimizer("adam", 2e-4, b1=0.5, b2=0.99)
     g_key, d_key, run_key = jax.random.split(jax.random.key(case.seed), 3)
     labels = batch["label"][:1] if case.conditional else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,16 +78,31 @@ def _changes(
 
 def _read(path: Path) -> dict[str, Any]:
     from jaxnets.errors import UserError
+    from jaxnets.files import read_json
 
     if not path.is_file():
         raise UserError(f"there is no file {path}; write one by `bench --json {path}`")
     try:
-        content = json.loads(path.read_text())
-    except (UnicodeDecodeError, ValueError):
-        content = None
-    if not isinstance(content, dict) or content.get("format") != report.FORMAT:
-        raise UserError(f"{path} was not written by `bench --json` of this version of jaxnets")
-    return content
+        content = read_json(path)
+        if content["format"] == report.FORMAT and isinstance(content["machine"], dict):
+            for case in content["cases"]:
+                _check(case)
+            return content
+    except (UserError, TypeError, KeyError, AttributeError):
+        pass
+    raise UserError(f"{path} was not written by `bench --json` of this version of jaxnets")
+
+
+def _check(case: Any) -> None:
+    """Fails, with one of several errors, for what is no case as `bench` writes it."""
+    numbers = [case["step_seconds"]["median"], case["share_of_peak"]["median"]]
+    if "against" in case:
+        numbers.append(case["against"]["ratio"])
+        hash(case["against"]["name"])
+    if not all(isinstance(number, int | float) and number > 0 for number in numbers):
+        raise TypeError
+    hash(_key(case))
+    report.title(case)
 
 
 def _key(case: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common
+from experiments import checks, common
 from experiments.benchmarks import cases
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def run(config: Input) -> dict[str, Any]:
     from jaxnets.files import write_json
 
     common.need_at_least_one(config, "steps_per_call", "calls", "rounds")
+    checks.seed(config)
+    checks.float_fields_are_finite(config)
+    checks.json_file(config)
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(config.batch_size, mesh)
     train = common.load_data(config).splits["train"]

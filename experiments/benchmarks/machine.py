@@ -13,6 +13,9 @@ from experiments import common
 #: What must be equal for two times to be comparable.
 SAME = ("backend", "device", "devices", "cores", "cpu")
 
+#: Of one process; jax would begin to make whatever number of CPU devices it is asked for.
+_MOST = 4096
+
 
 def environment() -> dict[str, Any]:
     """The machine, the versions and the settings, and how busy the machine is."""
@@ -52,6 +55,8 @@ def start(devices: int, *, share: bool = False) -> Any:
 
     if devices < 1:
         raise UserError(f"--devices must be at least 1, got {devices}")
+    if devices > _MOST:
+        raise UserError(f"--devices must be at most {_MOST}, got {devices}")
     if share:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     too_late = False

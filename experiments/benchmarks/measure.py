@@ -69,11 +69,15 @@ def measure(
 def _measure(
     case: cases.Case, settings: Settings, mesh: Any, say: Callable[[str], None]
 ) -> dict[str, Any]:
+    import jax
+
     pixels = case.batch_size * case.image_size**2 * case.channels * settings.steps_per_call
     if pixels > 0:  # one float64 and one float32 while the images are drawn
         memory.check_fits(12 * pixels, memory.host_available(), f"the batch of {case.name}")
     say("tracing, counting operations")
     work, shapes = _shapes(case)
+    state = sum(memory.size_of(leaf) for leaf in jax.tree.leaves(shapes))
+    memory.check_fits(2 * state, memory.host_available(), f"the state of {case.name}")
     counted = flops.count(work.step, shapes, work.batch)
 
     say("compiling twice")

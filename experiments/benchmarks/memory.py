@@ -94,7 +94,7 @@ def donation(text: str, state: Any) -> Donation:
             unused.append(name.lstrip("."))
         elif number not in kept:
             copied.append(name.lstrip("."))
-    size = sum(_bytes(leaf) for _, leaf in leaves)
+    size = sum(size_of(leaf) for _, leaf in leaves)
     return Donation(len(leaves), size, tuple(copied), tuple(unused))
 
 
@@ -155,7 +155,8 @@ def amount(size: float) -> str:
     return f"{size:,.3g} TB" if size < 1000 else f"{size:,.0f} TB"
 
 
-def _bytes(leaf: Any) -> int:
+def size_of(leaf: Any) -> int:
+    """Bytes of an array, or of what `jax.eval_shape` says of one."""
     import jax
     import jax.numpy as jnp
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import common
+from experiments import checks, common
 from experiments.benchmarks import cases
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(config: Population) -> dict[str, Any]:
     """
     from jaxnets.files import write_json
 
-    common.need_at_least_one(config, "members", "steps_per_call", "calls", "rounds")
+    _check(config)
     numbers = {
         "members": config.members,
         "batch_size": config.batch_size,
@@ -70,6 +70,24 @@ def run(config: Population) -> dict[str, Any]:
         write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))
     return numbers
+
+
+def _check(config: Population) -> None:
+    """Fails, before anything is built, for numbers that no population can be made of."""
+    from experiments.benchmarks import memory
+    from jaxnets.errors import UserError
+
+    common.need_at_least_one(config, "members", "steps_per_call", "calls", "rounds")
+    common.need_at_least_one(config, "batch_size", "image_size")
+    checks.float_fields_are_finite(config)
+    if not config.kinds:
+        raise UserError("--kinds names nothing to train; choose among classifier, gan")
+    if config.members > checks.MAX_MEMBERS:
+        raise UserError(f"--members must be at most {checks.MAX_MEMBERS}, got {config.members}")
+    images = (_BATCHES + config.members) * config.batch_size * config.image_size**2
+    what = f"{config.members} members with images of {config.image_size}x{config.image_size}"
+    memory.check_fits(12 * images, memory.host_available(), what)
+    checks.json_file(config)
 
 
 def _case(config: Population, kind: str) -> cases.Case:

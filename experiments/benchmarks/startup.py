@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import common
+from experiments import checks, common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,12 @@ def run(config: Startup) -> dict[str, Any]:
       UserError: if the command does not train.
     """
     common.need_at_least_one(config, "rounds")
+    checks.json_file(config)
+    command = _words(config.command)
     with tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder:
         programs = Path(folder) / "programs"
         seconds = [
-            _start(shlex.split(config.command), Path(folder) / f"run-{i}", programs)
-            for i in range(config.rounds + 1)
+            _start(command, Path(folder) / f"run-{i}", programs) for i in range(config.rounds + 1)
         ]
         kept = [path.stat().st_size for path in programs.glob("*-cache")]
     first, *later = seconds
@@ -62,6 +63,24 @@ def run(config: Startup) -> dict[str, Any]:
         write_json(config.json, numbers)
     print(json.dumps(numbers, indent=2))
     return numbers
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command, which is parsed to see that it can be run at all."""
+    from experiments.__main__ import parse
+    from jaxnets.errors import UserError
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--command {command!r} cannot be read: {error}") from error
+    try:
+        parse([*words, "--run-dir", "run"])  # says itself what is wrong, and leaves
+    except SystemExit as left:
+        if left.code:
+            raise
+        raise UserError(f"--command {command!r} asks for help, and trains nothing") from left
+    return words
 
 
 def _start(command: list[str], run_dir: Path, programs: Path) -> float:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from experiments import classify, common
+from experiments import checks, classify, common
 from experiments.benchmarks import machine, torch_rivals
 
 if TYPE_CHECKING:
@@ -88,10 +88,11 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     if not 0 < config.target < 1:
         raise UserError(f"--target must lie between 0 and 1, got {config.target}")
     common.need_at_least_one(config, "seeds", "steps_per_call")
-    torch = torch_rivals.require_torch()
-    mesh = machine.start(config.devices, share=True)
+    checks.json_file(config)
     recipe = _recipe(config, seed=0)
+    mesh = machine.start(config.devices, share=True)
     dataset = common.load_data(recipe)
+    torch = torch_rivals.require_torch()
     trainings: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "what": f"speed_net on {dataset.name} to {config.target:.2%}",

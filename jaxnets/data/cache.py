@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -47,12 +48,8 @@ class Staging:
     def split(self, name: str, count: int, shape: tuple[int, ...]) -> Split:
         """A writable split of `count` images of `shape` ([H, W, C]), to be filled in place."""
         split = Split(
-            np.lib.format.open_memmap(
-                self._folder / f"{name}_images.staged", "w+", np.uint8, (count, *shape)
-            ),
-            np.lib.format.open_memmap(
-                self._folder / f"{name}_labels.staged", "w+", np.int32, (count,)
-            ),
+            _new_array(self._folder / f"{name}_images.staged", np.dtype(np.uint8), (count, *shape)),
+            _new_array(self._folder / f"{name}_labels.staged", np.dtype(np.int32), (count,)),
         )
         self._splits[name] = split
         return split
@@ -97,18 +94,27 @@ class Staging:
         digests = []
         for kind in ("images", "labels"):
             source = getattr(split, kind)
-            target = np.lib.format.open_memmap(
-                self._folder / f"{name}_{kind}.npy",
-                "w+",
-                source.dtype,
-                (len(rows), *source.shape[1:]),
-            )
+            place = self._folder / f"{name}_{kind}.npy"
+            target = _new_array(place, source.dtype, (len(rows), *source.shape[1:]))
             step = max(1, CHUNK_BYTES // max(1, source[:1].nbytes))
             for start in range(0, len(rows), step):
                 target[start : start + step] = source[rows[start : start + step]]
             target.flush()
             digests.append(array_digest(target))
         return digests[0], digests[1]
+
+
+def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A new array on disk, with all of its space taken.
+
+    Otherwise the file would have holes, and a disk that fills up while they are written to would
+    end the process by a signal (SIGBUS) instead of an error.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def cached(key: str, name: str, build: Callable[[Staging], tuple[tuple[str, ...], int]]) -> DataSet:

@@ -3,12 +3,14 @@
 A file is accepted if it is a still picture in grey, colour, palette or black-and-white mode, with
 no pixel that is transparent. Everything else (transparency, which would need a background; CMYK;
 16-bit and floating-point grey; animations; more than 64 megapixels; damaged or foreign files) is
-named in one error, all at once, or left out and counted.
+named in one error, all at once, or left out and counted. So is what is no file: a link that leads
+nowhere, a pipe.
 """
 
 import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
 from jaxnets.data.listing import Listing
 from jaxnets.errors import UserError
+from jaxnets.files import check_path
 
 __all__ = ["load_folder"]
 
@@ -63,7 +66,7 @@ def load_folder(
     Raises:
       UserError: the folder is no such folder, or holds files that can't be used.
     """
-    root = Path(name.removeprefix("folder:")).expanduser().absolute()
+    root = _root(name)
     splits, class_names = _scan(root)
     listing = [
         (split, str(file.path.relative_to(root)), *_stamp(file.path))
@@ -92,8 +95,20 @@ def load_folder(
     return cached(key, name, build)
 
 
+def _root(name: str) -> Path:
+    check_path(name, "the data set")
+    path = Path(name.removeprefix("folder:"))
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # ~NAME, and there is no such user
+        raise UserError(f"{path} is in the home of no known user; name another folder") from error
+
+
 def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # a link that leads nowhere or in circles, which is named later
+        status = path.lstat()
     return status.st_size, status.st_mtime_ns
 
 
@@ -147,7 +162,8 @@ def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
     for split, folder in parts.items():
         splits[split] = []
         for label, name in enumerate(names):
-            paths = sorted(p for p in (folder / name).rglob("*") if _visible_file(p, folder))
+            check_path(name, f"in {folder} the class")
+            paths = sorted(_visible_files(folder / name))
             if not paths:
                 raise UserError(
                     f"{folder / name} holds no image; put some in, or remove the folder"
@@ -160,9 +176,22 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _visible_file(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and not hidden
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Whatever is no folder in a folder and those inside it; links to folders are not followed.
+
+    Not `Path.rglob`, which recurses (a thousand nested folders are too many for it) and passes over
+    folders that it has no permission to read.
+    """
+    todo = [str(folder)]
+    while todo:
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif not os.path.isdir(entry.path):
+                    yield Path(entry.path)
 
 
 def _build(
@@ -176,13 +205,11 @@ def _build(
     digests: dict[Path, str],
 ) -> int:
     """Decodes into `staging`, notes the files' `digests`, counts those that can't be used."""
-    from PIL import Image
-
     bad: dict[Path, str] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Pillow warns of what is large; here it is an error already. The filter is set once,
-        # because filters belong to the process and not to a thread of the pool.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Pillow warns of what is large, or odd in a header; here it is judged by its pixels. The
+        # filter is set once, because filters belong to the process, not to a thread of the pool.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         files = [file for part in splits.values() for file in part]
         headers = dict(zip(files, pool.map(_header, files), strict=True))
         bad |= {file.path: h for file, h in headers.items() if isinstance(h, str)}
@@ -310,6 +337,8 @@ def _open(path: Path) -> Iterator[Any]:
     """Opens an image and judges it by its header, before a pixel is decoded."""
     from PIL import Image
 
+    if not path.is_file():
+        raise _Unusable("a link that leads nowhere" if path.is_symlink() else "no regular file")
     with path.open("rb") as file, Image.open(file) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:

@@ -1,6 +1,7 @@
 """What is in a data set: counts, duplicates, statistics, and a picture of it."""
 
 import hashlib
+import io
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.errors import UserError
+from jaxnets.files import check_path, write_files
 
 __all__ = ["contact_sheet", "describe"]
 
@@ -17,6 +19,7 @@ BLOCK = 4096
 CELL = 32
 GAP = 2
 LABEL_WIDTH = 96
+MAX_PIXELS = 1 << 30
 
 
 def describe(dataset: DataSet) -> dict[str, Any]:
@@ -92,7 +95,8 @@ def contact_sheet(
       split: where the examples come from.
 
     Raises:
-      UserError: no such split, `per_class` is not positive, or the file can't be written.
+      UserError: no such split, `per_class` is not positive or makes a sheet of more than a
+        gigapixel, or the file can't be written.
     """
     from PIL import Image, ImageDraw
 
@@ -107,6 +111,13 @@ def contact_sheet(
     scale = max(1, -(-CELL // min(height, width)))
     row, column = max(height * scale, 12) + GAP, width * scale + GAP
     size = (LABEL_WIDTH + per_class * column, dataset.num_classes * row)
+    if size[0] * size[1] > MAX_PIXELS:
+        most = (MAX_PIXELS // size[1] - LABEL_WIDTH) // column
+        advice = f"choose at most {most}" if most > 0 else "resize the images"
+        raise UserError(
+            f"{per_class} examples of each class make a sheet of {size[0]}x{size[1]} pixels; "
+            f"{advice}"
+        )
     sheet = Image.new("L" if channels == 1 else "RGB", size)
     draw = ImageDraw.Draw(sheet)
     white = 255 if channels == 1 else (255, 255, 255)
@@ -116,7 +127,10 @@ def contact_sheet(
             pixels = np.kron(images[index], np.ones((scale, scale, 1), np.uint8))
             tile = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
             sheet.paste(tile, (LABEL_WIDTH + place * column, label * row))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    check_path(path, "the file of the sheet")
     try:
-        sheet.save(path, format="PNG")
+        write_files({Path(path): buffer.getvalue()})
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from error

@@ -50,7 +50,7 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                     f"({error}): leave --data-dir out, or name another folder"
                 ) from error
             existed = builder.is_prepared()
-            builder.download_and_prepare()
+            _write(builder, name)
             try:
                 return _read(builder, name, staging, image_size=None, channels=None), 0
             except UserError:
@@ -60,7 +60,7 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                 # user to delete a folder that they never heard of.
                 shutil.rmtree(builder.data_dir)
                 builder = kind(data_dir=str(folder), file_format="array_record")
-                builder.download_and_prepare()
+                _write(builder, name)
                 return _read(builder, name, staging, image_size=None, channels=None), 0
 
     def build_alone(staging: Staging) -> tuple[tuple[str, ...], int]:
@@ -70,6 +70,20 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
             return build(staging)
 
     return cached(key, name, build_alone)
+
+
+def _write(builder: Any, name: str) -> None:
+    """Prepares a data set that ships, if it is not yet."""
+    try:
+        builder.download_and_prepare()
+    except RuntimeError as error:  # what array_record makes of a full disk
+        if "writing" not in str(error):
+            raise
+        raise UserError(
+            f"{name} can't be prepared in {builder.data_dir}: "
+            f"{' '.join(str(error).split())[:300]}; free some space there, or set JAXNETS_CACHE "
+            "to another folder"
+        ) from error
 
 
 def load_tfds(

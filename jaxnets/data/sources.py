@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.folder import load_folder
+from jaxnets.data.folder import MAX_PIXELS, load_folder
 from jaxnets.data.prepared import load_shipped, load_tfds
 from jaxnets.errors import UserError
+from jaxnets.files import check_path
 
 __all__ = ["DATA_SOURCES", "load"]
 
@@ -77,9 +78,27 @@ def load(
         raise UserError(f'there is no data set "{name}"; the known ones are {known}')
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    if image_size is not None and min(image_size) < 1:
-        raise UserError(f"the image size must be 1 or more, not {image_size[0]}x{image_size[1]}")
+    if image_size is not None:
+        height, width = image_size
+        if min(image_size) < 1:
+            raise UserError(f"the image size must be 1 or more, not {height}x{width}")
+        if height * width > MAX_PIXELS:
+            raise UserError(
+                f"the image size {height}x{width} is over {MAX_PIXELS // 10**6} megapixels; choose "
+                "a smaller one"
+            )
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
-    directory = None if data_dir is None else Path(data_dir).expanduser()
+    directory = None if data_dir is None else _directory(data_dir)
     return source(name, directory, image_size, channels, skip_bad)
+
+
+def _directory(data_dir: str | Path) -> Path:
+    check_path(data_dir, "the data folder")
+    try:
+        directory = Path(data_dir).expanduser()
+    except RuntimeError as error:  # ~NAME, and there is no such user
+        raise UserError(f"the data folder {data_dir} is in the home of no known user") from error
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"the data folder {directory} is a file; name a folder")
+    return directory

@@ -20,6 +20,9 @@ from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
 
 __all__ = ["CLASSIFIERS", "ClassifierSpec", "make_classifier", "scale_widths"]
 
+#: No network times more than this fits any machine, and sizes far beyond it fit no integer of XLA.
+_MAX_WIDTH = 1000
+
 #: Images with a shorter side than this keep their size through the stem of a network.
 _LARGE = 128
 
@@ -42,9 +45,15 @@ class ClassifierSpec:
 
 
 def scale_widths(widths: Sequence[int], width: float) -> tuple[int, ...]:
-    """Channel counts times `width`; at least 4, and multiples of 4 where `width` is not 1."""
-    if width <= 0:
+    """Channel counts times `width`; at least 4, and multiples of 4 where `width` is not 1.
+
+    Raises:
+      UserError: for a width outside (0, 1000].
+    """
+    if not width > 0:  # so NaN is refused too
         raise UserError(f"the width factor must be above 0, got {width}")
+    if width > _MAX_WIDTH:
+        raise UserError(f"the width factor must be at most {_MAX_WIDTH}, got {width:g}")
     if width == 1:
         return tuple(widths)
     return tuple(max(4, 4 * round(size * width / 4)) for size in widths)

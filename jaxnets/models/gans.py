@@ -15,6 +15,7 @@ from jaxnets.models.trunk import TrunkDiscriminator
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
 
 _MIN_SIZE, _MAX_SIZE = 8, 64
+_MAX_LATENT_SIZE = 1 << 20
 
 
 def _dcgan_generator(
@@ -103,7 +104,7 @@ def make_generator(
       family: a key of `GENERATORS`.
       image_shape: (H, W, C), sides of 8 to 64 pixels.
       num_classes: K, or None for a generator without classes.
-      latent_size: length of the latent vectors, N(0, I).
+      latent_size: length of the latent vectors, N(0, I); at most 2**20.
       width: factor on the number of channels.
       dtype: compute type; parameters and images are float32.
 
@@ -113,6 +114,8 @@ def make_generator(
     shape = _check(image_shape, num_classes)
     if latent_size < 1:
         raise UserError(f"latent_size must be at least 1, got {latent_size}")
+    if latent_size > _MAX_LATENT_SIZE:
+        raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
     return _look_up("generator", family, GENERATORS)(
         image_shape=shape,
         num_classes=num_classes,

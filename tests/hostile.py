@@ -1,0 +1,352 @@
+"""Command lines that no command can use: values of flags, and whole lines.
+
+Every case is one that a docstring or a flag's help rules out. What is only unusual is not here: the
+tests ask for exit code 2 of all of it.
+"""
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from experiments import classify, data, evaluate, generate, listing, quickstart, reproduce, sample
+from experiments.benchmarks import bench, input_rate, population, startup, time_to_accuracy
+
+SEED = 0
+HUGE = 10**40
+
+TRAIN: dict[str, Any] = {"data": "digits", "epochs": 0.05, "batch_size": 16, "devices": 1}
+
+#: Command -> its config, that of a run of seconds. Relative paths are those that `furnish` makes.
+COMMANDS: dict[str, Any] = {
+    "classify": classify.Classify(**TRAIN, network="lenet5", eval_every=1.0),
+    "generate": generate.Generate(**TRAIN, width=0.1),
+    "evaluate": evaluate.Evaluate(Path("gan")),
+    "sample": sample.Sample(Path("gan")),
+    "data prepare": data.Prepare("digits"),
+    "data show": data.Show("digits"),
+    "reproduce": reproduce.Reproduce("classify-digits"),
+    "quickstart": quickstart.Quickstart(devices=1),
+    "list": listing.List(),
+    "bench": bench.Bench(rounds=1),
+    "bench classifier": bench.Classifier(network="lenet5", batch_size=4, rounds=1, calls="none"),
+    "bench gan": bench.Gan(width=0.1, batch_size=4, rounds=1, calls="none"),
+    "bench population": population.Population(members=2, batch_size=4, rounds=1, calls=1),
+    "bench input": input_rate.Input(
+        data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
+    ),
+    "bench startup": startup.Startup("list", rounds=1),
+    "bench time-to-accuracy": time_to_accuracy.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A value that a field cannot have, and of what the error must have one."""
+
+    command: str
+    field: str
+    value: Any
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Short and printable."""
+        return f"{self.command} {self.field}={ascii(self.value)[:40]}"
+
+    def config(self) -> Any:
+        """The command's config with it."""
+        config = dataclasses.replace(COMMANDS[self.command], **{self.field: self.value})
+        if self.command.startswith("bench "):
+            return bench.Bench(what=config)
+        return config
+
+
+Pool = list[Any]
+
+LONG = "x" * 300  # longer than a file's name can be
+NOT_A_FILE: Pool = [".", "file/below", "a\0b", LONG, "full", "/proc/nothing/here", "\udcff"]
+NO_RUN: Pool = ["nowhere", "file", "file/below", "a\0b", "full", LONG, "classifier/config.json"]
+NO_NAME: Pool = ["", " ", "LeNet5", "lenet5 ", "a\nb", "\x1b[31m", "\u202ered", "x" * 5000, "a\0b"]
+NO_NAME += ["../../etc/passwd", "None", "é", "\udcff", "$HOME", "*", "-", "lenet5,lenet5", "%s{0}"]
+NO_DATA: Pool = [*NO_NAME, "folder:", "folder:nowhere", "folder:file", "folder:full", "folder:a\0b"]
+NO_DATA += ["folder:~no-such-user/x", "folder:\udcff", "digits:", "tfds:", f"folder:{LONG}"]
+NO_DATA += ["tfds:no_such_data_set", "tfds:../../x", "tfds:mnist:99.0.0", "tfds:a b"]
+
+
+def _below(limit: int, draw: random.Random) -> Pool:
+    return [limit - 1, limit - draw.randrange(2, 10**6), -(2**31) - 1, -HUGE]
+
+
+def _outside(low: float, high: float, draw: random.Random) -> Pool:
+    """Numbers below `low`, and from `high` on."""
+    far = draw.uniform(0, 1e3)
+    return [low - 1e-3, low - far, high, high + far, -1e300, 1e300]
+
+
+def pools(draw: random.Random) -> dict[str, Pool]:
+    """Field -> values that it cannot have in any command that has it."""
+    at_least_1 = _below(1, draw)
+    at_least_0 = _below(0, draw)
+    negative = [-1e-9, -draw.uniform(0, 1e3), -1e300, 1e39]
+    counts = ["micro_batches", "steps_per_call", "log_every", "keep", "penalty_every", "rounds"]
+    counts += ["seeds", "members", "patience", "discriminator_steps"]
+    rates = ["learning_rate", "generator_learning_rate", "discriminator_learning_rate"]
+    names = ["network", "optimizer", "schedule", "loss", "generator", "discriminator", "penalty"]
+    return {
+        **dict.fromkeys(counts, at_least_1),
+        **dict.fromkeys((*rates, "weight_decay", "mixup", "focal_gamma"), negative),
+        **dict.fromkeys((*names, "family", "name"), NO_NAME),
+        "batch_size": [*at_least_1, HUGE],
+        "latent_size": [*at_least_1, 2**20 + 1, HUGE],
+        "count": [*at_least_1, 10**12, HUGE],
+        "per_class": [*at_least_1, 10**9, HUGE],
+        "labels_per_class": [*at_least_1, 10**6, HUGE],
+        "cnn_steps": [*at_least_1, 2**31, HUGE],
+        "gan_steps": [*at_least_1, 2**31, HUGE],
+        "image_size": [*at_least_1, 10**6, HUGE],
+        "devices": [*at_least_1, 99, HUGE],
+        "seed": [*at_least_0, 2**31, HUGE],
+        "member": [*at_least_0, 1, HUGE],
+        "class_label": [*at_least_0, 10, HUGE],
+        "crop_padding": [*at_least_0, 8, HUGE],
+        "cutout": [*at_least_0, 15, HUGE],
+        "keep_best": at_least_0,
+        "max_rollbacks": at_least_0,
+        "memory_budget_mb": at_least_0,
+        "eval_every": negative,
+        "save_every": negative,
+        "penalty_weight": negative,
+        "epochs": [0.0, *negative, 1e12, 1e30],
+        "score_epochs": [0.0, -1.0, 1e12, 1e39],
+        "width": [0.0, -1e-9, -1.0, 1e4, 1e30, 1e300],
+        "clip_norm": [0.0, *negative],
+        "max_ratio": [0.0, -1.0, -1e300],
+        "min_seconds": [0.0, -1.0, -1e300],
+        "target": [0.0, 1.0, 94.0, -0.5],
+        "truncation": [0.0, -0.5, 1.001, 1e300],
+        "validation_fraction": _outside(1e-4, 1.0, draw),
+        **{name: _outside(0.0, 1.0, draw) for name in ("dropout", "warmup", "label_smoothing")},
+        **{name: _outside(0.0, 1.0, draw) for name in ("momentum", "b1", "b2", "ema_decay")},
+        "augment": [name for name in NO_NAME if name.strip(" ,")],
+        "data": NO_DATA,
+        "run": [Path(text) for text in NO_RUN],
+        "judge": [Path(text) for text in NO_RUN],
+        "json": [Path(text) for text in NOT_A_FILE],
+        "out": [Path(text) for text in NOT_A_FILE if text != "full"],
+        "run_dir": [Path(text) for text in ("file", "file/below", "a\0b", "x" * 300, "full")],
+        "data_dir": [Path(text) for text in ("file", "a\0b", "~no-such-user/x", "\udcff")],
+        "runs": [Path(text) for text in ("file", "nowhere", "a\0b", "file/below")],
+    }
+
+
+def _own_pools() -> dict[tuple[str, str], Pool]:
+    """Of fields that mean something else in a command than elsewhere."""
+    calls: Pool = ["", " ", "0", "1,,2", "-1", "1.5", "None", "x" * 5000, "1,0", "\u066a"]
+    sizes: Pool = [0, -1, (0, 4), (4, -1), (10**5, 10**5), HUGE]
+    return {
+        **{(f"data {name}", "image_size"): sizes for name in ("prepare", "show")},
+        **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
+        **{(f"data {name}", "name"): NO_DATA for name in ("prepare", "show")},
+        ("data show", "out"): [Path(text) for text in NOT_A_FILE],
+        ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
+        ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
+        ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
+        ("bench", "compare"): [(Path("file"), Path("file")), (Path("nowhere"), Path("full"))],
+        ("bench", "steps_per_call"): [0, -1, -HUGE],
+        ("bench", "calls"): calls,
+        **{
+            (f"bench {name}", field): pool
+            for name in ("classifier", "gan")
+            for field, pool in {
+                "calls": calls,
+                "channels": [0, -1, -HUGE, 10**12, HUGE],
+                "image_size": [0, -1, -HUGE, 10**9, HUGE],
+                "batch_size": [0, -1, -HUGE, 10**12, HUGE],
+                "steps_per_call": [0, -1, -HUGE, 10**12, HUGE],
+            }.items()
+        },
+        ("bench gan", "discriminator"): NO_NAME,
+        ("bench population", "kinds"): [()],
+        ("bench population", "calls"): [0, -1, -HUGE],
+        ("bench input", "calls"): [0, -1, -HUGE],
+        ("bench population", "members"): [0, -1, 10**4, HUGE],
+        ("bench population", "image_size"): [0, -1, 10**9, HUGE],
+        ("bench startup", "command"): ["list '", 'classify "x', "clasify", "", "list", "bench gan"],
+        ("bench time-to-accuracy", "batch_size"): [0, -1, -HUGE],
+        ("bench time-to-accuracy", "width"): [0.0, -1.0, 1e39],
+    }
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The types that a field of this type can have."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def is_closed(hint: Any) -> bool:
+    """Whether the parser of the command line knows every value that a field can have."""
+    closed = (bool, type(None))
+    return all(one in closed or get_origin(one) is Literal for one in options(hint))
+
+
+def is_float(hint: Any) -> bool:
+    """Whether a type is a number with a point, or may be one."""
+    return float in options(hint)
+
+
+def fields() -> Iterator[tuple[str, str, Any]]:
+    """(command, field, type) of every field of every command."""
+    for command, config in COMMANDS.items():
+        hints = get_type_hints(type(config))
+        for field in dataclasses.fields(config):
+            if field.name != "what":  # the subcommands, which are commands here
+                yield command, field.name, hints[field.name]
+
+
+def values_of(each: int = 3) -> list[Case]:
+    """Cases of every field of every command that is not closed.
+
+    Args:
+      each: values of a field, drawn by a fixed seed; NaN and infinity come on top.
+
+    Raises:
+      LookupError: for a field that no values are known of.
+    """
+    draw = random.Random(SEED)
+    common, own = pools(draw), _own_pools()
+    cases = []
+    for command, field, hint in fields():
+        pool = own.get((command, field), common.get(field))
+        if pool is None and not (is_closed(hint) or is_float(hint)):
+            raise LookupError(f"hostile.py knows no value that `{command}` refuses as {field}")
+        chosen = draw.sample(pool, min(each, len(pool))) if pool else []
+        if is_float(hint):
+            chosen += [draw.choice([math.nan, math.inf, -math.inf])]
+        cases += [Case(command, field, value, words_of(field, value)) for value in chosen]
+    return cases
+
+
+#: What an error calls a field, where it calls it by neither its name nor its flag nor its value.
+CALLED = {
+    "cutout": ["cutout"],
+    "command": ["--command", "unrecognized", "invalid choice", "parsing", "--run-dir"],
+    "compare": ["no file", "was not written by"],
+    "kinds": ["--kinds"],
+    "score_epochs": ["--score-epochs"],
+    "validation_fraction": ["fraction"],
+    "warmup": ["warm-up"],
+    "json": ["--json"],
+    "image_size": ["image size", "images of", "GAN needs images", "--image-size"],
+    "micro_batches": ["divisible"],
+    "channels": ["channels", "memory"],
+    "steps_per_call": ["memory"],
+    "batch_size": ["batch size", "memory"],
+    "labels_per_class": ["examples of each class"],
+    "per_class": ["examples of each class", "--per-class"],
+    "discriminator_steps": ["batch size"],
+    "count": ["images need"],
+    "crop_padding": ["crop padding"],
+    "judge": ["--judge"],
+}
+
+
+def shown(text: str) -> str:
+    """A text as an error shows it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def words_of(field: str, value: Any) -> tuple[str, ...]:
+    found = [f"--{field.replace('_', '-')}", field, field.replace("_", " "), *CALLED.get(field, [])]
+    if isinstance(value, str | Path):
+        text = str(value)
+        found += [shown(text)[:200]] if text.strip() else [repr(text), f'"{text}"']
+        found += [shown(part)[:200] for part in text.partition(":")[2:] if part]
+    else:
+        found += [str(value)]
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------- command lines
+
+LINES: list[tuple[str, ...]] = [
+    ("",),
+    ("clasify",),
+    ("train --data digits",),
+    ("classify generate",),
+    ("classify digits",),
+    ("classify --epoch",),
+    ("classify --epochs",),
+    ("classify --epochs 1 2",),
+    ("classify --seed 1.5",),
+    ("classify --seed 1e3",),
+    ("classify --seed 0x10",),
+    ("classify --seed ''",),
+    ("classify --seed ' '",),
+    ("classify --seed --epochs 1",),
+    (f"classify --seed {'9' * 5000}",),
+    ("classify --width 1,5",),
+    ("classify --width one",),
+    ("classify --width 0x1p3",),
+    ("classify --dtype float64",),
+    ("classify --dtype FLOAT32",),
+    ("classify --mode shard",),
+    ("classify --channels 2",),
+    ("classify --test-views all",),
+    ("classify --flip maybe",),
+    ("classify --no-such-flag",),
+    ("classify --balance-classes yes",),
+    ("generate --conditional 3",),
+    ("generate --judge",),
+    ("generate --b1 [0]",),
+    ("evaluate",),
+    ("evaluate a b",),
+    ("evaluate gan --accuracy-score maybe",),
+    ("sample",),
+    ("sample gan --count 1.0",),
+    ("sample gan --class-label cat",),
+    ("data",),
+    ("data fetch digits",),
+    ("data prepare",),
+    ("data prepare digits --image-size 8x8",),
+    ("data prepare digits --image-size 1 2 3",),
+    ("data show digits --per-class ten",),
+    ("reproduce",),
+    ("reproduce classify-digits --seeds",),
+    ("quickstart --labels-per-class five",),
+    ("bench banana",),
+    ("bench gan --against tensorflow",),
+    ("bench --compare A.json",),
+    ("bench --compare A.json B.json C.json",),
+    ("bench population --kinds cnn",),
+    ("bench time-to-accuracy --rival jit",),
+    ("list runs extra",),
+    # Flags that exclude each other, or that the data does not allow.
+    ("classify --data digits --image-size 8", "one image size"),
+    ("classify --data digits --channels 1", "one channel"),
+    ("classify --data digits --patience 2 --eval-every 0", "--eval-every"),
+    ("classify --data digits --keep-best 2 --batch-size 16 --devices 1", "--validation-fraction"),
+    ("classify --data digits --network resnet18 --width 900 --batch-size 16", "memory"),
+    ("classify --data digits --seed 2147483647 --seeds 2", "--seeds"),
+    ("generate --data digits --discriminator resnet18 --batch-size 16 --devices 1", "--penalty"),
+    ("generate --data digits --latent-size 1000000 --width 100 --batch-size 16", "memory"),
+    ("generate --data digits --judge classifier --batch-size 16 --devices 1", "no checkpoint"),
+    ("generate --data digits --judge gan --batch-size 16 --devices 1", "must be one of"),
+    ("evaluate classifier --judge classifier", "--judge"),
+    ("evaluate gan --no-accuracy-score", "--judge"),
+    ("evaluate gan", "no checkpoint"),
+    ("evaluate classifier", "no checkpoint"),
+    ("sample classifier", "samples need one of `generate`"),
+    ("sample gan", "no checkpoint"),
+    ("reproduce classify-digits --judge classifier", "--judge"),
+    ("reproduce classify-digitz", "classify-digits"),
+    ("bench --rounds 3 classifier", "write --rounds after"),
+    ("bench --max-ratio 2 population", "write --max-ratio after"),
+    ("bench --compare nowhere nowhere gan", "write --compare after"),
+    ("bench gan --devices 3 --batch-size 4", "choose a multiple of 3"),
+    ("bench startup --command 'classify --help'", "asks for help"),
+    ("bench startup --command 'list --run-dir x'",),
+    ("bench input --data digits --network vgg11 --batch-size 16 --devices 1", "16x16"),
+]

@@ -1,0 +1,195 @@
+"""Files of runs that no command can use: configurations, records, checkpoints."""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from experiments import classify, generate
+from hostile import SEED, options, pools, words_of
+
+#: What the folders that `furnish` makes were run with.
+RUNS: dict[str, dict[str, Any]] = {
+    "classifier": {"data": "digits", "network": "lenet5", "batch_size": 16, "epochs": 0.05},
+    "gan": {"data": "digits", "width": 0.1, "batch_size": 16, "epochs": 0.05},
+}
+EXPERIMENTS = {"classifier": "classify", "gan": "generate"}
+
+
+def run_text(name: str, **fields: Any) -> str:
+    """`config.json` of one of `RUNS`, with other fields."""
+    config = {**RUNS[name], **fields}
+    return json.dumps({"experiment": EXPERIMENTS[name], "config": config})
+
+
+def furnish(folder: Path) -> None:
+    """Makes what the paths of the cases name: a file, a folder, and two runs."""
+    (folder / "file").write_text("not yours")
+    (folder / "full").mkdir()
+    (folder / "full" / "notes.txt").write_text("keep")
+    for name in RUNS:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(run_text(name))
+
+
+def contents(folder: Path) -> dict[str, bytes | str | None]:
+    """Every path in a folder, and what the file holds, or where the link leads."""
+    found: dict[str, bytes | str | None] = {}
+    todo = [folder]
+    while todo:  # and not rglob, which recurses
+        for path in todo.pop().iterdir():
+            name = str(path.relative_to(folder))
+            if path.is_symlink():
+                found[name] = os.readlink(path)
+                continue
+            found[name] = path.read_bytes() if path.is_file() else None
+            if path.is_dir():
+                todo.append(path)
+    return found
+
+
+TEXT = json.dumps({"experiment": "generate", "config": {"data": "digits", "batch_size": 16}})
+
+#: Contents of `config.json` that describe no run.
+CONFIGS: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b" \n",
+    "zeros": b"\0" * 64,
+    "no UTF-8": b'{"experiment": "\xff\xfe"}',
+    "UTF-16": TEXT.encode("utf-16"),
+    "byte order mark": b"\xef\xbb\xbf" + TEXT.encode(),
+    "null": b"null",
+    "number": b"42",
+    "text": b'"generate"',
+    "list": b"[]",
+    "no fields": b"{}",
+    "no config": b'{"experiment": "generate"}',
+    "config is null": b'{"experiment": "generate", "config": null}',
+    "config is a list": b'{"experiment": "generate", "config": [1]}',
+    "no experiment": b'{"config": {}}',
+    "experiment is a number": b'{"experiment": 3, "config": {}}',
+    "unknown experiment": b'{"experiment": "segment", "config": {}}',
+    "two values": TEXT.encode() * 2,
+    "single quotes": TEXT.replace('"', "'").encode(),
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"config":' * 100_000,
+    "a number of 5,000 digits": b'{"experiment": "generate", "config": {"seed": ' + b"9" * 5000,
+    "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00.",
+    **{f"cut after {n} bytes": TEXT[:n].encode() for n in range(1, len(TEXT) - 1, 9)},
+}
+
+#: JSON values, of which each field has the wrong type for some.
+ODD_VALUES: list[Any] = ["many", [], {}, True, 1.5, -3, None, [[1]], 10**400, {"a": 1}, ["x", 2]]
+
+
+def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
+    """(experiment, a field of `config.json`, words of which the error must have one).
+
+    The field has a value of a wrong type, or out of its range, or is unknown.
+    """
+    draw = random.Random(seed)
+    for kind in (classify.Classify, generate.Generate):
+        name = kind.__name__.lower()
+        for field, hint in get_type_hints(kind).items():
+            odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
+            yield name, {field: draw.choice(odd)}, (f"`{field}`",)
+        for field, pool in pools(draw).items():
+            if field in get_type_hints(kind) and field not in ("devices", "run_dir", "judge"):
+                value = draw.choice([v for v in pool if "tfds:" not in str(v)])
+                words = words_of(field, value)
+                yield name, {field: str(value) if isinstance(value, Path) else value}, words
+        for field in ("new_in_version_9", "", "experiment", "a\nb"):
+            yield name, {field: 1}, ("another version of jaxnets",)
+
+
+def _may_be(value: Any, hint: Any) -> bool:
+    """Whether a JSON value could be right for a field; an independent and generous check."""
+    for option in options(hint):
+        if value is None and option is type(None):
+            return True
+        if option is bool and isinstance(value, bool):
+            return True
+        if option is int and type(value) is int:
+            return True
+        if option is float and type(value) in (int, float) and abs(value) < 10**300:
+            return True
+        if option in (str, Path) and isinstance(value, str):
+            return True
+    return False
+
+
+#: Contents of `metrics.jsonl` that are no records, each followed by a good one.
+RECORDS: dict[str, bytes] = {
+    "number": b"42",
+    "null": b"null",
+    "list": b"[1]",
+    "text": b'"split"',
+    "no fields": b"{}",
+    "no step": b'{"split": "train"}',
+    "no split": b'{"step": 1}',
+    "step is a text": b'{"split": "train", "step": "1"}',
+    "step is a fraction": b'{"split": "train", "step": 1.5}',
+    "step is true": b'{"split": "train", "step": true}',
+    "split is a list": b'{"split": [], "step": 1}',
+    "loss is a text": b'{"split": "train", "step": 1, "loss": "low"}',
+    "loss is a list": b'{"split": "train", "step": 1, "loss": [1.0]}',
+    "cut": b'{"split": "train", "ste',
+    "no UTF-8": b"\xff\xfe\x00",
+    "zeros": b"\0" * 40,
+    "deep": b"[" * 100_000,
+    "empty line": b"",
+}
+
+
+def _file_for_folder(run: Path) -> None:
+    (run / "checkpoints").write_text("")
+
+
+def _link_to_itself(run: Path) -> None:
+    (run / "checkpoints").symlink_to("checkpoints")
+
+
+def _step(name: str, **files: bytes) -> Callable[[Path], None]:
+    """A function that makes the folder of a checkpoint with such files in it."""
+
+    def make(run: Path) -> None:
+        folder = run / "checkpoints" / name
+        folder.mkdir(parents=True)
+        for file, content in files.items():
+            (folder / file.replace("_json", ".json")).write_bytes(content)
+
+    return make
+
+
+def _file_for_step(run: Path) -> None:
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "4").write_text("")
+
+
+def _folder_for_manifest(run: Path) -> None:
+    (run / "checkpoints" / "4" / "manifest.json").mkdir(parents=True)
+
+
+_FORMAT = b'{"format": "jaxnets checkpoint 1"'
+
+#: What may lie in a run's folder as its checkpoints, and is none.
+CHECKPOINTS: dict[str, Callable[[Path], None]] = {
+    "a file": _file_for_folder,
+    "a link to itself": _link_to_itself,
+    "a step that is a file": _file_for_step,
+    "an empty step": _step("4"),
+    "a step cut off": _step("4.orbax-checkpoint-tmp"),
+    "leading zeros": _step("004"),
+    "other digits": _step("\u0664"),
+    "beyond int64": _step("9" * 30),
+    "an empty manifest": _step("4", manifest_json=b""),
+    "a manifest of another format": _step("4", manifest_json=b'{"format": "x"}'),
+    "a manifest that is a list": _step("4", manifest_json=b"[]"),
+    "a deep manifest": _step("4", manifest_json=b"[" * 100_000),
+    "no UTF-8 in the manifest": _step("4", manifest_json=b"\xff"),
+    "a manifest without a digest": _step("4", manifest_json=_FORMAT + b"}"),
+    "a manifest with a wrong digest": _step("4", manifest_json=_FORMAT + b', "digest": "0"}'),
+    "a manifest that is a folder": _folder_for_manifest,
+}

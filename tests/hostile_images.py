@@ -1,0 +1,305 @@
+"""Images that cannot be trained on, and folders that are no data sets."""
+
+import io
+import os
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hostile import SEED
+
+SIDE = 8
+
+
+def pixels(seed: int, side: int = SIDE, channels: int = 3) -> np.ndarray:
+    """Noise, [side, side, channels] uint8."""
+    shape = (side, side, channels) if channels > 1 else (side, side)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def good_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 3) -> Path:
+    """A folder that is a data set."""
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(pixels(i)).save(root / name / f"{i}.png")
+    return root
+
+
+def encoded(form: str, array: np.ndarray | None = None, **options: object) -> bytes:
+    """An image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(0, 32) if array is None else array).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _moving(form: str) -> bytes:
+    frames = [Image.fromarray(pixels(i)) for i in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, form, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int, bits: int = 8, kind: int = 0) -> bytes:
+    """A PNG that is nothing but what it claims of itself."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4
+
+
+def _changed_png(at: int, byte: int) -> bytes:
+    data = bytearray(encoded("PNG"))
+    data[at] ^= byte
+    return bytes(data)
+
+
+def _cmyk() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(0)).convert("CMYK").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+#: Name of the file -> (what it holds, word of the reason), beside good images of 8x8.
+FILES: dict[str, tuple[bytes, str]] = {
+    "empty.png": (b"", "not an image"),
+    "zeros.png": (b"\0" * 500, "not an image"),
+    "text.png": (b"not an image", "not an image"),
+    "text.txt": (b"notes", "not an image"),
+    "page.jpg": (b"<html><body>404</body></html>", "not an image"),
+    "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an image"),
+    "magic.png": (b"\x89PNG\r\n\x1a\n", ""),
+    "magic.jpg": (b"\xff\xd8\xff", ""),
+    "magic.gif": (b"GIF89a", ""),
+    "magic.bmp": (b"BM", ""),
+    "magic.webp": (b"RIFF\0\0\0\0WEBP", ""),
+    "magic.tif": (b"II*\0\x08\0\0\0", ""),
+    "pickle.png": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00.", "not an image"),
+    "archive.png": (b"PK\x03\x04" + b"\0" * 60, "not an image"),
+    "huge.png": (png_header(10_000, 6_500), "64 megapixels"),
+    "bomb.png": (png_header(60_000, 60_000), "64 megapixels"),
+    "bomb-2.png": (png_header(2**31 - 1, 2**31 - 1), ""),
+    "no-pixels.png": (png_header(0, 0), ""),
+    "no-data.png": (png_header(SIDE, SIDE), "damaged"),
+    "bits.png": (png_header(SIDE, SIDE, bits=3), ""),
+    "checksum.png": (_changed_png(20, 0x40), ""),
+    "deep.png": (encoded("PNG", np.zeros((SIDE, SIDE), np.uint16)), "mode I;16"),
+    "float.tif": (encoded("TIFF", np.zeros((SIDE, SIDE), np.float32)), "mode F"),
+    "integers.tif": (encoded("TIFF", np.zeros((SIDE, SIDE), np.int32)), "mode I"),
+    "cmyk.jpg": (_cmyk(), "mode CMYK"),
+    "clear.png": (encoded("PNG", np.zeros((SIDE, SIDE, 4), np.uint8)), "transparent"),
+    "moving.gif": (_moving("GIF"), "animated, with 3 frames"),
+    "moving.png": (_moving("PNG"), "animated, with 3 frames"),
+    "moving.webp": (_moving("WEBP"), "animated, with 3 frames"),
+    "pages.tif": (_moving("TIFF"), "animated, with 3 frames"),
+    "a\nb\x1b[31m.png": (b"", "a\\nb\\x1b[31m.png"),
+    "with space and é.png": (b"", "with space and é.png"),
+    "no utf-8 \udcff.png": (b"", "no utf-8 \\udcff.png"),
+}
+
+
+def generated(count: int = 40) -> dict[str, bytes]:
+    """Files cut at random places, and noise behind the first bytes of a picture."""
+    draw = random.Random(SEED)
+    found = {}
+    whole = {
+        "png": encoded("PNG"),
+        "jpg": encoded("JPEG"),
+        "gif": encoded("GIF"),
+        "bmp": encoded("BMP"),
+        "webp": encoded("WEBP"),
+        "tif": encoded("TIFF"),
+    }
+    for number in range(count):
+        suffix = draw.choice(sorted(whole))
+        data = whole[suffix]
+        if number % 4:
+            data = data[: draw.randrange(1, int(0.7 * len(data)))]
+        else:
+            data = data[: draw.randrange(1, 12)] + draw.randbytes(draw.randrange(500))
+        found[f"{number}.{suffix}"] = data
+    return found
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _circle(path: Path) -> None:
+    other = path.with_name("other")
+    path.symlink_to(other.name)
+    other.symlink_to(path.name)
+
+
+#: What may stand in a class's folder under the name of an image, and is no file.
+NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a link to nowhere": (_dangling, "a link that leads nowhere"),
+    "a link to itself": (_loop, "a link that leads nowhere"),
+    "links in a circle": (_circle, "a link that leads nowhere"),
+    "a pipe": (os.mkfifo, "no regular file"),
+}
+
+
+# --------------------------------------------------------------------------- folders
+
+
+def _empty(root: Path) -> None:
+    root.mkdir()
+
+
+def _one_class(root: Path) -> None:
+    good_folder(root, ("cat",))
+
+
+def _files_only(root: Path) -> None:
+    root.mkdir()
+    for i in range(3):
+        Image.fromarray(pixels(i)).save(root / f"{i}.png")
+
+
+def _class_is_a_file(root: Path) -> None:
+    good_folder(root, ("cat",))
+    (root / "dog").write_bytes(encoded("PNG"))
+
+
+def _empty_class(root: Path) -> None:
+    good_folder(root)
+    (root / "fox").mkdir()
+
+
+def _hidden_images(root: Path) -> None:
+    good_folder(root)
+    (root / "fox" / ".git").mkdir(parents=True)
+    (root / "fox" / ".git" / "x.png").write_bytes(encoded("PNG"))
+    (root / "fox" / ".x.png").write_bytes(encoded("PNG"))
+
+
+def _deep(root: Path) -> None:
+    good_folder(root)
+    (root / "fox").mkdir()
+    here = os.open(root / "fox", os.O_RDONLY)
+    for _ in range(1100):  # beyond what Python's recursion allows
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def _wide(root: Path) -> None:
+    good_folder(root)
+    for i in range(1000):
+        (root / "fox" / str(i)).mkdir(parents=True)
+
+
+def _other_classes(root: Path) -> None:
+    good_folder(root / "train")
+    good_folder(root / "test", ("cat", "fox"))
+
+
+def _fewer_classes(root: Path) -> None:
+    good_folder(root / "train", ("cat", "dog", "fox"))
+    good_folder(root / "test")
+
+
+def _other_case(root: Path) -> None:
+    good_folder(root / "train")
+    good_folder(root / "test", ("Cat", "dog"))
+
+
+def _test_class_is_a_file(root: Path) -> None:
+    good_folder(root / "train")
+    good_folder(root / "test", ("cat",))
+    (root / "test" / "dog").write_text("")
+
+
+def _empty_test(root: Path) -> None:
+    good_folder(root / "train")
+    (root / "test").mkdir()
+
+
+def _empty_validation_class(root: Path) -> None:
+    good_folder(root / "train")
+    good_folder(root / "val", ("cat",))
+    (root / "val" / "dog").mkdir()
+
+
+def _only_test(root: Path) -> None:
+    good_folder(root / "test")
+
+
+def _single_images(root: Path) -> None:
+    good_folder(root, count=1)
+
+
+def _sizes(root: Path) -> None:
+    good_folder(root)
+    Image.fromarray(pixels(0, SIDE + 1)).save(root / "cat" / "large.png")
+
+
+def _tiny(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(pixels(i, 1)).save(root / name / f"{i}.png")
+
+
+def _nothing_usable(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        (root / name / "x.png").write_bytes(b"")
+
+
+def _class_of_no_text(root: Path) -> None:
+    good_folder(root, ("cat", "dog \udcff"))
+
+
+def _linked_class(root: Path) -> None:
+    good_folder(root, ("cat",))
+    (root / "dog").symlink_to("dog")
+
+
+def _good(root: Path) -> None:
+    good_folder(root)
+
+
+#: What is wrong -> (makes the folder, further flags, words that the error must have).
+FOLDERS: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
+    "is empty": (_empty, "", ["0 sub-folders"]),
+    "has one class": (_one_class, "", ["1 sub-folder", "two classes"]),
+    "has no classes": (_files_only, "", ["0 sub-folders"]),
+    "has a file for a class": (_class_is_a_file, "", ["1 sub-folder"]),
+    "has a link for a class": (_linked_class, "", ["1 sub-folder"]),
+    "has an empty class": (_empty_class, "", ["fox holds no image"]),
+    "has a class of hidden images": (_hidden_images, "", ["fox holds no image"]),
+    "has 1,100 folders in each other": (_deep, "", ["fox holds no image"]),
+    "has 1,000 empty folders": (_wide, "", ["fox holds no image"]),
+    "has other classes to test": (_other_classes, "", ["different classes", "dog, fox"]),
+    "has fewer classes to test": (_fewer_classes, "", ["different classes", "fox"]),
+    "spells its classes in two ways": (_other_case, "", ["different classes", "Cat, cat"]),
+    "has a file for a class to test": (_test_class_is_a_file, "", ["different classes", "dog"]),
+    "has nothing to test": (_empty_test, "", ["different classes"]),
+    "has an empty class to watch": (_empty_validation_class, "", ["dog holds no image"]),
+    "has nothing to train on": (_only_test, "", ["1 sub-folder"]),
+    "has one image a class": (_single_images, "", ["single example"]),
+    "has images of two sizes": (_sizes, "", ["2 sizes, from 8x8 to 9x9", "--image-size"]),
+    "has images of a pixel": (_tiny, "", ["lenet5", "1x1"]),
+    "has nothing usable": (_nothing_usable, "", ["2 files"]),
+    "has nothing usable, skipped": (_nothing_usable, "--skip-bad", ["2 files"]),
+    "has a class of no text": (_class_of_no_text, "", ["not valid UTF-8"]),
+    "is too small for the batch": (_good, "--batch-size 128", ["batch size 128", "4 examples"]),
+    "cannot be halved so": (_good, "--validation-fraction 1.0", ["1.0"]),
+    "has fewer labels": (_good, "--labels-per-class 3", ["3 examples of each class"]),
+    "cannot be so small": (_good, "--image-size 2", ["lenet5", "2x2"]),
+    "cannot be of no size": (_good, "--image-size 0", ["image size"]),
+    "cannot be so large": (_good, "--image-size 1000000", ["64 megapixels"]),
+    "cannot be shifted so far": (_good, "--crop-padding 8", ["crop padding 8"]),
+}
