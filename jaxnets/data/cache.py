@@ -104,7 +104,7 @@ class Staging:
         return digests[0], digests[1]
 
 
-def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
     """A new array on disk, with all of its space taken.
 
     Otherwise the file would have holes, and a disk that fills up while they are written to would
