@@ -89,10 +89,13 @@ def without_flags(values: Mapping[str, float]) -> dict[str, float]:
 #: A mean sign of logits beyond which a discriminator is as good as certain: of the 256 images of a
 #: usual call (4 steps of 64), at most two are on the other side.
 _SURE = 0.98
-#: Spread of samples, to that of real images, below which they are few different images. MEASURED
+#: Spread of samples, to that of real images, below which they are few different images. On digits,
+#: GANs that had learned came to 0.9, without classes to 1.3 (pixel by pixel: 0.9 both); an
+#: untrained one to 0.02, and one that a learning rate of 0.5 had thrown off to 0.00 to 0.01.
 _NARROW = 0.3
 #: Share of a class, to its share of real images, below which it counts as left out. Chance alone
-#: does not come so low (see `jaxnets.metrics.collapse.ENOUGH`).
+#: does not come so low (see `jaxnets.metrics.collapse.ENOUGH`); on digits it ended at 0.97, without
+#: classes at 0.70.
 _MISSING = 0.2
 
 

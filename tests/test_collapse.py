@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tiny
+from command_lines import run, summary
 from experiments import judging, populations
 from experiments.generate import Generate
 from jaxnets import losses, optimizers, parallel, steps
@@ -261,3 +262,21 @@ def test_a_number_that_is_not_known_is_shown_as_that():
     assert populations.shown({"samples_spread": math.nan}, "samples_spread", ".2f") == "not known"
     config = SimpleNamespace(seeds=1)
     assert populations.together(config, [{"a": 1.0}]) == {"a": 1.0}  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------- in a real run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate,collapses", [(5e-4, False), (0.5, True)])
+def test_a_run_that_collapses_says_so_and_one_that_does_not_is_silent(
+    rate, collapses, workplace, capsys
+):
+    flags = "--epochs 30 --log-every 20 --eval-every 0 --no-accuracy-score --devices 1"
+    run("generate --data digits --run-dir gan", flags, ["--generator-learning-rate", str(rate)])
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    spread = summary(workplace / "gan")["samples_pixel_spread"]
+    if collapses:
+        assert spread < 0.1 and any("mode collapse" in line for line in said)
+    else:
+        assert spread > 0.5 and not said

@@ -166,8 +166,8 @@ def test_the_best_gan_is_that_of_the_least_distance(cli, runs, workplace, monkey
     judged = {r["step"]: r["frechet"] for r in records if r["split"] == "eval"}
     assert judged == {2: 3.0, 4: 1.0, 6: None, 8: 2.0, 9: 2.0}
     assert summary(workplace / "gan")["frechet"] == 7.0  # of the last state
-    code, out, _ = cli("evaluate", "gan", "--no-accuracy-score")
-    assert code == 0 and json.loads(out)["step"] == 4
+    code, out, err = cli("evaluate", "gan", "--no-accuracy-score")
+    assert code == 0 and json.loads(out)["step"] == 4, err
     for name in ("best", "last"):
         run(f"sample gan --count 2 --out {name}")
         shutil.rmtree(workplace / "gan" / "checkpoints" / "4", ignore_errors=True)
