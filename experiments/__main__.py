@@ -80,10 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     common.begin_command(arguments)
     sys.unraisablehook = _report_unraisable
+    _ended.clear()
     try:
         with Watchdog(_GRACE_SECONDS, _last_words), _heeding_termination():
             return _run(command)
     except (_Terminated, KeyboardInterrupt) as error:
+        _ended.set()
         signum = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
         print(_last_words(signum), file=sys.stderr)
         return 128 + signum
@@ -111,6 +113,10 @@ def _run(command: Any) -> int:
         print(f"{error}{_how_to_go_on()}", file=sys.stderr)
         return 128 + error.signum
     return code if isinstance(code, int) else 0
+
+
+#: Set when a signal has ended the command.
+_ended = threading.Event()
 
 
 class _Terminated(BaseException):
@@ -145,12 +151,18 @@ def _report_unraisable(unraisable: Any) -> None:
         # A destructor was running, which loses exceptions: the signal comes again, a moment later.
         term = isinstance(unraisable.exc_value, _Terminated)
         signum = signal.SIGTERM if term else signal.SIGINT
-        threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+        threading.Thread(target=_send_again, args=(signum,), daemon=True).start()
         return
     # A checkpoint that could not be written leaves callbacks to an event loop that is gone, and
     # each of them would print a traceback before the one sentence that says what happened.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def _send_again(signum: int) -> None:
+    """Sends the signal to this process until the command heeds it: one may be lost once more."""
+    while not _ended.wait(0.2):
+        os.kill(os.getpid(), signum)
 
 
 def _give_up_full_output() -> None:
