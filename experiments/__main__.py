@@ -83,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _ended.clear()
     try:
         with Watchdog(_GRACE_SECONDS, _last_words), _heeding_termination():
-            return _run(command)
+            try:
+                return _run(command)
+            finally:  # while the handlers are still there
+                _ended.set()
     except (_Terminated, KeyboardInterrupt) as error:
-        _ended.set()
         signum = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
         print(_last_words(signum), file=sys.stderr)
         return 128 + signum
@@ -161,7 +163,7 @@ def _report_unraisable(unraisable: Any) -> None:
 
 def _send_again(signum: int) -> None:
     """Sends the signal to this process until the command heeds it: one may be lost once more."""
-    while not _ended.wait(0.2):
+    while not _ended.wait(0.5):
         os.kill(os.getpid(), signum)
 
 
