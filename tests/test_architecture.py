@@ -25,6 +25,7 @@ LAYERS = [
     ["folders", "files"],
     ["axis"],
     ["ops"],
+    ["spectral"],
     ["layers"],
     ["augment"],
     ["data"],
