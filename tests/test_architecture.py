@@ -27,6 +27,7 @@ LAYERS = [
     ["ops"],
     ["spectral"],
     ["layers"],
+    ["attention"],
     ["augment"],
     ["data"],
     ["models"],
