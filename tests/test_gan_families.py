@@ -13,7 +13,7 @@ import tiny
 from jaxnets import losses, models, ops, optimizers, state, steps
 from jaxnets.errors import UserError
 from jaxnets.models import r3gan, resnet_gan
-from model_cases import KEY, random_variables
+from model_cases import KEY, random_variables, untyped
 
 SHAPE, CLASSES, LATENT = (9, 12, 2), 3, 5  # 9 is 5 doubled, and cropped
 LABEL = jnp.array([0, 1, 2, 2])
@@ -235,7 +235,7 @@ def test_the_up_block_is_the_papers():
 def test_the_down_block_is_the_papers(first, features, halve):
     """With kernels divided by their singular values, and the shortcut before its average."""
     x = jax.random.normal(KEY, (2, 4, 6, 4))
-    module = resnet_gan.DownBlock(features, bool(halve), first)
+    module = untyped(resnet_gan.DownBlock(features, bool(halve), first))
     variables = module.init(KEY, x, train=False)
 
     def train(variables, _):
@@ -265,7 +265,7 @@ def test_the_down_block_is_the_papers(first, features, halve):
 
 def test_a_block_of_r3gan_starts_as_the_identity_with_the_papers_gain():
     x = jax.random.normal(KEY, (2, 4, 4, 64))
-    module = r3gan.Block(8)
+    module = untyped(r3gan.Block(8))
     y, variables = module.init_with_output(KEY, x)
     np.testing.assert_array_equal(y, x)
     params = variables["params"]
@@ -284,7 +284,8 @@ def test_a_block_of_r3gan_starts_as_the_identity_with_the_papers_gain():
 
 def test_r3gan_starts_as_its_bases():
     """All blocks are the identity then: what remains is linear in the latents, in the image."""
-    generator, discriminator = models.make_gan("r3gan", image_shape=(8, 8, 1), width=0.1)
+    pair = models.make_gan("r3gan", image_shape=(8, 8, 1), width=0.1)
+    generator, discriminator = map(untyped, pair)
     z, x = jax.random.normal(KEY, (64, 64)), jax.random.normal(KEY, (64, 8, 8, 1))
     (fakes, features), variables = generator.init_with_output(KEY, z, train=False)
     params = variables["params"]

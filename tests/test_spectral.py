@@ -12,8 +12,8 @@ import pytest
 import tiny
 from jaxnets import layers, losses, optimizers, parallel, state, steps
 from jaxnets.spectral import SpectralNorm
+from model_cases import KEY, untyped
 
-KEY = jax.random.key(0)
 SHAPES = {"dense": (7, 5), "conv": (3, 3, 4, 6)}
 
 
@@ -37,7 +37,7 @@ def unit(vector):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_spectral_norm_becomes_one(shape):
     kernel = random_kernel(shape)
-    module = SpectralNorm()
+    module = untyped(SpectralNorm())
 
     def train(variables, _):
         return module.apply(variables, kernel, train=True, mutable=["spectral_norm"])[::-1]
@@ -52,7 +52,7 @@ def test_the_spectral_norm_becomes_one(shape):
 
 def test_a_new_layer_has_an_estimate_already():
     kernel = random_kernel((3, 3, 16, 24))
-    normalised, _ = SpectralNorm().init_with_output(KEY, kernel, train=False)
+    normalised, _ = untyped(SpectralNorm()).init_with_output(KEY, kernel, train=False)
     assert 0.97 < np.linalg.svd(matrix_of(normalised), compute_uv=False)[0] < 1.05
 
 
@@ -60,7 +60,7 @@ def test_a_new_layer_has_an_estimate_already():
 def test_u_takes_one_step_in_training_and_none_in_evaluation(shape):
     kernel, matrix = random_kernel(shape), matrix_of(random_kernel(shape))
     u = np.random.default_rng(1).normal(size=shape[-1])
-    apply = partial(SpectralNorm().apply, state_of(u), kernel, mutable=["spectral_norm"])
+    apply = partial(untyped(SpectralNorm()).apply, state_of(u), kernel, mutable=["spectral_norm"])
     seen, after = apply(train=False)
     chex.assert_trees_all_equal(after, state_of(u))
     v = unit(matrix.T @ u)
@@ -69,8 +69,8 @@ def test_u_takes_one_step_in_training_and_none_in_evaluation(shape):
     moved = unit(matrix @ v)
     np.testing.assert_allclose(after["spectral_norm"]["u"], moved, atol=1e-5)
     np.testing.assert_allclose(seen, kernel / (moved @ matrix @ v), rtol=1e-4)
-    _, variables = SpectralNorm().init_with_output(KEY, kernel, train=False)
-    chex.assert_trees_all_equal(variables, SpectralNorm().init(KEY, kernel, train=True))
+    _, variables = untyped(SpectralNorm()).init_with_output(KEY, kernel, train=False)
+    chex.assert_trees_all_equal(variables, untyped(SpectralNorm()).init(KEY, kernel, train=True))
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -80,7 +80,9 @@ def test_the_gradient_takes_u_and_v_for_constants(train):
     u = np.random.default_rng(1).normal(size=4)
 
     def loss(kernel):
-        seen, _ = SpectralNorm().apply(state_of(u), kernel, train=train, mutable=["spectral_norm"])
+        seen, _ = untyped(SpectralNorm()).apply(
+            state_of(u), kernel, train=train, mutable=["spectral_norm"]
+        )
         return (seen * slope.astype(np.float32)).sum()
 
     actual = matrix_of(jax.grad(loss)(kernel))
@@ -96,7 +98,7 @@ def test_the_gradient_takes_u_and_v_for_constants(train):
 
 def test_the_length_of_u_does_not_count_and_a_kernel_of_zeros_stays_zero():
     kernel, u = random_kernel((7, 5)), np.random.default_rng(1).normal(size=5)
-    apply = partial(SpectralNorm().apply, train=False)
+    apply = partial(untyped(SpectralNorm()).apply, train=False)
     np.testing.assert_allclose(
         apply(state_of(0.01 * u), kernel), apply(state_of(u), kernel), rtol=1e-5
     )
@@ -118,7 +120,7 @@ def test_the_length_of_u_does_not_count_and_a_kernel_of_zeros_stays_zero():
 )
 def test_a_layer_is_flax_own_with_the_kernel_divided(make, like, dtype):
     x = jax.random.normal(KEY, (2, 5, 5, 4))
-    layer = make(spectral_norm=True, dtype=dtype, bias_init=nn.initializers.ones)
+    layer = untyped(make(spectral_norm=True, dtype=dtype, bias_init=nn.initializers.ones))
     variables = layer.init(KEY, x, train=True)
     y, after = layer.apply(variables, x, train=True, mutable=["spectral_norm"])
     assert y.dtype == dtype
@@ -129,7 +131,7 @@ def test_a_layer_is_flax_own_with_the_kernel_divided(make, like, dtype):
     first = np.asarray(variables["spectral_norm"]["spectral_norm"]["u"], np.float64)
     sigma = u @ matrix @ unit(matrix.T @ first)
     params = {**variables["params"], "kernel": kernel / sigma}
-    expected = like(dtype=dtype).apply({"params": params}, x)
+    expected = untyped(like(dtype=dtype)).apply({"params": params}, x)
     tolerance = 1e-4 if dtype == jnp.float32 else 3e-2
     np.testing.assert_allclose(
         y.astype(jnp.float32), expected.astype(jnp.float32), rtol=tolerance, atol=tolerance
@@ -139,7 +141,7 @@ def test_a_layer_is_flax_own_with_the_kernel_divided(make, like, dtype):
 def test_dense_is_interchangeable_with_flax():
     x = jax.random.normal(KEY, (2, 5, 4))
     for use_bias in (True, False):
-        ours, theirs = layers.Dense(3, use_bias), nn.Dense(3, use_bias)
+        ours, theirs = map(untyped, (layers.Dense(3, use_bias), nn.Dense(3, use_bias)))
         params = ours.init(KEY, x)
         chex.assert_trees_all_equal(params, theirs.init(KEY, x))
         np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=1e-5)
