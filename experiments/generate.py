@@ -42,9 +42,10 @@ class Generate(common.RunOptions, common.DataOptions):
     """
 
     generator: str = "dcgan"
-    """dcgan."""
-    discriminator: str = "dcgan"
-    """dcgan, or any classifier of `classify` as the trunk."""
+    """dcgan, r3gan or sngan."""
+    discriminator: str | None = None
+    """dcgan, r3gan, sngan, or any classifier of `classify` as the trunk; by default the generator's
+    own."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
     latent_size: int = 64
@@ -120,6 +121,8 @@ def resolve(config: Generate) -> Generate:
     """The config with every value in its place."""
     from jaxnets.errors import UserError
 
+    if config.discriminator is None:
+        config = dataclasses.replace(config, discriminator=config.generator)
     if config.penalty_weight is None and config.penalty == "wgan_gp":
         config = dataclasses.replace(config, penalty_weight=10.0)  # the paper's lambda
     config = common.with_preset(config, PRESETS, config.data)

@@ -15,6 +15,7 @@ from flax.typing import Dtype, Initializer
 
 from jaxnets import axis, ops
 from jaxnets.errors import UserError
+from jaxnets.spectral import SpectralNorm
 from jaxnets.typing import Array
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ConditionalBatchNorm",
     "Conv",
     "ConvTranspose",
+    "Dense",
     "Dropout",
     "class_weights",
     "global_mean",
@@ -54,6 +56,13 @@ def _check_rank(x: Array, kernel_size: Sequence[int]) -> None:
         )
 
 
+def _spectrally_normalised(kernel: Array, train: bool | None) -> Array:
+    """The kernel over its largest singular value, inside the layer that owns the kernel."""
+    if train is None:
+        raise ValueError("a layer with spectral_norm has to know whether it trains: pass train=")
+    return SpectralNorm(name="spectral_norm")(kernel, train=train)
+
+
 def _add_bias(y: Array, bias: Array) -> Array:
     return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + bias.shape)
 
@@ -72,6 +81,8 @@ class Conv(nn.Module):
       dtype: type of the computation and of the result.
       kernel_init: initialiser of `kernel` [*kernel_size, C_in / groups, features].
       bias_init: initialiser of `bias` [features].
+      spectral_norm: whether the kernel is divided by its largest singular value (see
+        `jaxnets.spectral`); the layer is then called with `train`.
     """
 
     features: int
@@ -84,9 +95,10 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
     kernel_init: Initializer = _lecun_normal
     bias_init: Initializer = _zeros
+    spectral_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, train: bool | None = None) -> Array:
         _check_rank(x, self.kernel_size)
         channels, rank = x.shape[-1], len(self.kernel_size)
         if channels % self.groups or self.features % self.groups:
@@ -96,6 +108,8 @@ class Conv(nn.Module):
             )
         shape = (*self.kernel_size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.spectral_norm:
+            kernel = _spectrally_normalised(kernel, train)
         y = ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -143,6 +157,37 @@ class ConvTranspose(nn.Module):
             strides=_per_axis(self.strides, len(self.kernel_size)),
             padding=self.padding,
         )
+        if self.use_bias:
+            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
+        return y
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias along the last axis; parameters are those of `flax.linen.Dense`.
+
+    Attributes:
+      features: number of outputs.
+      use_bias: whether to add a bias for each output.
+      dtype: type of the computation and of the result.
+      kernel_init: initialiser of `kernel` [inputs, features].
+      bias_init: initialiser of `bias` [features].
+      spectral_norm: see `Conv`.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    kernel_init: Initializer = _lecun_normal
+    bias_init: Initializer = _zeros
+    spectral_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool | None = None) -> Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.spectral_norm:
+            kernel = _spectrally_normalised(kernel, train)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
         return y

@@ -22,7 +22,8 @@ class Net:
 
     Attributes:
       params: the collection "params" of its Flax module.
-      model_state: every other collection (BatchNorm's statistics), `{}` if it has none.
+      model_state: every other collection (BatchNorm's statistics, the vectors of spectral
+        normalisation), `{}` if it has none.
       opt_state: its optimiser's state.
       ema: `{"params": ..., "model_state": ...}`, exponential moving averages, or None.
     """

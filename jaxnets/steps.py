@@ -173,7 +173,7 @@ def adversarial_step(
             return logits, state
 
         def pair(real: Array, fake: Array):
-            if state:  # BatchNorm's statistics must not mix reals and fakes
+            if "batch_stats" in state:  # which must not mix reals and fakes
                 real_logits, after = single(real, 0)
                 fake_logits, after = single(fake, 1, after)
                 return real_logits, fake_logits, after
@@ -207,11 +207,12 @@ def adversarial_step(
             inputs = (lambda images: single(images, which)[0], penalty_key, real, fake)
             size, at = None, getattr(penalty, "at", "between")
             which = int(at == "fake")
-            if at == "between" or model_state:
+            if at == "between" or "batch_stats" in model_state:
                 real_logits, fake_logits, model_state = pair(real, fake)
             else:  # the penalty's pass over these images gives their logits too
                 logits, size = penalty.with_logits(*inputs)  # type: ignore[union-attr]
-                others = single((fake, real)[which], 1 - which)[0]
+                # Any other state follows the parameters: it is the same after either pass.
+                others, model_state = single((fake, real)[which], 1 - which)
                 real_logits, fake_logits = (others, logits) if which else (logits, others)
             values = loss.d_loss(real_logits, fake_logits)
             metrics = {

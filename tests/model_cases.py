@@ -1,11 +1,17 @@
 """What the tests of models share: variables without the price of compiling an initialiser."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 KEY = jax.random.key(0)
+
+
+def untyped(module) -> Any:
+    """The module, for type checkers: to flax, what `apply` returns is a union of all cases."""
+    return module
 
 
 def random_variables(module, *args):

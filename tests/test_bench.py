@@ -181,7 +181,7 @@ MISTAKES = [
     ("classifier --network resnet", "unknown classifier", "resnet18"),
     ("gan --family stylegan", "unknown generator", "dcgan"),
     ("gan --penalty r3", "r3", "wgan_gp"),
-    ("gan --image-size 4", "8 to 64 pixels"),
+    ("gan --image-size 4", "8 to 256 pixels"),
     ("classifier --batch-size 0", "--batch-size must be at least 1"),
     ("classifier --width -1", "width"),
     ("classifier --width nan", "--width must be finite"),

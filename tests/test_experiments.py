@@ -76,6 +76,28 @@ def test_choices_of_a_gan(flags, workplace):
         assert ("labels" in arrays) == ("--no-conditional" not in flags)
 
 
+def test_a_generator_meets_the_discriminator_of_its_family():
+    from experiments import generate
+    from jaxnets.models import GENERATORS
+
+    for family in GENERATORS:
+        for asked, expected in ((None, family), ("lenet5", "lenet5")):
+            config = generate.Generate(data="digits", generator=family, discriminator=asked)
+            assert generate.resolve(config).discriminator == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["r3gan", "sngan"])
+def test_a_family_through_the_commands(family, workplace):
+    flags = f"--generator {family} --loss relativistic --penalty r1 --width 0.05 --run-dir gan"
+    run(GENERATE, "--epochs 0.03", flags)
+    run("sample gan --count 3")
+    with np.load(workplace / "gan" / "samples" / "sample-all-seed-0.npz") as arrays:
+        assert arrays["images"].shape == (3, 8, 8, 1)
+    config = json.loads((workplace / "gan" / "config.json").read_text())["config"]
+    assert config["discriminator"] == family
+
+
 def test_choices_of_a_classifier(workplace):
     run(
         "classify",

@@ -97,9 +97,10 @@ def test_every_parameter_of_the_pair_learns():
 
 @pytest.mark.parametrize("family", GENERATORS)
 @pytest.mark.parametrize("num_classes", [None, 3])
-def test_every_size_from_8_to_64(family, num_classes):
-    for index, size in enumerate([8, 9, 15, 16, 28, 31, 32, 33, 63, 64]):
-        shape = (size, 72 - size, 1 + index % 4)
+def test_every_size_from_8_to_256(family, num_classes):
+    others = {8: 64, 9: 63, 15: 57, 28: 28, 33: 39, 48: 47, 64: 8, 255: 256}
+    for index, size in enumerate(others):
+        shape = (size, others[size], 1 + index % 4)
         generator, discriminator = make_gan(
             family, image_shape=shape, num_classes=num_classes, dtype=jnp.bfloat16
         )
@@ -117,9 +118,10 @@ def test_every_size_from_8_to_64(family, num_classes):
         assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("family", GENERATORS)
 @pytest.mark.parametrize("size", [(28, 7), (32, 4), (64, 4), (8, 4)])
-def test_the_generator_starts_from_the_size_that_halving_leaves(size):
-    generator = make_generator(image_shape=(size[0], size[0], 1))
+def test_the_generator_starts_from_the_size_that_halving_leaves(family, size):
+    generator = make_generator(family, image_shape=(size[0], size[0], 1), width=0.1)
     init = partial(generator.init_with_output, train=False)
     (_, features), _ = jax.eval_shape(init, KEY, latents(2, 64))
     assert features["stage0"].shape[1:3] == (size[1], size[1])
@@ -226,10 +228,10 @@ def test_discriminator_norms():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "stylegan"}, "unknown generator 'stylegan'; known are dcgan"),
+        ({"family": "stylegan"}, "unknown generator 'stylegan'; known are dcgan, r3gan, sngan"),
         ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; known are alexnet, dcgan"),
-        ({"image_shape": (7, 8, 1)}, "8 to 64 pixels a side, got 7x8; resize"),
-        ({"image_shape": (64, 65, 3)}, "8 to 64 pixels a side, got 64x65; resize"),
+        ({"image_shape": (7, 8, 1)}, "8 to 256 pixels a side, got 7x8; resize"),
+        ({"image_shape": (64, 257, 3)}, "8 to 256 pixels a side, got 64x257; resize"),
         ({"image_shape": (28, 28)}, r"\(height, width, channels\), got \(28, 28\)"),
         ({"image_shape": (8, 8, 1), "discriminator": "vgg16"}, "at least 16x16 pixels, got 8x8"),
         ({"num_classes": 1}, "at least 2 classes, got 1"),

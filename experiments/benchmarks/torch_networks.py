@@ -41,6 +41,8 @@ def make_twin(module: Any, image_shape: Sequence[int]) -> nn.Module:
     """
     if getattr(module, "dropout", 0.0):
         raise UserError("the PyTorch twins have no dropout; leave it at 0 to compare with torch")
+    if getattr(module, "attention", ()):
+        raise UserError("the PyTorch twins have no self-attention; leave it out to compare")
     if isinstance(module, resnet.ResNet):
         return ResNet(module, image_shape)
     if isinstance(module, speed_net.SpeedNet):

@@ -1,6 +1,6 @@
 """Deep convolutional GAN: transposed convolutions make an image, strided ones judge it.
 
-Both halves work for images of 8 to 64 pixels, of any number of channels, with or without classes.
+Both halves work for images of 8 to 256 pixels, of any number of channels, with or without classes.
 The generator starts from the size that results from halving (and rounding up) while at least
 four pixels are left: 28 -> 14 -> 7, 32 -> 16 -> 8 -> 4, 8 -> 4. What does not divide is cropped.
 
@@ -9,12 +9,14 @@ References:
   Miyato and Koyama 2018 (projection discriminator), https://arxiv.org/abs/1802.05637
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from jaxnets.attention import SelfAttention
 from jaxnets.errors import UserError
 from jaxnets.layers import (
     BatchNorm,
@@ -24,6 +26,7 @@ from jaxnets.layers import (
     Dropout,
     class_weights,
 )
+from jaxnets.models.sizes import check_attention, halvings
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "Generator", "project"]
@@ -42,20 +45,12 @@ _leaky_init: Initializer = nn.initializers.variance_scaling(
 )
 
 
-def _halvings(size: int) -> int:
-    """How often `size` is halved, rounding up, while it is at least 8."""
-    count = 0
-    while size >= 8:
-        size, count = -(-size // 2), count + 1
-    return count
-
-
 def _stage_strides(height: int, width: int) -> list[int]:
     """Strides from the image inwards; at least two stages, the second without a stride if need be.
 
     With a single stage, as 8 pixels would give, neither network has a hidden convolution.
     """
-    doublings = _halvings(min(height, width))
+    doublings = halvings(min(height, width))
     return [2] * doublings + [1] * (2 - doublings)
 
 
@@ -72,6 +67,7 @@ class Generator(nn.Module):
       num_classes: None for a generator without classes.
       width: channels before the last transposed convolution; they double inwards, up to 8 times.
       embedding_size: length of a class's embedding.
+      attention: the stages, of 0, 1, ..., after which self-attention follows.
       dtype: compute type.
     """
 
@@ -80,6 +76,7 @@ class Generator(nn.Module):
     num_classes: int | None = None
     width: int = 64
     embedding_size: int = 32
+    attention: Sequence[int] = ()
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -102,15 +99,20 @@ class Generator(nn.Module):
             )
             z = jnp.concatenate([z.astype(jnp.float32), embedding(weights)], axis=-1)
 
-        def activate(x: Array, name: str) -> Array:
+        def activate(x: Array, stage: int) -> Array:
+            name = f"norm{stage}"
             if weights is None:
                 x = BatchNorm(dtype=self.dtype, name=name)(x, train=train)
             else:
                 x = ConditionalBatchNorm(dtype=self.dtype, name=name)(x, weights, train=train)
-            return nn.relu(x)
+            x = nn.relu(x)
+            if stage in self.attention:
+                x = SelfAttention(dtype=self.dtype, name=f"attention{stage}")(x, train=train)
+            return x
 
         height, width, channels = self.image_shape
         strides = _stage_strides(height, width)[::-1]
+        check_attention(self.attention, range(len(strides)))
         growth = 2 ** strides.count(2)
         start = (-(-height // growth), -(-width // growth))
         widths = [self.width * min(2**i, 8) for i in reversed(range(len(strides)))]
@@ -121,7 +123,7 @@ class Generator(nn.Module):
             dtype=self.dtype,
             name="dense",
         )(z)
-        x = activate(x.reshape(-1, *start, widths[0]), "norm0")
+        x = activate(x.reshape(-1, *start, widths[0]), 0)
         features = {"stage0": x}
         deconv = partial(ConvTranspose, dtype=self.dtype)
         for stage, (stride, size) in enumerate(zip(strides[:-1], widths[1:], strict=True), start=1):
@@ -134,7 +136,7 @@ class Generator(nn.Module):
                 kernel_init=_generator_init,
                 name=f"deconv{stage}",
             )(x)
-            x = features[f"stage{stage}"] = activate(x, f"norm{stage}")
+            x = features[f"stage{stage}"] = activate(x, stage)
         x = deconv(channels, (4, 4), strides[-1], kernel_init=_image_init, name="deconv_image")(x)
         images = jnp.tanh(x[:, :height, :width].astype(jnp.float32))
         return images, features
@@ -152,6 +154,7 @@ class Discriminator(nn.Module):
       width: channels of the first stage; they double inwards, up to 8 times.
       norm: "none", or "batch" for batch normalisation in every stage but the first.
       dropout: rate after every stage.
+      attention: the stages, of 1, 2, ..., after which self-attention follows.
       dtype: compute type.
     """
 
@@ -159,6 +162,7 @@ class Discriminator(nn.Module):
     width: int = 64
     norm: str = "none"
     dropout: float = 0.0
+    attention: Sequence[int] = ()
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -168,7 +172,9 @@ class Discriminator(nn.Module):
         if self.norm not in ("none", "batch"):
             raise UserError(f"the discriminator's norm is 'none' or 'batch', got {self.norm!r}")
         features = {}
-        for stage, stride in enumerate(_stage_strides(*x.shape[1:3]), start=1):
+        strides = _stage_strides(*x.shape[1:3])
+        check_attention(self.attention, range(1, len(strides) + 1))
+        for stage, stride in enumerate(strides, start=1):
             normalise = self.norm == "batch" and stage > 1
             x = Conv(
                 self.width * min(2 ** (stage - 1), 8),
@@ -182,6 +188,8 @@ class Discriminator(nn.Module):
             if normalise:
                 x = BatchNorm(dtype=self.dtype, name=f"norm{stage}")(x, train=train)
             x = nn.leaky_relu(x, 0.2)
+            if stage in self.attention:
+                x = SelfAttention(dtype=self.dtype, name=f"attention{stage}")(x, train=train)
             x = features[f"stage{stage}"] = Dropout(self.dropout)(x, train=train)
         x = features["penultimate"] = x.reshape(x.shape[0], -1).astype(jnp.float32)
         logits = nn.Dense(1, name="head")(x)[:, 0]

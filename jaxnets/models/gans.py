@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan
+from jaxnets.models import dcgan, r3gan, resnet_gan
 from jaxnets.models.classifiers import CLASSIFIERS, make_classifier, scale_widths
 from jaxnets.models.trunk import TrunkDiscriminator
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
 
-_MIN_SIZE, _MAX_SIZE = 8, 64
+_MIN_SIZE, _MAX_SIZE = 8, 256
 _MAX_LATENT_SIZE = 1 << 20
 
 
@@ -37,6 +37,52 @@ def _dcgan_discriminator(
     return dcgan.Discriminator(num_classes, channels, dtype=dtype)
 
 
+def _sngan_generator(
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    latent_size: int,
+    width: float,
+    dtype: Dtype,
+) -> nn.Module:
+    widths, _, _ = resnet_gan.sngan_widths(min(image_shape[:2]))
+    widths = scale_widths(widths, width)
+    return resnet_gan.Generator(image_shape, latent_size, num_classes, widths, dtype=dtype)
+
+
+def _sngan_discriminator(
+    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
+) -> nn.Module:
+    _, widths, halvings = resnet_gan.sngan_widths(min(image_shape[:2]))
+    widths = scale_widths(widths, width)
+    return resnet_gan.Discriminator(num_classes, widths, halvings, dtype=dtype)
+
+
+def _r3gan_widths(image_shape: tuple[int, int, int], width: float) -> tuple[int, ...]:
+    """Multiples of 8, as its groups of channels want them."""
+    halves = [size // 2 for size in r3gan.r3gan_widths(min(image_shape[:2]))]
+    return tuple(2 * size for size in scale_widths(halves, width))
+
+
+def _r3gan_generator(
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    latent_size: int,
+    width: float,
+    dtype: Dtype,
+) -> nn.Module:
+    widths = _r3gan_widths(image_shape, width)
+    return r3gan.Generator(image_shape, latent_size, num_classes, widths, dtype=dtype)
+
+
+def _r3gan_discriminator(
+    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
+) -> nn.Module:
+    widths = _r3gan_widths(image_shape, width)[::-1]
+    return r3gan.Discriminator(num_classes, widths, dtype=dtype)
+
+
 def _trunk_discriminator(trunk: str) -> Callable[..., nn.Module]:
     def build(
         *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
@@ -55,11 +101,17 @@ def _trunk_discriminator(trunk: str) -> Callable[..., nn.Module]:
 
 
 #: family -> function of image_shape, num_classes, latent_size, width, dtype (all keywords).
-GENERATORS: dict[str, Callable[..., nn.Module]] = {"dcgan": _dcgan_generator}
+GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "dcgan": _dcgan_generator,
+    "r3gan": _r3gan_generator,
+    "sngan": _sngan_generator,
+}
 
 #: name -> function of image_shape, num_classes, width, dtype (all keywords).
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "dcgan": _dcgan_discriminator,
+    "r3gan": _r3gan_discriminator,
+    "sngan": _sngan_discriminator,
     **{name: _trunk_discriminator(name) for name in CLASSIFIERS},
 }
 
@@ -100,9 +152,11 @@ def make_generator(
 ) -> nn.Module:
     """Builds a generator: `(latents, label, *, train) -> (images in [-1, 1], features)`.
 
+    R3GAN's images lie around [-1, 1], and can go beyond.
+
     Args:
       family: a key of `GENERATORS`.
-      image_shape: (H, W, C), sides of 8 to 64 pixels.
+      image_shape: (H, W, C), sides of 8 to 256 pixels.
       num_classes: K, or None for a generator without classes.
       latent_size: length of the latent vectors, N(0, I); at most 2**20.
       width: factor on the number of channels.
@@ -137,7 +191,7 @@ def make_discriminator(
 
     Args:
       name: a key of `DISCRIMINATORS`: a GAN family, or a classifier to serve as the trunk.
-      image_shape: (H, W, C), sides of 8 to 64 pixels.
+      image_shape: (H, W, C), sides of 8 to 256 pixels.
       num_classes: K, or None for a discriminator without classes.
       width: factor on the number of channels.
       dtype: compute type; parameters and logits are float32.

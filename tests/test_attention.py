@@ -1,0 +1,93 @@
+"""Self-attention: its equation, its start, and its place in every family."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets.attention import SelfAttention
+from jaxnets.errors import UserError
+from jaxnets.models import dcgan, r3gan, resnet_gan
+from model_cases import KEY, random_variables, untyped
+
+
+def test_it_is_the_papers_equation():
+    x = jax.random.normal(KEY, (2, 3, 4, 16))
+    module = untyped(SelfAttention(reduction=4))
+    variables = random_variables(module, x)
+    params = {
+        name: np.asarray(leaf["kernel"][0, 0], np.float64) if "conv" in name else leaf
+        for name, leaf in variables["params"].items()
+    }
+    y = module.apply(variables, x, train=False)
+    for one, seen in zip(np.asarray(x, np.float64), y, strict=True):
+        pixels = one.reshape(-1, 16)
+        scores = (pixels @ params["conv_f"]) @ (pixels @ params["conv_g"]).T  # [i, j]
+        shares = np.exp(scores) / np.exp(scores).sum(axis=0)
+        out = (shares.T @ (pixels @ params["conv_h"])) @ params["conv_v"]
+        expected = pixels + float(params["gamma"]) * out
+        np.testing.assert_allclose(seen.reshape(-1, 16), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_it_starts_as_the_identity_and_gamma_learns(rank):
+    x = jax.random.normal(KEY, (2, *(3,) * rank, 4))
+    module = untyped(SelfAttention())
+    variables = module.init(KEY, x, train=False)
+    np.testing.assert_array_equal(module.apply(variables, x, train=False), x)
+    grads = jax.grad(lambda v: (module.apply(v, x, train=False) ** 2).sum())(variables)
+    assert grads["params"]["gamma"] != 0
+
+
+def test_its_kernels_can_be_normalised():
+    x = jax.random.normal(KEY, (2, 4, 4, 8))
+    module = untyped(SelfAttention(spectral_norm=True, dtype=jnp.bfloat16))
+    variables = module.init(KEY, x, train=False)
+    y, after = module.apply(variables, x, train=True, mutable=["spectral_norm"])
+    assert y.dtype == jnp.bfloat16
+    assert set(after["spectral_norm"]) == {"conv_f", "conv_g", "conv_h", "conv_v"}
+
+
+SHAPE = (16, 16, 1)
+Z, IMAGES = jnp.ones((2, 5)), jnp.ones((2, *SHAPE))
+NETWORKS = {
+    "dcgan generator": (partial(dcgan.Generator, SHAPE, 5, width=4), Z, 0),
+    "dcgan discriminator": (partial(dcgan.Discriminator, width=4), IMAGES, 1),
+    "sngan generator": (partial(resnet_gan.Generator, SHAPE, 5, widths=(4, 4, 4)), Z, 0),
+    "sngan discriminator": (partial(resnet_gan.Discriminator, widths=(4, 4)), IMAGES, 1),
+    "r3gan generator": (partial(r3gan.Generator, SHAPE, 5, widths=(8, 8, 8), blocks=1), Z, 0),
+    "r3gan discriminator": (partial(r3gan.Discriminator, widths=(8, 8), blocks=1), IMAGES, 1),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_family_takes_it_by_a_field(name):
+    make, x, first = NETWORKS[name]
+
+    def shapes(module):
+        return jax.eval_shape(partial(module.init_with_output, train=False), KEY, x)
+
+    plain, with_it = shapes(make()), shapes(make(attention=(first + 1,)))
+    assert plain[0] == with_it[0]
+    added = set(with_it[1]["params"]) - set(plain[1]["params"])
+    assert added == {f"attention{first + 1}"}
+    normalised = "sngan disc" in name
+    assert (added <= set(with_it[1].get("spectral_norm", {}))) == normalised
+    with pytest.raises(UserError, match=rf"no stage 7 .* has the stages {first} to"):
+        shapes(make(attention=(first + 1, 7)))
+
+
+def test_a_stage_sees_the_whole_image_through_it():
+    """Without it the first block of a discriminator knows its own neighbourhood only."""
+    x = jnp.zeros((1, 32, 32, 1))
+    changed = x.at[0, 31, 31].set(1.0)
+    for attention, reach in (((), False), ((1,), True)):
+        module = untyped(resnet_gan.Discriminator(widths=(4, 4), halvings=1, attention=attention))
+        variables = random_variables(module, x)
+        features = [
+            module.apply(variables, image, train=False)[1]["stage1"][0, 0, 0]
+            for image in (x, changed)
+        ]
+        assert bool(jnp.any(features[0] != features[1])) == reach
