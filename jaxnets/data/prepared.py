@@ -48,7 +48,10 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                     f"({error}): leave --data-dir out, or name another folder"
                 ) from error
             existed = builder.is_prepared()
-            builder.download_and_prepare()
+            if not existed:
+                with _alone(folder, name):
+                    builder = kind(data_dir=str(folder), file_format="array_record")
+                    builder.download_and_prepare()
             try:
                 return _read(builder, name, staging, image_size=None, channels=None), 0
             except UserError:
@@ -62,6 +65,16 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                 return _read(builder, name, staging, image_size=None, channels=None), 0
 
     return cached(key, name, build)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Lets one process of this machine at a time prepare: in a second one TFDS would fail."""
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / f".{name}.lock"):
+        yield
 
 
 def load_tfds(
