@@ -5,8 +5,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from jaxnets import distributed
 
 __all__ = ["Cut", "Interrupted", "Interruption"]
 
@@ -35,8 +37,11 @@ class Interruption:
     minutes, so there is a watchdog too: a thread that is woken by the signal itself, and that ends
     the process if nothing else has.
 
+    Of several processes (`jaxnets.distributed`) all leave at one point for a signal that came to
+    any of them; the watchdog passes it on.
+
     Attributes:
-      caught: the signals that came, in their order.
+      caught: the signals that came to this process, in their order.
     """
 
     def __init__(self, grace_seconds: float, last_words: Callable[[int], str]):
@@ -58,17 +63,19 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets only the main thread have handlers
         numbers = (signal.SIGINT, signal.SIGTERM)
-        self._ends = socket.socketpair()
+        self._ends = ends = socket.socketpair()
         for end in self._ends:
             end.setblocking(False)
         self._ends[0].setblocking(True)
         self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, daemon=True, name="signal watchdog").start()
+        distributed.when_asked(lambda signum: _wake(ends[1], signum))
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._done.set()
+        distributed.when_asked(lambda signum: None)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._ends:
@@ -78,7 +85,14 @@ class Interruption:
 
     @contextmanager
     def cuttable(self) -> Iterator[None]:
-        """Work that changes nothing: a signal raises `Cut` in it, at once."""
+        """Work that changes nothing: a signal raises `Cut` in it, at once.
+
+        Of several processes, in all of them at the same `distributed.pause`.
+        """
+        if distributed.count() > 1:
+            with distributed.cuttable(_raise_cut):
+                yield
+            return
         if self.caught:
             raise Cut
         self._may_cut = True
@@ -86,6 +100,12 @@ class Interruption:
             yield
         finally:
             self._may_cut = False
+
+    def asked_to_leave(self) -> int:
+        """The signal to leave for, or 0; of several processes, all must ask at the same points."""
+        if distributed.count() > 1:
+            return distributed.asked_to_leave()
+        return self.caught[0] if self.caught else 0
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.caught and signum == signal.SIGINT:
@@ -107,7 +127,18 @@ class Interruption:
                     return
                 if woken[0] in (signal.SIGINT, signal.SIGTERM):
                     break
+            distributed.ask_to_leave(woken[0])
             if self._done.wait(self._grace):
                 return
             os.write(2, f"{self._last_words(woken[0])}\n".encode())
             os._exit(128 + woken[0])
+
+
+def _raise_cut() -> None:
+    raise Cut
+
+
+def _wake(end: socket.socket, signum: int) -> None:
+    """Wakes the watchdog, as the signal would have."""
+    with suppress(OSError):  # the loop has ended, and its watchdog with it
+        end.send(bytes([signum]))

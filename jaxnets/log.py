@@ -28,18 +28,21 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 class MetricLog:
     """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
 
-    def __init__(self, folder: Path, *, resume_step: int = 0):
+    def __init__(self, folder: Path, *, resume_step: int = 0, silent: bool = False):
         """Opens both.
 
         Args:
           folder: of the run.
+          silent: write nothing; another process does.
           resume_step: the step that the run goes on from; records of later steps, which an
             interrupted run wrote and which will now be written again, are dropped.
         """
-        self._folder = folder
+        self._folder, self._silent = folder, silent
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
+        if self._silent:
+            return
         folder = self._folder
         path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
@@ -61,6 +64,8 @@ class MetricLog:
         self._close()
 
     def _close(self) -> None:
+        if self._silent:
+            return
         self._file.close()
         self._board.close()
 
@@ -71,6 +76,8 @@ class MetricLog:
 
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one record, `{"split": ..., "step": ..., **values}`."""
+        if self._silent:
+            return
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
         self._file.flush()
@@ -100,7 +107,15 @@ def _summary_writer() -> Any:
 class Progress:
     """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, total: int, batch_size: int, *, line_seconds: float = 15.0):
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        batch_size: int,
+        *,
+        line_seconds: float = 15.0,
+        silent: bool = False,
+    ):
         """Sets it up; `start` starts it.
 
         Args:
@@ -108,9 +123,10 @@ class Progress:
           total: steps in all.
           batch_size: images a step.
           line_seconds: how far apart the plain lines are.
+          silent: show nothing; another process does.
         """
         self.title, self.total, self.batch_size = title, total, batch_size
-        self._seconds = line_seconds
+        self._seconds, self._silent = line_seconds, silent
         self._bar: Any = None
         self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
 
@@ -122,7 +138,7 @@ class Progress:
         """
         self._first, self._start, self._paused = done, time.monotonic(), 0.0
         self._next_line = self._start
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
@@ -167,6 +183,8 @@ class Progress:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows where the run is."""
+        if self._silent:
+            return
         speed = self.images_per_second(step)
         if self._bar is None and time.monotonic() < self._next_line and step < self.total:
             return
@@ -184,6 +202,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
+        if self._silent:
+            return
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
