@@ -17,6 +17,7 @@ from experiments import (
     evaluate,
     generate,
     listing,
+    processes,
     quickstart,
     reproduce,
     sample,
@@ -69,38 +70,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = parse(arguments)
-    from jaxnets.errors import UserError
-
     common.begin_command(arguments)
     sys.unraisablehook = _report_unraisable
+    code, said, together = _run(command)
+    if said:
+        print(said, file=sys.stderr)
+    processes.end(code, said, together=together)
+    return code
+
+
+def _run(command: Any) -> tuple[int, str, bool]:
+    """Runs a command: exit code, last words, and whether all processes of a run end like this."""
+    from jaxnets.errors import UserError
+
     try:
         _heed_termination()
         if getattr(command, "compilation_cache", False):
             common.enable_compilation_cache()
         code = _RUN[type(command)](command)
+        return code if isinstance(code, int) else 0, "", True
     except UserError as error:
-        return _fail(str(error))
+        return 2, f"error: {error}", False
     except OSError as error:
         if error.strerror is None:
+            processes.end_by(error)
             raise
         place = f" {error.filename}" if error.filename else ""
-        return _fail(f"cannot read or write{place}: {error.strerror}")
+        return 2, f"error: cannot read or write{place}: {error.strerror}", False
     except _Terminated:
-        print(f"terminated{_how_to_go_on()}", file=sys.stderr)
-        return 128 + signal.SIGTERM
+        return 128 + signal.SIGTERM, f"terminated{_how_to_go_on()}", False
     except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on()}", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGINT, f"interrupted{_how_to_go_on()}", False
     except Exception as error:
         from jaxnets.interruption import (
             Interrupted,  # only here: it brings jax, and help must be quick
         )
 
         if not isinstance(error, Interrupted):
+            processes.end_by(error)
             raise
-        print(f"{error}{_how_to_go_on()}", file=sys.stderr)
-        return 128 + error.signum
-    return code if isinstance(code, int) else 0
+        return 128 + error.signum, f"{error}{_how_to_go_on()}", True
 
 
 class _Terminated(BaseException):
@@ -122,11 +131,6 @@ def _report_unraisable(unraisable: Any) -> None:
     # each of them would print a traceback before the one sentence that says what happened.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
 
 
 def _how_to_go_on() -> str:
