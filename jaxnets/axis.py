@@ -24,6 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
 
 __all__ = [
+    "GRADIENTS",
+    "MOMENTS",
     "divided",
     "example_index",
     "example_keys",
@@ -35,6 +37,11 @@ __all__ = [
     "psum_as_one",
     "share_of",
 ]
+
+#: Names under which the compiled program's text shows what crosses devices for a network's update,
+#: and what for its BatchNorms. All else that crosses them is a mistake, and shows as that.
+GRADIENTS = "gradients_and_metrics"
+MOMENTS = "batch_moments"
 
 #: Arrays of fewer elements are whole on every device: nothing is gained by dividing them.
 _WORTH_DIVIDING = 1024

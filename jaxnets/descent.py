@@ -108,7 +108,8 @@ def descend(
             )
             metrics = merge_over_first_axis(metrics)
         # All that must cross the devices does so together, once for each network and step.
-        sums = axis.psum_as_one((grads, dict(metrics), total, batch["mask"].sum()))
+        with jax.named_scope(axis.GRADIENTS):
+            sums = axis.psum_as_one((grads, dict(metrics), total, batch["mask"].sum()))
         return *sums, model_state
 
     grads, metrics, total, count, model_state = axis.per_device(of_the_batch, batch=2)(

@@ -158,7 +158,8 @@ def _batch_moments(x: Array, origin: Array) -> tuple[Array, Array]:
     """
     x = x.astype(jnp.float32) - origin.reshape((1,) * (x.ndim - 1) + origin.shape)
     axes = tuple(range(x.ndim - 1))
-    moments = axis.pmean(jnp.stack([x.mean(axes), jnp.square(x).mean(axes)]))
+    with jax.named_scope(axis.MOMENTS):
+        moments = axis.pmean(jnp.stack([x.mean(axes), jnp.square(x).mean(axes)]))
     # Rounding can leave a constant channel with a variance just below zero.
     return origin + moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
 

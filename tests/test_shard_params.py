@@ -139,10 +139,10 @@ def test_a_run_goes_on_divided_or_not(tmp_path, everything_divides, capsys):
         return loop.fit(task, folder, parallel.make_mesh(devices), options).state
 
     whole = fit(tmp_path / "one", 1, 6, False)
-    fit(tmp_path / "many", 4, 2, True)
-    assert "MB on each of 4 devices" in capsys.readouterr().err
-    fit(tmp_path / "many", 2, 4, False)
-    found = fit(tmp_path / "many", 8, 6, True)
+    fit(tmp_path / "many", 2, 2, True)
+    assert "MB on each of 2 devices" in capsys.readouterr().err
+    fit(tmp_path / "many", 8, 4, False)
+    found = fit(tmp_path / "many", 4, 6, True)
     assert_close(found.nets, whole.nets)
     assert int(found.step) == 6
     assert parallel.bytes_per_device(found.nets) < parallel.bytes_per_device(whole.nets)

@@ -14,6 +14,8 @@ import tyro
 from experiments import common
 from experiments.benchmarks import (
     cases,
+    checkpoints,
+    collectives,
     compare,
     input_rate,
     machine,
@@ -45,6 +47,8 @@ class Measuring:
     """How many devices to use; on a CPU they are made, and share its cores."""
     mode: Literal["jit", "pmap"] = "jit"
     """How the step goes onto the devices."""
+    shard_params: bool = False
+    """Divide parameters, optimiser state and averages among the devices (--mode jit)."""
     steps_per_call: int = 1
     """Training steps in one call of the compiled program."""
     calls: str | None = None
@@ -56,6 +60,14 @@ class Measuring:
     """Least length of a timed window, which makes as many calls as that takes."""
     plain: bool = False
     """Time XLA's own convolutions instead of those of jaxnets.ops."""
+    bandwidth_gb_s: float = collectives.LINK.bandwidth / 1e9
+    """For the estimate of weak scaling: what a chip sends a second. 50 is one port of a TPU v5e,
+    or a 400 Gbit/s network card a GPU."""
+    latency_us: float = collectives.LINK.latency * 1e6
+    """For the estimate of weak scaling: what the smallest message takes. 1 is an assumption."""
+    chip_tflop_s: float = collectives.LINK.chip_flops / 1e12
+    """For the estimate of weak scaling: useful operations a second of an assumed chip. 79 is 40%
+    of a TPU v5e's peak in bfloat16."""
     against: Literal["torch"] | None = None
     """Time PyTorch on the same network, weights and images beside it."""
     json: Path | None = None
@@ -79,6 +91,7 @@ Subcommand = (
     | Annotated[population.Population, tyro.conf.subcommand("population")]
     | Annotated[input_rate.Input, tyro.conf.subcommand("input")]
     | Annotated[startup.Startup, tyro.conf.subcommand("startup")]
+    | Annotated[checkpoints.Checkpoints, tyro.conf.subcommand("checkpoints")]
 )
 
 
@@ -128,6 +141,7 @@ RUN: dict[type, Callable[[Any], Any]] = {
     population.Population: population.run,
     input_rate.Input: input_rate.run,
     startup.Startup: startup.run,
+    checkpoints.Checkpoints: checkpoints.run,
 }
 
 
@@ -166,10 +180,14 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
     from jaxnets.errors import UserError
 
     common.need_at_least_one(config, "devices", "steps_per_call", "rounds")
-    if not (math.isfinite(config.min_seconds) and config.min_seconds > 0):
-        raise UserError(f"--min-seconds must be above 0, got {config.min_seconds}")
+    for name in ("min_seconds", "bandwidth_gb_s", "latency_us", "chip_tflop_s"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, got {value}")
     if config.against and config.rounds < 5:
         raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
+    if config.shard_params and (config.mode != "jit" or config.against):
+        raise UserError("--shard-params goes with --mode jit, and without --against")
     try:
         steps = [] if calls == "none" else sorted({int(part) for part in calls.split(",")})
     except ValueError:
@@ -179,11 +197,17 @@ def _settings(config: Measuring, calls: str) -> measure.Settings:
     return measure.Settings(
         devices=config.devices,
         mode=config.mode,
+        shard_params=config.shard_params,
         steps_per_call=config.steps_per_call,
         rounds=config.rounds,
         min_seconds=config.min_seconds,
         plain=config.plain,
         calls=tuple(steps),
+        link=collectives.Link(
+            bandwidth=config.bandwidth_gb_s * 1e9,
+            latency=config.latency_us / 1e6,
+            chip_flops=config.chip_tflop_s * 1e12,
+        ),
         peak_sizes=measure.PEAK_SIZES,
     )
 

@@ -170,13 +170,13 @@ def _instruction(line: str, computation: str) -> Instruction | None:
     if found is None:
         return None
     name, rest = found[1], line[found.end() :]
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shapes = tuple(_shapes(rest[:end]))
     found = re.match(r"\s*([\w\-]+)\(", rest[end:])
     if found is None:
         return None
     start = end + found.end() - 1
-    close = _closing(rest, start)
+    close = closing(rest, start)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:close]))
     return Instruction(name, found[1], shapes, operands, rest[close + 1 :], computation)
 
@@ -188,7 +188,7 @@ def _shapes(text: str) -> Iterator[Shape]:
         yield Shape(dtype, numbers, axes or tuple(reversed(range(len(numbers)))))
 
 
-def _closing(text: str, start: int) -> int:
+def closing(text: str, start: int) -> int:
     """Place of the bracket that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks import cases, flops, machine, memory, paths, timing
+from experiments.benchmarks import cases, collectives, flops, machine, memory, paths, timing
 
 if TYPE_CHECKING:
     from jaxnets.parallel import CompiledStep
@@ -23,21 +23,25 @@ class Settings:
     Attributes:
       devices: how many.
       mode: jit or pmap.
+      shard_params: whether the state is divided among the devices.
       steps_per_call: training steps in one call of the program.
       rounds: timed windows of each thing that is timed.
       min_seconds: least length of a window.
       plain: whether XLA's own convolutions are timed, and not those of `jaxnets.ops`.
       calls: steps a call to be compared.
+      link: between chips, for the estimate of weak scaling.
       peak_sizes: see `PEAK_SIZES`.
     """
 
     devices: int = 1
     mode: str = "jit"
+    shard_params: bool = False
     steps_per_call: int = 1
     rounds: int = 7
     min_seconds: float = 0.5
     plain: bool = False
     calls: Sequence[int] = ()
+    link: collectives.Link = collectives.LINK
     peak_sizes: Sequence[int] = PEAK_SIZES
 
 
@@ -82,7 +86,7 @@ def _measure(
         memory.check_fits(plan.peak * copies, memory.available(device), case.name)
     text = compiled.as_text()
     donation = memory.donation(text, shapes)
-    reduces = paths.all_reduces(text)
+    sent = collectives.per_step(collectives.read(text), settings.steps_per_call)
 
     say("warming up")
     work = cases.build(case)
@@ -110,6 +114,7 @@ def _measure(
         "case": {"kind": kind, **dataclasses.asdict(case)},
         "devices": settings.devices,
         "mode": settings.mode,
+        "shard_params": settings.shard_params,
         "steps_per_call": settings.steps_per_call,
         "plain": settings.plain,
         "seconds_before_steps": {
@@ -133,7 +138,16 @@ def _measure(
         "loop_nests": [
             dataclasses.asdict(each) for each in paths.loop_nests(text, device.platform)
         ],
-        "all_reduces": dataclasses.asdict(reduces),
+        "collectives": {
+            "per_step": sent,
+            "least": collectives.least(shapes.nets) if mesh.size > 1 else {},
+            "weak_scaling": collectives.weak_scaling(
+                sent, step["median"], counted.total / mesh.size, settings.link
+            )
+            if mesh.size > 1
+            else [],
+            "link": dataclasses.asdict(settings.link),
+        },
         "calls": {str(steps): timing.spread(times[f"{steps} a call"]) for steps in settings.calls},
     }
 
@@ -166,6 +180,7 @@ class Program:
             self.mesh,
             self.settings.mode,  # type: ignore[arg-type]
             steps_per_call=self.steps,
+            shard_params=self.settings.shard_params,
         )
 
     def compile(self) -> Any:

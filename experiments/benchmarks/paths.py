@@ -55,14 +55,6 @@ class Operation:
     source: str
 
 
-@dataclasses.dataclass(frozen=True)
-class AllReduces:
-    """Sums over devices: how many one call makes, and the bytes that each device puts in."""
-
-    count: int
-    bytes: int
-
-
 def operations(text: str, backend: str = "cpu") -> list[Operation]:
     """Every convolution and product of matrices.
 
@@ -116,21 +108,6 @@ def summary(found: Sequence[Operation]) -> list[dict[str, int | str]]:
         for (kind, path, reason), members in groups.items()
     ]
     return sorted(rows, key=lambda row: -int(row["flops"]))
-
-
-def all_reduces(text: str) -> AllReduces:
-    """The sums over devices; one among a single device is none."""
-    program = hlo.parse(text)
-    count = size = 0
-    for instruction in program:
-        if instruction.opcode not in ("all-reduce", "all-reduce-start"):
-            continue
-        if re.search(r"replica_groups=\{(\{\d+\},?)+\}", instruction.attributes):
-            continue
-        times = program.times(instruction)
-        count += times
-        size += times * sum(shape.bytes for shape in instruction.shapes)
-    return AllReduces(count, size)
 
 
 def _kind(instruction: hlo.Instruction) -> Literal["convolution", "dot"] | None:

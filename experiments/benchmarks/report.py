@@ -68,8 +68,7 @@ def one(result: Result) -> str:
         lines = [_path(row) for row in result["paths"] if row["kind"] == kind] or ["none"]
         rows += [(name if i == 0 else "", line) for i, line in enumerate(lines)]
     if result["devices"] > 1:
-        sums = result["all_reduces"]
-        rows.append(("sums over devices", f"{sums['count']}, {memory.amount(sums['bytes'])}"))
+        rows += _collectives(result["collectives"])
     rows += [
         (f"a step, {steps} a call", _spread(times)) for steps, times in result["calls"].items()
     ]
@@ -83,7 +82,8 @@ def title(result: Result) -> str:
     """What sets a case apart from the others."""
     extra = []
     if result["devices"] > 1 or result["mode"] != "jit":
-        extra.append(f"{result['devices']} device(s) by {result['mode']}")
+        divided = ", state divided" if result.get("shard_params") else ""
+        extra.append(f"{result['devices']} device(s) by {result['mode']}{divided}")
     if result["steps_per_call"] > 1:
         extra.append(f"{result['steps_per_call']} steps a call")
     if result["plain"]:
@@ -145,6 +145,37 @@ def _donation(donation: Mapping[str, Any]) -> str:
 def _path(row: Mapping[str, Any]) -> str:
     cost = f", {tables.operations(row['flops'])}" if row["flops"] else ""
     return f"{row['operations']} {row['path']} ({row['reason']}), {row['runs']} runs{cost}"
+
+
+def _collectives(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What crosses devices, what for, and what many chips would make of it."""
+    least, rows = found["least"], []
+    for row in found["per_step"]:
+        needed = least if row["kind"] == "all-reduce" else {}
+        joined = "" if row["sums"] == row["count"] else f" for {row['sums']:g} arrays"
+        size = memory.amount(row["bytes"])
+        total = f"{row['count']:g} a step{joined}, at least {sum(needed.values())}, {size}"
+        rows.append((f"{row['kind']}s", total))
+        for purpose, counted in row["purposes"].items():
+            size = memory.amount(counted["bytes"])
+            text = f"{counted['sums']:g}, at least {needed.get(purpose, 0)}, {size}"
+            rows.append((f"  {purpose}", text))
+    link = found["link"]
+    for name, key in (
+        ("weak scaling, estimated", "efficiency_here"),
+        (f"  at {link['chip_flops'] / 1e12:g} TFLOP/s", "efficiency_assumed"),
+    ):
+        parts = [f"{each[key]:.1%} on {each['chips']} chips" for each in found["weak_scaling"]]
+        rows.append((name, ", ".join(parts)))
+    times = [tables.seconds(each["message_seconds"]) for each in found["weak_scaling"]]
+    rows.append(
+        (
+            "  from",
+            f"{', '.join(times)} of messages a step, at {link['bandwidth'] / 1e9:g} GB/s and "
+            f"{link['latency'] * 1e6:g} us a message, nothing overlapped",
+        )
+    )
+    return rows
 
 
 def _against(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:

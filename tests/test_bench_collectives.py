@@ -1,0 +1,224 @@
+"""What crosses devices in a step: exactly what must, as the compiled program shows."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import tiny
+from experiments.benchmarks import cases, collectives
+from experiments.benchmarks.collectives import BACKWARD, FORWARD, GRADIENTS, OTHER
+from jaxnets import axis, parallel, state
+
+DEVICES = 8
+
+
+def sent(made, mode, steps_per_call=1):
+    """What one step sends, out of its compiled program, and the networks that it is of."""
+    of, step, batch = made
+    if steps_per_call > 1:
+        batch = jax.tree.map(lambda leaf: np.stack([leaf] * steps_per_call), batch)
+    mesh = parallel.make_mesh(DEVICES)
+    program = parallel.compile_step(step, mesh, mode, steps_per_call=steps_per_call)
+    text = program.lower(of, batch).compile().as_text()
+    return collectives.per_step(collectives.read(text), steps_per_call)
+
+
+def of_tiny(make, **options):
+    return lambda: (*make(**options), tiny.batch())
+
+
+def of_case(case):
+    def make():
+        made = []
+        shapes = jax.eval_shape(lambda: made.append(cases.build(case)) or made[0].state)
+        return shapes, made[0].step, made[0].batch
+
+    return make
+
+
+SMALL = {"batch_size": 8, "image_size": 8, "width": 0.1}
+
+#: A state, step and batch, and the sums for gradients and metrics, for BatchNorms forwards and
+#: backwards. Those of a network are one, however many arrays they are of.
+STEPS = {
+    "classifier": (of_tiny(tiny.classifier), 1, 1, 1),
+    "micro-batches": (of_tiny(tiny.classifier, micro_batches=2), 1, 2, 2),
+    # Its generator has a BatchNorm, which either update takes forwards, and its own backwards.
+    "gan": (of_tiny(tiny.gan), 2, 2, 1),
+    # Reals and fakes apart pass the discriminator's, and fakes again in the generator's update.
+    "norms in both": (of_tiny(tiny.gan, norm=True, penalty=None), 2, 2 + 3, 1 + 3),
+    "two updates": (of_tiny(tiny.gan, loss="relativistic", discriminator_steps=2), 3, 3, 1),
+    # One in the stem, two in each of six blocks, one in each of two shortcuts.
+    "resnet_3x2": (of_case(cases.ClassifierCase(network="resnet_3x2", **SMALL)), 1, 15, 15),
+    "dcgan": (of_case(cases.GanCase(**SMALL)), 2, 2 * 2, 2),
+    "dcgan with classes and R1": (
+        of_case(cases.GanCase(**SMALL, conditional=True, penalty="r1")),
+        *(2, 2 * 2, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_step_sends_what_it_must_and_nothing_else(name, mode):
+    make, *counts = STEPS[name]
+    of, *_ = made = make()
+    (row,) = sent(made, mode)
+    assert row["kind"] == "all-reduce"
+    found = {purpose: counted["sums"] for purpose, counted in row["purposes"].items()}
+    assert found == dict(zip((GRADIENTS, FORWARD, BACKWARD), counts, strict=True))
+    assert row["count"] <= row["sums"] == sum(counts)
+    if name not in ("micro-batches", "two updates"):
+        assert collectives.least(of.nets) == found
+    # The gradients of each update, and no more beside them than the metrics' sums and counts.
+    params = {key: jax.tree.leaves(net.params) for key, net in of.nets.items()}
+    numbers = {key: sum(leaf.size for leaf in leaves) for key, leaves in params.items()}
+    if name == "two updates":
+        numbers["discriminator"] *= 2
+    rest = row["purposes"][GRADIENTS]["bytes"] - 4 * sum(numbers.values())
+    assert 0 < rest < 100 * counts[0]
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_three_steps_in_a_call_send_three_times_as_much(mode):
+    make, *_ = STEPS["classifier"]
+    (alone,), (row,) = sent(make(), mode), sent(make(), mode, steps_per_call=3)
+    assert {**row, "count": 0} == {**alone, "count": 0}
+    assert row["count"] <= row["sums"]
+
+
+def with_a_stray_sum(of, step, batch):
+    def stray(state, batch):
+        state, metrics = step(state, batch)
+        loss = metrics["loss"]
+        return state, {**metrics, "loss": dataclasses.replace(loss, total=axis.psum(loss.total))}
+
+    return of, stray, batch
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_sum_too_many_shows(mode):
+    make, *counts = STEPS["classifier"]
+    (row,) = sent(with_a_stray_sum(*make()), mode)
+    assert row["purposes"][OTHER] == {"sums": 1, "bytes": 4}
+    assert row["sums"] == sum(counts) + 1
+
+
+def test_sums_that_are_not_joined_show(monkeypatch):
+    monkeypatch.setattr(axis, "psum_as_one", axis.psum)
+    make, *_ = STEPS["classifier"]
+    of, *_ = made = make()
+    (row,) = sent(made, "jit")
+    arrays = len(jax.tree.leaves(of.nets["classifier"].params))
+    assert row["purposes"][GRADIENTS]["sums"] > arrays > 1
+
+
+def test_each_type_of_number_has_its_own_sum():
+    net = state.Net({"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.bfloat16)}, {}, ())
+    assert collectives.least({"classifier": net}) == {GRADIENTS: 2}
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_sums_over_devices(devices):
+    mesh = parallel.make_mesh(devices)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(lambda x: x.sum(axis=0), in_shardings=rows, out_shardings=whole)
+    by_pmap = jax.pmap(
+        lambda x: jax.lax.psum(x, "data"), axis_name="data", devices=list(mesh.devices.flat)
+    )
+    for lowered in (
+        program.lower(jax.ShapeDtypeStruct((8, 5), jnp.float32)),
+        by_pmap.lower(jax.ShapeDtypeStruct((devices, 5), jnp.float32)),
+    ):
+        found = collectives.read(lowered.compile().as_text())
+        parts = (collectives.Part(OTHER, 5 * 4),)
+        expected = [collectives.Collective("all-reduce", 1, parts)] if devices > 1 else []
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "function,kind,size",
+    [
+        (lambda x: jax.lax.all_gather(x, "data"), "all-gather", 8 * 16 * 4),
+        (lambda x: jax.lax.psum_scatter(x, "data", tiled=True), "reduce-scatter", 16 * 4),
+        (lambda x: jax.lax.ppermute(x, "data", [(0, 1), (1, 0)]), "collective-permute", 16 * 4),
+        (lambda x: jax.lax.all_to_all(x.reshape(8, 2), "data", 0, 1), "all-to-all", 16 * 4),
+    ],
+)
+def test_other_kinds(function, kind, size):
+    mesh, rows = parallel.make_mesh(8), PartitionSpec("data")
+    program = jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    )
+    text = program.lower(jax.ShapeDtypeStruct((128,), jnp.float32)).compile().as_text()
+    found = collectives.per_step(collectives.read(text), 1)
+    if kind == "reduce-scatter":  # XLA:CPU may make an all-reduce and a slice of it
+        assert [row["kind"] for row in found] in (["reduce-scatter"], ["all-reduce"])
+    else:
+        assert [row["kind"] for row in found] == [kind]
+    assert found[0]["bytes"] == size
+
+
+#: What other backends write: sends that the program does not wait for, and groups in short.
+ASYNC = """HloModule jit_step, num_partitions=8
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(f32[] %a, f32[] %b)
+}
+
+ENTRY %main (p: f32[4]) -> f32[32] {
+  %p = f32[4]{0} parameter(0)
+  %r = f32[4]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%sum, metadata={op_name="jit(f)/gradients_and_metrics/psum"}
+  %r2 = f32[4]{0} all-reduce-done(%r)
+  %alone = f32[4]{0} all-reduce(%r2), replica_groups=[8,1]<=[8], to_apply=%sum
+  %g = (f32[4]{0}, f32[32]{0}) all-gather-start(%alone), replica_groups={{0,1,2,3,4,5,6,7}}
+  ROOT %g2 = f32[32]{0} all-gather-done(%g)
+}
+"""  # noqa: E501
+
+
+def test_what_xla_joins_keeps_its_names():
+    assert collectives._names("jit(f)/(g/sum:jvp(N)/sum:sum)") == [
+        *("jit(f)/g/sum", "jit(f)/jvp(N)/sum", "jit(f)/sum"),
+    ]
+    for alone in ("jit(f)/jvp(N)/sum", "transpose(jvp(N))", ""):
+        assert collectives._names(alone) == [alone]
+    both = 'all-reduce-start(%p, %q), metadata={op_name="jit(f)/(a:b:c)"}'
+    text = ASYNC.replace("all-reduce-start(%p)", both).replace(
+        "  %r =", '  %q = f32[2]{0} copy(%p), metadata={op_name="jit(f)/batch_moments/div"}\n  %r ='
+    )
+    # Names that don't fit the arrays: what has computed an array tells what it is for.
+    parts = (collectives.Part(OTHER, 16), collectives.Part(FORWARD, 8))
+    assert collectives.read(text)[0] == collectives.Collective("all-reduce", 1, parts)
+
+
+def test_sends_that_the_program_does_not_wait_for():
+    assert collectives.read(ASYNC) == [
+        collectives.Collective("all-reduce", 1, (collectives.Part(GRADIENTS, 16),)),
+        collectives.Collective("all-gather", 1, (collectives.Part(OTHER, 128),)),
+    ]
+
+
+def test_the_estimate_is_that_of_the_formula():
+    link = collectives.Link(bandwidth=1e9, latency=1e-3, chip_flops=1e12)
+    seconds = functools.partial(collectives.message_seconds, link=link)
+    # Seven eighths of a megabyte, there and back, and three rounds each way, twice.
+    assert seconds("all-reduce", 2, 1e6, 8) == pytest.approx(2 * 0.875e-3 + 2 * 2 * 3e-3)
+    assert seconds("all-gather", 2, 1e6, 8) == pytest.approx(0.875e-3 + 2 * 3e-3)
+    assert seconds("collective-permute", 2, 1e6, 8) == pytest.approx(1e-3 + 2e-3)
+    rows = [{"kind": "all-reduce", "count": 2, "bytes": 1e6}]
+    found = collectives.weak_scaling(rows, 0.1, 5e9, link)
+    assert [each["chips"] for each in found] == [8, 64, 512]
+    messages = seconds("all-reduce", 2, 1e6, 512)
+    assert found[2]["message_seconds"] == pytest.approx(messages)
+    assert found[2]["efficiency_here"] == pytest.approx(0.1 / (0.1 + messages))
+    assert found[2]["efficiency_assumed"] == pytest.approx(0.005 / (0.005 + messages))
+    assert collectives.weak_scaling([], 0.1, 5e9, link)[0]["efficiency_here"] == 1.0
