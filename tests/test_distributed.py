@@ -18,29 +18,43 @@ from experiments import __main__ as commands
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
-#: Runs a command whose feed does something at some step, in one process: ACT is "process step act".
+#: Runs a command and does something in one of its processes: ACT is "process place act", and the
+#: place a step whose data is asked for, or "evaluation", which then takes long.
 PROCESS = """
 import os, signal, sys, time
 from experiments.__main__ import main
+from jaxnets import evaluate
 from jaxnets.data import ResidentPipeline
 
-who, at, act = os.environ.get("ACT", "x 0 x").split()
-if os.environ["WHO"] != who:
-    act = "none"
-feed = ResidentPipeline.feed
+who, place, act = os.environ.get("ACT", "x 0 none").split()
+act = act if os.environ["WHO"] == who else "none"
+feed, batches = ResidentPipeline.feed, evaluate.eval_batches
 
-def wrapped(self, first_step, steps):
+def do():
     global act
+    now, act = act, "none"
+    if now == "fail":
+        raise OSError(5, "Input/output error", "disk")
+    if now != "none":
+        with open("acted", "w") as file:
+            file.write(str(time.time()))
+        os.kill(os.getpid(), int(now))
+
+def wrapped_feed(self, first_step, steps):
     time.sleep(float(os.environ.get("SLEEP", 0)))
-    if first_step >= int(at):
-        now, act = act, "none"
-        if now.isdecimal():
-            os.kill(os.getpid(), int(now))
-        if now == "fail":
-            raise OSError(5, "Input/output error", "disk")
+    if place.isdecimal() and first_step >= int(place):
+        do()
     return feed(self, first_step, steps)
 
-ResidentPipeline.feed = wrapped
+def wrapped_batches(split, size):
+    for batch in batches(split, size):
+        for _ in range(100 if place == "evaluation" else 1):
+            if place == "evaluation":
+                do()
+                time.sleep(0.2)
+            yield batch
+
+ResidentPipeline.feed, evaluate.eval_batches = wrapped_feed, wrapped_batches
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -151,14 +165,11 @@ def test_two_processes_train_as_one(kind, begin):
     assert {p.name for p in Path("one").iterdir()} == {p.name for p in Path("two").iterdir()}
 
 
-@pytest.mark.parametrize("number,who", [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
-def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(number, who, begin):
-    longer = [*CLASSIFY, "--epochs", "0.5", "--log-every", "2"]
-    several = begin(
-        *longer, "--devices", "2", "--run-dir", "run", ACT=f"{who} 4 {int(number)}", SLEEP="0.1"
-    )
-    found = outcomes(several)
-    assert [code for code, _, _ in found] == [128 + number] * 2, found
+def step_of_an_interruption(processes, number):
+    """At which step all of them have saved and left, each with its own way to go on."""
+    found = outcomes(processes)
+    assert time.time() - float(Path("acted").read_text()) < 10
+    assert [code for code, _, _ in found] == [128 + number] * len(found), found
     steps = set()
     for i, (_, _, err) in enumerate(found):
         assert "Traceback" not in err
@@ -166,10 +177,29 @@ def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(numb
         assert said and said[1] == number.name and f"--process-id {i}" in said[3]
         steps.add(int(said[2]))
     (step,) = steps
+    return step
+
+
+@pytest.mark.parametrize("number,who", [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(number, who, begin):
+    longer = [*CLASSIFY, "--epochs", "0.5", "--log-every", "2"]
+    several = begin(
+        *longer, "--devices", "2", "--run-dir", "run", ACT=f"{who} 4 {int(number)}", SLEEP="0.1"
+    )
+    step = step_of_an_interruption(several, number)
     assert 4 <= step < 40 and arrays(Path("run"))[1] == step
     run(longer, "--devices 2 --run-dir run")
     run(longer, "--devices 2 --run-dir whole")
     assert_the_same_run(Path("run"), Path("whole"))
+
+
+def test_a_signal_cuts_an_evaluation_off_in_all_processes(begin):
+    command = [*CLASSIFY, *LONGER, "--devices", "2", "--run-dir", "run"]
+    several = begin(*command, ACT=f"1 evaluation {int(signal.SIGTERM)}")
+    assert step_of_an_interruption(several, signal.SIGTERM) == 6
+    assert [r["step"] for r in records(Path("run")) if r["split"] == "eval"] == []
+    run(command)
+    assert [r["step"] for r in records(Path("run")) if r["split"] == "eval"] == [6, 10, 11]
 
 
 @pytest.mark.parametrize("who", [0, 1])
