@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets import distributed
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.integrity import (
@@ -39,6 +40,9 @@ class Checkpoints:
 
     Every checkpoint has a manifest with checksums of its arrays and of its files, and with the
     configuration of its run; what does not agree with it is never restored.
+
+    Of several processes all make the same calls. Each writes and reads its own part of the arrays,
+    and process 0 what there is besides.
 
     Attributes:
       directory: where they are.
@@ -248,7 +252,7 @@ class Checkpoints:
             self.damaged[newest] = "it is gone"
         if best:
             order = [*(ranked := self._ranked(order)), *(s for s in order if s not in ranked)]
-        for step in order:
+        for step in distributed.agree(order):
             try:
                 found = self._read(step, like)
             except Damaged as error:
@@ -268,8 +272,7 @@ class Checkpoints:
             return -1
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        folder = self.directory / str(step)
-        manifest = read_manifest(folder, step)
+        manifest = read_manifest(self.directory / str(step), step)
         if self._about is not None and manifest["about"] not in (None, self._about):
             raise Damaged("it belongs to another run")
         there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
@@ -287,8 +290,10 @@ class Checkpoints:
             raise Damaged(f"it cannot be read: {_first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
-        for name, leaf in array_sums(state)().items():
-            if leaf != there[name]:
+        sums = array_sums(state)()
+        wrong = next((name for name, leaf in sums.items() if leaf != there[name]), None)
+        for name in distributed.gather(wrong):  # each process has read its own copy
+            if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])
 
