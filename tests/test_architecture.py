@@ -37,7 +37,7 @@ LAYERS = [
     ["population"],
     ["parallel", "compilation"],
     ["evaluate"],
-    ["integrity"],
+    ["integrity", "retention"],
     ["checkpoint"],
     ["report", "log", "runs", "guard", "interruption"],
     ["task"],
