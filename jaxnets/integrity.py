@@ -8,6 +8,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ __all__ = [
     "array_sums",
     "change_manifest",
     "manifest_alone",
+    "misfit",
     "read_manifest",
+    "set_aside",
     "shapes_of",
     "write_manifest",
 ]
@@ -115,6 +118,32 @@ def _sums_on_devices(array: Array) -> Array:
     size = array.dtype.itemsize
     kind = jnp.uint32 if size >= 4 else jnp.dtype(f"uint{8 * size}")
     return _sums(jnp, jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32))
+
+
+def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
+    """The first array whose name, type or shape differs: Orbax would cast to another in silence.
+
+    Args:
+      there: the arrays of a checkpoint, as its manifest has them.
+      here: those of the state that is to be read.
+
+    Returns:
+      What differs, in words; None if nothing does.
+    """
+    for name in sorted({*there, *here}):
+        shown = [f"{of[name][0]}{of[name][1]}" if name in of else "missing" for of in (there, here)]
+        if shown[0] != shown[1]:
+            return f"{name} is {shown[0]} there and {shown[1]} here"
+    return None
+
+
+def set_aside(folder: Path) -> None:
+    """Renames the folder of a checkpoint to `damaged-<step>`, or the next such name."""
+    place, number = folder.with_name(f"damaged-{folder.name}"), 1
+    while place.exists():
+        number += 1
+        place = folder.with_name(f"damaged-{folder.name}-{number}")
+    os.replace(folder, place)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

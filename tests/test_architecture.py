@@ -39,7 +39,7 @@ LAYERS = [
     ["population"],
     ["parallel", "compilation"],
     ["evaluate"],
-    ["integrity"],
+    ["integrity", "retention"],
     ["checkpoint"],
     ["report", "log", "runs", "guard", "interruption"],
     ["task"],
