@@ -100,11 +100,10 @@ class Checkpoints:
             ),
         )
         for step in manager.all_steps():
-            try:
+            # One that is damaged does not rank, and `restore` says what is wrong with it.
+            with contextlib.suppress(Damaged):
                 value = manifest_alone(self.directory / str(step))["value"]
-            except Damaged:
-                continue  # it does not rank, and `restore` says what is wrong with it
-            self._retention.values[step] = math.nan if value is None else float(value)
+                self._retention.values[step] = math.nan if value is None else float(value)
         return manager
 
     def __enter__(self) -> "Checkpoints":
@@ -254,10 +253,8 @@ class Checkpoints:
         if order and (newest := self._newest_saved()) > order[0]:
             self.damaged[newest] = "it is gone"
         if best:
-            order = [
-                *(ranked := self._retention.ranked(order)),
-                *(s for s in order if s not in ranked),
-            ]
+            ranked = self._retention.ranked(order)
+            order = ranked + [step for step in order if step not in ranked]
         for step in order:
             try:
                 found = self._read(step, like)
@@ -288,9 +285,7 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
                 f"another network ({other})"
             )
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
-        )
+        target = jax.tree.map(_shape_of, like)
         args = self._ocp.args
         try:
             read = self._manager.restore(
@@ -330,12 +325,16 @@ class Checkpoints:
     def _set_aside(self, later_than: int) -> None:
         """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
         moved = [step for step in self.steps() if step in self.damaged or step > later_than]
+        if not moved:
+            return
         if jax.process_index() == 0:
             for step in moved:
                 set_aside(self.directory / str(step))
-        if moved:
-            self._synchronise("set aside")
-            self._manager.reload()
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("jaxnets checkpoints: set aside")
+        self._manager.reload()
 
     @contextlib.contextmanager
     def _mending(self) -> Iterator[None]:
@@ -363,16 +362,8 @@ class Checkpoints:
         self._saving = None
         self._retention.values = {}
         self._manager = self._open()
-        self._say(
-            f"warning: checkpoints were deleted from {self.directory} while the run went on; it "
-            "goes on saving there"
-        )
-
-    def _synchronise(self, what: str) -> None:
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"jaxnets checkpoints: {what}")
+        place = f"from {self.directory} while the run went on"
+        self._say(f"warning: checkpoints were deleted {place}; it goes on saving there")
 
     def _complete(self) -> None:
         """Called by Orbax, in its own thread, before a complete save gets its final name."""
@@ -390,6 +381,10 @@ class Checkpoints:
             f"({free / 1e6:,.0f} MB free there): {_first_line(error)}; free some space and run "
             "the same command again to go on from the last good checkpoint"
         )
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
