@@ -159,13 +159,19 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
         if path.is_file() and path.name != _STAMPED
     }
     whole = {"format": _FORMAT, **content, "files": files, "orbax": _unstamped(folder)}
-    write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
+    _write(folder, whole)
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     """Writes other values for some of what a manifest tells."""
     whole = {**read_json(folder / MANIFEST), **changes}
     del whole["digest"]
+    _write(folder, whole)
+
+
+def _write(folder: Path, whole: Mapping[str, Any]) -> None:
+    if not folder.is_dir():  # deleted: to be made again with a manifest only, it is no checkpoint
+        raise FileNotFoundError(2, "No such folder", str(folder))
     write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
 
 
