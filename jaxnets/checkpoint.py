@@ -5,9 +5,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -22,10 +21,13 @@ from jaxnets.integrity import (
     array_sums,
     change_manifest,
     manifest_alone,
+    misfit,
     read_manifest,
+    set_aside,
     shapes_of,
     write_manifest,
 )
+from jaxnets.retention import Retention
 from jaxnets.state import TrainState
 
 __all__ = ["Checkpoints"]
@@ -76,14 +78,12 @@ class Checkpoints:
         self.directory = Path(directory).absolute()  # Orbax refuses relative paths
         self.damaged: dict[int, str] = {}
         self._index = self.directory.with_name(self.directory.name + ".json")
-        self._keep, self._keep_best = keep, keep_best
-        self._sign = 1 if higher_is_better else -1
+        self._retention = Retention(keep, keep_best, higher_is_better=higher_is_better)
         self._about = None if about is None else dict(about)
         self._say = say or (lambda text: None)
         self._saving: int | None = None  # the step last handed to Orbax
         self._manifest: dict[str, Any] = {}  # of that step
         self._sums: Callable[[], dict[str, Leaf]] = dict
-        self._values: dict[int, float] = {}
         self._manager = self._open()
 
     def _open(self) -> Any:
@@ -99,27 +99,21 @@ class Checkpoints:
         manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Preserve(self._kept),  # type: ignore[arg-type]
+                preservation_policy=self._retention,  # type: ignore[arg-type]
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
             ),
         )
         for step in manager.all_steps():
-            try:
+            # One that is damaged does not rank, and `restore` says what is wrong with it.
+            with contextlib.suppress(Damaged):
                 value = manifest_alone(self.directory / str(step))["value"]
-            except Damaged:
-                continue  # it does not rank, and `restore` says what is wrong with it
-            self._values[step] = math.nan if value is None else float(value)
+                self._retention.values[step] = math.nan if value is None else float(value)
         return manager
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
             self.wait()
             self._manager.close()
@@ -143,7 +137,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the best value; None if none has one."""
-        return next(iter(self._ranked(self.steps())), None)
+        return next(iter(self._retention.ranked(self.steps())), None)
 
     def ever_saved(self) -> bool:
         """Whether there has been a checkpoint here, which may be gone."""
@@ -151,12 +145,7 @@ class Checkpoints:
 
     def would_be_kept(self, value: float) -> bool:
         """Whether a state with this value would be among the best."""
-        ranked = self._ranked(self.steps())
-        if not math.isfinite(value) or self._keep_best < 1:
-            return False
-        return len(ranked) < self._keep_best or (
-            self._sign * value > self._sign * self._values[ranked[self._keep_best - 1]]
-        )
+        return self._retention.would_be_kept(value, self.steps())
 
     def save(
         self, state: TrainState, notes: dict[str, Any] | None = None, value: float | None = None
@@ -175,14 +164,14 @@ class Checkpoints:
         self._mend_folder()
         if step in self.steps():
             return
-        if self._saving is not None:
+        with self._mending():
             self.wait()
         # The caller goes on to donate the state's buffers, and on CPU what Orbax holds are views
         # of them: without the copy, the file would show a mixture of two steps.
         copy = jax.tree.map(jnp.copy, state)
         self._sums = array_sums(copy)
         ranks = value is not None and math.isfinite(value)
-        self._values[step] = float(value) if ranks else math.nan  # type: ignore[arg-type]
+        self._retention.values[step] = float(value) if ranks else math.nan  # type: ignore[arg-type]
         self._manifest = {"step": step, "value": value if ranks else None, "about": self._about}
         args = self._ocp.args
         try:
@@ -201,11 +190,28 @@ class Checkpoints:
             )
         self._saving = step
 
+    def save_and_wait(
+        self, state: TrainState, notes: dict[str, Any] | None = None, value: float | None = None
+    ) -> None:
+        """As `save`, and returns once it is on disk: for a run that ends there.
+
+        Raises:
+          UserError: if it could not be written.
+        """
+        step = int(state.step)
+        self.save(state, notes, value)
+        value = self._retention.values.get(step)  # that of an earlier `save` of this step
+        with self._mending():
+            self.wait()
+        if step not in self.steps():  # it was deleted as it was written
+            self.save(state, notes, value)
+            self.wait()
+
     def set_value(self, step: int, value: float) -> None:
         """Ranks a checkpoint that was saved before its value was known."""
         self.wait()
         ranks = math.isfinite(value)
-        self._values[step] = value if ranks else math.nan
+        self._retention.values[step] = value if ranks else math.nan
         if jax.process_index() == 0:
             change_manifest(self.directory / str(step), value=value if ranks else None)
 
@@ -251,7 +257,8 @@ class Checkpoints:
         if order and (newest := self._newest_saved()) > order[0]:
             self.damaged[newest] = "it is gone"
         if best:
-            order = [*(ranked := self._ranked(order)), *(s for s in order if s not in ranked)]
+            ranked = self._retention.ranked(order)
+            order = ranked + [step for step in order if step not in ranked]
         for step in distributed.agree(order):
             try:
                 found = self._read(step, like)
@@ -276,10 +283,12 @@ class Checkpoints:
         if self._about is not None and manifest["about"] not in (None, self._about):
             raise Damaged("it belongs to another run")
         there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
-        self._check_fit(step, there, shapes_of(like))
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
-        )
+        if (other := misfit(there, shapes_of(like))) is not None:
+            raise UserError(
+                f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
+                f"another network ({other})"
+            )
+        target = jax.tree.map(_shape_of, like)
         args = self._ocp.args
         try:
             read = self._manager.restore(
@@ -296,18 +305,6 @@ class Checkpoints:
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])
-
-    def _check_fit(self, step: int, there: Mapping[str, Any], here: Mapping[str, Leaf]) -> None:
-        """Compares names, shapes and types: Orbax would cast to another type in silence."""
-        for name in sorted({*there, *here}):
-            shown = [
-                f"{of[name][0]}{of[name][1]}" if name in of else "missing" for of in (there, here)
-            ]
-            if shown[0] != shown[1]:
-                raise UserError(
-                    f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
-                    f"another network ({name} is {shown[0]} there and {shown[1]} here)"
-                )
 
     def _report(self, step: int) -> None:
         for wrong, why in sorted(self.damaged.items()):
@@ -333,16 +330,28 @@ class Checkpoints:
     def _set_aside(self, later_than: int) -> None:
         """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
         moved = [step for step in self.steps() if step in self.damaged or step > later_than]
+        if not moved:
+            return
         if jax.process_index() == 0:
             for step in moved:
-                place, number = self.directory / f"damaged-{step}", 1
-                while place.exists():
-                    number += 1
-                    place = self.directory / f"damaged-{step}-{number}"
-                os.replace(self.directory / str(step), place)
-        if moved:
-            self._synchronise("set aside")
-            self._manager.reload()
+                set_aside(self.directory / str(step))
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("jaxnets checkpoints: set aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _mending(self) -> Iterator[None]:
+        """Makes the folder again if a save failed because someone deleted what it had written."""
+        step = self._saving
+        try:
+            yield
+        except UserError:
+            left = self.directory.glob(f"{step}.*")  # of a save that failed by itself
+            if any(left) or (self.directory / str(step)).is_dir() or jax.process_count() > 1:
+                raise
+            self._open_again()
 
     def _mend_folder(self) -> None:
         """Makes the folder again if someone deleted it, or part of it, while the run went on."""
@@ -350,21 +359,16 @@ class Checkpoints:
         gone = [s for s in gone if not (self.directory / str(s)).is_dir()]
         if (self.directory.is_dir() and not gone) or jax.process_count() > 1:
             return  # several processes would have to agree on what they see
+        self._open_again()
+
+    def _open_again(self) -> None:
         with contextlib.suppress(Exception):  # the save under way lost its folder
             self._manager.close()
         self._saving = None
-        self._values = {}
+        self._retention.values = {}
         self._manager = self._open()
-        self._say(
-            f"warning: checkpoints were deleted from {self.directory} while the run went on; it "
-            "goes on saving there"
-        )
-
-    def _synchronise(self, what: str) -> None:
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"jaxnets checkpoints: {what}")
+        place = f"from {self.directory} while the run went on"
+        self._say(f"warning: checkpoints were deleted {place}; it goes on saving there")
 
     def _complete(self) -> None:
         """Called by Orbax, in its own thread, before a complete save gets its final name."""
@@ -375,14 +379,6 @@ class Checkpoints:
         self._sums = dict  # lets go of the copy
         write_manifest(folder, content)
 
-    def _ranked(self, steps: Sequence[int]) -> list[int]:
-        """The steps that have a value, the best first; of equals the older."""
-        known = [s for s in sorted(steps) if math.isfinite(self._values.get(s, math.nan))]
-        return sorted(known, key=lambda step: -self._sign * self._values[step])
-
-    def _kept(self, steps: Sequence[int]) -> set[int]:
-        return {*sorted(steps)[-self._keep :], *self._ranked(steps)[: self._keep_best]}
-
     def _unsaved(self, step: int | None, error: Exception) -> UserError:
         free = shutil.disk_usage(self.directory).free if self.directory.is_dir() else 0
         return UserError(
@@ -392,16 +388,8 @@ class Checkpoints:
         )
 
 
-class _Preserve:
-    """Orbax's question which checkpoints to keep, answered by a function of their steps."""
-
-    def __init__(self, kept: Callable[[Sequence[int]], set[int]]):
-        self._kept = kept
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        del context
-        kept = self._kept([checkpoint.step for checkpoint in checkpoints])
-        return [checkpoint.step in kept for checkpoint in checkpoints]
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ __all__ = [
     "array_sums",
     "change_manifest",
     "manifest_alone",
+    "misfit",
     "read_manifest",
+    "set_aside",
     "shapes_of",
     "write_manifest",
 ]
@@ -118,6 +121,32 @@ def _sums_on_devices(array: Array) -> Array:
     return _sums(jnp, jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32))
 
 
+def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
+    """The first array whose name, type or shape differs: Orbax would cast to another in silence.
+
+    Args:
+      there: the arrays of a checkpoint, as its manifest has them.
+      here: those of the state that is to be read.
+
+    Returns:
+      What differs, in words; None if nothing does.
+    """
+    for name in sorted({*there, *here}):
+        shown = [f"{of[name][0]}{of[name][1]}" if name in of else "missing" for of in (there, here)]
+        if shown[0] != shown[1]:
+            return f"{name} is {shown[0]} there and {shown[1]} here"
+    return None
+
+
+def set_aside(folder: Path) -> None:
+    """Renames the folder of a checkpoint to `damaged-<step>`, or the next such name."""
+    place, number = folder.with_name(f"damaged-{folder.name}"), 1
+    while place.exists():
+        number += 1
+        place = folder.with_name(f"damaged-{folder.name}-{number}")
+    os.replace(folder, place)
+
+
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes what `read_manifest` verifies, into a folder that is complete but for it.
 
@@ -131,13 +160,19 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
         if path.is_file() and path.name != _STAMPED
     }
     whole = {"format": _FORMAT, **content, "files": files, "orbax": _unstamped(folder)}
-    write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
+    _write(folder, whole)
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     """Writes other values for some of what a manifest tells."""
     whole = {**read_json(folder / MANIFEST), **changes}
     del whole["digest"]
+    _write(folder, whole)
+
+
+def _write(folder: Path, whole: Mapping[str, Any]) -> None:
+    if not folder.is_dir():  # deleted: to be made again with a manifest only, it is no checkpoint
+        raise FileNotFoundError(2, "No such folder", str(folder))
     write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
 
 

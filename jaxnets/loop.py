@@ -136,7 +136,7 @@ class _Run:
                     self._advance()
                     self._leave_if_asked()
                 speed = self.progress.images_per_second(self.step)  # before what follows counts
-                self._save()
+                self.checkpoints.save_and_wait(self.state, self.notes)
                 stopped = self.notes["stopped"]
                 if stopped or (task.ranking is not None and task.ranking.patience is not None):
                     self.state, _ = self.checkpoints.restore(self.state, best=True)
@@ -160,8 +160,7 @@ class _Run:
 
     def _leave_if_asked(self) -> None:
         if signum := self.interruption.asked_to_leave():
-            self._save()
-            self.checkpoints.wait()
+            self.checkpoints.save_and_wait(self.state, self.notes)
             raise Interrupted(self.step, signum)
 
     def _last_words(self, signum: int) -> str:

@@ -43,7 +43,7 @@ LAYERS = [
     ["placement"],
     ["parallel", "compilation"],
     ["evaluate"],
-    ["integrity"],
+    ["integrity", "retention"],
     ["checkpoint"],
     ["report", "log", "runs", "guard", "interruption"],
     ["task"],

@@ -286,6 +286,39 @@ def test_a_folder_that_is_deleted_while_it_is_written_is_made_again(three, monke
         assert_same(again.restore(state())[0], state(10))
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["in between", "the last"])
+def test_a_checkpoint_that_is_deleted_as_soon_as_it_is_there_is_made_again(
+    last, three, monkeypatch
+):
+    """Whoever deletes a folder begins somewhere: here with the newest, the others still there."""
+    checkpoints, said = open_quietly(three)
+    finish, deleted = checkpoints._manager.wait_until_finished, []
+
+    def finish_and_delete():  # Orbax calls it too, before it saves
+        finish()
+        if not deleted and (three / "8").is_dir():
+            shutil.rmtree(three / "8")
+            deleted.append(8)
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", finish_and_delete)
+    with checkpoints:
+        if last:
+            checkpoints.save(state(8), {"best": 1}, value=7.0)
+            checkpoints.save_and_wait(state(8), {"best": 1})
+        else:
+            checkpoints.save(state(8))
+            checkpoints.save(state(10))
+    assert len(said) == 1 and "checkpoints were deleted" in said[0]
+    with Checkpoints(three) as again:
+        newest = 8 if last else 10
+        found, notes = again.restore(state())
+        assert_same(found, state(newest))
+        assert again.latest_step() == newest
+        if last:
+            assert notes == {"best": 1}
+            assert json.loads((three / "8" / "manifest.json").read_text())["value"] == 7.0
+
+
 def test_manifests_of_before_are_still_read(three):
     """They are on users' disks: another format needs another name, and a way to read both."""
     content = json.loads((three / "6" / "manifest.json").read_text())

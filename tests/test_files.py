@@ -29,7 +29,7 @@ def test_what_is_missing_is_one_sentence(tmp_path):
         read_json(tmp_path / "x.json")
 
 
-@pytest.mark.parametrize("at", ["write_text", "replace"])
+@pytest.mark.parametrize("at", ["write_bytes", "replace"])
 def test_a_write_that_fails_leaves_what_was_there(at, tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     write_json(path, {"old": True})
@@ -37,7 +37,7 @@ def test_a_write_that_fails_leaves_what_was_there(at, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    where = "pathlib.Path.write_text" if at == "write_text" else "jaxnets.files.os.replace"
+    where = "pathlib.Path.write_bytes" if at == "write_bytes" else "jaxnets.files.os.replace"
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         with pytest.raises(OSError, match="No space left"):

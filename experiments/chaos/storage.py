@@ -87,6 +87,8 @@ class Meddler(Striker):
 
     def hit(self, trainee: Trainee, fault: Fault, planned: Mishap) -> Sequence[str] | None:
         """Lets it happen, waits for the run to stop or to end, and puts it right."""
+        if planned.trouble == "deleted" and trainee.trained():
+            return None  # it will not write again, and what is deleted then is gone
         undo = _DO[planned.trouble](trainee)
         begin = time.monotonic()
         try:
