@@ -290,11 +290,9 @@ class Checkpoints:
             )
         target = jax.tree.map(_shape_of, like)
         args = self._ocp.args
+        wanted = args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore())
         try:
-            read = self._manager.restore(
-                step,
-                args=args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore()),
-            )
+            read = self._manager.restore(step, args=wanted)
         except Exception as error:
             raise Damaged(f"it cannot be read: {_first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
@@ -314,17 +312,13 @@ class Checkpoints:
             )
 
     def _nothing_good(self) -> str:
+        advice = "or start over in another run folder"
         if self.damaged:
             each = "; ".join(f"step {step}: {why}" for step, why in sorted(self.damaged.items()))
-            return (
-                f"no checkpoint in {self.directory} is good ({each}); put back a copy, or start "
-                "over in another run folder"
-            )
+            return f"no checkpoint in {self.directory} is good ({each}); put back a copy, {advice}"
         if self._index.exists():
-            return (
-                f"the checkpoints in {self.directory} are gone, and there was at least one; put "
-                "them back, or start over in another run folder"
-            )
+            gone = f"the checkpoints in {self.directory} are gone, and there was at least one"
+            return f"{gone}; put them back, {advice}"
         return f"there is no checkpoint in {self.directory}"
 
     def _set_aside(self, later_than: int) -> None:
