@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 from jaxnets import distributed
 
 __all__ = ["Cut", "Interrupted", "Interruption", "Watchdog"]
+
+
+#: How often, after a signal, the main thread is woken from what it waits for.
+_NUDGE_SECONDS = 0.5
 
 
 class Interrupted(Exception):
@@ -35,7 +40,9 @@ class Watchdog:
 
     A signal handler of Python waits for the call under way, and compiling a large network may take
     minutes; and an exception that it raises may be lost, as in a destructor. So there is a thread
-    that is woken by the signal itself.
+    that is woken by the signal itself. A signal may also come in the moment before the main thread
+    begins to wait for something, which Python would notice at the end of the wait only: the thread
+    breaks such waits off, by SIGURG, whose handler does nothing.
     """
 
     def __init__(self, grace_seconds: float, last_words: Callable[[int], str]):
@@ -49,6 +56,7 @@ class Watchdog:
         self._done = threading.Event()
         self._ends: tuple[socket.socket, ...] = ()
         self._wakeup = -1
+        self._before: Any = None
 
     def __enter__(self) -> "Watchdog":
         if threading.current_thread() is not threading.main_thread():
@@ -58,12 +66,15 @@ class Watchdog:
             end.setblocking(False)
         self._ends[0].setblocking(True)
         self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
+        self._before = signal.signal(signal.SIGURG, lambda signum, frame: None)
         threading.Thread(target=self._watch, daemon=True, name="signal watchdog").start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._done.set()
         if self._ends:
+            # SIGURG stays harmless if the thread sends it now: by default it is ignored.
+            signal.signal(signal.SIGURG, self._before or signal.SIG_DFL)
             signal.set_wakeup_fd(self._wakeup)
             self._ends[1].close()  # the thread reads the end of it and goes
             self._ends = ()
@@ -88,8 +99,11 @@ class Watchdog:
                 if woken[0] in (signal.SIGINT, signal.SIGTERM):
                     break
             distributed.ask_to_leave(woken[0])
-            if self._done.wait(self._grace):
-                return
+            end = time.monotonic() + self._grace
+            while (left := end - time.monotonic()) > 0:
+                if self._done.wait(min(left, _NUDGE_SECONDS)):
+                    return
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGURG)  # type: ignore[arg-type]
             try:
                 os.write(2, f"{self._last_words(woken[0])}\n".encode())
             finally:  # whether or not anyone listens

@@ -3,12 +3,14 @@
 Its real runs are in test_chaos_runs.py.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,15 +133,41 @@ def test_every_difference_from_the_undisturbed_run_is_seen():
 def test_distances_over_devices():
     usual = final()
     near = {**usual.arrays, "w": ("float32", (2,), np.float32([1, 2.25]).tobytes())}
-    assert devices.distance(final(arrays=near), usual) == ("w", 0.25)
+    far = devices.differences(final(arrays=near), usual)
+    assert (devices.farthest(far), far["w"]) == ("w", 0.25)
     curve = [{**usual.curve[0], "loss": 1.5}, usual.curve[1]]
-    assert devices.distance(final(curve=curve), usual) == ("loss of step 8", 1.0)
+    far = devices.differences(final(curve=curve), usual)
+    assert (devices.farthest(far), far["loss of step 8"]) == ("loss of step 8", 1.0)
     key = {**usual.arrays, "key": ("uint32", (2,), bytes([1] * 8))}
     nan = {**usual.arrays, "w": ("float32", (2,), np.float32([1, np.nan]).tobytes())}
-    assert np.isnan(devices.distance(final(arrays=nan), usual)[1])  # and that is not near
+    far = devices.differences(final(arrays=nan), usual)
+    assert np.isnan(far[devices.farthest(far)])  # and that is not near
     for wrong in (final(step=6), final(arrays=key), final(curve=[])):
         with pytest.raises(ValueError, match=r"step|key|records"):
-            devices.distance(wrong, usual)
+            devices.differences(wrong, usual)
+
+
+@pytest.mark.parametrize(
+    "run,loss,weight,lost",
+    [
+        ("classify", 0.0, 2e-5, None),
+        ("classify", 0.0, 2e-3, "w is 2.0e-03"),
+        ("generate", 2e-3, 2e-2, None),  # a ReLU's input has changed sign
+        ("generate", 2e-2, 2e-2, "loss of step 8 is 2.0e-02"),
+        ("generate", np.nan, 0.0, "loss of step 8 is nan"),
+        ("generate", 0.0, np.nan, "w is nan"),
+    ],
+)
+def test_a_gan_may_differ_where_rounding_meets_a_kink(monkeypatch, run, loss, weight, lost):
+    usual = final()
+    arrays = {**usual.arrays, "w": ("float32", (2,), np.float32([1 + weight, 2]).tobytes())}
+    record = usual.curve[0]
+    curve = [{**record, "loss": record["loss"] + loss}, usual.curve[1]]
+    monkeypatch.setattr(devices, "read_final", lambda _: final(arrays=arrays, curve=curve))
+    stage = SimpleNamespace(lock=contextlib.nullcontext(), say=print)
+    reference = SimpleNamespace(arguments=(run,), final=usual)
+    found = devices.Mover(stage, reference).verdict(Path("run"))  # type: ignore[arg-type]
+    assert found is None if lost is None else lost in found
 
 
 @dataclasses.dataclass

@@ -129,8 +129,12 @@ def _strike(
             raise
     movers = [m for m in made.values() if isinstance(m, devices.Mover) and counts["devices"]]
     if movers:
-        notes["greatest_difference"] = max(mover.worst for mover in movers)
+        notes["differences"] = {
+            mover.reference.arguments[0]: {"greatest": mover.worst, "losses": mover.worst_loss}
+            for mover in movers
+        }
         notes["tolerance"] = devices.TOLERANCE
+        notes["loss_tolerance"] = devices.LOSS_TOLERANCE
         notes["processes"] = "devices are those of one process; several processes are not tried"
     planned = corruption.plan(config.seed, counts["corruptions"], runs)
     aims = {name: corruption.target(references[name]) for name in {p.run for p in planned}}
@@ -245,11 +249,19 @@ def _report(faults: Sequence[Fault], notes: dict[str, Any], minutes: float) -> N
             f"{gone['nine_in_ten']} s (nine in ten), {gone['greatest']} s (all); the limit is "
             f"{gone['limit']:g} s"
         )
-    if "greatest_difference" in notes:
-        print(
-            f"  over changes of devices the greatest difference is "
-            f"{notes['greatest_difference']:.1e}, of {notes['tolerance']:.0e}; {notes['processes']}"
+    for run, far in notes.get("differences", {}).items():
+        after = (
+            f" (where it is more, a ReLU's input has changed sign, and losses may be "
+            f"{notes['loss_tolerance']:.0e} off)"
+            if far["greatest"] > notes["tolerance"]
+            else ""
         )
+        print(
+            f"  {run}: over changes of devices the greatest difference is {far['greatest']:.1e}, "
+            f"of losses {far['losses']:.1e}; the limit is {notes['tolerance']:.0e}{after}"
+        )
+    if "processes" in notes:
+        print(f"  {notes['processes']}")
     if "skipped" in notes:
         print(f"  skipped, and not counted: {notes['skipped']}")
 
