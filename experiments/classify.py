@@ -291,6 +291,7 @@ def run(config: Classify) -> Path:
     ]
     if not processes.writes():
         return folder
+    common.write_summary(folder, result.metrics, result)
     records = read_records(folder / "metrics.jsonl")
     rows = [
         ("test accuracy", populations.shown(result.metrics, "test_accuracy", ".2%")),
