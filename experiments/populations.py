@@ -117,11 +117,14 @@ def numbers(
 
 
 def has_diverged(state: TrainState) -> bool:
-    """Whether a network of a member is no longer of finite numbers."""
+    """Whether a network of a member is no longer of finite numbers; all processes must ask."""
     import jax
     import numpy as np
 
-    leaves = jax.tree.leaves([(net.params, net.averaged) for net in state.nets.values()])
+    from jaxnets.parallel import on_this_process, whole
+
+    weights = [(net.params, net.averaged) for net in state.nets.values()]
+    leaves = jax.tree.leaves(on_this_process(whole(weights)))
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
