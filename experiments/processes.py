@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 import traceback
@@ -50,6 +51,8 @@ def start(config: Any, hint: Callable[[], str]) -> None:
     from jaxnets.errors import UserError
     from jaxnets.runs import config_values
 
+    if not (math.isfinite(config.start_timeout) and config.start_timeout > 0):
+        raise UserError(f"--start-timeout must be above 0, got {config.start_timeout:g}")
     if not config.distributed:
         names = ("coordinator", "process_count", "process_id")
         given = [name for name in names if getattr(config, name) is not None]

@@ -79,7 +79,7 @@ def start(
     if _peers is not None:
         raise UserError("this process has been made one of several already")
     if not (math.isfinite(timeout) and timeout > 0):
-        raise UserError(f"--start-timeout must be above 0, got {timeout:g}")
+        raise UserError(f"the timeout must be above 0 seconds, got {timeout:g}")
     coordinator, process_count, process_id, local = _place(
         coordinator, process_count, process_id, timeout
     )

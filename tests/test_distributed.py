@@ -146,7 +146,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("gan", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(kind, begin):
     command, streamed = RUNS[kind]
     several = begin(*command, *LONGER, *streamed, "--devices", "2", "--run-dir", "two")
@@ -180,7 +180,10 @@ def step_of_an_interruption(processes, number):
     return step
 
 
-@pytest.mark.parametrize("number,who", [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    "number,who",
+    [(signal.SIGTERM, 1), pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
+)
 def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(number, who, begin):
     longer = [*CLASSIFY, "--epochs", "0.5", "--log-every", "2"]
     several = begin(
@@ -193,6 +196,7 @@ def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(numb
     assert_the_same_run(Path("run"), Path("whole"))
 
 
+@pytest.mark.slow
 def test_a_signal_cuts_an_evaluation_off_in_all_processes(begin):
     command = [*CLASSIFY, *LONGER, "--devices", "2", "--run-dir", "run"]
     several = begin(*command, ACT=f"1 evaluation {int(signal.SIGTERM)}")
