@@ -19,6 +19,7 @@ from experiments import (
     evaluate,
     generate,
     listing,
+    processes,
     quickstart,
     reproduce,
     sample,
@@ -84,17 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Watchdog(_GRACE_SECONDS, _last_words), _heeding_termination():
             try:
-                return _run(command)
+                code, said, together = _run(command)
             finally:  # while the handlers are still there
                 _ended.set()
     except (_Terminated, KeyboardInterrupt) as error:
         signum = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        print(_last_words(signum), file=sys.stderr)
-        return 128 + signum
+        code, said, together = 128 + signum, _last_words(signum), False
+    if said:
+        print(said, file=sys.stderr)
+    processes.end(code, said, together=together)
+    return code
 
 
-def _run(command: Any) -> int:
-    """Runs a command, and turns an error that ended it into an exit code and a sentence."""
+def _run(command: Any) -> tuple[int, str, bool]:
+    """Runs a command: exit code, last words, and whether all processes of a run end like this."""
     from jaxnets.errors import UserError
     from jaxnets.interruption import Interrupted
 
@@ -103,18 +107,21 @@ def _run(command: Any) -> int:
             common.enable_compilation_cache()
         code = _RUN[type(command)](command)
         sys.stdout.flush()  # what was printed may go to a disk that is full
+        return code if isinstance(code, int) else 0, "", True
     except UserError as error:
-        return _fail(str(error))
+        return 2, _sentence(str(error)), False
     except OSError as error:
         if error.strerror is None:
+            processes.end_by(error)
             raise
         _give_up_full_output()
         place = f" {error.filename}" if error.filename else ""
-        return _fail(f"cannot read or write{place}: {error.strerror}")
+        return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
     except Interrupted as error:
-        print(f"{error}{_how_to_go_on()}", file=sys.stderr)
-        return 128 + error.signum
-    return code if isinstance(code, int) else 0
+        return 128 + error.signum, f"{error}{_how_to_go_on()}", True
+    except Exception as error:
+        processes.end_by(error)
+        raise
 
 
 #: Set when a signal has ended the command.
@@ -175,11 +182,9 @@ def _give_up_full_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(sentence: str) -> int:
+def _sentence(text: str) -> str:
     # File names and JSON may hold line breaks, escape sequences and worse.
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
-    print(f"error: {shown}", file=sys.stderr)
-    return 2
+    return "error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _how_to_go_on() -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import checks, common, populations
+from experiments import checks, common, populations, processes
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -178,7 +178,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     trains, held_outs = zip(*(splits(seed) for seed in populations.seeds(config)), strict=True)
     train, held_out = trains[0], held_outs[0]
-    pipeline = populations.pipeline(config, trains, config.batch_size)
+    pipeline = populations.pipeline(config, trains, config.batch_size, mesh)
     steps_per_epoch = len(train) / config.batch_size
     total_steps = checks.total_steps(config.epochs, steps_per_epoch)
 
@@ -277,18 +277,21 @@ def run(config: Classify) -> Path:
     from jaxnets.log import read_records
 
     config = resolve(config)
+    common.start_processes(config)
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
     folder, result = common.start_run(
         "classify", config, dataset, built.task, mesh, built.steps_per_epoch
     )
-    common.write_summary(folder, result.metrics, result)
     found = [
         built.judge(one, dataset.splits["test"])
         for one in populations.members(config, result.state)
         if not populations.has_diverged(one)
     ]
+    if not processes.writes():
+        return folder
+    common.write_summary(folder, result.metrics, result)
     records = read_records(folder / "metrics.jsonl")
     rows = [
         ("test accuracy", populations.shown(result.metrics, "test_accuracy", ".2%")),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from experiments import checks, provenance
+from experiments import checks, processes, provenance
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -56,6 +56,7 @@ _NOT_WHAT = (
     "max_rollbacks",
     "memory_budget_mb",
     "compilation_cache",
+    *processes.FIELDS,
 )
 
 
@@ -85,7 +86,7 @@ class CacheOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions(CacheOptions):
+class RunOptions(CacheOptions, processes.ProcessOptions):
     """How and where a run is computed."""
 
     run_dir: Path | None = None
@@ -281,10 +282,17 @@ def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
     from jaxnets import runs
 
     values = {**experiment_values(config), **provenance.fingerprint(dataset)}
-    provenance.check(config.run_dir, experiment, values, dataset)
-    _opened = runs.open_run(config.run_dir, experiment, values)
-    provenance.keep(_opened, dataset)
-    print(f"run folder: {_opened}", flush=True)
+    processes.check_data(dataset.name, dataset.fingerprint)
+
+    def make() -> Path:
+        provenance.check(config.run_dir, experiment, values, dataset)
+        folder = runs.open_run(config.run_dir, experiment, values)
+        provenance.keep(folder, dataset)
+        return folder
+
+    _opened = processes.share_folder(make)
+    if processes.writes():
+        print(f"run folder: {_opened}", flush=True)
     return _opened
 
 
@@ -310,6 +318,11 @@ def how_to_go_on() -> str:
     return f"python -m experiments {shlex.join([*kept, '--run-dir', str(_opened)])}"
 
 
+def start_processes(config: RunOptions) -> None:
+    """Joins the other processes of the run, if there are to be any; before jax has its devices."""
+    processes.start(config, hint=lambda: f"go on with: {line}" if (line := how_to_go_on()) else "")
+
+
 def machine() -> dict[str, Any]:
     """What a number was measured on."""
     import os
@@ -329,6 +342,7 @@ def machine() -> dict[str, Any]:
         "backend": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "cores": os.cpu_count(),
     }
 

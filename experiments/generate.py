@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import checks, common, judging, pictures, populations
+from experiments import checks, common, judging, pictures, populations, processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +175,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         ]
     train = trains[0]
     whole_batch = config.batch_size * config.discriminator_steps
-    pipeline = populations.pipeline(config, trains, whole_batch)
+    pipeline = populations.pipeline(config, trains, whole_batch, mesh)
     steps_per_epoch = len(train) / whole_batch
     total_steps = checks.total_steps(config.epochs, steps_per_epoch)
     assert config.score_epochs is not None
@@ -350,8 +350,10 @@ def evaluate(
 def run(config: Generate) -> Path:
     """The command."""
     from jaxnets import parallel, report
+    from jaxnets.evaluate import to_look_at
 
     config = resolve(config)
+    common.start_processes(config)
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
@@ -359,6 +361,9 @@ def run(config: Generate) -> Path:
         "generate", config, dataset, built.task, mesh, built.steps_per_epoch
     )
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
+    first = to_look_at(populations.member(config, result.state, None))
+    if not processes.writes():
+        return folder
     common.write_summary(folder, numbers, result)
     rows = [
         *judging.rows(numbers),
@@ -366,7 +371,6 @@ def run(config: Generate) -> Path:
         ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
     ]
     table = report.Table(rows, header=("", "value"))
-    first = populations.member(config, result.state, None)
     parts = [table, *pictures.figures(built, first, dataset, folder)]
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)

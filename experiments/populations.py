@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from experiments import common
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxnets.data import Split
     from jaxnets.state import TrainState
     from jaxnets.steps import Step
@@ -24,15 +26,18 @@ def names(config: common.RunOptions) -> list[str]:
     return [f"seed-{seed}" for seed in seeds(config)]
 
 
-def pipeline(config: Any, splits: Sequence[Split], batch_size: int) -> Feeder:
+def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:
     """What feeds the run: `splits` are the training images of each member."""
-    from jaxnets import data, population
+    from jaxnets import data, parallel, population
 
     budget = config.memory_budget_mb << 20
+    rows = parallel.own_rows(mesh, batch_size)
     if config.seeds == 1:
-        return data.make_pipeline(splits[0], batch_size, config.seed, memory_budget_bytes=budget)
+        return data.make_pipeline(
+            splits[0], batch_size, config.seed, memory_budget_bytes=budget, rows=rows
+        )
     return population.make_population_pipeline(
-        splits, batch_size, seeds(config), memory_budget_bytes=budget
+        splits, batch_size, seeds(config), memory_budget_bytes=budget, rows=rows
     )
 
 
@@ -112,11 +117,14 @@ def numbers(
 
 
 def has_diverged(state: TrainState) -> bool:
-    """Whether a network of a member is no longer of finite numbers."""
+    """Whether a network of a member is no longer of finite numbers; all processes must ask."""
     import jax
     import numpy as np
 
-    leaves = jax.tree.leaves([(net.params, net.averaged) for net in state.nets.values()])
+    from jaxnets.parallel import on_this_process, whole
+
+    weights = [(net.params, net.averaged) for net in state.nets.values()]
+    leaves = jax.tree.leaves(on_this_process(whole(weights)))
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 

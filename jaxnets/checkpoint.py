@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets import distributed
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.integrity import (
@@ -41,6 +42,9 @@ class Checkpoints:
 
     Every checkpoint has a manifest with checksums of its arrays and of its files, and with the
     configuration of its run; what does not agree with it is never restored.
+
+    Of several processes all make the same calls. Each writes and reads its own part of the arrays,
+    and process 0 what there is besides.
 
     Attributes:
       directory: where they are.
@@ -255,7 +259,7 @@ class Checkpoints:
         if best:
             ranked = self._retention.ranked(order)
             order = ranked + [step for step in order if step not in ranked]
-        for step in order:
+        for step in distributed.agree(order):
             try:
                 found = self._read(step, like)
             except Damaged as error:
@@ -275,8 +279,7 @@ class Checkpoints:
             return -1
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        folder = self.directory / str(step)
-        manifest = read_manifest(folder, step)
+        manifest = read_manifest(self.directory / str(step), step)
         if self._about is not None and manifest["about"] not in (None, self._about):
             raise Damaged("it belongs to another run")
         there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
@@ -287,17 +290,17 @@ class Checkpoints:
             )
         target = jax.tree.map(_shape_of, like)
         args = self._ocp.args
+        wanted = args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore())
         try:
-            read = self._manager.restore(
-                step,
-                args=args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore()),
-            )
+            read = self._manager.restore(step, args=wanted)
         except Exception as error:
             raise Damaged(f"it cannot be read: {_first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
-        for name, leaf in array_sums(state)().items():
-            if leaf != there[name]:
+        sums = array_sums(state)()
+        wrong = next((name for name, leaf in sums.items() if leaf != there[name]), None)
+        for name in distributed.gather(wrong):  # each process has read its own copy
+            if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])
 
@@ -309,17 +312,13 @@ class Checkpoints:
             )
 
     def _nothing_good(self) -> str:
+        advice = "or start over in another run folder"
         if self.damaged:
             each = "; ".join(f"step {step}: {why}" for step, why in sorted(self.damaged.items()))
-            return (
-                f"no checkpoint in {self.directory} is good ({each}); put back a copy, or start "
-                "over in another run folder"
-            )
+            return f"no checkpoint in {self.directory} is good ({each}); put back a copy, {advice}"
         if self._index.exists():
-            return (
-                f"the checkpoints in {self.directory} are gone, and there was at least one; put "
-                "them back, or start over in another run folder"
-            )
+            gone = f"the checkpoints in {self.directory} are gone, and there was at least one"
+            return f"{gone}; put them back, {advice}"
         return f"there is no checkpoint in {self.directory}"
 
     def _set_aside(self, later_than: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnets import distributed
 from jaxnets.data import Split, eval_batches, split_validation
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
-from jaxnets.parallel import whole
-from jaxnets.typing import DATA_AXIS, Array, PRNGKey, PyTree
+from jaxnets.parallel import on_this_process, spread, whole
+from jaxnets.state import TrainState
+from jaxnets.typing import Array, PRNGKey, PyTree
 
 __all__ = [
     "VIEWS",
@@ -27,6 +30,7 @@ __all__ = [
     "frechet_scores",
     "make_predict",
     "make_sample",
+    "to_look_at",
     "unit_noise",
 ]
 
@@ -69,6 +73,8 @@ def make_predict(
 ) -> Predict:
     """Compiles a classifier for evaluation, its batches spread over the mesh.
 
+    Of several processes, all must predict the same, at the same time; each gets the whole answer.
+
     Args:
       model: `(images, train) -> (logits, features)`.
       mesh: the devices.
@@ -84,9 +90,9 @@ def make_predict(
     if views not in VIEWS:
         raise UserError(f"unknown views {views!r}; known are {', '.join(VIEWS)}")
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    spread = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=everywhere)
     def forward(variables: PyTree, images: Array) -> tuple[Array, Array]:
         logits, features = _apply(model, variables, images)
         return logits, features["penultimate"]
@@ -97,9 +103,10 @@ def make_predict(
         variables = whole(variables)
         parts = []
         for batch in eval_batches(split, batch_size):
+            distributed.pause()
             sums: Any = 0.0, 0.0
             for weight, view in VIEWS[views](batch["image"]):
-                outputs = forward(variables, jax.device_put(view, spread))
+                outputs = forward(variables, spread(view, mesh))
                 sums = [
                     a + np.float32(weight) * np.asarray(b)
                     for a, b in zip(sums, outputs, strict=True)
@@ -192,7 +199,7 @@ def make_sample(
         if not count:
             raise UserError("no samples were asked for; the count must be at least 1")
         size = min(batch_size, count)
-        variables = whole(variables)
+        variables = on_this_process(whole(variables))  # it takes no other process to sample
         parts = []
         for start in range(0, count, size):
             index = np.arange(start, start + size)
@@ -202,6 +209,18 @@ def make_sample(
         return np.concatenate(parts)
 
     return sample
+
+
+def to_look_at(state: TrainState) -> TrainState:
+    """What pictures are made of, by one of several processes alone; all must call it.
+
+    Returns:
+      The state; of several processes, this one's copy of it, without the optimisers' part.
+    """
+    if jax.process_count() == 1:
+        return state
+    nets = {name: dataclasses.replace(net, opt_state=None) for name, net in state.nets.items()}
+    return on_this_process(whole(dataclasses.replace(state, nets=nets)))
 
 
 def unit_noise(like: Split, seed: int) -> Split:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets import distributed
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.typing import Array, PyTree
@@ -196,12 +197,29 @@ def manifest_alone(folder: Path) -> dict[str, Any]:
 def read_manifest(folder: Path, step: int) -> dict[str, Any]:
     """The manifest of a checkpoint, after every file has been compared with it.
 
-    A file that it does not name is none of the checkpoint's, and is not looked at.
+    A file that it does not name is none of the checkpoint's, and is not looked at. Of several
+    processes, all must call it; process 0 reads the files.
 
     Raises:
       Damaged: if any of them is missing, can't be read or is not as it was written, or if the
         checkpoint is that of another step.
     """
+    if distributed.count() == 1:
+        return _verified(folder, step)
+    found, damage = None, None
+    if distributed.writes():
+        try:
+            found = _verified(folder, step)
+        except Damaged as error:
+            damage = str(error)
+    outcome: list[Any] = distributed.agree([found, damage])
+    found, damage = outcome
+    if damage is not None:
+        raise Damaged(damage)
+    return found
+
+
+def _verified(folder: Path, step: int) -> dict[str, Any]:
     whole = manifest_alone(folder)
     if whole["step"] != step:
         raise Damaged(f"it is the checkpoint of step {whole['step']} under another name")

@@ -6,8 +6,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from jaxnets import distributed
 
 __all__ = ["Cut", "Interrupted", "Interruption", "Watchdog"]
 
@@ -77,6 +79,13 @@ class Watchdog:
             self._ends[1].close()  # the thread reads the end of it and goes
             self._ends = ()
 
+    def wake(self, signum: int) -> None:
+        """Wakes the thread, as the signal would have."""
+        ends = self._ends
+        if ends:
+            with suppress(OSError):  # what it watched has ended
+                ends[1].send(bytes([signum]))
+
     def _watch(self) -> None:
         reader = self._ends[0]
         with reader:
@@ -89,6 +98,7 @@ class Watchdog:
                     return
                 if woken[0] in (signal.SIGINT, signal.SIGTERM):
                     break
+            distributed.ask_to_leave(woken[0])
             end = time.monotonic() + self._grace
             while (left := end - time.monotonic()) > 0:
                 if self._done.wait(min(left, _NUDGE_SECONDS)):
@@ -105,8 +115,11 @@ class Interruption:
 
     A `Watchdog` ends the process if nothing else has.
 
+    Of several processes (`jaxnets.distributed`) all leave at one point for a signal that came to
+    any of them; the watchdog passes it on.
+
     Attributes:
-      caught: the signals that came, in their order.
+      caught: the signals that came to this process, in their order.
     """
 
     def __init__(self, grace_seconds: float, last_words: Callable[[int], str]):
@@ -126,17 +139,26 @@ class Interruption:
             return self  # Python lets only the main thread have handlers
         self._watchdog.__enter__()
         numbers = (signal.SIGINT, signal.SIGTERM)
+        distributed.when_asked(self._watchdog.wake)
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exc: object) -> None:
+        distributed.when_asked(lambda signum: None)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._watchdog.__exit__()
 
     @contextmanager
     def cuttable(self) -> Iterator[None]:
-        """Work that changes nothing: a signal raises `Cut` in it, at once."""
+        """Work that changes nothing: a signal raises `Cut` in it, at once.
+
+        Of several processes, in all of them at the same `distributed.pause`.
+        """
+        if distributed.count() > 1:
+            with distributed.cuttable(_raise_cut):
+                yield
+            return
         if self.caught:
             raise Cut
         self._may_cut = True
@@ -145,6 +167,12 @@ class Interruption:
         finally:
             self._may_cut = False
 
+    def asked_to_leave(self) -> int:
+        """The signal to leave for, or 0; of several processes, all must ask at the same points."""
+        if distributed.count() > 1:
+            return distributed.asked_to_leave()
+        return self.caught[0] if self.caught else 0
+
     def _note(self, signum: int, frame: Any) -> None:
         if self.caught and signum == signal.SIGINT:
             raise KeyboardInterrupt
@@ -152,3 +180,7 @@ class Interruption:
         if self._may_cut:
             self._may_cut = False
             raise Cut
+
+
+def _raise_cut() -> None:
+    raise Cut

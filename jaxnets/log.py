@@ -49,19 +49,29 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 class MetricLog:
     """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
 
-    def __init__(self, folder: Path, *, resume_step: int = 0, unevaluated: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume_step: int = 0,
+        unevaluated: bool = False,
+        silent: bool = False,
+    ):
         """Opens both.
 
         Args:
           folder: of the run.
+          silent: write nothing; another process does.
           resume_step: the step that the run goes on from; records of later steps, which an
             interrupted run wrote and which will now be written again, are dropped.
           unevaluated: whether the state of that step will be evaluated again, too.
         """
-        self._folder = folder
+        self._folder, self._silent = folder, silent
         self._open(resume_step, unevaluated)
 
     def _open(self, resume_step: int, unevaluated: bool = False) -> None:
+        if self._silent:
+            return
         folder = self._folder
         path = folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
@@ -82,7 +92,7 @@ class MetricLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
+        if error is None or self._silent:
             self._close()
             return
         # What could not be written can't be written now either, and why is said already.
@@ -91,6 +101,8 @@ class MetricLog:
                 file.close()
 
     def _close(self) -> None:
+        if self._silent:
+            return
         try:
             self._file.close()
             self._board.close()
@@ -108,6 +120,8 @@ class MetricLog:
         Raises:
           UserError: if it can't be written.
         """
+        if self._silent:
+            return
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         try:
             self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
@@ -184,7 +198,15 @@ def _tensorboard() -> Any:
 class Progress:
     """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, total: int, batch_size: int, *, line_seconds: float = 15.0):
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        batch_size: int,
+        *,
+        line_seconds: float = 15.0,
+        silent: bool = False,
+    ):
         """Sets it up; `start` starts it.
 
         Args:
@@ -192,9 +214,10 @@ class Progress:
           total: steps in all.
           batch_size: images a step.
           line_seconds: how far apart the plain lines are.
+          silent: show nothing; another process does.
         """
         self.title, self.total, self.batch_size = title, total, batch_size
-        self._seconds = line_seconds
+        self._seconds, self._silent = line_seconds, silent
         self._bar: Any = None
         self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
 
@@ -206,7 +229,7 @@ class Progress:
         """
         self._first, self._start, self._paused = done, time.monotonic(), 0.0
         self._next_line = self._start
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
@@ -251,6 +274,8 @@ class Progress:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows where the run is."""
+        if self._silent:
+            return
         speed = self.images_per_second(step)
         if self._bar is None and time.monotonic() < self._next_line and step < self.total:
             return
@@ -268,6 +293,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
+        if self._silent:
+            return
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:

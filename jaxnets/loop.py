@@ -10,9 +10,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxnets import guard
+from jaxnets import distributed, guard
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
+from jaxnets.evaluate import to_look_at
 from jaxnets.files import read_json
 from jaxnets.interruption import Cut, Interrupted, Interruption
 from jaxnets.log import MetricLog, Progress, brief, read_records
@@ -38,6 +39,10 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
     What happens at a step depends on the step's number alone, never on when the process began, so
     a run that was interrupted and started again ends with the same bits.
 
+    Several processes that `jaxnets.distributed.start` has brought together all call it, with the
+    devices of all of them and a folder that all of them see; process 0 writes what is no
+    checkpoint.
+
     Args:
       task: what to train.
       folder: of the run; gets `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `samples/`.
@@ -54,6 +59,11 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
     """
     if task.total_steps < 1:
         raise UserError(f"{task.total_steps} training steps were asked for; at least 1 is needed")
+    if jax.process_count() != distributed.count():
+        raise UserError(
+            f"there are {jax.process_count()} processes that do not know each other; start them "
+            "by jaxnets.distributed.start instead of jax.distributed.initialize"
+        )
     run = _Run(task, folder, mesh, options)
     try:
         with run.checkpoints:
@@ -88,10 +98,13 @@ class _Run:
             about=read_json(config) if config.exists() else None,
             say=lambda text: self.progress.say(text),
         )
-        self.progress = Progress(task.name, task.total_steps, task.pipeline.batch_size)
+        self.silent = not distributed.writes()
+        self.progress = Progress(
+            task.name, task.total_steps, task.pipeline.batch_size, silent=self.silent
+        )
         self.state = self._first_state()
         self.notes = _first_notes()
-        if self.checkpoints.ever_saved():
+        if distributed.agree(self.checkpoints.ever_saved()):
             self._restore()
         self.step = int(self.state.step)
         self.metrics: dict[str, float] = {}
@@ -104,7 +117,9 @@ class _Run:
         task = self.task
         again = self.notes["unevaluated"]
         # Imports much: not on the clock.
-        self.log = MetricLog(self.folder, resume_step=self.step, unevaluated=again)
+        self.log = MetricLog(
+            self.folder, resume_step=self.step, unevaluated=again, silent=self.silent
+        )
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
         with self.log, self.progress, self.interruption:
@@ -128,7 +143,7 @@ class _Run:
                     self.metrics = {}
                 if not self.metrics:  # resumed after the end, or back at an earlier state
                     with self.interruption.cuttable():
-                        self.metrics = task.evaluate(self.state)
+                        self.metrics = distributed.agree(task.evaluate(self.state))
                 self._leave_if_asked()  # what comes after the loop may take long
             except Cut:
                 self.notes["unevaluated"] = not self.notes["stopped"]
@@ -144,9 +159,9 @@ class _Run:
             )
 
     def _leave_if_asked(self) -> None:
-        if self.interruption.caught:
+        if signum := self.interruption.asked_to_leave():
             self.checkpoints.save_and_wait(self.state, self.notes)
-            raise Interrupted(self.step, self.interruption.caught[0])
+            raise Interrupted(self.step, signum)
 
     def _last_words(self, signum: int) -> str:
         newest = self.checkpoints.newest_on_disk()
@@ -197,7 +212,7 @@ class _Run:
             self._warn_of(record)
         begin = time.monotonic()
         value = self._evaluate() if due(options.eval_every) else None
-        ranks = value is not None and self.checkpoints.would_be_kept(value)
+        ranks = value is not None and distributed.agree(self.checkpoints.would_be_kept(value))
         if due(options.save_every) or ranks or self.notes["stopped"]:
             self._save(value)
         self.progress.leave_out(time.monotonic() - begin)
@@ -261,11 +276,8 @@ class _Run:
         """Judges the state; the value that it is ranked by, where there is one."""
         task = self.task
         with self.interruption.cuttable():
-            self.metrics = task.evaluate(self.state)
-            if task.preview is not None:
-                samples = self.folder / "samples"
-                samples.mkdir(exist_ok=True)
-                task.preview(self.state, samples)
+            self.metrics = distributed.agree(task.evaluate(self.state))
+            self._preview()
         self.notes["unevaluated"] = False
         self.log.write("eval", self.step, self.metrics)
         shown = brief(self.metrics)
@@ -273,6 +285,15 @@ class _Run:
             self.progress.say(f"{task.name}  step {self.step}: {shown}")
         self._warn_of({**self.metrics, "epoch": self._epoch()})
         return None if task.ranking is None else self._rank(task.ranking)
+
+    def _preview(self) -> None:
+        if self.task.preview is None:
+            return
+        shown = to_look_at(self.state)
+        if distributed.writes():
+            samples = self.folder / "samples"
+            samples.mkdir(exist_ok=True)
+            self.task.preview(shown, samples)
 
     def _rank(self, rule: Ranking) -> float:
         if rule.metric not in self.metrics:

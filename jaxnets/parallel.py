@@ -8,11 +8,23 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets import axis
 from jaxnets.descent import merge_over_first_axis
 from jaxnets.errors import UserError
+from jaxnets.placement import (
+    bytes_per_device,
+    make_mesh,
+    on_this_process,
+    own_places,
+    own_rows,
+    place,
+    replicate,
+    shares,
+    spread,
+    whole,
+)
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
@@ -24,8 +36,11 @@ __all__ = [
     "bytes_per_device",
     "compile_step",
     "make_mesh",
+    "on_this_process",
+    "own_rows",
     "place",
     "replicate",
+    "spread",
     "take_feed",
     "whole",
 ]
@@ -41,7 +56,8 @@ class CompiledStep:
     """A step on the devices of a mesh: `(state, feed, source=None) -> (state, metrics)`.
 
     The leaves of `feed` are [B, ...], with a further leading axis of K where `steps_per_call` is
-    K > 1; the metrics are those of all K steps, merged. `source` is whole on every device (see
+    K > 1; the metrics are those of all K steps, merged. Of several processes, each feeds its own
+    rows of the batch (see `own_rows`). `source` is whole on every device (see
     `replicate`). The state that is passed in is donated: use the one that comes back.
 
     Attributes:
@@ -92,7 +108,7 @@ class CompiledStep:
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             state,
-            _shares(state, self.mesh),
+            shares(state, self.mesh),
         )
 
     def _arranged_shapes(self, feed: PyTree) -> PyTree:
@@ -124,82 +140,6 @@ class Lazily:
         return tuple(self.cheap if n % self.every else self.costly for n in numbers)
 
 
-def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
-    """A mesh with one axis, `data`.
-
-    Args:
-      devices: how many of the devices at hand, or which; by default all.
-
-    Raises:
-      UserError: for a number that there is not.
-    """
-    at_hand = jax.devices()
-    if devices is None:
-        chosen: Sequence[Any] = at_hand
-    elif isinstance(devices, int):
-        if not 1 <= devices <= len(at_hand):
-            raise UserError(
-                f"{devices} devices were asked for, and this machine has {len(at_hand)} "
-                f"({at_hand[0].platform}); choose 1 to {len(at_hand)}"
-            )
-        chosen = at_hand[:devices]
-    else:
-        chosen = devices
-    # Auto, and not the default of jax.make_mesh: linen's modules don't run under Explicit axes.
-    return Mesh(np.asarray(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-
-
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree with every leaf whole on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def place(state: PyTree, mesh: Mesh, *, shard_params: bool = False) -> PyTree:
-    """A state on the devices of a mesh, as `compile_step` with the same `shard_params` takes it.
-
-    Args:
-      state: arrays on any devices.
-      mesh: the devices.
-      shard_params: divide what is large in it (parameters, the optimiser's state, averages) among
-        the devices, each array along one axis; else all of it is whole on every device.
-    """
-    return jax.device_put(state, _shares(state, mesh)) if shard_params else replicate(state, mesh)
-
-
-def _shares(state: PyTree, mesh: Mesh) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: NamedSharding(mesh, axis.share_of(leaf.shape, mesh.size)), state
-    )
-
-
-def whole(tree: PyTree) -> PyTree:
-    """The tree with every leaf that is divided among devices whole on each of them."""
-
-    def target(leaf: Any) -> NamedSharding | None:
-        where = getattr(leaf, "sharding", None)
-        if not isinstance(where, NamedSharding) or where.is_fully_replicated:
-            return None
-        return NamedSharding(where.mesh, PartitionSpec())
-
-    leaves, form = jax.tree.flatten(tree)
-    found = [
-        leaf if (where := target(leaf)) is None else jax.jit(jnp.copy, out_shardings=where)(leaf)
-        for leaf in leaves
-    ]
-    return jax.tree.unflatten(form, found)
-
-
-def bytes_per_device(tree: PyTree) -> int:
-    """What the arrays of a tree take of each device's memory."""
-
-    def size(leaf: Any) -> int:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        return leaf.dtype.itemsize * int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-
-    return sum(map(size, jax.tree.leaves(tree)))
-
-
 def take_feed(pipeline: Any, first_step: int, steps: int) -> PyTree:
     """What a pipeline feeds to one call of a step that was compiled for so many steps a call.
 
@@ -209,7 +149,7 @@ def take_feed(pipeline: Any, first_step: int, steps: int) -> PyTree:
       steps: steps a call.
 
     Returns:
-      Leaves [B, ...] for one step, else [steps, B, ...].
+      Leaves [B, ...] for one step, else [steps, B, ...]; of several processes, each has its rows.
     """
     feed = pipeline.feed(first_step, steps)
     return jax.tree.map(lambda leaf: leaf[0], feed) if steps == 1 else feed
@@ -250,13 +190,15 @@ def compile_step(
       A function `(state, feed, source=None) -> (state, metrics)`, see `CompiledStep`.
 
     Raises:
-      UserError: for an unknown mode, for a divided state by "pmap", and, when called, for a batch
-        that the number of devices does not divide.
+      UserError: for an unknown mode, for a divided state or several processes by "pmap", and, when
+        called, for a batch that the number of devices does not divide.
     """
     if mode not in get_args(Mode):
         raise UserError(f"unknown mode {mode!r}; known are {', '.join(get_args(Mode))}")
     if shard_params and mode != "jit":
         raise UserError(f'parameters are divided among devices by "jit" only, not by {mode!r}')
+    if mode == "pmap" and jax.process_count() > 1:
+        raise UserError('several processes compile a step by "jit" only, not by "pmap"')
     if steps_per_call < 1:
         raise UserError(f"steps per call must be at least 1, got {steps_per_call}")
     made = [step] * steps_per_call if callable(step) else list(step)
@@ -295,8 +237,10 @@ def _check(feed: PyTree, mesh: Mesh, steps_per_call: int) -> None:
             f"compiled for {steps_per_call} steps a call, but was fed a leading axis of "
             f"{leaf.shape[0]}"
         )
+    here = len(own_places(mesh))
     batch = leaf.shape[0 if steps_per_call == 1 else 1]
-    if batch % mesh.size:
+    if batch % here:
+        batch = batch * mesh.size // here
         raise UserError(
             f"batch size {batch} is not divisible by the {mesh.size} devices; "
             f"choose a multiple of {mesh.size}"
@@ -341,8 +285,12 @@ def _divided_by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _P
 
 
 def _global_feed(split: NamedSharding) -> Callable[[PyTree], PyTree]:
+    batch_axis = len(split.spec) - 1
+
     def share(leaf: Any) -> Any:
-        return jax.make_array_from_process_local_data(split, np.asarray(leaf))
+        shape = list(leaf.shape)
+        shape[batch_axis] = shape[batch_axis] * split.mesh.size // len(own_places(split.mesh))
+        return jax.make_array_from_process_local_data(split, np.asarray(leaf), tuple(shape))
 
     one_process = jax.process_count() == 1
     return lambda feed: feed if one_process else jax.tree.map(share, feed)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 
 from experiments import __main__ as commands
 
@@ -32,3 +33,10 @@ def assert_one_error(result, *words, after_progress=False):
     assert after_progress or not before, err
     for word in words:
         assert word in last
+
+
+def free_port():
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -124,6 +124,11 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "score_epochs": [0.0, -1.0, 1e12, 1e39],
         "width": [0.0, -1e-9, -1.0, 1e4, 1e30, 1e300],
         "clip_norm": [0.0, *negative],
+        # Of one process; those of several are in test_meeting.py.
+        "coordinator": ["localhost:1", "nowhere", "", "localhost:99999"],
+        "process_count": [1, 2, *at_least_1],
+        "process_id": [0, 1, -1, HUGE],
+        "start_timeout": [0.0, -1.0, -1e300],
         "max_ratio": [0.0, -1.0, -1e300],
         "min_seconds": [0.0, -1.0, -1e300],
         "target": [0.0, 1.0, 94.0, -0.5],

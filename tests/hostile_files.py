@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from experiments import classify, generate
+from experiments import classify, generate, processes
 from hostile import SEED, options, pools, words_of
 
 #: What the folders that `furnish` makes were run with.
@@ -95,8 +95,9 @@ def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple
         for field, hint in get_type_hints(kind).items():
             odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
             yield name, {field: draw.choice(odd)}, (f"`{field}`",)
+        not_kept = ("devices", "run_dir", "judge", *processes.FIELDS)  # those of each command
         for field, pool in pools(draw).items():
-            if field in get_type_hints(kind) and field not in ("devices", "run_dir", "judge"):
+            if field in get_type_hints(kind) and field not in not_kept:
                 value = draw.choice([v for v in pool if "tfds:" not in str(v)])
                 words = words_of(field, value)
                 yield name, {field: str(value) if isinstance(value, Path) else value}, words

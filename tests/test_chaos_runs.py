@@ -13,6 +13,8 @@ from experiments.chaos.faults import Chain, Moment
 from experiments.chaos.trainee import RUNS, Stage
 from experiments.chaos.undisturbed import make_reference
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
@@ -61,7 +63,6 @@ def test_a_checkpoint_loaded_wrongly_makes_the_command_fail(
     assert list((workplace / "kept").glob("corrupted-*"))
 
 
-@pytest.mark.slow
 def test_a_run_that_ends_otherwise_is_seen(stage, reference):
     """Another seed stands for a run that is not resumed rightly."""
     other = dataclasses.replace(reference, arguments=(*reference.arguments, "--seed", "1"))
@@ -70,7 +71,6 @@ def test_a_run_that_ends_otherwise_is_seen(stage, reference):
     assert "arrays differ" in fault.lost and (fault.folder / "metrics.jsonl").exists()
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_on_eight_devices_by_pmap(stage, reference):
     one, eight = devices.Leg(1, "jit"), devices.Leg(8, "pmap")
     change = devices.Change(one, eight, Moment("train", 0.4))
@@ -79,7 +79,6 @@ def test_a_run_goes_on_on_eight_devices_by_pmap(stage, reference):
     assert fault.lost is None and 0 < mover.worst < devices.TOLERANCE
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_short_form_loses_nothing(tmp_path):
     done = subprocess.run(

@@ -113,6 +113,7 @@ def outputs_of(notebook, mime):
     return [d[mime] for d in data if mime in d]
 
 
+@pytest.mark.slow
 def test_a_reader_sees_grids_curves_and_a_confusion_matrix(executed):
     notebook, _ = executed
     assert len(outputs_of(notebook, "image/png")) == 3  # digits, doubtful ones, samples
@@ -121,6 +122,7 @@ def test_a_reader_sees_grids_curves_and_a_confusion_matrix(executed):
     assert all(drawing.startswith("<svg") for drawing in drawings)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_numbers(executed):
     _, numbers = executed
     assert all(0.0 <= numbers[name] <= 1.0 for name in SHARES), numbers
@@ -128,6 +130,7 @@ def test_the_numbers_are_numbers(executed):
     assert numbers["floor"] < numbers["ceiling"]
 
 
+@pytest.mark.slow
 def test_a_run_gives_no_warnings_and_names_the_devices(executed):
     notebook, _ = executed
     streams = [o for c in code_cells(notebook) for o in c.outputs if o.output_type == "stream"]

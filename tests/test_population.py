@@ -107,7 +107,7 @@ def together(kind, devices, mode):
 
 WAYS = [
     ("classifier", 1, "jit"),
-    ("gan", 4, "jit"),
+    pytest.param("gan", 4, "jit", marks=pytest.mark.slow),
     pytest.param("classifier", 4, "pmap", marks=pytest.mark.slow),
     pytest.param("gan", 4, "pmap", marks=pytest.mark.slow),
 ]

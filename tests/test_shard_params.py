@@ -90,6 +90,7 @@ def test_a_share_is_along_the_longest_axis_that_divides():
     assert spec((33, 35), 8) == PartitionSpec()  # no axis divides
 
 
+@pytest.mark.slow
 def test_a_device_holds_its_share_and_the_program_needs_no_more():
     """State on a device, and what XLA plans for it to hold at the program's start and end."""
 

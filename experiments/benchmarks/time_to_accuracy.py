@@ -8,10 +8,11 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from experiments import checks, classify, common
+from experiments import checks, classify, common, processes
 from experiments.benchmarks import machine, torch_rivals
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class TimeToAccuracy:
     steps_per_call: int = 4
     """Our steps in one call of the compiled program."""
     json: Path | None = None
-    """File that gets all numbers, after every training."""
+    """File that gets all numbers, after every training. One that is there is gone on with, if it
+    holds trainings of the same recipe on such a machine: those that it has are not made again."""
 
 
 class Training(Protocol):
@@ -84,11 +86,13 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     """
     from jaxnets import runs
     from jaxnets.errors import UserError
+    from jaxnets.files import read_json
 
     if not 0 < config.target < 1:
         raise UserError(f"--target must lie between 0 and 1, got {config.target}")
     common.need_at_least_one(config, "seeds", "steps_per_call")
     checks.json_file(config)
+    before = None if config.json is None or not config.json.exists() else read_json(config.json)
     recipe = _recipe(config, seed=0)
     mesh = machine.start(config.devices, share=True)
     dataset = common.load_data(recipe)
@@ -96,7 +100,9 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     trainings: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "what": f"speed_net on {dataset.name} to {config.target:.2%}",
-        "recipe": runs.config_values(recipe, leave_out=("seed", "run_dir", "data_dir")),
+        "recipe": runs.config_values(
+            recipe, leave_out=("seed", "run_dir", "data_dir", *processes.FIELDS)
+        ),
         "rival": config.rival,
         "runs": trainings,
         "machine": {
@@ -105,17 +111,44 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
             "threads": torch_rivals.cores(),
         },
     }
+    if before is not None:
+        trainings += _trainings_before(before, result, config.json)
+    there = {(one["side"], one["seed"]) for one in trainings}
     for seed in range(config.seeds):
         for side in ("jaxnets", "torch"):
+            if (side, seed) in there:
+                continue
             made = _one(config, dataset, mesh, side, seed)
             trainings.append({"side": side, "seed": seed, **made})
             result["summary"] = summary(trainings)
             if config.json is not None:
                 runs.write_json(config.json, result)
-    common.print_table(f"{result['what']}, {config.seeds} seeds", _rows(result["summary"]))
+    result["summary"] = summary(trainings)
+    seeds = len({one["seed"] for one in trainings})
+    common.print_table(f"{result['what']}, {seeds} seeds", _rows(result["summary"]))
     if config.json is not None:
         print(f"  {config.json}")
     return result
+
+
+def _trainings_before(found: Any, now: Mapping[str, Any], file: Any) -> list[dict[str, Any]]:
+    """The trainings of a file of results, which must be such as are made now."""
+    from jaxnets.errors import UserError
+
+    def differs(a: Any, b: Any) -> str | None:
+        """Where they differ, in what both know of: a version may have learnt to say more."""
+        if isinstance(a, dict) and isinstance(b, dict):
+            wheres = ((key, differs(a[key], b[key])) for key in sorted(a.keys() & b.keys()))
+            return next((f"{key} {where}" for key, where in wheres if where), None)
+        return None if a == b else f"is {a!r} there and {b!r} now"
+
+    names = ("what", "rival", "recipe", "machine")
+    if not (isinstance(found, dict) and {*names, "runs"} <= found.keys()):
+        raise UserError(f"{file} is there, and holds no results of time-to-accuracy; name another")
+    where = differs({name: found[name] for name in names}, {name: now[name] for name in names})
+    if where is not None:
+        raise UserError(f"{file} is there, and holds other trainings: {where}; name another")
+    return found["runs"]
 
 
 def _recipe(config: TimeToAccuracy, seed: int) -> classify.Classify:

@@ -127,8 +127,11 @@ class Order:
 class Pipeline(Protocol):
     """What the loop asks of training data.
 
+    Of several processes each is fed its own rows of every batch; the order is that of all of them,
+    so that the batches are those of one process.
+
     Attributes:
-      batch_size: examples in a batch, over all devices.
+      batch_size: examples in a batch, over all devices of all processes.
       num_examples: examples in an epoch.
       order: which example stands where.
       source: arrays to put on the device once and to hand to every compiled call.
@@ -140,7 +143,7 @@ class Pipeline(Protocol):
     source: PyTree
 
     def feed(self, first_step: int, steps: int) -> PyTree:
-        """NumPy arrays with leading axes [steps, batch_size] for steps from `first_step` on."""
+        """NumPy arrays with leading axes [steps, own rows] for steps from `first_step` on."""
         ...
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
@@ -163,7 +166,19 @@ def _batch(images: Array, labels: Array) -> Batch:
 class ResidentPipeline:
     """All examples stay on the device as uint8; a step is sent its positions and gathers them."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, *, rows: slice | None = None
+    ) -> None:
+        """Sets the pipeline up.
+
+        Args:
+          split: the images.
+          batch_size: examples in a batch.
+          seed: of the order.
+          rows: those of every batch that this process feeds (see `jaxnets.parallel.own_rows`); by
+            default all.
+        """
+        self._rows = slice(None) if rows is None else rows
         self.order = Order(len(split), batch_size, seed)
         self.batch_size = batch_size
         self.num_examples = len(split)
@@ -174,10 +189,10 @@ class ResidentPipeline:
         }
 
     def feed(self, first_step: int, steps: int) -> PyTree:
-        """[steps, batch_size] int32 positions."""
+        """[steps, own rows] int32 positions."""
         # A CPU is a device that shares the memory of what was put on it, mapped files included.
         self._split.check_unchanged()
-        return self.order.indices(first_step, steps)
+        return self.order.indices(first_step, steps)[:, self._rows]
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
         """Gathers the rows `feed` ([B] int32) of `source`."""
@@ -205,6 +220,7 @@ class StreamingPipeline:
         seed: int,
         *,
         threads: int = 2,
+        rows: slice | None = None,
     ) -> None:
         """Sets the pipeline up; reading starts with the first `feed`.
 
@@ -215,7 +231,10 @@ class StreamingPipeline:
           batch_size: examples in a batch.
           seed: of the order.
           threads: readers, each of which prepares whole batches; 0 reads when asked.
+          rows: those of every batch that this process reads and feeds (see
+            `jaxnets.parallel.own_rows`); by default all.
         """
+        self._rows = slice(None) if rows is None else rows
         self.order = Order(len(source), batch_size, seed)
         self.batch_size = batch_size
         self.num_examples = len(source)
@@ -226,7 +245,7 @@ class StreamingPipeline:
         self._next_step = 0
 
     def feed(self, first_step: int, steps: int) -> PyTree:
-        """`image` [steps, B, H, W, C] uint8 and `label` [steps, B] int32."""
+        """`image` [steps, own rows, H, W, C] uint8 and `label` [steps, own rows] int32."""
         if self._iterator is None or first_step != self._next_step:
             self.close()
             self._iterator = self._start(first_step)
@@ -260,7 +279,7 @@ class StreamingPipeline:
         return iter(steps.map(self._read).to_iter_dataset(options))
 
     def _read(self, step: int) -> dict[str, np.ndarray]:
-        rows = self.order.indices(int(step), 1)[0]
+        rows = self.order.indices(int(step), 1)[0, self._rows]
         if isinstance(self._examples, Split):
             self._examples.check_unchanged()
             return {"image": self._examples.images[rows], "label": self._examples.labels[rows]}
@@ -298,7 +317,12 @@ def _read_whole(source: Sequence[Mapping[str, Any]], rows: list[int]) -> list[Ma
 
 
 def make_pipeline(
-    split: Split, batch_size: int, seed: int = 0, *, memory_budget_bytes: int = 4 << 30
+    split: Split,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    memory_budget_bytes: int = 4 << 30,
+    rows: slice | None = None,
 ) -> ResidentPipeline | StreamingPipeline:
     """The resident pipeline where `split` fits into the budget, else the streaming one.
 
@@ -307,13 +331,15 @@ def make_pipeline(
       batch_size: images a step, over all devices.
       seed: of the order.
       memory_budget_bytes: what the images may take of a device's memory.
+      rows: those of every batch that this process feeds, where there are several (see
+        `jaxnets.parallel.own_rows`); by default all.
 
     Raises:
       UserError: if the batch is larger than the split.
     """
     if split.nbytes <= memory_budget_bytes:
-        return ResidentPipeline(split, batch_size, seed)
-    return StreamingPipeline(split, batch_size, seed)
+        return ResidentPipeline(split, batch_size, seed, rows=rows)
+    return StreamingPipeline(split, batch_size, seed, rows=rows)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,0 +1,350 @@
+"""How processes find each other, agree and miss each other; here they are threads of this one."""
+
+import contextlib
+import dataclasses
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from command_lines import CLASSIFY, assert_one_error, free_port
+from jaxnets import distributed, meeting
+from jaxnets.data import Split, StreamingPipeline, make_pipeline
+from jaxnets.errors import UserError
+from jaxnets.meeting import Gone, Hello, Line, meet
+from jaxnets.peers import Peers
+
+HELLO = Hello(0, 2, "process 1 of here", {"jaxnets": "1"}, {"seed": 0, "width": None})
+
+
+@pytest.fixture(autouse=True)
+def soon_given_up(monkeypatch):
+    monkeypatch.setattr(meeting, "_TURN_AWAY_SECONDS", 0.5)
+
+
+def lines_of(hellos, seconds=20.0):
+    """What `meet` gives to each of the processes, or the UserError that it raises."""
+    address = f"localhost:{free_port()}"
+
+    def one(hello):
+        try:
+            return meet(address, hello, seconds)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(len(hellos)) as pool:
+        return list(pool.map(one, hellos))
+
+
+def hello(index, **changes):
+    return dataclasses.replace(HELLO, index=index, name=f"process 1{index} of here", **changes)
+
+
+# ----------------------------------------------------------------------------- the meeting
+
+
+def test_processes_meet_in_any_order():
+    found = lines_of([hello(i, count=4) for i in (2, 0, 3, 1)])
+    names = [f"process 1{i} of here" for i in range(4)]
+    assert [sorted(lines) for lines, _ in found] == [[0], [1, 2, 3], [0], [0]]
+    assert all(of_one == names for _, of_one in found)
+    hub = found[1][0]
+    for i, (lines, _) in zip((2, 3, 1), (found[0], found[2], found[3]), strict=True):
+        lines[0].send({"from": i})
+        assert hub[i].receive(5) == {"from": i}
+    for lines, _ in found:
+        for line in lines.values():
+            line.close()
+
+
+REFUSED = [
+    (
+        [hello(0), hello(1, count=3)],
+        "process 1 was started with --process-count 3 and process 0 with 2",
+    ),
+    ([hello(0, count=3), hello(1, count=3), hello(1, count=3)], "--process-id 1 (process 11 of"),
+    ([hello(0), hello(1, config={"seed": 1})], "configuration: seed (there 1, in process 0 0)"),
+    ([hello(0), hello(1, versions={"jaxnets": "2"})], "process 1 has jaxnets 2 and process 0 has"),
+]
+
+
+@pytest.mark.parametrize("hellos,words", REFUSED, ids=["count", "id", "config", "version"])
+def test_every_process_is_told_the_same_of_what_is_wrong(hellos, words):
+    begin = time.monotonic()
+    found = {str(one) for one in lines_of(hellos)}
+    assert len(found) == 1 and words in found.pop()
+    assert time.monotonic() - begin < 10
+
+
+def test_those_that_came_hear_who_did_not_and_within_their_time():
+    begin = time.monotonic()
+    found = {str(one) for one in lines_of([hello(i, count=5) for i in (0, 3)], seconds=1.5)}
+    assert len(found) == 1
+    assert found.pop().startswith("processes 1, 2, 4 of 5 (numbers 0 to 4) did not come")
+    assert time.monotonic() - begin < 1.5 + 1.0
+
+
+def test_one_that_waited_for_process_0_hears_in_its_own_time():
+    address = f"localhost:{free_port()}"
+    with ThreadPoolExecutor(2) as pool:
+        early = pool.submit(meet, address, hello(1, count=3), 2.0)
+        time.sleep(0.8)
+        first = pool.submit(meet, address, hello(0, count=3), 60.0)
+        begin = time.monotonic()
+        for one in (early, first):
+            with pytest.raises(UserError, match=r"process 2 of 3 .* within 2 s"):
+                one.result()
+    assert time.monotonic() - begin < 1.4
+
+
+def test_a_process_that_was_started_again_is_no_second_one():
+    address = f"localhost:{free_port()}"
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(meet, address, hello(0, count=3), 20.0)
+        host, port = meeting.address_of(address)
+        line = contact(host, port)
+        line.send({**dataclasses.asdict(hello(1, count=3)), **OURS})
+        time.sleep(0.2)
+        line.close()  # it is ended while it waits
+        again = pool.submit(meet, address, hello(1, count=3), 20.0)
+        time.sleep(0.2)
+        last = meet(address, hello(2, count=3), 20.0)
+        for lines, _ in (first.result(), again.result(), last):
+            for one in lines.values():
+                one.close()
+
+
+OURS = {"protocol": meeting._PROTOCOL, "seconds": 20.0, "timeout": 20.0}
+
+
+def contact(host, port):
+    while True:
+        with contextlib.suppress(OSError):
+            return Line(socket.create_connection((host, port), timeout=5))
+        time.sleep(0.02)
+
+
+def test_strangers_at_the_port_are_sent_away():
+    address = f"localhost:{free_port()}"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(meet, address, hello(0), 20.0)
+        stranger = contact(*meeting.address_of(address))
+        stranger.send("GET / HTTP/1.1")
+        with pytest.raises(Gone):
+            stranger.receive(5)
+        stranger.close()
+        lines, _ = meet(address, hello(1), 20.0)
+        for one in (*lines.values(), *first.result()[0].values()):
+            one.close()
+
+
+# -------------------------------------------------------------------------- of one mind
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """The three processes of a run, and what they would have said and left with."""
+    last_words = []
+    monkeypatch.setattr(Peers, "_leave", lambda self, *said: last_words.append((self.index, *said)))
+    met = lines_of([hello(i, count=3) for i in range(3)])
+    peers = [Peers(i, *found) for i, found in enumerate(met)]
+    for one in peers:
+        one.start()
+    yield peers, last_words
+    for one in peers:
+        one._over.set()
+        for line in one._lines.values():
+            line.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith(("line to", "heartbeat")):
+            thread.join(10)  # what it finds must not end the process of the tests
+
+
+def together(peers, act):
+    with ThreadPoolExecutor(len(peers)) as pool:
+        return list(pool.map(act, peers))
+
+
+def test_all_hear_what_each_gives_round_by_round(three):
+    peers, said = three
+
+    def act(one):
+        return [one.gather([one.index, n, float("nan")])[2][:2] for n in range(20)]
+
+    assert together(peers, act) == [[[2, n] for n in range(20)]] * 3
+    together(peers, Peers.finish)
+    assert said == []
+
+
+@pytest.mark.parametrize("who", range(3))
+def test_all_stop_at_one_point_that_none_has_passed(three, who):
+    peers, said = three
+    told = []
+    for one in peers:
+        one.on_stop = lambda signum, i=one.index: told.append((i, signum))
+    barrier = threading.Barrier(3)  # what a step's collectives do: none is a step ahead
+
+    def act(one):
+        for point in range(1, 1000):
+            barrier.wait(timeout=20)
+            time.sleep(0.002 * one.index)
+            if one.index == who and point in (5, 6):
+                one.ask_to_stop(signal.SIGTERM)
+            if signum := one.pass_point():
+                return point, signum
+
+    ((point, signum),) = set(together(peers, act))
+    assert 5 <= point < 500 and signum == signal.SIGTERM
+    assert sorted(told) == [(i, signal.SIGTERM) for i in range(3)]
+    together(peers, Peers.finish)
+    assert said == []
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.mark.parametrize("who", range(3))
+def test_a_death_is_told_by_every_survivor(three, who):
+    peers, said = three
+    for one in peers:
+        one.hint = lambda: "go on with: x"
+    peers[who]._send = lambda other, **message: None  # the dead say nothing
+    for line in peers[who]._lines.values():
+        line._socket.shutdown(socket.SHUT_RDWR)  # what the kernel does when a process dies
+    others = set(range(3)) - {who}
+    wait_for(lambda: {i for i, *_ in said} >= others)
+    for i, sentence, code in said:
+        if i in others:
+            assert code == 1 and sentence.endswith("so this one ends too; go on with: x")
+            assert sentence.startswith(f"error: process {who} of 3 (process 1{who} of here) has d")
+
+
+def test_an_error_in_one_process_ends_the_others_with_its_sentence(three, monkeypatch):
+    monkeypatch.setattr("jaxnets.peers._OWN_WORDS_SECONDS", 0.1)
+    peers, said = three
+    peers[1].fail(2, "error: the disk is full")
+    wait_for(lambda: len(said) >= 2)
+    expected = "process 1 of 3 has stopped: error: the disk is full"
+    assert sorted(said)[:2] == [(0, expected, 2), (2, expected, 2)]
+
+
+# ------------------------------------------------------------------------- the rows of each
+
+
+@pytest.mark.parametrize("kind", ["resident", "streaming"])
+def test_each_process_is_fed_its_rows_of_the_same_batches(kind):
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (40, 4, 4, 1), np.uint8), np.arange(40, dtype=np.int32))
+    budget = {"resident": 1 << 20, "streaming": 0}[kind]
+    whole = make_pipeline(split, 16, 3, memory_budget_bytes=budget)
+    parts = [
+        make_pipeline(split, 16, 3, memory_budget_bytes=budget, rows=slice(a, a + 4))
+        for a in range(0, 16, 4)
+    ]
+    feeds = [part.feed(3, 2) for part in parts]
+    joined = [np.concatenate(leaves, axis=1) for leaves in zip(*map(leaves_of, feeds), strict=True)]
+    for a, b in zip(joined, leaves_of(whole.feed(3, 2)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for pipeline in (whole, *parts):
+        pipeline.close()
+
+
+def leaves_of(feed):
+    return [feed[name] for name in sorted(feed)] if isinstance(feed, dict) else [feed]
+
+
+def test_what_another_process_feeds_is_not_read():
+    seen = []
+
+    class Source:
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, row):
+            seen.append(row)
+            return {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
+
+    pipeline = StreamingPipeline(Source(), 8, 0, threads=0, rows=slice(6, 8))
+    pipeline.feed(0, 1)
+    assert seen == pipeline.order.indices(0, 1)[0, 6:8].tolist()
+    pipeline.close()
+
+
+# ------------------------------------------------------------------------------ the flags
+
+
+SEVERAL = "--distributed --process-count 2 --start-timeout 1"
+MISTAKES = [
+    ("--distributed", "finds no cluster", "--coordinator, --process-count and --process-id"),
+    ("--process-id 1", "--process-id is for several processes", "--distributed"),
+    (f"{SEVERAL} --process-id 2 --coordinator localhost:1", "--process-id", "0..1", "got 2"),
+    ("--distributed --process-count 0 --process-id 0 --coordinator localhost:1", "at least 1"),
+    (f"{SEVERAL} --process-id 1 --coordinator localhost", "HOST:PORT", "'localhost'"),
+    (f"{SEVERAL} --process-id 1 --coordinator localhost:99999", "1..65535"),
+    (f"{SEVERAL} --process-id 1 --coordinator nowhere.invalid:9", "nowhere.invalid:9"),
+    (f"{SEVERAL} --process-id 1 --coordinator localhost:1 --mode pmap", "--mode jit"),
+    (f"{SEVERAL} --process-id 1 --coordinator localhost:1 --start-timeout 0", "above 0"),
+]
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("flags,words", [(flags, words) for flags, *words in MISTAKES])
+def test_flags_that_make_no_processes_are_one_sentence(flags, words, cli):
+    assert_one_error(cli(*CLASSIFY, *flags.split()), *words)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_coordinator_that_is_not_there_and_a_port_that_is_taken(cli):
+    at = ["--coordinator", f"localhost:{free_port()}"]
+    begin = time.monotonic()
+    found = cli(*CLASSIFY, *SEVERAL.split(), "--process-id", 1, *at)
+    assert_one_error(found, f"no coordinator at {at[1]}: within 1 s", "Connection refused")
+    assert time.monotonic() - begin < 5
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = ["--coordinator", f"localhost:{taken.getsockname()[1]}"]
+        found = cli(*CLASSIFY, *SEVERAL.split(), "--process-id", 0, *at)
+        assert_one_error(found, "cannot listen on port", "Address already in use")
+        found = cli(*CLASSIFY, *SEVERAL.split(), "--process-id", 1, *at)
+        assert_one_error(found, "no coordinator", "it was there and did not answer")
+
+
+def test_slurm_tells_what_flags_do_not(monkeypatch):
+    slurm = {
+        "JOB_ID": "1234",
+        "STEP_NODELIST": "node[007-009],other",
+        "NTASKS": "4",
+        "PROCID": "2",
+        "LOCALID": "1",
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    coordinator, count, index, local = distributed._place(None, None, None, 5.0)
+    assert (count, index, local) == (4, 2, [1])
+    assert coordinator.startswith("node007:")
+    assert distributed._place("here:99", None, None, 5.0)[:3] == ("here:99", 4, 2)
+    monkeypatch.setenv("SLURM_PROCID", "many")
+    with pytest.raises(UserError, match="cannot be asked for its processes: ValueError"):
+        distributed._place(None, None, None, 5.0)
+
+
+def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = distributed._relay("127.0.0.1", server.getsockname()[1], 5.0)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as near:
+            far, _ = server.accept()
+            near.sendall(b"ping")
+            assert far.recv(4) == b"ping"
+            far.sendall(b"pong")
+            assert near.recv(4) == b"pong"
+            far.close()
+            near.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                near.recv(1)
