@@ -33,6 +33,7 @@ def test_a_listing_comes_back(tmp_path):
         gzip.compress(b"[]"),
         gzip.compress(json.dumps({"files": 3}).encode()),
     ],
+    ids=["empty", "no gzip", "no JSON", "a list", "a number"],  # gzip has the time in it
 )
 def test_a_damaged_listing_is_none(tmp_path, content):
     path = tmp_path / "files.json.gz"
