@@ -64,7 +64,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_a_step_sends_what_it_must_and_nothing_else(name, mode):
     make, *counts = STEPS[name]
     of, *_ = made = make()

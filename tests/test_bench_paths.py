@@ -262,7 +262,7 @@ STEPS = [
                 conditional=True,
             ),
             id=f"{family} {penalty}",
-            marks=[pytest.mark.slow] * (penalty == "r2"),
+            marks=[] if penalty == "r1" else pytest.mark.slow,
         )
         for family in models.GENERATORS
         for penalty in ("none", *losses.PENALTIES)

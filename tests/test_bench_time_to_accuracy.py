@@ -12,6 +12,7 @@ import pytest
 
 from experiments import classify, common
 from experiments.benchmarks import time_to_accuracy
+from experiments.benchmarks.own_training import OwnTraining
 from experiments.benchmarks.time_to_accuracy import TimeToAccuracy
 from jaxnets import data, ops, parallel
 from jaxnets.errors import UserError
@@ -193,7 +194,7 @@ def test_both_sides_make_the_same_steps():
     theirs.warm_up()  # leaves no trace
     theirs.advance(0, 4)
     theirs.advance(4, 9)
-    ours = time_to_accuracy._Ours(recipe, built, dataset, mesh)
+    ours = OwnTraining(recipe, built, dataset, mesh)
     with ops.plain_convolutions():  # compile faster
         ours.advance(0, built.task.total_steps)
 

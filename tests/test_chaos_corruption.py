@@ -89,7 +89,7 @@ def aim(tmp_path_factory):
 
 @noisy
 @pytest.mark.parametrize("kind", damage.DAMAGES)
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_damage_is_loaded_as_good(kind, index, aim, tmp_path, quiet):
     told = []
     stage = Stage(tmp_path, told.append)

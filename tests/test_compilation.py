@@ -52,6 +52,7 @@ def python(cache):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_out_of_the_cache_gives_the_same_bits(tmp_path):
     (folder, cold, hits, _), _ = python(tmp_path)
     kept = {p.name for p in Path(folder).glob("*-cache")}

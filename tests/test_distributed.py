@@ -206,7 +206,7 @@ def test_a_signal_cuts_an_evaluation_off_in_all_processes(begin):
     assert [r["step"] for r in records(Path("run")) if r["split"] == "eval"] == [6, 10, 11]
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_is_named_by_the_other_soon(who, begin):
     several = begin(*CLASSIFY, "--devices", "2", "--run-dir", "run", ACT=f"{who} 2 9")
     several[who].wait(timeout=240)
@@ -239,6 +239,7 @@ def test_processes_that_do_not_belong_together_are_told_so(begin):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_prepare_a_data_set_once(tmp_path):
     code = "from jaxnets.data import load; print(load('digits').fingerprint)"
     several = [
@@ -256,6 +257,7 @@ def test_processes_of_one_machine_prepare_a_data_set_once(tmp_path):
     assert len({out for _, out, _ in found}) == 1
 
 
+@pytest.mark.slow
 def test_slurm_starts_processes():
     slurm = {"JOB_ID": str(free_port()), "STEP_NODELIST": "localhost", "NTASKS": "1"}
     slurm |= {"PROCID": "0", "LOCALID": "0"}

@@ -65,7 +65,7 @@ def test_on_the_same_devices_it_is_the_same_run(mode, kind, begun, tmp_path):
 SLOW = pytest.mark.slow
 OTHERS = [
     pytest.param(1, "jit"),
-    pytest.param(2, "pmap"),
+    pytest.param(2, "pmap", marks=SLOW),
     pytest.param(4, "jit", marks=SLOW),
     pytest.param(1, "pmap", marks=SLOW),
     pytest.param(2, "jit", marks=SLOW),

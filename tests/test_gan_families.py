@@ -97,7 +97,7 @@ def play(family, generator_variables, discriminator_variables):
     return jax.nn.softplus(-judged[0]).mean(), (made, statistics, judged, vectors)
 
 
-@both
+@pytest.mark.parametrize("family", [pytest.param("sngan", marks=pytest.mark.slow), "r3gan"])
 def test_a_training_pass_is_finite_and_the_same_without_jit_and_every_parameter_learns(family):
     play_it = partial(play, family)
     outputs, grads = jax.jit(jax.value_and_grad(play_it, argnums=(0, 1), has_aux=True))(
@@ -163,7 +163,9 @@ def test_generated_images_depend_on_the_label(family):
     np.testing.assert_allclose(fakes[2], fakes[3], atol=1e-5)
 
 
-@pytest.mark.parametrize("family,penalty", [("sngan", "none"), ("r3gan", "r1")])
+@pytest.mark.parametrize(
+    "family,penalty", [("sngan", "none"), pytest.param("r3gan", "r1", marks=pytest.mark.slow)]
+)
 def test_a_few_adversarial_steps(family, penalty):
     generator, discriminator = models.make_gan(
         family, image_shape=(8, 8, 1), num_classes=tiny.CLASSES, latent_size=4, width=0.02

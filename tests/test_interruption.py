@@ -283,7 +283,9 @@ def evaluated(scores, cut_at=None):
     return evaluate
 
 
-@pytest.mark.parametrize("cut_at", [4, 6, TOTAL])
+@pytest.mark.parametrize(
+    "cut_at", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, TOTAL))]
+)
 def test_an_evaluation_that_was_cut_off_is_made_when_the_run_goes_on(cut_at, tmp_path):
     scores = {2: 0.1, 4: 0.9, 6: 0.2, 8: 0.3, 10: 0.4}
     options = {"eval_every": 2, "save_every": 2, "keep": 1, "keep_best": 1}

@@ -282,7 +282,7 @@ def depthwise_lax(x, weights, factor, up):
 
 
 @pytest.mark.parametrize("taps", [(1, 3, 3, 1), (1, 1), (1, 2, 1), (0.5, -1, 4, 1, 2, 0.25), (3,)])
-@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("factor", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", [(2, 12, 6, 3), (2, 6, 2)])
 @pytest.mark.parametrize("name", ["downsample", "upsample"])
 def test_resampling_is_a_depthwise_convolution(name, shape, factor, taps):

@@ -87,7 +87,8 @@ def test_a_batch_that_devices_do_not_divide_is_refused():
             use(state, tiny.batch())
 
 
-@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_lazy_steps_in_calls_of_any_length_are_those_taken_one_by_one(mode):
     """Every third step descends with ten times the weight decay's worth of a term."""
     state, cheap = tiny.classifier()

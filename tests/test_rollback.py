@@ -66,7 +66,9 @@ def saved(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("kind,value", [("classifier", np.nan), ("gan", np.inf)])
+@pytest.mark.parametrize(
+    "kind,value", [("classifier", np.nan), pytest.param("gan", np.inf, marks=pytest.mark.slow)]
+)
 def test_a_run_goes_back_and_on_with_other_numbers(kind, value, tmp_path, capsys):
     fit(task(kind), tmp_path / "whole")
     capsys.readouterr()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from experiments import checks, classify, common, processes
 from experiments.benchmarks import machine, torch_rivals
+from experiments.benchmarks.own_training import OwnTraining
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -190,7 +191,7 @@ def _one(
         )
 
     if side == "jaxnets":
-        return timed(_Ours(recipe, built, dataset, mesh))
+        return timed(OwnTraining(recipe, built, dataset, mesh))
     import torch
 
     from experiments.benchmarks import torch_steps
@@ -217,66 +218,6 @@ def _one(
             device,
         )
         return timed(training)
-
-
-class _Ours:
-    """Our side, as the loop of `jaxnets.loop` would run it, without logs and checkpoints."""
-
-    def __init__(
-        self, recipe: classify.Classify, built: classify.Built, dataset: DataSet, mesh: Mesh
-    ):
-        from jaxnets import parallel
-
-        self.recipe, self.built, self.mesh = recipe, built, mesh
-        self.test = dataset.splits["test"]
-        self.state = parallel.replicate(built.task.init(), mesh)
-        self.source = parallel.replicate(built.task.pipeline.source, mesh)
-        self.programs: dict[int, Any] = {}
-
-    def warm_up(self) -> float:
-        """Compiles the program of a whole call, and that of the rest at the end."""
-        import jax
-        import jax.numpy as jnp
-
-        total, per_call = self.built.task.total_steps, self.recipe.steps_per_call
-        seconds, begun = 0.0, self.state
-        for steps in {min(per_call, total), total % per_call} - {0}:
-            self.state = jax.tree.map(jnp.copy, begun)
-            tries = []
-            for _ in range(2):
-                begin = time.perf_counter()
-                self.advance(0, steps)
-                tries.append(time.perf_counter() - begin)
-            seconds += max(tries[0] - tries[1], 0.0)
-        self.state = begun
-        return seconds
-
-    def advance(self, first: int, last: int) -> None:
-        """See `Training`."""
-        import jax
-
-        from jaxnets import parallel
-
-        task = self.built.task
-        assert not isinstance(task.step, parallel.Lazily)  # a classifier has one step
-        while first < last:
-            steps = min(self.recipe.steps_per_call, last - first)
-            if steps not in self.programs:
-                self.programs[steps] = parallel.compile_step(
-                    task.step,
-                    self.mesh,
-                    self.recipe.mode,
-                    steps_per_call=steps,
-                    fetch=task.pipeline.fetch,
-                )
-            feed = parallel.take_feed(task.pipeline, first, steps)
-            self.state, _ = self.programs[steps](self.state, feed, self.source)
-            first += steps
-        jax.block_until_ready(self.state)
-
-    def accuracy(self) -> float:
-        """See `Training`."""
-        return self.built.judge(self.state, self.test).metrics["accuracy"]
 
 
 def to_accuracy(
