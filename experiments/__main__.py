@@ -82,23 +82,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common.begin_command(arguments)
     sys.unraisablehook = _report_unraisable
     _ended.clear()
+    came: list[int] = []
     try:
-        with Watchdog(_GRACE_SECONDS, _last_words), _heeding_termination():
+        with Watchdog(_GRACE_SECONDS, _last_words), _heeding_signals(came):
             try:
-                code, said, together = _run(command)
+                code, said, together = _run(command, came)
             finally:  # while the handlers are still there
                 _ended.set()
     except (_Terminated, KeyboardInterrupt) as error:
-        signum = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        code, said, together = 128 + signum, _last_words(signum), False
+        code, said, together = _by_signal(
+            signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        )
     if said:
         print(said, file=sys.stderr)
     processes.end(code, said, together=together)
     return code
 
 
-def _run(command: Any) -> tuple[int, str, bool]:
-    """Runs a command: exit code, last words, and whether all processes of a run end like this."""
+def _run(command: Any, came: Sequence[int]) -> tuple[int, str, bool]:
+    """Runs a command: exit code, last words, and whether all processes of a run end like this.
+
+    Args:
+      command: its config.
+      came: the signals that came to end it. What is under way may make an error of its own of one,
+        as the start of an extension module does.
+    """
     from jaxnets.errors import UserError
     from jaxnets.interruption import Interrupted
 
@@ -109,8 +117,10 @@ def _run(command: Any) -> tuple[int, str, bool]:
         sys.stdout.flush()  # what was printed may go to a disk that is full
         return code if isinstance(code, int) else 0, "", True
     except UserError as error:
-        return 2, _sentence(str(error)), False
+        return _by_signal(came[0]) if came else (2, _sentence(str(error)), False)
     except OSError as error:
+        if came:
+            return _by_signal(came[0])
         if error.strerror is None:
             processes.end_by(error)
             raise
@@ -120,8 +130,15 @@ def _run(command: Any) -> tuple[int, str, bool]:
     except Interrupted as error:
         return 128 + error.signum, f"{error}{_how_to_go_on()}", True
     except Exception as error:
+        if came:
+            return _by_signal(came[0])
         processes.end_by(error)
         raise
+
+
+def _by_signal(signum: int) -> tuple[int, str, bool]:
+    """The end of a command that a signal has ended, as `_run` gives it."""
+    return 128 + signum, _last_words(signum), False
 
 
 #: Set when a signal has ended the command.
@@ -133,20 +150,28 @@ class _Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _heeding_termination() -> Iterator[None]:
-    """Makes SIGTERM end the command as Ctrl-C does; in the loop, the loop sees to it."""
+def _heeding_signals(came: list[int]) -> Iterator[None]:
+    """Makes SIGTERM end the command as Ctrl-C does; in the loop, the loop sees to it.
+
+    Args:
+      came: gets the signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def terminate(signum: int, frame: Any) -> None:
-        raise _Terminated
+    def end(signum: int, frame: Any) -> None:
+        came.append(signum)
+        raise _Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
     try:
         yield
     finally:  # what is left to do is Python's own, which it would do with a traceback
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _last_words(signum: int) -> str:

@@ -6,8 +6,17 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments import checks, common, provenance
+
+if TYPE_CHECKING:
+    from experiments.generate import Built, Generate
+    from jaxnets.data import DataSet
+    from jaxnets.state import TrainState
+
+#: More are not needed by any metric, and would not fit into memory with their neighbours.
+_MAX_SAMPLES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +29,18 @@ class Evaluate(common.CacheOptions):
     """For a GAN: folder of a `classify` run whose features measure Frechet distances."""
     accuracy_score: bool = True
     """For a conditional GAN: train a CNN on samples only and test it on real images."""
+    metrics: str = ""
+    """For a GAN with a judge, more scores of its samples, separated by commas, or all of them:
+    frechet, kid, precision, recall, density, coverage, inception, intra_class, recognised,
+    memorisation (which also shows the samples nearest to training images). Each is kept with all
+    that it takes to compare it: the CNN and its weights, the real images, how many there were."""
+    samples: int | None = None
+    """How many samples --metrics takes; by default as many as there are test images."""
 
 
 def run(config: Evaluate) -> None:
     """The command."""
-    from experiments import classify, generate, judging
+    from experiments import classify, generate, judging, scoring
     from jaxnets import parallel
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_json
@@ -34,9 +50,16 @@ def run(config: Evaluate) -> None:
     out = config.run / "evaluation.json"
     check_writable(out, "the file of the numbers")
     mesh = parallel.make_mesh(1)
+    scores: list[dict[str, Any]] = []
+    if config.samples is not None and not config.metrics:
+        raise UserError("--samples is of --metrics: say which")
+    if config.samples is not None and not 1 <= config.samples <= _MAX_SAMPLES:
+        raise UserError(f"--samples must be in 1..{_MAX_SAMPLES}, got {config.samples}")
     if found["experiment"] == "classify":
         if config.judge is not None:
             raise UserError(f"{config.run} is a classifier; --judge is for runs of `generate`")
+        if config.metrics:
+            raise UserError(f"{config.run} is a classifier; --metrics is for runs of `generate`")
         options = checks.config_of_run(config.run, found, classify.Classify, classify.resolve)
         dataset = common.load_data(options)
         built = classify.build(options, dataset, mesh)
@@ -47,6 +70,9 @@ def run(config: Evaluate) -> None:
         gan = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
         judge = config.judge if config.judge is not None else gan.judge
         gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
+        names = scoring.names_of(config.metrics, conditional=gan.conditional)
+        if names and judge is None:
+            raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
         if judge is None and not (gan.conditional and gan.accuracy_score):
             raise UserError("there is nothing to measure: name a classifier's run with --judge")
         dataset = common.load_data(gan)
@@ -56,6 +82,7 @@ def run(config: Evaluate) -> None:
         state = judging.trained(config.run, like, higher_is_better=False)
         folder = config.run / f"accuracy_score-step-{int(state.step)}"
         numbers = generate.evaluate(gan, maker, dataset, mesh, state, folder)
+        scores = _scores(config, names, gan, maker, dataset, state)
     else:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; `evaluate` takes those of "
@@ -68,5 +95,46 @@ def run(config: Evaluate) -> None:
             file=sys.stderr,
         )
     content = {"step": int(state.step), **common.finite(numbers)}
+    if scores:
+        content["scores"] = [common.finite(score) for score in scores]
     write_json(out, content)
     print(json.dumps(content, indent=2))
+
+
+def _scores(
+    config: Evaluate,
+    names: list[str],
+    gan: Generate,
+    built: Built,
+    dataset: DataSet,
+    state: TrainState,
+) -> list[dict[str, Any]]:
+    """The records of the scores that --metrics names, those of a population's members in turn."""
+    from experiments import pictures, populations, scoring
+    from jaxnets import data
+
+    if not names:
+        return []
+    assert built.judge is not None
+    labels = dataset.splits["test"].labels
+    if config.samples is not None:
+        labels = scoring.labels_like(labels, config.samples)
+    records = []
+    members = zip(populations.seeds(gan), populations.members(gan, state), strict=True)
+    for seed, member in members:
+        if gan.seeds > 1 and populations.has_diverged(member):
+            continue
+        train = built.train
+        if gan.labels_per_class is not None:
+            train = data.take_per_class(dataset.splits["train"], gan.labels_per_class, seed)
+        samples = built.samples_like(member, labels)
+        looks = scoring.Looks(built.judge, samples, dataset, train, gan.conditional)
+        name = f"seed {seed}: " if gan.seeds > 1 else ""
+        for score in scoring.take(names, looks):
+            print(f"{name}{score}", file=sys.stderr)
+            records.append({**score.record(), **({"seed": seed} if name else {})})
+        if "memorisation" in names:
+            part = f"-seed-{seed}" if name else ""
+            path = config.run / "samples" / f"nearest{part}.png"
+            print(f"nearest training images: {pictures.nearest(looks, path)}", file=sys.stderr)
+    return records

@@ -32,6 +32,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
 }
 
+#: Weights of penalties, from their papers, where --penalty-weight is not given.
+_LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
+
 
 @dataclasses.dataclass(frozen=True)
 class Generate(common.RunOptions, common.DataOptions):
@@ -67,13 +70,17 @@ class Generate(common.RunOptions, common.DataOptions):
     loss: str = "non_saturating"
     """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
     penalty: str = "r1"
-    """none, r1, r2 or wgan_gp."""
+    """none, r1, r2, r1_r2 (both), wgan_gp, dragan or consistency."""
     penalty_weight: float | None = None
-    """Factor of the penalty: gamma of R1 and R2, lambda of WGAN-GP."""
+    """Factor of the penalty: gamma of R1 and R2, lambda of the others."""
     penalty_every: int = 1
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
     augment: str = ""
     """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
+    augment_probability: float | None = None
+    """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive."""
+    adaptive_augment: bool = False
+    """Let that share follow how sure the discriminator is of real images (ADA)."""
 
     optimizer: str = "adam"
     """sgd, nesterov, adam, rmsprop, lion or lamb."""
@@ -123,11 +130,19 @@ def resolve(config: Generate) -> Generate:
 
     if config.discriminator is None:
         config = dataclasses.replace(config, discriminator=config.generator)
-    if config.penalty_weight is None and config.penalty == "wgan_gp":
-        config = dataclasses.replace(config, penalty_weight=10.0)  # the paper's lambda
+    if config.penalty_weight is None and config.penalty in _LAMBDAS:
+        config = dataclasses.replace(config, penalty_weight=_LAMBDAS[config.penalty])
     config = common.with_preset(config, PRESETS, config.data)
     common.check_numbers(config)
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
+    share = config.augment_probability
+    if share is not None and not 0 <= share <= 1:
+        raise UserError(f"--augment-probability must be in [0, 1], got {share}")
+    if not config.augment and (config.adaptive_augment or share is not None):
+        raise UserError(
+            "--adaptive-augment and --augment-probability are of --augment: say which, such as "
+            "--augment translation,cutout"
+        )
     assert config.score_epochs is not None
     if config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
@@ -198,6 +213,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         return jax.random.split(jax.random.key(config.seed + member), 4)
 
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    extra = {steps.AUGMENT_PROBABILITY: config.augment_probability or 0.0}
+    extra = extra if config.adaptive_augment else {}
 
     def init(member: int) -> state.TrainState:
         generator_key, discriminator_key, run_key, _ = keys(member)
@@ -224,6 +241,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
                     optimizer=discriminator_optimizer,
                 ),
             },
+            extra=extra,
         )
 
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
@@ -237,6 +255,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
                 f"--discriminator {config.discriminator} normalises over the batch, so an image "
                 "has no gradient of its own to penalise; add --penalty none"
             )
+    probability = augment.Adaptive() if config.adaptive_augment else config.augment_probability
     make_step = partial(
         steps.adversarial_step,
         generator,
@@ -248,6 +267,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         conditional=config.conditional,
         discriminator_steps=config.discriminator_steps,
         augment=augment.gan_augmentation(config.augment) if config.augment else None,
+        augment_probability=probability,
         ema_decay=config.ema_decay,
         micro_batches=config.micro_batches,
     )

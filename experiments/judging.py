@@ -63,14 +63,21 @@ class Judge:
     Attributes:
       look: split -> logits [N, K] and penultimate features [N, F].
       real: what it sees in the test images, the same at every evaluation.
-      name: what to print beside its scores: network, data, digest of its weights.
+      extractor: what it is: network and data.
+      digest: of its weights (see `jaxnets.evaluate.digest`).
       knows_classes: whether its classes are those of the data set that it looks at.
     """
 
     look: Callable[[Split], tuple[np.ndarray, np.ndarray]]
     real: Callable[[], tuple[np.ndarray, np.ndarray]]
-    name: str
+    extractor: str
+    digest: str
     knows_classes: bool
+
+    @property
+    def name(self) -> str:
+        """What to print beside its scores."""
+        return f"{self.extractor}, weights {self.digest}"
 
     def features(self, split: Split) -> np.ndarray:
         """Penultimate features [N, F] of the images of a split."""
@@ -108,7 +115,8 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     return Judge(
         look=partial(predict, variables),
         real=cache(lambda: predict(variables, dataset.splits["test"])),
-        name=f"{config.network} trained on {own.name}, weights {evaluate.digest(variables)}",
+        extractor=f"{config.network} trained on {own.name}",
+        digest=evaluate.digest(variables),
         knows_classes=own.class_names == dataset.class_names,
     )
 

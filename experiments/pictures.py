@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.generate import Built
+    from experiments.scoring import Looks
     from jaxnets.data import DataSet
     from jaxnets.state import TrainState
+
+
+def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
+    """PNGs of one size, one after the other and over again, as an animated PNG."""
+    import io
+
+    from PIL import Image
+
+    first, *others = [Image.open(io.BytesIO(frame)) for frame in frames]
+    buffer = io.BytesIO()
+    first.save(
+        buffer, format="PNG", save_all=True, append_images=others, duration=milliseconds, loop=0
+    )
+    return buffer.getvalue()
+
+
+def nearest(looks: Looks, path: Path, *, neighbours: int = 4) -> Path:
+    """Writes a picture of samples that look most like copies, beside the nearest training images.
+
+    Of each class, or of all where samples have none, it shows the sample that is nearest to a
+    training image in the CNN's features.
+    """
+    import numpy as np
+
+    from jaxnets import metrics, report
+
+    samples, names = looks.samples, looks.dataset.class_names
+    away = looks.memorisation.samples.distance[:, 0]
+    if looks.conditional:
+        classes = np.unique(samples.labels)[:20]
+        of_class = [np.flatnonzero(samples.labels == c) for c in classes]
+        rows = np.array([found[away[found].argmin()] for found in of_class])
+        labels = [names[c] for c in classes]
+    else:
+        rows, labels = np.argsort(away)[:10], None
+    k = min(neighbours, len(looks.train))
+    found = metrics.nearest_neighbours(looks.made[1][rows], looks.trained, k=k)
+    near = looks.train.images[found.index]
+    pixels = np.concatenate([samples.images[rows][:, None], near], axis=1)
+    columns = ["sample", *(f"{distance + 1}." for distance in range(k))]
+    picture = report.grid_png(
+        pixels.reshape(-1, *pixels.shape[2:]), k + 1, row_labels=labels, column_labels=columns
+    )
+    return report.write_atomically(path, picture)
 
 
 def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:

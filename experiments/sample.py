@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from experiments import checks, common
 
@@ -24,8 +25,13 @@ class Sample(common.CacheOptions):
     """Other seeds give other images."""
     member: int | None = None
     """Of a run with --seeds: the generator with this seed; by default the first."""
+    interpolate: int | None = None
+    """Make an animated picture as well: this many frames from each latent to the next, through
+    --points of them and back to the first, of all classes or of the one asked for."""
+    points: int = 4
+    """Latents that --interpolate visits."""
     out: Path | None = None
-    """Path of the files, without .png and .npz; by default inside the run's samples/."""
+    """Path of the files, without .png, .npz and -walk.png; by default inside the run's samples/."""
 
 
 def run(config: Sample) -> None:
@@ -35,8 +41,8 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import generate, judging, populations
-    from jaxnets import data, parallel, report
+    from experiments import generate, judging, pictures, populations
+    from jaxnets import data, evaluate, parallel, report
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_files
     from jaxnets.runs import read_run
@@ -47,16 +53,20 @@ def run(config: Sample) -> None:
             f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
         )
     checks.seed(config)
-    common.need_at_least_one(config, "count")
+    common.need_at_least_one(config, "count", "points")
+    if config.interpolate is not None:
+        common.need_at_least_one(config, "interpolate")
     if config.truncation is not None and not 0 < config.truncation <= 1:
         raise UserError(f"--truncation must be in (0, 1], got {config.truncation}")
-    files = _files(config)
+    files = _files(config)[: 2 if config.interpolate is None else 3]
     for path in files:
         check_writable(path, "--out")
     options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
     populations.check_member(options, config.member)
     dataset = common.load_data(options)
-    checks.images_fit(config.count, dataset.splits["train"].images.shape[1:])
+    shape = dataset.splits["train"].images.shape[1:]
+    walked = 0 if config.interpolate is None else config.interpolate * config.points
+    checks.images_fit(config.count + walked * dataset.num_classes, shape)
     labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes
     if config.class_label is not None:
         if not options.conditional:
@@ -72,8 +82,9 @@ def run(config: Sample) -> None:
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)
     state = judging.trained(config.run, like, higher_is_better=False)
+    variables = populations.member(options, state, config.member).nets["generator"].averaged
     images = built.sample(
-        populations.member(options, state, config.member).nets["generator"].averaged,
+        variables,
         jax.random.key(config.seed),
         labels if options.conditional else config.count,
         config.truncation,
@@ -84,7 +95,22 @@ def run(config: Sample) -> None:
     if options.conditional:
         content["labels"] = labels
     np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
-    contents = (report.grid_png(images, columns), buffer.getvalue())
+    contents = [report.grid_png(images, columns), buffer.getvalue()]
+    if config.interpolate is not None:
+        walk = evaluate.make_walk(
+            generate.networks(options, dataset)[0],
+            latent_size=options.latent_size,
+            conditional=options.conditional,
+        )
+        shown: Any = np.arange(dataset.num_classes, dtype=np.int32)
+        if config.class_label is not None:
+            shown = shown[[config.class_label]]
+        if not options.conditional:
+            shown = dataset.num_classes
+        key = jax.random.key(config.seed)
+        frames = walk(variables, key, shown, config.points, config.interpolate)
+        width = min(frames.shape[1], 10)
+        contents.append(pictures.animation([report.grid_png(f, width) for f in frames]))
     try:
         write_files(dict(zip(files, contents, strict=True)))
     except OSError as error:
@@ -92,10 +118,12 @@ def run(config: Sample) -> None:
             f"cannot write {error.filename}: {error.strerror}; choose another --out"
         ) from error
     print(f"{config.count} images: {files[0]} and {files[1]}")
+    if config.interpolate is not None:
+        print(f"{walked} frames: {files[2]}")
 
 
-def _files(config: Sample) -> tuple[Path, Path]:
-    """The grid and the arrays."""
+def _files(config: Sample) -> tuple[Path, Path, Path]:
+    """The grid, the arrays, and the animated picture."""
     out = config.out
     if out is None:
         which = "all" if config.class_label is None else f"class-{config.class_label}"
@@ -105,4 +133,5 @@ def _files(config: Sample) -> tuple[Path, Path]:
         from jaxnets.errors import UserError
 
         raise UserError(f"--out {out} names no file; give a path such as {out / 'samples'}")
-    return out.with_name(out.name + ".png"), out.with_name(out.name + ".npz")
+    grid, arrays, walk = (out.with_name(out.name + end) for end in (".png", ".npz", "-walk.png"))
+    return grid, arrays, walk

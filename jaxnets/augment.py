@@ -6,6 +6,7 @@ makes the numbers independent of how many devices share the batch. All are diffe
 image, so a generator can learn through them, and so can a gradient penalty.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,6 +19,7 @@ from jaxnets.typing import Array, PRNGKey
 
 __all__ = [
     "GAN_AUGMENTATIONS",
+    "Adaptive",
     "Augmentation",
     "apply",
     "augmentation",
@@ -30,6 +32,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "saturation",
+    "sometimes",
     "translate",
 ]
 
@@ -161,15 +164,69 @@ def contrast(key: PRNGKey, image: Array, *, low: float = 0.5, high: float = 1.5)
     return mean + (image - mean) * jax.random.uniform(key, (), image.dtype, low, high)
 
 
-def compose(*functions: Augmentation) -> Augmentation:
-    """One augmentation after another, each with its own key; none at all is the identity."""
+@dataclasses.dataclass(frozen=True)
+class _Composed:
+    functions: tuple[Augmentation, ...]
 
-    def composed(key: PRNGKey, image: Array) -> Array:
-        for place, function in enumerate(functions):
+    def __call__(self, key: PRNGKey, image: Array) -> Array:
+        for place, function in enumerate(self.functions):
             image = function(jax.random.fold_in(key, place), image)
         return image
 
-    return composed
+
+def compose(*functions: Augmentation) -> Augmentation:
+    """One augmentation after another, each with its own key; none at all is the identity."""
+    return _Composed(functions)
+
+
+def sometimes(function: Augmentation, probability: Array | float) -> Augmentation:
+    """An augmentation of a share of the images; of composed ones, each by a draw of its own.
+
+    Args:
+      function: what is done to an image, or not.
+      probability: in [0, 1]; may be traced.
+    """
+    if isinstance(function, _Composed):
+        return compose(*(sometimes(part, probability) for part in function.functions))
+
+    def drawn(key: PRNGKey, image: Array) -> Array:
+        draw_key, own_key = jax.random.split(key)
+        return jnp.where(
+            jax.random.bernoulli(draw_key, probability), function(own_key, image), image
+        )
+
+    return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+    """ADA: how often to augment a GAN's images follows how sure the discriminator is of reals.
+
+    Where it takes nearly all real training images for real, it begins to know them by heart; the
+    probability rises, and falls again where it is in doubt. Moved at every update, by the sign of
+    the batch's own mean, where the authors' code waits for the mean of four.
+
+    Attributes:
+      target: of the mean sign of the logits of real images.
+      images: how many it takes for the probability to go from 0 to 1.
+
+    Reference:
+      Karras et al. 2020, Training Generative Adversarial Networks with Limited Data,
+      arXiv:2006.06676, section 3.1.
+    """
+
+    target: float = 0.6
+    images: float = 500_000.0
+
+    def after(self, probability: Array, sign: Array, images: Array) -> Array:
+        """The next probability, in [0, 1].
+
+        Args:
+          probability: the last one.
+          sign: mean sign of the logits of the real images since.
+          images: how many those were.
+        """
+        return jnp.clip(probability + jnp.sign(sign - self.target) * images / self.images, 0.0, 1.0)
 
 
 def apply(function: Augmentation, keys: Array, images: Array) -> Array:

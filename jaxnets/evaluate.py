@@ -26,10 +26,13 @@ __all__ = [
     "FrechetScores",
     "Predict",
     "Sample",
+    "Walk",
     "classification",
     "frechet_scores",
     "make_predict",
     "make_sample",
+    "make_walk",
+    "slerp",
     "to_look_at",
     "unit_noise",
 ]
@@ -39,6 +42,9 @@ Predict = Callable[[PyTree, Split], tuple[np.ndarray, np.ndarray]]
 
 #: (variables, key, labels [N] or count N[, truncation]) -> images [N, H, W, C] in [-1, 1].
 Sample = Callable[..., np.ndarray]
+
+#: (variables, key, labels [K] or count K, points, frames) -> images [points * frames, K, H, W, C].
+Walk = Callable[..., np.ndarray]
 
 
 def _plain(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
@@ -209,6 +215,82 @@ def make_sample(
         return np.concatenate(parts)
 
     return sample
+
+
+def slerp(a: Array, b: Array, share: Array | float) -> Array:
+    """Between two vectors along the arc: as long and as likely on the way as at its ends.
+
+    The straight line between two draws of N(0, I) leads through vectors that are too short for it.
+
+    Args:
+      a: [..., Z].
+      b: [..., Z]; neither of the two is zero.
+      share: [...] in [0, 1]; 0 gives a, 1 gives b.
+
+    Reference:
+      White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1.
+    """
+    share = jnp.asarray(share)[..., None]
+    sizes = jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True)
+    angle = jnp.arccos(jnp.clip((a * b).sum(axis=-1, keepdims=True) / sizes, -1.0, 1.0))
+    sine = jnp.sin(angle)
+    flat = sine < 1e-4  # one direction, or the opposite one: there is no arc
+    safe = jnp.where(flat, 1.0, sine)
+    arc = (jnp.sin((1.0 - share) * angle) * a + jnp.sin(share * angle) * b) / safe
+    return jnp.where(flat, (1.0 - share) * a + share * b, arc)
+
+
+def make_walk(
+    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
+) -> Walk:
+    """Compiles a generator for a walk through its latents, and back to the first.
+
+    Args:
+      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
+      latent_size: Z.
+      conditional: whether it takes labels.
+      batch_size: images made at a time.
+
+    Returns:
+      `(variables, key, labels, points, frames) -> images [points * frames, K, H, W, C]` float32:
+      `frames` pictures from each of `points` latents towards the next, by `slerp`. `labels` is [K]
+      integers, of which all take the same walk, or the number K of walks without classes.
+    """
+
+    @partial(jax.jit, static_argnums=(1, 2, 3))
+    def path(key: PRNGKey, walks: int, points: int, frames: int) -> Array:
+        stops = jax.random.normal(key, (points, walks, latent_size))
+        share = jnp.arange(frames)[:, None] / frames
+        ways = jax.vmap(lambda a, b: jax.vmap(lambda s: slerp(a, b, s))(share))
+        return ways(stops, jnp.roll(stops, -1, axis=0)).reshape(-1, walks, latent_size)
+
+    @jax.jit
+    def make(variables: PyTree, latents: Array, labels: Array) -> Array:
+        return _apply(generator, variables, latents, labels if conditional else None)[0]
+
+    def walk(
+        variables: PyTree, key: PRNGKey, labels: np.ndarray | int, points: int, frames: int
+    ) -> np.ndarray:
+        for name, number in {"points": points, "frames": frames}.items():
+            if number < 1:
+                raise UserError(f"a walk of {number} {name}; there must be at least 1")
+        count = len(labels) if conditional else int(labels)  # type: ignore[arg-type]
+        latents = np.asarray(path(key, 1 if conditional else count, points, frames))
+        latents = np.broadcast_to(latents, (len(latents), count, latent_size))
+        flat = latents.reshape(-1, latent_size)
+        asked = np.tile(
+            np.asarray(labels, np.int32) if conditional else np.zeros(count, np.int32), len(latents)
+        )
+        variables = on_this_process(whole(variables))
+        size, parts = min(batch_size, len(flat)), []
+        for start in range(0, len(flat), size):
+            rows = np.arange(start, start + size) % len(flat)
+            images = np.asarray(make(variables, flat[rows], asked[rows]))
+            parts.append(images[: len(flat) - start])
+        images = np.concatenate(parts)
+        return images.reshape(len(latents), count, *images.shape[1:])
+
+    return walk
 
 
 def to_look_at(state: TrainState) -> TrainState:

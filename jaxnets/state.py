@@ -64,12 +64,24 @@ class TrainState:
     extra: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def create(cls, key: PRNGKey, nets: Mapping[str, Net]) -> "TrainState":
+    def create(
+        cls, key: PRNGKey, nets: Mapping[str, Net], extra: Mapping[str, float] | None = None
+    ) -> "TrainState":
         """A state before its first step.
 
         The key is copied: steps donate the state, and the caller's key must outlive that.
+
+        Args:
+          key: see the attribute, as for the next two.
+          nets: by name.
+          extra: first values of adaptive scalars.
         """
-        return cls(step=jnp.zeros((), jnp.int32), key=jnp.copy(key), nets=dict(nets))
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            key=jnp.copy(key),
+            nets=dict(nets),
+            extra={name: jnp.asarray(value, jnp.float32) for name, value in (extra or {}).items()},
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1))

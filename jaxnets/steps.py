@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxnets import axis
+from jaxnets.augment import Adaptive, mixup, sometimes
 from jaxnets.augment import apply as augment_batch
-from jaxnets.augment import mixup
 from jaxnets.descent import descend, merge_over_first_axis, of_net, split_batch
+from jaxnets.errors import UserError
 from jaxnets.losses.adversarial import AdversarialLoss
 from jaxnets.metrics.mean import Mean
 from jaxnets.state import Net, TrainState
 from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
 
 __all__ = [
+    "AUGMENT_PROBABILITY",
     "adversarial_step",
     "classifier_step",
     "sample_latents",
@@ -33,6 +35,9 @@ __all__ = [
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Augmentation = Callable[[PRNGKey, Array], Array]
 Penalty = Callable[[Callable[[Array], Array], PRNGKey, Array, Array], Array]
+
+#: Name of ADA's probability in the state's `extra` and among the metrics.
+AUGMENT_PROBABILITY = "augment_probability"
 
 
 def classifier_step(
@@ -115,6 +120,7 @@ def adversarial_step(
     penalty: Penalty | None = None,
     penalty_weight: Array | float = 0.0,
     augment: Augmentation | None = None,
+    augment_probability: Array | float | optax.Schedule | Adaptive | None = None,
     ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
 ) -> Step:
@@ -137,6 +143,9 @@ def adversarial_step(
         before it.
       penalty_weight: factor of the penalty in the discriminator's loss.
       augment: differentiable `(key, image) -> image`, applied to reals and fakes alike.
+      augment_probability: the share of images that it is applied to, in [0, 1], or a function of
+        the step; by default all. `Adaptive` keeps it in `state.extra["augment_probability"]`,
+        which must be there, and moves it after each step's updates of the discriminator.
       ema_decay: of the moving average of each network that was initialised with one (the
         generator, as a rule), a number or a function of the step.
       micro_batches: see `descend`; applies to every update.
@@ -145,8 +154,8 @@ def adversarial_step(
       A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
       (share of reals above and fakes below zero), `d_sign_real` and `d_sign_fake` (mean signs of
       the logits, in [-1, 1]; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
-      overfitting), `penalty` where there is one, and the two networks' `grad_norm` and
-      `finite/...` (see `descend`).
+      overfitting), `penalty` and `augment_probability` where there is one, and the two networks'
+      `grad_norm` and `finite/...` (see `descend`).
     """
 
     def generate(params: PyTree, state: PyTree, labels: Array | None, count: int, key: PRNGKey):
@@ -155,7 +164,13 @@ def adversarial_step(
         images, _, state = _forward(generator, state, dropout_key)(params, latents, labels)
         return images, state
 
-    def judge(params: PyTree, state: PyTree, labels: Array | None, key: PRNGKey):
+    def judge(
+        params: PyTree,
+        state: PyTree,
+        labels: Array | None,
+        key: PRNGKey,
+        augment: Augmentation | None,
+    ):
         """A function of pairs of images that gives pairs of logits, and one of single images."""
         augment_key, dropout_key = jax.random.split(key)
 
@@ -192,6 +207,8 @@ def adversarial_step(
         g_net = state.nets["generator"]
         decay = _at(ema_decay, state.step)
         update = partial(descend, ema_decay=decay, micro_batches=micro_batches)
+        share = _share_to_augment(augment_probability, state)
+        seen_as = augment if augment is None or share is None else sometimes(augment, share)
 
         def labels_of(part: Batch) -> Array | None:
             return part["label"] if conditional else None
@@ -203,7 +220,7 @@ def adversarial_step(
             fake, _ = generate(g_net.params, g_net.model_state, labels, real.shape[0], fake_key)
             chex.assert_equal_shape([real, fake])
             fake = jax.lax.stop_gradient(fake)
-            pair, single = judge(params, model_state, labels, judge_key)
+            pair, single = judge(params, model_state, labels, judge_key, seen_as)
             inputs = (lambda images: single(images, which)[0], penalty_key, real, fake)
             size, at = None, getattr(penalty, "at", "between")
             which = int(at == "fake")
@@ -248,7 +265,7 @@ def adversarial_step(
             fake_key, judge_key = jax.random.split(key)
             real, labels = part["image"], labels_of(part)
             fake, model_state = generate(params, model_state, labels, real.shape[0], fake_key)
-            _, single = judge(d_net.params, d_net.model_state, labels, judge_key)
+            _, single = judge(d_net.params, d_net.model_state, labels, judge_key, seen_as)
             # Only relativistic losses use the reals; XLA drops this pass where nothing does.
             real_logits, _ = single(real, 0)
             fake_logits, _ = single(fake, 1)
@@ -260,6 +277,13 @@ def adversarial_step(
             **of_net(d_metrics, "discriminator", "d_"),
             **of_net(g_metrics, "generator", "g_"),
         }
+        if share is not None:
+            metrics[AUGMENT_PROBABILITY] = Mean.of(jnp.asarray(share)[None])
+        if isinstance(augment_probability, Adaptive):
+            signs = d_metrics["d_sign_real"]
+            mean = signs.total / jnp.maximum(signs.count, 1.0)
+            moved = augment_probability.after(state.extra[AUGMENT_PROBABILITY], mean, signs.count)
+            state = dataclasses.replace(state, extra={**state.extra, AUGMENT_PROBABILITY: moved})
         return _advance(state, generator=g_net, discriminator=d_net), metrics
 
     return step
@@ -285,6 +309,19 @@ def _forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[.
         return output, features, dict(after)
 
     return forward
+
+
+def _share_to_augment(
+    probability: Array | float | optax.Schedule | Adaptive | None, state: TrainState
+) -> Array | float | None:
+    if not isinstance(probability, Adaptive):
+        return _at(probability, state.step)
+    if AUGMENT_PROBABILITY not in state.extra:
+        raise UserError(
+            f"an adaptive augmentation keeps its probability in the state: make it with "
+            f"TrainState.create(..., extra={{{AUGMENT_PROBABILITY!r}: 0.0}})"
+        )
+    return state.extra[AUGMENT_PROBABILITY]
 
 
 def _at(value: Array | float | optax.Schedule | None, step: Array) -> Array | float | None:

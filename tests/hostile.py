@@ -129,6 +129,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "process_count": [1, 2, *at_least_1],
         "process_id": [0, 1, -1, HUGE],
         "start_timeout": [0.0, -1.0, -1e300],
+        "augment_probability": [-0.1, 1.1, 0.5],  # the last without --augment
         "max_ratio": [0.0, -1.0, -1e300],
         "min_seconds": [0.0, -1.0, -1e300],
         "target": [0.0, 1.0, 94.0, -0.5],
@@ -157,6 +158,10 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
         **{(f"data {name}", "name"): NO_DATA for name in ("prepare", "show")},
         ("data show", "out"): [Path(text) for text in NOT_A_FILE],
+        ("sample", "points"): [0, -1, -HUGE],
+        ("sample", "interpolate"): [0, -1, 10**12, HUGE],
+        ("evaluate", "metrics"): [name for name in NO_NAME if name],
+        ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
@@ -253,6 +258,7 @@ CALLED = {
     "per_class": ["examples of each class", "--per-class"],
     "discriminator_steps": ["batch size"],
     "count": ["images need"],
+    "interpolate": ["images need"],
     "crop_padding": ["crop padding"],
     "judge": ["--judge"],
 }
@@ -342,6 +348,11 @@ LINES: list[tuple[str, ...]] = [
     ("evaluate classifier --judge classifier", "--judge"),
     ("evaluate gan --no-accuracy-score", "--judge"),
     ("evaluate gan", "no checkpoint"),
+    ("evaluate gan --metrics kid", "--judge"),
+    ("evaluate gan --metrics kid,fid", "'fid'", "frechet, kid"),
+    ("evaluate gan --metrics kid --samples 0", "--samples"),
+    ("evaluate gan --samples 9", "--metrics"),
+    ("evaluate classifier --metrics kid", "--metrics"),
     ("evaluate classifier", "no checkpoint"),
     ("sample classifier", "samples need one of `generate`"),
     ("sample gan", "no checkpoint"),

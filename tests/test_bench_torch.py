@@ -114,11 +114,13 @@ def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
     [
         GanCase(**TINY, discriminator="resnet_3x2", penalty="r1"),
         ClassifierCase(**TINY, network="lenet5"),
+        GanCase(**TINY, penalty="dragan"),
     ],
-    ids=["penalty on BatchNorm", "no twin"],
+    ids=["penalty on BatchNorm", "no twin", "no such penalty"],
 )
 def test_what_has_no_equal_in_torch(case, check):
-    with pytest.raises(UserError, match=r"add --penalty none|twins of resnet_3x2.* and dcgan"):
+    words = r"add --penalty none|twins of resnet_3x2.* and dcgan|--penalty dragan has no twin"
+    with pytest.raises(UserError, match=words):
         check.twins(build(case))
 
 

@@ -28,6 +28,13 @@ def keep():
     except BaseException:
         time.sleep(60)
 
+def convert():
+    print("here", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException as error:  # as the start of an extension module does
+        raise ImportError("Encountered an error while initializing the extension.") from error
+
 def destroy():
     Slow()
     time.sleep(60)
@@ -38,7 +45,9 @@ sys.exit(commands.main(["classify", "--no-compilation-cache"]))
 """
 
 
-@pytest.mark.parametrize("where,grace", [("call", 0.5), ("keep", 0.5), ("destroy", 30)])
+@pytest.mark.parametrize(
+    "where,grace", [("call", 0.5), ("keep", 0.5), ("destroy", 30), ("convert", 30)]
+)
 @pytest.mark.parametrize(
     "number,code,said", [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )

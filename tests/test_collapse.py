@@ -39,7 +39,9 @@ def judge(digits):
         pixels = split.images.reshape(len(split), -1) / 255
         return pixels @ means.T - np.square(means).sum(axis=1) / 2, pixels
 
-    return judging.Judge(look, lambda: look(digits.splits["test"]), "means", knows_classes=True)
+    return judging.Judge(
+        look, lambda: look(digits.splits["test"]), "means", "0", knows_classes=True
+    )
 
 
 def faithful(digits):

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets.augment import translate
 from jaxnets.errors import UserError
 from jaxnets.losses import PENALTIES, gradient_penalty, logits_and_r1, penalty, r1
 from jaxnets.typing import DATA_AXIS
 
 RNG = np.random.default_rng(0)
-REAL = RNG.normal(size=(8, 2, 3, 1))
-FAKE = RNG.normal(size=(8, 2, 3, 1))
-MATRIX = RNG.normal(size=(6, 6))
+SHAPE = (5, 4, 1)  # large enough for shifts to reach a pixel
+REAL = RNG.normal(size=(8, *SHAPE))
+FAKE = RNG.normal(size=(8, *SHAPE))
+MATRIX = RNG.normal(size=(20, 20))
 KEY = jax.random.key(3)
 
 
@@ -30,32 +32,59 @@ def analytic_gradient(matrix, images):
     return images.reshape(len(images), -1) @ (0.5 * (matrix + matrix.T)) + 1.0
 
 
-def analytic(name, matrix, between=None):
-    points = {"r1": REAL, "r2": FAKE, "wgan_gp": between}[name]
-    norm = np.linalg.norm(analytic_gradient(matrix, points), axis=1)
-    return (norm - 1.0) ** 2 if name == "wgan_gp" else 0.5 * norm**2
+def value_of(matrix, images):
+    x = images.reshape(len(images), -1)
+    return 0.5 * np.einsum("bi,ij,bj->b", x, matrix, x) + x.sum(axis=1)
+
+
+def analytic(name, matrix, points=None):
+    """What the penalty is by its formula; `points` as `drawn` gives them."""
+    if name == "r1_r2":
+        return analytic("r1", matrix) + analytic("r2", matrix)
+    if name == "consistency":
+        return (value_of(matrix, REAL) - value_of(matrix, points)) ** 2
+    at = {"r1": REAL, "r2": FAKE}.get(name, points)
+    norm = np.linalg.norm(analytic_gradient(matrix, at), axis=1)
+    return 0.5 * norm**2 if name in ("r1", "r2") else (norm - 1.0) ** 2
+
+
+def drawn(name):
+    """The images that a penalty looks at besides reals and fakes, drawn with its key."""
+    keys = [jax.random.fold_in(KEY, i) for i in range(8)]
+    if name == "wgan_gp":
+        share = np.stack([jax.random.uniform(k, dtype=jnp.float64) for k in keys])
+        share = share.reshape(8, 1, 1, 1)
+        return share * REAL + (1.0 - share) * FAKE
+    if name == "dragan":
+        points = []
+        for k, image in zip(keys, REAL, strict=True):
+            of_share, of_noise = jax.random.split(k)
+            share = float(jax.random.uniform(of_share, dtype=jnp.float64))
+            noise = np.asarray(jax.random.uniform(of_noise, image.shape, jnp.float64))
+            points.append(image + 0.5 * share * image.std() * noise)
+        return np.stack(points)
+    if name == "consistency":
+        return np.stack([translate(k, jnp.asarray(x)) for k, x in zip(keys, REAL, strict=True)])
+    return None
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_value_and_parameter_gradient_in_float64(name):
     with jax.enable_x64(True):
         real, fake, matrix = jnp.asarray(REAL), jnp.asarray(FAKE), jnp.asarray(MATRIX)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(8))
-        share = np.stack([jax.random.uniform(k, dtype=jnp.float64) for k in keys])
-        share = share.reshape(8, 1, 1, 1)
-        between = share * REAL + (1.0 - share) * FAKE
+        points = drawn(name)
 
         def total(m):
             return PENALTIES[name](quadratic(m), KEY, real, fake).sum()
 
         values = jax.jit(lambda m: PENALTIES[name](quadratic(m), KEY, real, fake))(matrix)
         gradient = np.asarray(jax.jit(jax.grad(total))(matrix))
-    np.testing.assert_allclose(values, analytic(name, MATRIX, between), rtol=1e-9)
-    for i, j in ((0, 0), (1, 4), (5, 2)):
-        step = np.zeros((6, 6))
+    np.testing.assert_allclose(values, analytic(name, MATRIX, points), rtol=1e-9)
+    for i, j in ((0, 0), (1, 4), (17, 12)):
+        step = np.zeros_like(MATRIX)
         step[i, j] = 1e-6
-        up, down = (analytic(name, MATRIX + s * step, between).sum() for s in (1, -1))
-        np.testing.assert_allclose(gradient[i, j], (up - down) / 2e-6, rtol=1e-6)
+        up, down = (analytic(name, MATRIX + s * step, points).sum() for s in (1, -1))
+        np.testing.assert_allclose(gradient[i, j], (up - down) / 2e-6, rtol=1e-6, atol=1e-6)
 
 
 def convolutional(params):
@@ -96,7 +125,7 @@ def test_logits_come_with_the_penalty_and_keep_their_own_gradient():
     np.testing.assert_allclose(penalties, analytic("r1", MATRIX), rtol=1e-5)
     got = jax.jit(jax.grad(lambda m: logits_and_r1(quadratic(m), real)[0].sum()))(matrix)
     want = jax.grad(lambda m: quadratic(m)(real).sum())(matrix)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_target_norm_and_flat_critic():
@@ -127,13 +156,13 @@ def test_eight_devices_give_what_one_gives(name):
     real, fake = jnp.asarray(REAL, jnp.float32), jnp.asarray(FAKE, jnp.float32)
     critic = quadratic(jnp.asarray(MATRIX, jnp.float32))
     one = jax.jit(lambda r, f: PENALTIES[name](critic, KEY, r, f))(real, fake)
-    shares = [x.reshape(8, 1, 2, 3, 1) for x in (real, fake)]
+    shares = [x.reshape(8, 1, *SHAPE) for x in (real, fake)]
     eight = jax.pmap(lambda r, f: PENALTIES[name](critic, KEY, r, f), axis_name=DATA_AXIS)(*shares)
     np.testing.assert_allclose(np.asarray(eight).reshape(8), one, rtol=1e-5)
 
 
 def test_errors():
-    with pytest.raises(UserError, match="r1, r2, wgan_gp"):
+    with pytest.raises(UserError, match="r1, r2, r1_r2, wgan_gp, dragan, consistency"):
         penalty("gp")
     with pytest.raises(AssertionError):
         r1(lambda x: x.sum(axis=(1, 2)), jnp.ones((4, 2, 2, 1)))

@@ -66,6 +66,11 @@ def twins(work: cases.Work) -> dict[str, nn.Module]:
             f"--discriminator {case.discriminator} normalises over the batch, so an image "
             "has no gradient of its own to penalise; add --penalty none"
         )
+    if isinstance(case, cases.GanCase) and case.penalty not in torch_steps.PENALTIES:
+        raise UserError(
+            f"--penalty {case.penalty} has no twin in PyTorch; there are "
+            f"{', '.join(torch_steps.PENALTIES)}"
+        )
     return made
 
 

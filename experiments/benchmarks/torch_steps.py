@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "FORMS",
+    "PENALTIES",
     "Form",
     "adam",
     "adversarial_step",
@@ -49,6 +50,9 @@ class Form:
         """What tensors of four axes are laid out as."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+
+#: What `adversarial_step` can penalise.
+PENALTIES = ("none", "r1", "r2", "wgan_gp")
 
 FORMS = {
     "eager": Form(channels_last=False, compiled=False),

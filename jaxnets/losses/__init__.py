@@ -7,7 +7,16 @@ from jaxnets.losses.classification import (
     cross_entropy,
     focal,
 )
-from jaxnets.losses.penalties import PENALTIES, gradient_penalty, logits_and_r1, penalty, r1, r2
+from jaxnets.losses.penalties import (
+    PENALTIES,
+    consistency,
+    dragan,
+    gradient_penalty,
+    logits_and_r1,
+    penalty,
+    r1,
+    r2,
+)
 
 __all__ = [
     "ADVERSARIAL_LOSSES",
@@ -16,7 +25,9 @@ __all__ = [
     "AdversarialLoss",
     "adversarial_loss",
     "classification_loss",
+    "consistency",
     "cross_entropy",
+    "dragan",
     "focal",
     "gradient_penalty",
     "logits_and_r1",

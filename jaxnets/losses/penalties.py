@@ -1,4 +1,4 @@
-"""Penalties on a critic's gradient with respect to its images.
+"""Penalties on a critic: on its gradient in the images, and on what it makes of shifts.
 
 Differentiating a norm of a gradient would differentiate a gradient: reverse over reverse, which
 is slow, on XLA:CPU above all (strided convolutions transposed twice). It is not needed. For a
@@ -23,11 +23,22 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnets.augment import apply, translate
 from jaxnets.axis import example_keys
 from jaxnets.errors import UserError
 from jaxnets.typing import Array, PRNGKey
 
-__all__ = ["PENALTIES", "Penalty", "gradient_penalty", "logits_and_r1", "penalty", "r1", "r2"]
+__all__ = [
+    "PENALTIES",
+    "Penalty",
+    "consistency",
+    "dragan",
+    "gradient_penalty",
+    "logits_and_r1",
+    "penalty",
+    "r1",
+    "r2",
+]
 
 Critic = Callable[[Array], Array]
 
@@ -135,18 +146,98 @@ def _logits_and_gradient_penalty(
     share = share.reshape(-1, *(1,) * (real.ndim - 1))
     between = share * real + (1.0 - share) * fake
 
+    return _penalised(critic, between, _distance_of_norm(target))
+
+
+def _distance_of_norm(target: float) -> Callable[[Array], Array]:
     def phi(gradient: Array) -> Array:
         # The square root has no slope at 0: a flat critic gives a finite penalty, not NaN.
         norm = jnp.sqrt(2.0 * _half_squared_norm(gradient) + 1e-12)
         return jnp.square(norm - target)
 
-    return _penalised(critic, between, phi)
+    return phi
+
+
+def dragan(critic: Critic, key: PRNGKey, real: Array, *, target: float = 1.0) -> Array:
+    """DRAGAN: `(|grad D(x)| - target)^2` around the reals, at `x = real + a s u / 2`.
+
+    a is uniform on [0, 1] for each example, u for each of its numbers, and s the standard deviation
+    of that image's numbers; the authors' code takes that of the batch, which would depend on what
+    else is in it.
+
+    Args:
+      critic: images -> logits [B].
+      key: equal on every device; each global example draws its own a and u.
+      real: [B, ...].
+      target: the gradient norm to hold.
+
+    Returns:
+      [B]; the caller multiplies by lambda (10 in the paper).
+
+    Reference:
+      Kodali et al. 2017, On Convergence and Stability of GANs, arXiv:1705.07215, section 2.3.
+    """
+    return _logits_and_dragan(critic, key, real, target)[1]
+
+
+def _logits_and_dragan(
+    critic: Critic, key: PRNGKey, real: Array, target: float = 1.0
+) -> tuple[Array, Array]:
+    def near(key: PRNGKey, image: Array) -> Array:
+        share_key, noise_key = jax.random.split(key)
+        share = jax.random.uniform(share_key, dtype=image.dtype)
+        noise = jax.random.uniform(noise_key, image.shape, image.dtype)
+        return image + 0.5 * share * image.std() * noise
+
+    around = jax.vmap(near)(example_keys(key, real.shape[0]), real)
+    return _penalised(critic, around, _distance_of_norm(target))
+
+
+def consistency(critic: Critic, key: PRNGKey, real: Array) -> Array:
+    """`(D(x) - D(T(x)))^2`, T a random shift by up to an eighth: a critic that heeds no shifts.
+
+    The paper's T also mirrors, which neither digits nor letters survive; mirror the data instead
+    where it may be.
+
+    Args:
+      critic: images -> logits [B].
+      key: equal on every device; each global example draws its own T.
+      real: [B, *spatial, C].
+
+    Returns:
+      [B]; the caller multiplies by lambda (10 in the paper).
+
+    Reference:
+      Zhang et al. 2020, Consistency Regularization for Generative Adversarial Networks,
+      arXiv:1910.12027, eq. 4.
+    """
+    return _logits_and_consistency(critic, key, real)[1]
+
+
+def _logits_and_consistency(critic: Critic, key: PRNGKey, real: Array) -> tuple[Array, Array]:
+    logits = critic(real)
+    chex.assert_shape(logits, (real.shape[0],))
+    shifted = apply(translate, example_keys(key, real.shape[0]), real)
+    return logits, jnp.square(logits - critic(shifted))
+
+
+def _logits_and_both(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    logits, at_real = logits_and_r1(critic, real)
+    return logits, at_real + r2(critic, fake)
 
 
 PENALTIES: dict[str, Penalty] = {
     "r1": Penalty("real", lambda critic, key, real, fake: logits_and_r1(critic, real)),
     "r2": Penalty("fake", lambda critic, key, real, fake: logits_and_r1(critic, fake)),
+    # Both, as in Huang et al. 2024, The GAN is dead; long live the GAN!, arXiv:2501.05441.
+    "r1_r2": Penalty("real", _logits_and_both),
     "wgan_gp": Penalty("between", _logits_and_gradient_penalty),
+    "dragan": Penalty(
+        "between", lambda critic, key, real, fake: _logits_and_dragan(critic, key, real)
+    ),
+    "consistency": Penalty(
+        "real", lambda critic, key, real, fake: _logits_and_consistency(critic, key, real)
+    ),
 }
 
 

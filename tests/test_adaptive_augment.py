@@ -1,0 +1,99 @@
+"""Augmentation of a share of the images, fixed, by schedule, or as ADA moves it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from command_lines import GENERATE, assert_one_error, run
+from jaxnets import augment, parallel, state
+from jaxnets.errors import UserError
+from jaxnets.log import read_records
+from jaxnets.steps import AUGMENT_PROBABILITY
+
+KEY = jax.random.key(0)
+KEYS = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(4000))
+NEGATED = augment.compose(lambda key, image: -image)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_a_share_of_images_is_augmented(probability):
+    images = jnp.ones((4000, 2, 2, 1))
+    made = jax.jit(lambda p: augment.apply(augment.sometimes(NEGATED, p), KEYS, images))(
+        probability
+    )
+    assert abs((made < 0).all(axis=(1, 2, 3)).mean() - probability) < 0.03
+
+
+def test_each_of_composed_ones_has_its_own_draw():
+    both = augment.compose(lambda key, image: -image, lambda key, image: image * 3)
+    images = jnp.ones((4000, 1, 1, 1))
+    made = augment.apply(augment.sometimes(both, 0.5), KEYS, images).ravel()
+    shares = [float((made == value).mean()) for value in (1, -1, 3, -3)]
+    np.testing.assert_allclose(shares, 0.25, atol=0.03)
+
+
+def test_the_probability_moves_by_images_seen_towards_the_target():
+    ada = augment.Adaptive(target=0.6, images=1000)
+    moved = [float(ada.after(jnp.float32(p), s, 100)) for p, s in [(0.5, 0.9), (0.5, 0.1)]]
+    np.testing.assert_allclose(moved, [0.6, 0.4], rtol=1e-6)
+    assert float(ada.after(jnp.float32(0.02), 0.1, 100)) == 0
+    assert float(ada.after(jnp.float32(0.95), 1.0, 100)) == 1
+
+
+def made(probability, **options):
+    flip = augment.gan_augmentation("flip,translation")
+    start, step = tiny.gan(augment=flip, augment_probability=probability, **options)
+    return state.TrainState.create(start.key, start.nets, {AUGMENT_PROBABILITY: 0.25}), step
+
+
+def test_no_share_and_all_of_it_are_without_and_with():
+    batch = tiny.batch()
+    found = {}
+    for name, probability in {"none": 0.0, "all": 1.0, "schedule": lambda step: 0.0 * step}.items():
+        start, step = made(probability)
+        found[name] = jax.jit(step)(start, batch)[1]["d_loss"].total
+    plain, step = tiny.gan(augment=None)
+    without = jax.jit(step)(plain, batch)[1]["d_loss"].total
+    np.testing.assert_allclose([found["none"], found["schedule"]], without, rtol=1e-6)
+    assert abs(found["all"] - without) > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("discriminator_steps", [1, 2])
+def test_a_step_moves_it_by_the_signs_of_all_devices(mode, discriminator_steps):
+    ada = augment.Adaptive(target=-1.5, images=200.0)  # the discriminator is always too sure
+    start, step = made(ada, discriminator_steps=discriminator_steps)
+    mesh = parallel.make_mesh(4)
+    compiled = parallel.compile_step(step, mesh, mode)
+    after, metrics = compiled(parallel.replicate(start, mesh), tiny.batch(16))
+    assert float(after.extra[AUGMENT_PROBABILITY]) == pytest.approx(0.25 + 16 / 200)
+    assert metrics[AUGMENT_PROBABILITY].compute() == 0.25  # that of this step
+    low = augment.Adaptive(target=1.5, images=200.0)
+    start, step = made(low, discriminator_steps=discriminator_steps)
+    after, _ = parallel.compile_step(step, mesh, mode)(
+        parallel.replicate(start, mesh), tiny.batch(16)
+    )
+    assert float(after.extra[AUGMENT_PROBABILITY]) == pytest.approx(0.25 - 16 / 200)
+
+
+def test_a_state_without_it_is_refused():
+    start, step = tiny.gan(
+        augment=augment.gan_augmentation("flip"), augment_probability=augment.Adaptive()
+    )
+    with pytest.raises(UserError, match=r"TrainState.create\(..., extra=.*augment_probability"):
+        step(start, tiny.batch())
+
+
+def test_the_command(cli, workplace):
+    flags = "--augment translation --adaptive-augment --log-every 1 --epochs 0.05"
+    run(GENERATE, flags, "--run-dir gan")
+    shares = [
+        r[AUGMENT_PROBABILITY]
+        for r in read_records(workplace / "gan" / "metrics.jsonl")
+        if r["split"] == "train"
+    ]
+    assert len(shares) == 2 and all(0 <= share < 0.001 for share in shares)
+    assert_one_error(cli(*GENERATE, "--adaptive-augment"), "--augment translation,cutout")
+    assert_one_error(cli(*GENERATE, "--augment", "flip", "--augment-probability", 2), "[0, 1]")

@@ -1,0 +1,177 @@
+"""Scores of samples with all that it takes to compare them, and the command that takes them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from command_lines import assert_one_error
+from experiments import judging, pictures, scoring
+from jaxnets import metrics
+from jaxnets.data import Split, load
+from jaxnets.errors import UserError
+
+CLASSES = {"intra_class", "recognised"}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def judge(digits):
+    """Features are pixels; a digit is that of the nearest mean image."""
+    train = digits.splits["train"]
+    flat = train.images.reshape(len(train), -1) / 255
+    means = np.stack([flat[train.labels == c].mean(axis=0) for c in range(10)])
+
+    def look(split):
+        pixels = split.images.reshape(len(split), -1) / 255
+        return 20 * (pixels @ means.T - np.square(means).sum(axis=1) / 2), pixels
+
+    real = digits.splits["test"]
+    return judging.Judge(look, lambda: look(real), "mean images", "0123", knows_classes=True)
+
+
+def looks(judge, digits, images, labels, **changes):
+    train = digits.splits["train"]
+    first = Split(train.images[:700], train.labels[:700])
+    made = scoring.Looks(judge, Split(images, labels), digits, first, conditional=True)
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture
+def real(judge, digits):
+    """As good as samples get: real images that are neither trained on nor compared with."""
+    train = digits.splits["train"]
+    return looks(judge, digits, train.images[700:], train.labels[700:])
+
+
+def taken(of, text="all"):
+    names = scoring.names_of(text, conditional=of.conditional)
+    return {score.name.split(",")[0]: score for score in scoring.take(names, of)} | {
+        score.name: score for score in scoring.take(names, of)
+    }
+
+
+def test_real_images_score_as_real_ones(real):
+    found = taken(real)
+    assert found["frechet"].value < 1.0
+    assert abs(found["kid"].value) < 4 * found["kid"].spread
+    for name in ("precision", "recall", "coverage", "recognised"):
+        assert found[name].value > 0.8, found[name]
+    assert 0.4 < found["memorisation, share of nearer pairs"].value < 0.6
+    assert found["memorisation, share of copies"].value < 0.05
+
+
+def test_copies_and_one_image_for_all_are_told(judge, digits, real):
+    train = digits.splits["train"]
+    copied = taken(looks(judge, digits, train.images[:700], train.labels[:700]), "memorisation")
+    assert copied["memorisation, share of nearer pairs"].value == 1
+    assert copied["memorisation, ratio of median distances"].value == 0
+    labels = np.repeat(np.arange(10, dtype=np.int32), 30)
+    one = np.repeat(train.images[:1], len(labels), axis=0)
+    same = taken(looks(judge, digits, one, labels))
+    assert same["recall"].value < 0.05 and same["coverage"].value < 0.1
+    assert same["frechet"].value > 10 * taken(real, "frechet")["frechet"].value
+    assert same["recognised"].value == pytest.approx(0.1)  # one of ten classes
+    assert "0.00%" in same["recognised"].note
+    assert same["inception score"].value == pytest.approx(1.0, abs=1e-4)
+
+
+def test_numbers_are_those_of_the_metrics(real):
+    found, (logits, made), (_, reference) = taken(real), real.made, real.real
+    moments = [metrics.Moments.of(features) for features in (made, reference)]
+    assert found["frechet"].value == metrics.frechet_distance(*moments)
+    kid = metrics.kernel_distance(made, reference)
+    assert (found["kid"].value, found["kid"].spread) == (kid.value, kid.standard_error)
+    manifold = metrics.manifold_scores(made, reference, k=5)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert found[name].value == getattr(manifold, name)
+        assert found[name].name == f"{name}, k = 5"
+    wrong = logits.argmax(axis=1) != real.samples.labels
+    assert found["recognised"].value == pytest.approx(1 - wrong.mean())
+
+
+def test_each_says_what_it_was_taken_of(real, digits):
+    for score in scoring.take(list(scoring.METRICS), real):
+        record = score.record()
+        assert record["extractor"] == "mean images" and record["digest"] == "0123"
+        assert digits.fingerprint[:12] in record["reference"]
+        assert record["samples"] == len(real.samples)
+        blind = score.name.startswith(("inception", "recognised"))
+        assert record["real"] == (0 if blind else len(digits.splits["test"]))
+
+
+def test_few_samples_are_said_to_be_few(judge, digits):
+    test = digits.splits["test"]
+    found = taken(looks(judge, digits, test.images[:40], test.labels[:40]), "frechet,recall")
+    assert "only 40 samples for 64 features" in found["frechet"].note
+    assert "40" in found["recall"].note
+
+
+def test_names():
+    assert scoring.names_of("", conditional=True) == []
+    assert scoring.names_of("kid,frechet,kid", conditional=True) == ["kid", "frechet"]
+    assert scoring.names_of("all", conditional=True) == list(scoring.METRICS)
+    assert set(scoring.names_of("all", conditional=False)) == set(scoring.METRICS) - CLASSES
+    for name in CLASSES:
+        with pytest.raises(UserError, match=f"{name}: the generator makes images without classes"):
+            scoring.names_of(f"kid,{name}", conditional=False)
+    for text in ("fid", "kid,", "kid, frechet", "KID"):
+        with pytest.raises(UserError, match="unknown metric"):
+            scoring.names_of(text, conditional=True)
+
+
+def test_a_judge_of_other_classes_recognises_none(real):
+    strange = dataclasses.replace(real.judge, knows_classes=False)
+    with pytest.raises(UserError, match="not its own; leave it out"):
+        taken(dataclasses.replace(real, judge=strange), "recognised")
+
+
+@pytest.mark.parametrize("count", [1, 10, 95, 250])
+def test_each_class_has_its_share_of_labels(count):
+    labels = np.repeat(np.arange(5, dtype=np.int32), (10, 20, 30, 20, 20))
+    found = scoring.labels_like(np.random.default_rng(0).permutation(labels), count)
+    expected = count * np.bincount(labels) / len(labels)
+    assert len(found) == count
+    assert np.abs(np.bincount(found, minlength=5) - expected).max() <= 1
+
+
+def test_the_picture_shows_copies_beside_their_originals(judge, digits, tmp_path, monkeypatch):
+    from jaxnets import report
+
+    shown = {}
+    monkeypatch.setattr(report, "grid_png", lambda *args, **more: shown.update(more, args=args))
+    monkeypatch.setattr(report, "write_atomically", lambda path, picture: path)
+    train = digits.splits["train"]
+    of = looks(judge, digits, 255 - train.images[:700], train.labels[:700])
+    of.samples.images[50:60] = train.images[50:60]  # ten copies among strange images
+    pictures.nearest(of, tmp_path / "nearest.png")
+    rows = shown["args"][0].reshape(-1, 5, 8, 8, 1)
+    copied = set(train.labels[50:60])
+    assert len(rows) == len(shown["row_labels"]) == 10 and shown["column_labels"][0] == "sample"
+    for label, (sample, first, *_) in zip(range(10), rows, strict=True):
+        assert (label in copied) == np.array_equal(sample, first)
+
+
+def test_the_command_takes_all(cli, copies, runs):
+    gan = copies["generate"]
+    command = ["evaluate", gan, "--judge", runs["classify"], "--no-accuracy-score"]
+    code, out, err = cli(*command, "--metrics", "all", "--samples", "60")
+    assert code == 0, err
+    content = json.loads(out)
+    assert json.loads((gan / "evaluation.json").read_text()) == content
+    names = [score["name"].split(",")[0] for score in content["scores"]]
+    assert names[:6] == ["frechet", "kid", "precision", "recall", "density", "coverage"]
+    assert (
+        names[6:] == ["inception score", "intra-class frechet", "recognised"] + ["memorisation"] * 3
+    )
+    assert {score["samples"] for score in content["scores"]} == {60}
+    assert err.count("weights ") >= len(names) and (gan / "samples" / "nearest.png").exists()
+    again = json.loads(cli(*command, "--metrics", "kid", "--samples", "60")[1])["scores"]
+    assert again == [score for score in content["scores"] if score["name"] == "kid"]
+    few = cli(*command, "--metrics", "kid", "--samples", "3")
+    assert_one_error(few, "a kernel distance of 3 samples")
