@@ -219,4 +219,8 @@ def _how_to_go_on() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _code = main()
+    # Another Ctrl-C ends Python's own end at once: raised inside it, it may crash the process.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(_code)

@@ -70,7 +70,7 @@ class Generate(common.RunOptions, common.DataOptions):
     loss: str = "non_saturating"
     """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
     penalty: str = "r1"
-    """none, r1, r2, r1_r2 (both), wgan_gp, dragan or consistency."""
+    """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
     penalty_weight: float | None = None
     """Factor of the penalty: gamma of R1 and R2, lambda of the others."""
     penalty_every: int = 1

@@ -25,6 +25,7 @@ from jaxnets.integrity import (
     read_manifest,
     set_aside,
     shapes_of,
+    unlisted,
     write_manifest,
 )
 from jaxnets.retention import Retention
@@ -96,16 +97,22 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
         self._ocp = ocp
-        manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._retention,  # type: ignore[arg-type]
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._retention,  # type: ignore[arg-type]
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
         )
+        try:
+            manager = ocp.CheckpointManager(self.directory, options=options)
+        except Exception as error:  # its notes on a step make no sense to Orbax
+            wrong = distributed.on_first(lambda: unlisted(self.directory))
+            if not wrong:
+                raise UserError(f"cannot read {self.directory}: {_first_line(error)}") from error
+            set_aside(self.directory, dict(wrong))
+            for step, why in wrong:
+                self._say(f"warning: the checkpoint of step {step} is moved aside: {why}")
+            manager = ocp.CheckpointManager(self.directory, options=options)
         for step in manager.all_steps():
-            # One that is damaged does not rank, and `restore` says what is wrong with it.
-            with contextlib.suppress(Damaged):
+            with contextlib.suppress(Damaged):  # such a one does not rank; `restore` names it
                 value = manifest_alone(self.directory / str(step))["value"]
                 self._retention.values[step] = math.nan if value is None else float(value)
         return manager
@@ -326,13 +333,7 @@ class Checkpoints:
         moved = [step for step in self.steps() if step in self.damaged or step > later_than]
         if not moved:
             return
-        if jax.process_index() == 0:
-            for step in moved:
-                set_aside(self.directory / str(step))
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("jaxnets checkpoints: set aside")
+        set_aside(self.directory, moved)
         self._manager.reload()
 
     @contextlib.contextmanager

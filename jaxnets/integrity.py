@@ -9,7 +9,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "read_manifest",
     "set_aside",
     "shapes_of",
+    "unlisted",
     "write_manifest",
 ]
 
@@ -138,13 +139,23 @@ def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
     return None
 
 
-def set_aside(folder: Path) -> None:
-    """Renames the folder of a checkpoint to `damaged-<step>`, or the next such name."""
-    place, number = folder.with_name(f"damaged-{folder.name}"), 1
-    while place.exists():
-        number += 1
-        place = folder.with_name(f"damaged-{folder.name}-{number}")
-    os.replace(folder, place)
+def set_aside(directory: Path, steps: Iterable[int]) -> None:
+    """Renames checkpoints to `damaged-<step>`, or the next such name; all processes must call it.
+
+    Args:
+      directory: of the checkpoints.
+      steps: which.
+    """
+    for step in steps if jax.process_index() == 0 else ():
+        place, number = directory / f"damaged-{step}", 1
+        while place.exists():
+            number += 1
+            place = directory / f"damaged-{step}-{number}"
+        os.replace(directory / str(step), place)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("jaxnets checkpoints: set aside")
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -237,6 +248,23 @@ def _verified(folder: Path, step: int) -> dict[str, Any]:
     if _unstamped(folder) != whole["orbax"]:
         raise Damaged(f"its file {_STAMPED} is missing or has changed")
     return whole
+
+
+def unlisted(directory: Path) -> list[tuple[int, str]]:
+    """Steps at whose notes Orbax may fail when it opens their folder, and what is wrong with each.
+
+    Args:
+      directory: of the checkpoints.
+    """
+    found = []
+    for step in sorted(int(f.name) for f in directory.iterdir() if f.name.isdecimal()):
+        folder = directory / str(step)
+        try:
+            if _unstamped(folder) != manifest_alone(folder)["orbax"]:
+                raise Damaged(f"its file {_STAMPED} is missing or has changed")
+        except Damaged as error:
+            found.append((step, str(error)))
+    return found
 
 
 def _unstamped(folder: Path) -> dict[str, Any] | None:

@@ -101,6 +101,20 @@ def test_a_step_folder_that_was_emptied_is_passed_over(three):
     assert (three / "6" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    "right,wrong", [("_nsecs", "_nsEcs"), ('"custom_metadata": {}', '"custom_metadata": []')]
+)
+def test_notes_that_orbax_itself_fails_at_are_moved_aside(right, wrong, three):
+    path = three / "6" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace(right, wrong))
+    checkpoints, said = open_quietly(three)
+    with checkpoints:
+        found, _ = checkpoints.restore(state())
+    assert_same(found, state(4))
+    assert "step 6 is moved aside: its file _CHECKPOINT_METADATA" in said[0]
+    assert (three / "damaged-6").is_dir() and not (three / "6").exists()
+
+
 def test_a_damaged_best_one_gives_way_to_the_next_best(three):
     flip(payload(three / "4"))
     checkpoints, said = open_quietly(three)

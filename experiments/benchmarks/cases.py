@@ -59,7 +59,7 @@ class GanCase(_Shape):
     discriminator: str | None = None
     """Any discriminator of `generate`; by default the family's own."""
     penalty: str = "none"
-    """none, r1, r2, r1_r2 (both), wgan_gp, dragan or consistency, at every step."""
+    """none, r1, r2, r1_r2, wgan_gp, dragan or consistency, at every step."""
     conditional: bool = False
     """Give both networks the class of each image."""
     latent_size: int = 64

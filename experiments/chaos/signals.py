@@ -98,8 +98,8 @@ class Terminator(Striker):
         fault.seconds = time.monotonic() - begin
         # One that had not got as far as to Python's first line dies of it; a shell shows 143 too.
         status = 128 - code if code < 0 else code
-        if status == 0 and trained:
-            return None  # it had ended
+        if trained and (status == 0 or (code == -signal.SIGTERM and "report: " in trainee.out)):
+            return None  # it had ended, or was ending with all of it written and said
         fault.outcome = f"gone after {fault.seconds:.2f} s"
         command = trainee.command_to_go_on()
         why = trainee.untidy()
