@@ -220,7 +220,10 @@ def _how_to_go_on() -> str:
 
 if __name__ == "__main__":
     _code = main()
-    # Another Ctrl-C ends Python's own end at once: raised inside it, it may crash the process.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _code:
+        # All is saved and said. Python's own end may crash where a signal cut a compilation off, or
+        # where Ctrl-C comes again, and prints the tracebacks of saves that a full disk ended.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(_code)
     sys.exit(_code)

@@ -28,6 +28,7 @@ from jaxnets.integrity import (
     unlisted,
     write_manifest,
 )
+from jaxnets.placement import on_one_device
 from jaxnets.retention import Retention
 from jaxnets.state import TrainState
 
@@ -108,8 +109,7 @@ class Checkpoints:
             if not wrong:
                 raise UserError(f"cannot read {self.directory}: {_first_line(error)}") from error
             set_aside(self.directory, dict(wrong))
-            for step, why in wrong:
-                self._say(f"warning: the checkpoint of step {step} is moved aside: {why}")
+            self._say("; ".join(f"warning: step {n} is moved aside: {why}" for n, why in wrong))
             manager = ocp.CheckpointManager(self.directory, options=options)
         for step in manager.all_steps():
             with contextlib.suppress(Damaged):  # such a one does not rank; `restore` names it
@@ -173,9 +173,9 @@ class Checkpoints:
             return
         with self._mending():
             self.wait()
-        # The caller goes on to donate the state's buffers, and on CPU what Orbax holds are views
-        # of them: without the copy, the file would show a mixture of two steps.
-        copy = jax.tree.map(jnp.copy, state)
+        # The caller donates the state's buffers, and on CPU what Orbax holds are views of them: so
+        # a copy. Of one device: Orbax cuts what is on several, by as many programs to compile.
+        copy = jax.tree.map(jnp.copy, on_one_device(state))
         self._sums = array_sums(copy)
         ranks = value is not None and math.isfinite(value)
         self._retention.values[step] = float(value) if ranks else math.nan  # type: ignore[arg-type]

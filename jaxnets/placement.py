@@ -20,6 +20,7 @@ from jaxnets.typing import DATA_AXIS, PyTree
 __all__ = [
     "bytes_per_device",
     "make_mesh",
+    "on_one_device",
     "on_this_process",
     "own_places",
     "own_rows",
@@ -153,12 +154,31 @@ def on_this_process(tree: PyTree) -> PyTree:
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            words = jax.random.key_data(leaf).addressable_data(0)
-            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-        return leaf.addressable_data(0)
+        return _first_copy(leaf)
 
     return jax.tree.map(own, tree)
+
+
+def on_one_device(tree: PyTree) -> PyTree:
+    """The tree with what is whole on each of this process's devices as it is on the first of them.
+
+    What is divided, or lies on other processes' devices too, stays as it is.
+    """
+
+    def first(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+            return leaf
+        several = len(leaf.sharding.device_set) > 1
+        return _first_copy(leaf) if several and leaf.is_fully_replicated else leaf
+
+    return jax.tree.map(first, tree)
+
+
+def _first_copy(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(leaf).addressable_data(0)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    return leaf.addressable_data(0)
 
 
 @lru_cache(maxsize=8)

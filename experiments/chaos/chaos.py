@@ -43,7 +43,7 @@ class Chaos:
     """
 
     long: bool = False
-    """Many faults, in about a quarter of an hour, instead of a few in about a minute."""
+    """Many faults, in about a quarter of an hour, instead of a few in some minutes."""
     seed: int = 0
     """What is done, and when as a share of a run's life, follows from it."""
     only: str = ",".join(COUNTS)
