@@ -98,8 +98,8 @@ class Terminator(Striker):
         fault.seconds = time.monotonic() - begin
         # One that had not got as far as to Python's first line dies of it; a shell shows 143 too.
         status = 128 - code if code < 0 else code
-        if trained and (status == 0 or (code == -signal.SIGTERM and "report: " in trainee.out)):
-            return None  # it had ended, or was ending with all of it written and said
+        if status == 0 and trained:
+            return None  # it had ended
         fault.outcome = f"gone after {fault.seconds:.2f} s"
         command = trainee.command_to_go_on()
         why = trainee.untidy()
@@ -109,7 +109,8 @@ class Terminator(Striker):
             why = f"it was gone after {fault.seconds:.1f} s only"
         if why is None and begun and not (trained or "and saved at step" in trainee.err):
             why = f"it did not save{trainee.last_words()}"
-        if why is None and command is None and "run folder: " in trainee.out:
+        done = "report: " in trainee.out  # all is written and said, and Python was ending
+        if why is None and command is None and "run folder: " in trainee.out and not done:
             why = f"it did not say how to go on{trainee.last_words()}"
         if why is not None:
             lose([fault], why, trainee.folder)
