@@ -86,6 +86,8 @@ def run(config: Chaos) -> int:
     finally:
         stage.close()
         storage.release(stage.folder)
+        for fault in faults:  # a temporary folder's name says nothing to whoever reads it later
+            fault.outcome = fault.outcome.replace(f"{stage.folder}/", "")
         lost = [fault for fault in faults if fault.lost is not None]
         if config.folder is None and not lost:
             shutil.rmtree(stage.folder, ignore_errors=True)
