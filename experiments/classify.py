@@ -262,7 +262,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     task = Task(
         name=f"{config.network} on {dataset.name}" + populations.suffix(config),
         init=lambda: populations.init(config, init),
-        step=populations.step(config, step),
+        step=populations.step(config, lambda _: step),
         pipeline=pipeline,
         total_steps=total_steps,
         evaluate=lambda of: populations.numbers(config, of, scores),

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 #: Fields of one config or another whose values have no meaning below zero.
 _NOT_NEGATIVE = (
     "learning_rate",
-    "generator_learning_rate",
-    "discriminator_learning_rate",
     "weight_decay",
     "mixup",
     "focal_gamma",
-    "penalty_weight",
+    "lecam_weight",
+    "matching_weight",
+    "auxiliary_weight",
     "eval_every",
     "save_every",
     "memory_budget_mb",
@@ -215,11 +215,12 @@ def check_numbers(config: Any) -> None:
     need(config.epochs > 0, "epochs", "above 0")
     need(config.epochs <= checks.MAX_STEPS, "epochs", f"at most {checks.MAX_STEPS}")
     need(config.width > 0, "width", "above 0")
-    need(config.ema_decay is None or 0 <= config.ema_decay < 1, "ema_decay", "in [0, 1)")
+    decay = getattr(config, "ema_decay", None)
+    need(decay is None or 0 <= decay < 1, "ema_decay", "in [0, 1)")
     need(config.clip_norm is None or config.clip_norm > 0, "clip_norm", "above 0")
     for name in _NOT_NEGATIVE:
         need(getattr(config, name, 0) >= 0, name, "at least 0")
-    for name in ("momentum", "b1", "b2"):
+    for name in ("momentum", "b1"):
         need(0 <= getattr(config, name, 0) < 1, name, "in [0, 1)")
 
 

@@ -120,21 +120,23 @@ def _scores(
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
     records = []
-    members = zip(populations.seeds(gan), populations.members(gan, state), strict=True)
-    for seed, member in members:
-        if gan.seeds > 1 and populations.has_diverged(member):
+    members = zip(
+        populations.names(gan), populations.seeds(gan), populations.members(gan, state), strict=True
+    )
+    for called, seed, member in members:
+        if populations.size(gan) > 1 and populations.has_diverged(member):
             continue
         train = built.train
         if gan.labels_per_class is not None:
             train = data.take_per_class(dataset.splits["train"], gan.labels_per_class, seed)
         samples = built.samples_like(member, labels)
         looks = scoring.Looks(built.judge, samples, dataset, train, gan.conditional)
-        name = f"seed {seed}: " if gan.seeds > 1 else ""
+        name = f"{called}: " if populations.size(gan) > 1 else ""
         for score in scoring.take(names, looks):
             print(f"{name}{score}", file=sys.stderr)
-            records.append({**score.record(), **({"seed": seed} if name else {})})
+            records.append({**score.record(), **({"member": called} if name else {})})
         if "memorisation" in names:
-            part = f"-seed-{seed}" if name else ""
+            part = f"-{called}" if name else ""
             path = config.run / "samples" / f"nearest{part}.png"
             print(f"nearest training images: {pictures.nearest(looks, path)}", file=sys.stderr)
     return records

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from experiments import checks, common, judging, pictures, populations, processes
+from experiments import (
+    checks,
+    common,
+    gan_step,
+    judging,
+    pictures,
+    populations,
+    processes,
+    ramps,
+    scoring,
+    sweeps,
+)
+from experiments.gan_config import Generate, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,96 +31,6 @@ if TYPE_CHECKING:
     from jaxnets.evaluate import Sample
     from jaxnets.state import TrainState
     from jaxnets.task import Task
-
-#: Values of the fields that are None, by data set.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {
-        "epochs": 100.0,
-        "batch_size": 64,
-        "width": 1.0,
-        "penalty_weight": 0.1,
-        "score_epochs": 10.0,
-    },
-    "digits": {"epochs": 200.0, "width": 0.5},
-    "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
-}
-
-#: Weights of penalties, from their papers, where --penalty-weight is not given.
-_LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Generate(common.RunOptions, common.DataOptions):
-    """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
-
-    A flag whose default is None takes the value that suits the data set; config.json in the run's
-    folder shows it.
-    """
-
-    generator: str = "dcgan"
-    """dcgan, r3gan or sngan."""
-    discriminator: str | None = None
-    """dcgan, r3gan, sngan, or any classifier of `classify` as the trunk; by default the generator's
-    own."""
-    conditional: bool = True
-    """Give both networks the class of each image; then a class can be asked for."""
-    latent_size: int = 64
-    """Length of the generator's input."""
-    width: float | None = None
-    """Factor on every number of channels."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters are float32 in any case."""
-
-    epochs: float | None = None
-    """Passes over the training images."""
-    batch_size: int | None = None
-    """Images that one discriminator update sees, over all devices."""
-    micro_batches: int = 1
-    """Parts in which a batch is computed, to save memory; gradients add up."""
-    discriminator_steps: int = 1
-    """Discriminator updates to one generator update, each on images of its own."""
-
-    loss: str = "non_saturating"
-    """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
-    penalty: str = "r1"
-    """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
-    penalty_weight: float | None = None
-    """Factor of the penalty: gamma of R1 and R2, lambda of the others."""
-    penalty_every: int = 1
-    """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
-    augment: str = ""
-    """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
-    augment_probability: float | None = None
-    """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive."""
-    adaptive_augment: bool = False
-    """Let that share follow how sure the discriminator is of real images (ADA)."""
-
-    optimizer: str = "adam"
-    """sgd, nesterov, adam, rmsprop, lion or lamb."""
-    generator_learning_rate: float = 5e-4
-    """The generator's highest learning rate."""
-    discriminator_learning_rate: float = 5e-4
-    """The discriminator's highest learning rate."""
-    b1: float = 0.0
-    """Decay of the first moment."""
-    b2: float = 0.99
-    """Decay of the second moment."""
-    schedule: str = "constant"
-    """constant, cosine or linear."""
-    clip_norm: float | None = None
-    """Greatest global norm of a gradient."""
-    ema_decay: float | None = 0.995
-    """Decay of the moving average of the generator that samples are made with."""
-
-    labels_per_class: int | None = None
-    """Train on this many images of each class only."""
-    judge: Path | None = None
-    """Folder of a `classify` run on the same data, whose features measure Frechet distances, and
-    which looks whether samples have all classes and differ within each."""
-    accuracy_score: bool = True
-    """At the end, train a CNN on samples only and test it on real images (if conditional)."""
-    score_epochs: float | None = None
-    """For how many passes over as many samples as there are training images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,65 +47,18 @@ class Built:
     conditional: bool
 
 
-def resolve(config: Generate) -> Generate:
-    """The config with every value in its place."""
-    from jaxnets.errors import UserError
-
-    if config.discriminator is None:
-        config = dataclasses.replace(config, discriminator=config.generator)
-    if config.penalty_weight is None and config.penalty in _LAMBDAS:
-        config = dataclasses.replace(config, penalty_weight=_LAMBDAS[config.penalty])
-    config = common.with_preset(config, PRESETS, config.data)
-    common.check_numbers(config)
-    common.need_at_least_one(config, "penalty_every", "discriminator_steps")
-    share = config.augment_probability
-    if share is not None and not 0 <= share <= 1:
-        raise UserError(f"--augment-probability must be in [0, 1], got {share}")
-    if not config.augment and (config.adaptive_augment or share is not None):
-        raise UserError(
-            "--adaptive-augment and --augment-probability are of --augment: say which, such as "
-            "--augment translation,cutout"
-        )
-    assert config.score_epochs is not None
-    if config.score_epochs <= 0:
-        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
-    if config.keep_best > 0 and (config.judge is None or config.eval_every <= 0):
-        raise UserError(
-            "--keep-best goes by the Frechet distance that a CNN measures at every evaluation: set "
-            "--judge, and --eval-every above 0"
-        )
-    return config
-
-
-def networks(config: Generate, dataset: DataSet) -> Any:
-    """The (generator, discriminator) that a resolved config names."""
-    from jaxnets.models import make_gan
-
-    return make_gan(
-        config.generator,
-        discriminator=config.discriminator,
-        image_shape=dataset.splits["train"].images.shape[1:],
-        num_classes=dataset.num_classes if config.conditional else None,
-        latent_size=config.latent_size,
-        width=config.width,  # type: ignore[arg-type]
-        dtype=config.dtype,
-    )
-
-
 def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     """Turns a resolved config and a data set into a task for the loop."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from jaxnets import augment, data, evaluate, losses, optimizers, parallel, report, state, steps
-    from jaxnets.errors import UserError
+    from jaxnets import data, evaluate, report
     from jaxnets.guard import CollapseWatch
     from jaxnets.task import Ranking, Task
 
-    assert config.batch_size and config.epochs and config.penalty_weight is not None
+    assert config.batch_size and config.epochs
     common.check_batch(config.batch_size, mesh, config.micro_batches)
-    trains = [dataset.splits["train"]] * config.seeds
+    trains = [dataset.splits["train"]] * populations.size(config)
     if config.labels_per_class is not None:
         trains = [
             data.take_per_class(dataset.splits["train"], config.labels_per_class, seed)
@@ -196,98 +72,33 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     assert config.score_epochs is not None
     checks.total_steps(config.score_epochs, len(train), "score-epochs")
 
-    generator, discriminator = networks(config, dataset)
-    generator_optimizer, discriminator_optimizer = (
-        optimizers.make_optimizer(
-            config.optimizer,
-            optimizers.make_schedule(config.schedule, rate, total_steps),
-            clip_norm=config.clip_norm,
-            b1=config.b1,
-            b2=config.b2,
-        )
-        for rate in (config.generator_learning_rate, config.discriminator_learning_rate)
-    )
+    nets = gan_step.networks(config, dataset)
+    generator, discriminator = nets
+    shape = train.images.shape[1:]
 
     def keys(member: int) -> Any:
         """Of the generator, the discriminator, the run and the previews."""
-        return jax.random.split(jax.random.key(config.seed + member), 4)
+        return jax.random.split(jax.random.key(populations.seeds(config)[member]), 4)
 
-    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
-    extra = {steps.AUGMENT_PROBABILITY: config.augment_probability or 0.0}
-    extra = extra if config.adaptive_augment else {}
-
-    def init(member: int) -> state.TrainState:
-        generator_key, discriminator_key, run_key, _ = keys(member)
-        latents = jnp.zeros((1, config.latent_size))
-        images = jnp.zeros((1, *train.images.shape[1:]))
-        return state.TrainState.create(
-            run_key,
-            {
-                "generator": state.init_net(
-                    generator,
-                    generator_key,
-                    latents,
-                    labels,
-                    train=False,
-                    optimizer=generator_optimizer,
-                    ema=config.ema_decay is not None,
-                ),
-                "discriminator": state.init_net(
-                    discriminator,
-                    discriminator_key,
-                    images,
-                    labels,
-                    train=False,
-                    optimizer=discriminator_optimizer,
-                ),
-            },
-            extra=extra,
-        )
-
+    init = gan_step.first_state(config, nets, shape, total_steps, keys)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
-    if config.penalty != "none":
-        images = jnp.zeros((1, *train.images.shape[1:]))
-        made = jax.eval_shape(
-            lambda key: discriminator.init(key, images, labels, train=False), jax.random.key(0)
-        )
-        if "batch_stats" in made:
-            raise UserError(
-                f"--discriminator {config.discriminator} normalises over the batch, so an image "
-                "has no gradient of its own to penalise; add --penalty none"
-            )
-    probability = augment.Adaptive() if config.adaptive_augment else config.augment_probability
-    make_step = partial(
-        steps.adversarial_step,
-        generator,
-        discriminator,
-        losses.adversarial_loss(config.loss),
-        generator_optimizer,
-        discriminator_optimizer,
-        latent_size=config.latent_size,
-        conditional=config.conditional,
-        discriminator_steps=config.discriminator_steps,
-        augment=augment.gan_augmentation(config.augment) if config.augment else None,
-        augment_probability=probability,
-        ema_decay=config.ema_decay,
-        micro_batches=config.micro_batches,
-    )
-    step: Any = populations.step(config, make_step())
-    if config.penalty != "none":
-        weight = config.penalty_weight * config.penalty_every
-        penalised = make_step(penalty=losses.penalty(config.penalty), penalty_weight=weight)
-        penalised = populations.step(config, penalised)
-        lazy = config.penalty_every > 1
-        step = parallel.Lazily(penalised, step, config.penalty_every) if lazy else penalised
+    gan_step.check_penalty(config, discriminator, shape)
+    matched = gan_step.features_to_match(config, dataset, mesh)
+    step = gan_step.whole_step(config, gan_step.maker(config, nets, total_steps, matched))
     sample = evaluate.make_sample(
         generator, latent_size=config.latent_size, conditional=config.conditional
     )
 
-    def preview(of: state.TrainState, folder: Path) -> None:
+    def preview(of: TrainState, folder: Path) -> None:
         for member, one in enumerate(populations.members(config, of)):
-            part = folder if config.seeds == 1 else folder / populations.names(config)[member]
+            part = (
+                folder
+                if populations.size(config) == 1
+                else folder / populations.names(config)[member]
+            )
             preview_of_one(one, member, part)
 
-    def preview_of_one(of: state.TrainState, member: int, folder: Path) -> None:
+    def preview_of_one(of: TrainState, member: int, folder: Path) -> None:
         columns = 10
         rows = min(dataset.num_classes, 20)
         asked: Any = np.repeat(np.arange(rows, dtype=np.int32), columns)
@@ -302,15 +113,26 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
-    def scores(of: state.TrainState, member: int) -> dict[str, float]:
-        return judging.sample_numbers(judge, partial(samples_like, of), dataset, config.conditional)
+    names = scoring.names_of(config.metrics, conditional=config.conditional)
 
-    def samples_like(of: state.TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
+    def scores(of: TrainState, member: int) -> dict[str, float]:
+        make = partial(samples_like, of)
+        found = judging.sample_numbers(judge, make, dataset, config.conditional)
+        if names:
+            assert judge is not None
+            samples = make(dataset.splits["test"].labels)
+            looks = scoring.Looks(judge, samples, dataset, trains[member], config.conditional)
+            found |= scoring.numbers(names, looks)
+        return found
+
+    def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
         variables = of.nets["generator"].averaged
         asked: Any = like if config.conditional else len(like)
         images = sample(variables, jax.random.key(seed), asked)
         return data.Split(data.to_uint8(images), like)
 
+    better = scoring.HIGHER_IS_BETTER[config.best_by]
+    ranking = Ranking(scoring.number_name(config.best_by), higher_is_better=better)
     task = Task(
         name=f"{config.generator} on {dataset.name}" + populations.suffix(config),
         init=lambda: populations.init(config, init),
@@ -319,7 +141,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         total_steps=total_steps,
         evaluate=lambda of: populations.numbers(config, of, scores),
         preview=preview,
-        ranking=Ranking("frechet", higher_is_better=False) if config.keep_best and judge else None,
+        ranking=ranking if config.keep_best and judge else None,
         warn=CollapseWatch(after_epochs=_settled(config, total_steps) / steps_per_epoch),
     )
     return Built(task, train, steps_per_epoch, sample, samples_like, judge, config.conditional)
@@ -329,11 +151,15 @@ def _settled(config: Generate, total_steps: int) -> float:
     """The step from which on a GAN that makes few different images has a problem.
 
     In the first 100 steps on digits the discriminator is certain of every image. And the average
-    that samples are made with remembers its start, exp(-3) = 5% of it after three of its spans
-    (with 0.995, 600 steps). Measured there, conditional or not: a spread of 0.03 after 92 steps,
-    0.05 after 180, 0.1 after 272, 0.25 after 360, and 0.6 to 0.7 after 452; in the end 0.9 to 1.3.
+    that samples are made with may remember its start: exp(-3) = 5% of it after three of its spans.
+    A warm-up of its half-life to a twentieth of the images seen leaves nothing of it after a few
+    steps.
     """
-    span = 0.0 if config.ema_decay is None else 1 / (1 - config.ema_decay)
+    span = 0.0
+    if gan_step.keeps_average(config) and config.ema_warmup == 0:
+        assert config.ema_half_life is not None and config.batch_size
+        images = config.batch_size * config.discriminator_steps
+        span = max(ramps.ends(config.ema_half_life, "ema-half-life")) / images / math.log(2)
     return max(200.0, 0.1 * total_steps, min(3 * span, 0.9 * total_steps))
 
 
@@ -354,11 +180,19 @@ def evaluate(
         if built.judge is not None:
             numbers["frechet_judge"] = built.judge.name
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+        if config.sweep and built.judge is not None:
+            samples = make(dataset.splits["test"].labels)
+            looks = scoring.Looks(built.judge, samples, dataset, built.train, config.conditional)
+            numbers |= {"precision": looks.manifold.precision, "recall": looks.manifold.recall}
         if config.conditional and config.accuracy_score:
             samples = make(built.train.labels)
             assert config.score_epochs is not None
-            part = folder if config.seeds == 1 else folder / populations.names(config)[member]
-            seed = config.seed + member
+            part = (
+                folder
+                if populations.size(config) == 1
+                else folder / populations.names(config)[member]
+            )
+            seed = populations.seeds(config)[member]
             numbers["classification_accuracy_score"] = judging.accuracy_score(
                 samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed
             )
@@ -390,9 +224,16 @@ def run(config: Generate) -> Path:
         ("training time, compilation included", f"{result.seconds:.0f} s"),
         ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
     ]
-    table = report.Table(rows, header=("", "value"))
-    parts = [table, *pictures.figures(built, first, dataset, folder)]
+    parts: list[Any] = [report.Table(rows, header=("", "value"))]
+    compared: list[str] = []
+    if config.sweep:
+        (header, *values), compared = sweeps.winners(config, populations.names(config), numbers)
+        parts.append(report.Table(values, header=header))
+        rows += [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
+    parts = [*parts, *pictures.figures(built, first, dataset, folder)]
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)
+    for sentence in compared:
+        print(f"  {sentence}")
     print(f"  report: {folder / 'report.html'}")
     return folder

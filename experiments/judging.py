@@ -87,6 +87,36 @@ class Judge:
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     """The classifier of a `classify` run, to look at images of a data set."""
     from jaxnets import evaluate
+
+    model, variables, own, network = _load(folder, dataset, mesh, "judge")
+    predict = evaluate.make_predict(model, mesh)
+    return Judge(
+        look=partial(predict, variables),
+        real=cache(lambda: predict(variables, dataset.splits["test"])),
+        extractor=f"{network} trained on {own.name}",
+        digest=evaluate.digest(variables),
+        knows_classes=own.class_names == dataset.class_names,
+    )
+
+
+def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], Any]:
+    """The classifier of a `classify` run as a function from images [B, H, W, C] to features.
+
+    It can be traced and differentiated; its weights stay as they are.
+    """
+    from jaxnets.parallel import on_this_process, whole
+
+    model, variables, _, _ = _load(folder, dataset, mesh, "matching CNN")
+    fixed = on_this_process(whole(variables))
+
+    def features(images: Any) -> Any:
+        return model.apply(fixed, images, train=False)[1]["penultimate"]
+
+    return features
+
+
+def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
+    """A trained classifier: module, averaged variables, its data set and its network's name."""
     from jaxnets.errors import UserError
     from jaxnets.parallel import replicate
     from jaxnets.runs import read_run
@@ -94,14 +124,14 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     found = read_run(folder)
     if found["experiment"] != "classify":
         raise UserError(
-            f"{folder} is a run of `{found['experiment']}`; a judge must be one of `classify`"
+            f"{folder} is a run of `{found['experiment']}`; a {what} must be one of `classify`"
         )
     config = checks.config_of_run(folder, found, classify.Classify, classify.resolve)
     own = common.load_data(config)
     shapes = [d.splits["test"].images.shape[1:] for d in (own, dataset)]
     if shapes[0] != shapes[1]:
         raise UserError(
-            f"the judge {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
+            f"the {what} {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
             f"are {_size(shapes[1])}"
         )
     # It will not be trained here: its batch need not be one that these devices divide.
@@ -110,15 +140,7 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
     state = populations.member(config, state, None)
-    variables = state.nets["classifier"].averaged
-    predict = evaluate.make_predict(built.model, mesh)
-    return Judge(
-        look=partial(predict, variables),
-        real=cache(lambda: predict(variables, dataset.splits["test"])),
-        extractor=f"{config.network} trained on {own.name}",
-        digest=evaluate.digest(variables),
-        knows_classes=own.class_names == dataset.class_names,
-    )
+    return built.model, state.nets["classifier"].averaged, own, config.network
 
 
 def sample_numbers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments import common
+from experiments import common, sweeps
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -17,13 +17,27 @@ if TYPE_CHECKING:
 
 
 def seeds(config: common.RunOptions) -> list[int]:
-    """The seeds of a run's members; of an ordinary run, its one seed."""
-    return [config.seed + i for i in range(config.seeds)]
+    """The seeds of a run's members; of an ordinary run, its one seed.
+
+    Of a sweep, those of all seeds with its first value come first.
+    """
+    own = [config.seed + i for i in range(config.seeds)]
+    found = sweeps.sweep_of(config)
+    return own if found is None else own * len(found.values)
 
 
 def names(config: common.RunOptions) -> list[str]:
     """The members' names, as in `metrics.jsonl`."""
-    return [f"seed-{seed}" for seed in seeds(config)]
+    own = [f"seed-{config.seed + i}" for i in range(config.seeds)]
+    found = sweeps.sweep_of(config)
+    if found is None:
+        return own
+    return [name if len(own) == 1 else f"{name},{seed}" for name in found.names() for seed in own]
+
+
+def size(config: common.RunOptions) -> int:
+    """How many networks, or GANs, the run trains."""
+    return len(seeds(config))
 
 
 def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:
@@ -32,7 +46,7 @@ def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) 
 
     budget = config.memory_budget_mb << 20
     rows = parallel.own_rows(mesh, batch_size)
-    if config.seeds == 1:
+    if size(config) == 1:
         return data.make_pipeline(
             splits[0], batch_size, config.seed, memory_budget_bytes=budget, rows=rows
         )
@@ -41,38 +55,46 @@ def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) 
     )
 
 
-def step(config: common.RunOptions, of_one: Step) -> Step:
-    """The run's step, made of that of one member."""
+def step(config: common.RunOptions, of_one: Callable[[Mapping[str, Any]], Step]) -> Step:
+    """The run's step, made of that of one member.
+
+    Args:
+      config: of the run.
+      of_one: numbers that a sweep varies, by field -> the step of a member with them.
+    """
     from jaxnets import population
 
-    return (
-        of_one if config.seeds == 1 else population.population_step(lambda _: of_one, names(config))
-    )
+    if size(config) == 1:
+        return of_one({})
+    return population.population_step(lambda extra: of_one(sweeps.swept(extra)), names(config))
 
 
 def init(config: common.RunOptions, of_one: Callable[[int], TrainState]) -> TrainState:
     """The run's first state, made of that of each member (a number from 0 on)."""
     from jaxnets import population
 
-    if config.seeds == 1:
+    if size(config) == 1:
         return of_one(0)
-    return population.population_state([of_one(i) for i in range(config.seeds)])
+    found = sweeps.sweep_of(config)
+    hypers = None
+    if found is not None:
+        hypers = {found.key: [value for value in found.values for _ in range(config.seeds)]}
+    return population.population_state([of_one(i) for i in range(size(config))], hypers)
 
 
 def members(config: common.RunOptions, state: TrainState) -> list[TrainState]:
     """The states of the members."""
     from jaxnets import population
 
-    if config.seeds == 1:
+    if size(config) == 1:
         return [state]
-    return [population.member_state(state, i) for i in range(config.seeds)]
+    return [population.member_state(state, i) for i in range(size(config))]
 
 
 def member(config: common.RunOptions, state: TrainState, seed: int | None) -> TrainState:
     """The state of the member with a seed, by default the first."""
     check_member(config, seed)
-    asked = config.seed if seed is None else seed
-    return members(config, state)[asked - config.seed]
+    return members(config, state)[0 if seed is None else seeds(config).index(seed)]
 
 
 def check_member(config: common.RunOptions, seed: int | None) -> None:
@@ -102,7 +124,7 @@ def numbers(
     """
     from jaxnets.errors import UserError
 
-    if config.seeds == 1:
+    if size(config) == 1:
         return dict(of_one(state, 0))
     each = [
         None if has_diverged(one) else of_one(one, i)
@@ -110,7 +132,7 @@ def numbers(
     ]
     if all(one is None for one in each):
         raise UserError(
-            f"all {config.seeds} members have diverged: lower the learning rate, or clip gradients "
+            f"all {size(config)} members have diverged: lower the learning rate, or clip gradients "
             "with --clip-norm, in a new run folder"
         )
     return together(config, each)
@@ -140,7 +162,7 @@ def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]
     from jaxnets import population
 
     left = [one for one in each if one is not None]
-    if config.seeds == 1:
+    if size(config) == 1:
         return dict(left[0])
     measured = [name for name, value in left[0].items() if isinstance(value, float)]
     rest = {name: [one[name] for one in left] for name in left[0] if name not in measured}
@@ -153,7 +175,7 @@ def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]
 
 def curves(config: common.RunOptions, *shown: str) -> list[str]:
     """Names of the curves to draw: each member's, where a reader can tell them apart."""
-    if config.seeds == 1 or config.seeds * len(shown) > 8:
+    if size(config) == 1 or size(config) * len(shown) > 8:
         return list(shown)
     return [f"{name}/{of_member}" for name in shown for of_member in names(config)]
 
@@ -183,4 +205,8 @@ def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
 
 def suffix(config: common.RunOptions) -> str:
     """What a run's title says of its members."""
-    return "" if config.seeds == 1 else f", {config.seeds} seeds"
+    if size(config) == 1:
+        return ""
+    found = sweeps.sweep_of(config)
+    of_seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
+    return of_seeds if found is None else f", {len(found.values)} values of {found.field}{of_seeds}"

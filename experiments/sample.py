@@ -41,7 +41,7 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import generate, judging, pictures, populations
+    from experiments import gan_step, generate, judging, pictures, populations
     from jaxnets import data, evaluate, parallel, report
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_files
@@ -98,7 +98,7 @@ def run(config: Sample) -> None:
     contents = [report.grid_png(images, columns), buffer.getvalue()]
     if config.interpolate is not None:
         walk = evaluate.make_walk(
-            generate.networks(options, dataset)[0],
+            gan_step.networks(options, dataset)[0],
             latent_size=options.latent_size,
             conditional=options.conditional,
         )

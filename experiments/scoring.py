@@ -173,6 +173,16 @@ METRICS: dict[str, Callable[[Looks], list[Judgement]]] = {
     "memorisation": _memorisation,
 }
 
+#: Which numbers say that one generator is better than another -> whether more of it is better.
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "frechet": False,
+    "kid": False,
+    "intra_class": False,
+    **dict.fromkeys(
+        ("precision", "recall", "density", "coverage", "inception", "recognised"), True
+    ),
+}
+
 #: Those that need samples of classes that were asked for.
 _OF_CLASSES = ("intra_class", "recognised")
 
@@ -211,3 +221,21 @@ def labels_like(labels: np.ndarray, count: int) -> np.ndarray:
 def take(names: Sequence[str], looks: Looks) -> list[Judgement]:
     """The scores of samples, in the order of the names."""
     return [score for name in names for score in METRICS[name](looks)]
+
+
+def number_name(name: str) -> str:
+    """What a score is called among the numbers of an evaluation.
+
+    Its Frechet distance is that of `judging.frechet_numbers`; the one that `METRICS` takes, of all
+    test images, is apart.
+    """
+    return name if name == "frechet" else f"samples_{name}"
+
+
+def numbers(names: Sequence[str], looks: Looks) -> dict[str, float]:
+    """The scores as numbers of an evaluation: of a metric of several, the first."""
+    found = {}
+    for name in names:
+        called = "samples_frechet_all" if name == "frechet" else number_name(name)
+        found[called] = float(METRICS[name](looks)[0].value)
+    return found

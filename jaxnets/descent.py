@@ -1,21 +1,37 @@
 """`descend`: the one place that takes gradients and updates a network."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxnets import axis
 from jaxnets.metrics.mean import Mean
-from jaxnets.state import Net
+from jaxnets.state import Net, TrainState
 from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
 
-__all__ = ["FINITE", "Objective", "descend", "merge_over_first_axis", "of_net", "split_batch"]
+__all__ = [
+    "FINITE",
+    "Objective",
+    "Step",
+    "advance",
+    "descend",
+    "forward",
+    "merge_over_first_axis",
+    "of_net",
+    "split_batch",
+    "value_at",
+]
 
 #: First part of the names of metrics that say whether a step's numbers were finite.
 FINITE = "finite"
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 #: (params, model_state, batch, key) -> (loss of each example [B], (model_state, metrics))
 Objective = Callable[[PyTree, PyTree, Batch, PRNGKey], tuple[Array, tuple[PyTree, Metrics]]]
@@ -153,3 +169,29 @@ def of_net(metrics: Metrics, net: str, prefix: str = "") -> Metrics:
 def merge_over_first_axis(metrics: PyTree) -> PyTree:
     """Merges metrics that a scan has stacked: they are sums and counts, so they add up."""
     return jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+
+def forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[..., Any]:
+    """The module in training mode as `(params, *inputs) -> (output, features, model_state)`."""
+
+    def apply(params: PyTree, *inputs: Any) -> tuple[Array, Mapping[str, Array], PyTree]:
+        (output, features), after = module.apply(
+            {"params": params, **model_state},
+            *inputs,
+            train=True,
+            mutable=list(model_state),
+            rngs={"dropout": key},
+        )
+        return output, features, dict(after)
+
+    return apply
+
+
+def value_at(value: Array | float | optax.Schedule | None, step: Array) -> Array | float | None:
+    """A number, or what a function of the step gives."""
+    return value(step) if callable(value) else value  # type: ignore[return-value]
+
+
+def advance(state: TrainState, **nets: Net) -> TrainState:
+    """The state after one more step, with these networks."""
+    return dataclasses.replace(state, step=state.step + 1, nets={**state.nets, **nets})

@@ -76,6 +76,12 @@ NO_DATA: Pool = [*NO_NAME, "folder:", "folder:nowhere", "folder:file", "folder:f
 NO_DATA += ["folder:~no-such-user/x", "folder:\udcff", "digits:", "tfds:", f"folder:{LONG}"]
 NO_DATA += ["tfds:no_such_data_set", "tfds:../../x", "tfds:mnist:99.0.0", "tfds:a b"]
 
+#: No number, nor one and another.
+NO_RAMP: Pool = ["", ":", "1:", ":1", "a:b", "1:2:3", "0.1:-1", "nan:1", "0.1:inf", "1:1e39", "1,2"]
+NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma=1,nan", "=1,2"]
+NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma=1,1.00000001"]
+NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
+
 
 def _below(limit: int, draw: random.Random) -> Pool:
     return [limit - 1, limit - draw.randrange(2, 10**6), -(2**31) - 1, -HUGE]
@@ -94,10 +100,13 @@ def pools(draw: random.Random) -> dict[str, Pool]:
     negative = [-1e-9, -draw.uniform(0, 1e3), -1e300, 1e39]
     counts = ["micro_batches", "steps_per_call", "log_every", "keep", "penalty_every", "rounds"]
     counts += ["seeds", "members", "patience", "discriminator_steps"]
-    rates = ["learning_rate", "generator_learning_rate", "discriminator_learning_rate"]
+    ramps = ["generator_learning_rate", "discriminator_learning_rate", "penalty_weight"]
+    ramps += ["ema_half_life"]
+    rates = ["learning_rate"]
     names = ["network", "optimizer", "schedule", "loss", "generator", "discriminator", "penalty"]
     return {
         **dict.fromkeys(counts, at_least_1),
+        **{name: [*negative, *NO_RAMP] for name in ramps},
         **dict.fromkeys((*rates, "weight_decay", "mixup", "focal_gamma"), negative),
         **dict.fromkeys((*names, "family", "name"), NO_NAME),
         "batch_size": [*at_least_1, HUGE],
@@ -119,7 +128,14 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "memory_budget_mb": at_least_0,
         "eval_every": negative,
         "save_every": negative,
-        "penalty_weight": negative,
+        **dict.fromkeys(("lecam_weight", "matching_weight", "auxiliary_weight"), negative),
+        "weight_clip": [0.0, *negative],
+        "ema_warmup": [-0.1, 1.1, 1e300],
+        "ramp_images": negative,
+        "conditioning": NO_NAME,
+        "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
+        "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
+        "best_by": NO_NAME,
         "epochs": [0.0, *negative, 1e12, 1e30],
         "score_epochs": [0.0, -1.0, 1e12, 1e39],
         "width": [0.0, -1e-9, -1.0, 1e4, 1e30, 1e300],
@@ -129,14 +145,15 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "process_count": [1, 2, *at_least_1],
         "process_id": [0, 1, -1, HUGE],
         "start_timeout": [0.0, -1.0, -1e300],
-        "augment_probability": [-0.1, 1.1, 0.5],  # the last without --augment
+        "augment_probability": [-0.1, 1.1, 0.5, *NO_RAMP],  # without --augment
         "max_ratio": [0.0, -1.0, -1e300],
         "min_seconds": [0.0, -1.0, -1e300],
         "target": [0.0, 1.0, 94.0, -0.5],
         "truncation": [0.0, -0.5, 1.001, 1e300],
         "validation_fraction": _outside(1e-4, 1.0, draw),
         **{name: _outside(0.0, 1.0, draw) for name in ("dropout", "warmup", "label_smoothing")},
-        **{name: _outside(0.0, 1.0, draw) for name in ("momentum", "b1", "b2", "ema_decay")},
+        **{name: _outside(0.0, 1.0, draw) for name in ("momentum", "b1", "ema_decay")},
+        "b2": [*_outside(0.0, 1.0, draw), *NO_RAMP],
         "augment": [name for name in NO_NAME if name.strip(" ,")],
         "data": NO_DATA,
         "run": [Path(text) for text in NO_RUN],
@@ -161,6 +178,7 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("sample", "points"): [0, -1, -HUGE],
         ("sample", "interpolate"): [0, -1, 10**12, HUGE],
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
+        ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],

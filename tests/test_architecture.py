@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxnets
-from experiments import classify, common, generate
+from experiments import classify, common, gan_config, generate
 from jaxnets import augment, data, losses, models, optimizers
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,7 @@ LAYERS = [
     ["metrics"],
     ["state", "optimizers"],
     ["descent"],
+    ["adversarial"],
     ["steps"],
     ["population"],
     ["placement"],
@@ -197,7 +198,10 @@ FLAGS = [
 @pytest.mark.parametrize("kind,field,registry", FLAGS)
 def test_help_lists_what_the_registry_has(kind, field, registry):
     assert listed(help_text(kind, field)) == set(registry)
-    assert getattr(kind, field) in registry
+    given = getattr(kind, field)
+    if given is None:  # a preset's
+        given = gan_config.PRESETS["default"][field]
+    assert given in registry
 
 
 def test_help_lists_augmentations_discriminators_and_data_sets():
@@ -215,8 +219,12 @@ def test_help_lists_augmentations_discriminators_and_data_sets():
 @pytest.mark.parametrize("module", [classify, generate])
 def test_presets_name_data_sets_and_unset_fields(module):
     kind = {classify: CLASSIFY, generate: GENERATE}[module]
-    assert set(module.PRESETS) - {"default"} <= set(data.DATA_SOURCES)
-    for preset in module.PRESETS.values():
-        assert set(preset) <= set(module.PRESETS["default"])
+    families = set(models.GENERATORS) if module is generate else set()
+    known = {"default", *data.DATA_SOURCES, *families}
+    known |= {f"{family} on {name}" for family in families for name in data.DATA_SOURCES}
+    presets = gan_config.PRESETS if module is generate else module.PRESETS
+    assert set(presets) <= known
+    for preset in presets.values():
+        assert set(preset) <= set(presets["default"])
         # A preset can fill only what is None until the user sets it.
         assert all(getattr(kind, name) is None for name in preset)

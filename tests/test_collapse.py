@@ -262,7 +262,7 @@ def test_a_population_without_a_member_left_stops():
 
 def test_a_number_that_is_not_known_is_shown_as_that():
     assert populations.shown({"samples_spread": math.nan}, "samples_spread", ".2f") == "not known"
-    config = SimpleNamespace(seeds=1)
+    config = SimpleNamespace(seed=0, seeds=1)
     assert populations.together(config, [{"a": 1.0}]) == {"a": 1.0}  # type: ignore[arg-type]
 
 

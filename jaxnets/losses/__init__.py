@@ -17,19 +17,24 @@ from jaxnets.losses.penalties import (
     r1,
     r2,
 )
+from jaxnets.losses.regularisers import FeatureMatching, LeCam, feature_distance, lecam
 
 __all__ = [
     "ADVERSARIAL_LOSSES",
     "CLASSIFICATION_LOSSES",
     "PENALTIES",
     "AdversarialLoss",
+    "FeatureMatching",
+    "LeCam",
     "adversarial_loss",
     "classification_loss",
     "consistency",
     "cross_entropy",
     "dragan",
+    "feature_distance",
     "focal",
     "gradient_penalty",
+    "lecam",
     "logits_and_r1",
     "penalty",
     "r1",

@@ -10,6 +10,7 @@ from flax.typing import Dtype
 from jaxnets.errors import UserError
 from jaxnets.models import dcgan, r3gan, resnet_gan
 from jaxnets.models.classifiers import CLASSIFIERS, make_classifier, scale_widths
+from jaxnets.models.conditioning import CONDITIONING
 from jaxnets.models.trunk import TrunkDiscriminator
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
@@ -185,6 +186,7 @@ def make_discriminator(
     image_shape: Sequence[int],
     num_classes: int | None = None,
     width: float = 1.0,
+    conditioning: str = "projection",
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a discriminator: `(images, label, *, train) -> (logits [B], features)`.
@@ -194,15 +196,23 @@ def make_discriminator(
       image_shape: (H, W, C), sides of 8 to 256 pixels.
       num_classes: K, or None for a discriminator without classes.
       width: factor on the number of channels.
+      conditioning: how classes come in, a key of `CONDITIONING`: "projection" (or a family's own
+        way), "concatenated" to the image, or "auxiliary", which names them instead.
       dtype: compute type; parameters and logits are float32.
 
     Raises:
-      UserError: the name is unknown or a size out of range.
+      UserError: a name is unknown or a size out of range.
     """
     shape = _check(image_shape, num_classes)
-    return _look_up("discriminator", name, DISCRIMINATORS)(
-        image_shape=shape, num_classes=num_classes, width=width, dtype=dtype
+    around = _look_up("conditioning", conditioning, CONDITIONING)
+    around = None if num_classes is None else around
+    made = _look_up("discriminator", name, DISCRIMINATORS)(
+        image_shape=shape,
+        num_classes=num_classes if around is None else None,
+        width=width,
+        dtype=dtype,
     )
+    return made if around is None else around(made, num_classes)
 
 
 def make_gan(
@@ -213,6 +223,7 @@ def make_gan(
     latent_size: int = 64,
     width: float = 1.0,
     discriminator: str | None = None,
+    conditioning: str = "projection",
     dtype: Dtype = jnp.float32,
 ) -> tuple[nn.Module, nn.Module]:
     """Builds a generator and the discriminator to train it against.
@@ -224,6 +235,7 @@ def make_gan(
       latent_size: length of the latent vectors.
       width: factor on the number of channels of both networks.
       discriminator: a key of `DISCRIMINATORS`; by default the family's own.
+      conditioning: see `make_discriminator`.
       dtype: compute type.
 
     Returns:
@@ -245,6 +257,7 @@ def make_gan(
         image_shape=image_shape,
         num_classes=num_classes,
         width=width,
+        conditioning=conditioning,
         dtype=dtype,
     )
     return generator, opponent

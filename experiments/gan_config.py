@@ -1,0 +1,229 @@
+"""What `generate` can be told, and the values that suit a family of networks and a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments import common, ramps, sweeps
+from experiments.ramps import Ramp
+
+#: Values of the fields that are None, by data set and by family; of a family on a data set
+#: "family on data" comes first, then the family, then the data set, then "default".
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "epochs": 100.0,
+        "batch_size": 64,
+        "width": 1.0,
+        "score_epochs": 10.0,
+        "loss": "non_saturating",
+        "penalty": "r1",
+        "penalty_weight": 0.1,
+        "generator_learning_rate": 5e-4,
+        "discriminator_learning_rate": 5e-4,
+        "b2": 0.99,
+        "ema_half_life": 10_000.0,
+    },
+    "digits": {"epochs": 200.0, "width": 0.5},
+    "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
+    "sngan": {"loss": "hinge", "penalty": "none", "b2": 0.9},
+    "r3gan": {"loss": "relativistic", "penalty": "r1_r2"},
+}
+
+#: Weights of penalties, from their papers, where --penalty-weight is not given.
+_LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(common.RunOptions, common.DataOptions):
+    """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
+
+    A flag whose default is None takes the value that suits the family and the data set;
+    config.json in the run's folder shows it. Where a value may be START:END, it goes from one to
+    the other along half a cosine, over the first --ramp-images images.
+    """
+
+    generator: str = "dcgan"
+    """dcgan, r3gan or sngan."""
+    discriminator: str | None = None
+    """dcgan, r3gan, sngan, or any classifier of `classify` as the trunk; by default the generator's
+    own."""
+    conditional: bool = True
+    """Give both networks the class of each image; then a class can be asked for."""
+    conditioning: str = "projection"
+    """How the discriminator heeds classes: projection, concatenated or auxiliary (AC-GAN)."""
+    auxiliary_weight: float = 1.0
+    """Weight of the classes' cross-entropy, of --conditioning auxiliary."""
+    latent_size: int = 64
+    """Length of the generator's input."""
+    width: float | None = None
+    """Factor on every number of channels."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 in any case."""
+
+    epochs: float | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images that one discriminator update sees, over all devices."""
+    micro_batches: int = 1
+    """Parts in which a batch is computed, to save memory; gradients add up."""
+    discriminator_steps: int = 1
+    """Discriminator updates to one generator update, each on images of its own."""
+
+    loss: str | None = None
+    """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
+    penalty: str | None = None
+    """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
+    penalty_weight: Ramp | None = None
+    """Factor of the penalty: gamma of R1 and R2, lambda of the others. Or START:END."""
+    penalty_every: int = 1
+    """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
+    lecam_weight: float = 0.0
+    """Keep the discriminator near the mean of what it said so far (LeCam), for few images."""
+    matching_weight: float = 0.0
+    """Draw the mean features of samples to those of real images (feature matching)."""
+    matching_cnn: Path | None = None
+    """Folder of a `classify` run, whose features are matched; by default the discriminator's."""
+    weight_clip: float | None = None
+    """Keep every weight of the discriminator within this of zero (the first Wasserstein GAN)."""
+    augment: str = ""
+    """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
+    augment_probability: Ramp | None = None
+    """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
+    Or START:END."""
+    adaptive_augment: bool = False
+    """Let that share follow how sure the discriminator is of real images (ADA)."""
+
+    optimizer: str = "adam"
+    """sgd, nesterov, adam, rmsprop, lion or lamb."""
+    generator_learning_rate: Ramp | None = None
+    """The generator's highest learning rate, or START:END."""
+    discriminator_learning_rate: Ramp | None = None
+    """The discriminator's highest learning rate, or START:END."""
+    b1: float = 0.0
+    """Decay of the first moment."""
+    b2: Ramp | None = None
+    """Decay of the second moment, or START:END (adam)."""
+    schedule: str = "constant"
+    """constant, cosine or linear: how both learning rates go on from their highest."""
+    clip_norm: float | None = None
+    """Greatest global norm of a gradient."""
+    ema_half_life: Ramp | None = None
+    """Images after which half of the generator's moving average, which makes the samples, is new;
+    0 keeps none. Or START:END."""
+    ema_warmup: float = 0.05
+    """That half-life is at most this share of the images seen so far; 0 is no warm-up."""
+    ramp_images: float | None = None
+    """Images over which values go from START to END; by default all of the run's."""
+
+    sweep: str = ""
+    """Train one GAN for each value of a number, all in one program, and tell which is the best:
+    NAME=VALUE,VALUE,... such as gamma=0.01,0.1,1, or any flag that is a number of the step."""
+
+    labels_per_class: int | None = None
+    """Train on this many images of each class only."""
+    judge: Path | None = None
+    """Folder of a `classify` run on the same data, whose features measure Frechet distances, and
+    which looks whether samples have all classes and differ within each."""
+    metrics: str = ""
+    """Scores of `evaluate --metrics` to take at every evaluation too, by --judge."""
+    best_by: str = "frechet"
+    """Which number of the evaluations --keep-best goes by: frechet, or one of --metrics."""
+    accuracy_score: bool = True
+    """At the end, train a CNN on samples only and test it on real images (if conditional)."""
+    score_epochs: float | None = None
+    """For how many passes over as many samples as there are training images."""
+
+
+def preset(generator: str, data: str) -> dict[str, Any]:
+    """The values of the fields that are None, for a family of networks and a data set."""
+    found: dict[str, Any] = {}
+    for name in ("default", data, generator, f"{generator} on {data}"):
+        found.update(PRESETS.get(name, {}))
+    return found
+
+
+def resolve(config: Generate) -> Generate:
+    """The config with every value in its place.
+
+    Raises:
+      UserError: for a value that no run can be made with.
+    """
+    from jaxnets.errors import UserError
+
+    if config.discriminator is None:
+        config = dataclasses.replace(config, discriminator=config.generator)
+    if config.penalty_weight is None and config.penalty in _LAMBDAS:
+        config = dataclasses.replace(config, penalty_weight=_LAMBDAS[config.penalty])
+    config = common.with_preset(
+        config, {"default": preset(config.generator, config.data)}, "default"
+    )
+    common.check_numbers(config)
+    common.need_at_least_one(config, "penalty_every", "discriminator_steps")
+    for name in ("penalty_weight", "generator_learning_rate", "discriminator_learning_rate"):
+        ramps.check(config, name, 0.0, math.inf, "at least 0")
+    ramps.check(config, "ema_half_life", 0.0, math.inf, "at least 0")
+    ramps.check(config, "b2", 0.0, 1.0, "in [0, 1)")
+    ramps.check(config, "augment_probability", 0.0, math.nextafter(1, 2), "in [0, 1]")
+    sweeps.check(config)
+    if not 0 <= config.ema_warmup <= 1:
+        raise UserError(f"--ema-warmup must be in [0, 1], got {config.ema_warmup}")
+    if config.ramp_images is not None and config.ramp_images < 0:
+        raise UserError(f"--ramp-images must be at least 0, got {config.ramp_images}")
+    if config.weight_clip is not None and config.weight_clip <= 0:
+        raise UserError(f"--weight-clip must be above 0, got {config.weight_clip}")
+    _check_what_belongs_together(config)
+    assert config.score_epochs is not None
+    if config.score_epochs <= 0:
+        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
+    return config
+
+
+def _check_what_belongs_together(config: Generate) -> None:
+    """Fails for a flag that says nothing without another."""
+    from experiments import scoring
+    from jaxnets.errors import UserError
+    from jaxnets.models.conditioning import CONDITIONING
+
+    if not config.augment and (config.adaptive_augment or config.augment_probability is not None):
+        raise UserError(
+            "--adaptive-augment and --augment-probability are of --augment: say which, such as "
+            "--augment translation,cutout"
+        )
+    if config.adaptive_augment and ramps.is_ramp(config.augment_probability):
+        raise UserError("--adaptive-augment moves the share itself; give it a number to start from")
+    for name in ("generator_learning_rate", "discriminator_learning_rate"):
+        if ramps.is_ramp(getattr(config, name)) and config.schedule != "constant":
+            raise UserError(
+                f"--{name.replace('_', '-')} is START:END already; leave out --schedule "
+                f"{config.schedule}"
+            )
+    if config.conditioning not in CONDITIONING:
+        raise UserError(
+            f"unknown --conditioning {config.conditioning!r}; known are {', '.join(CONDITIONING)}"
+        )
+    if config.conditioning != "projection" and not config.conditional:
+        raise UserError(f"--conditioning {config.conditioning} is of classes: train with them")
+    if config.matching_cnn is not None and config.matching_weight == 0:
+        raise UserError(
+            "--matching-cnn is of feature matching: say how much with --matching-weight"
+        )
+    names = scoring.names_of(config.metrics, conditional=config.conditional)
+    if names and config.judge is None:
+        raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
+    if config.best_by != "frechet" and config.best_by not in names:
+        raise UserError(
+            f"--best-by {config.best_by} is not measured; it takes frechet, or one of --metrics"
+        )
+    if config.best_by not in scoring.HIGHER_IS_BETTER:
+        raise UserError(
+            f"--best-by {config.best_by}: one state is not better than another by it; choose one "
+            f"of {', '.join(scoring.HIGHER_IS_BETTER)}"
+        )
+    if config.keep_best > 0 and (config.judge is None or config.eval_every <= 0):
+        raise UserError(
+            "--keep-best goes by what a CNN measures at every evaluation: set --judge, and "
+            "--eval-every above 0"
+        )

@@ -1,0 +1,288 @@
+"""The networks, the first state and the step that a config of `generate` means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments import populations, ramps
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from experiments.gan_config import Generate
+    from jaxnets.data import DataSet
+    from jaxnets.state import TrainState
+    from jaxnets.steps import Step
+
+
+def networks(config: Generate, dataset: DataSet) -> Any:
+    """The (generator, discriminator) that a resolved config names."""
+    from jaxnets.models import make_gan
+
+    return make_gan(
+        config.generator,
+        discriminator=config.discriminator,
+        image_shape=dataset.splits["train"].images.shape[1:],
+        num_classes=dataset.num_classes if config.conditional else None,
+        latent_size=config.latent_size,
+        width=config.width,  # type: ignore[arg-type]
+        conditioning=config.conditioning,
+        dtype=config.dtype,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A config's numbers of the step, those of a sweep in their place.
+
+    Attributes:
+      config: resolved.
+      swept: field -> number of a member, perhaps traced.
+      total_steps: of the run.
+      images: a step sees so many, over all its updates of the discriminator.
+    """
+
+    config: Generate
+    swept: Mapping[str, Any]
+    total_steps: int
+    images: int
+
+    def of(self, name: str, batch_size: int | None = None) -> Any:
+        """A field as a number, or as a function of steps (or of updates) of so many images."""
+        if name in self.swept:
+            return self.swept[name]
+        value = getattr(self.config, name)
+        if value is None:
+            return None
+        over = self.config.ramp_images
+        over = self.total_steps * self.images if over is None else over
+        return ramps.value_of(value, name.replace("_", "-"), over, batch_size or self.images)
+
+    def optimizers(self) -> tuple[Any, Any]:
+        """The generator's and the discriminator's."""
+        from jaxnets import optimizers
+
+        config, made = self.config, []
+        for net, updates in ("generator", 1), ("discriminator", config.discriminator_steps):
+            images = self.images // updates
+            peak = self.of(f"{net}_learning_rate", images)
+            rate: Any = peak
+            if not callable(peak):
+                rate = optimizers.make_schedule(config.schedule, peak, self.total_steps * updates)
+            made.append(
+                optimizers.make_optimizer(
+                    config.optimizer,
+                    rate,
+                    clip_norm=config.clip_norm,
+                    b1=config.b1,
+                    b2=self.of("b2", images),
+                    weight_clip=config.weight_clip if net == "discriminator" else None,
+                )
+            )
+        return made[0], made[1]
+
+    def ema_decay(self) -> Any:
+        """Of the generator's average, as a function of the step; None where none is kept."""
+        from jaxnets import optimizers
+
+        if not keeps_average(self.config):
+            return None
+        return optimizers.half_life_decay(
+            self.of("ema_half_life"), self.images, warmup=self.config.ema_warmup
+        )
+
+
+def keeps_average(config: Generate) -> bool:
+    """Whether the generator has a moving average."""
+    assert config.ema_half_life is not None
+    return max(ramps.ends(config.ema_half_life, "ema-half-life")) > 0
+
+
+def extra(config: Generate) -> dict[str, float]:
+    """What a member's state keeps beside its networks, as it begins."""
+    from jaxnets import steps
+
+    found = {}
+    if config.adaptive_augment:
+        probability = config.augment_probability or 0.0
+        found[steps.AUGMENT_PROBABILITY] = ramps.ends(probability, "augment-probability")[0]
+    if uses(config, "lecam_weight"):
+        found |= {steps.LECAM_REAL: 0.0, steps.LECAM_FAKE: 0.0}
+    return found
+
+
+def uses(config: Generate, weight: str) -> bool:
+    """Whether the term with this weight is in a loss: it is above zero, or swept."""
+    from experiments import sweeps
+
+    found = sweeps.sweep_of(config)
+    return getattr(config, weight) > 0 or (found is not None and found.field == weight)
+
+
+def maker(
+    config: Generate,
+    nets: tuple[Any, Any],
+    total_steps: int,
+    matched: Callable[..., Any] | None,
+) -> Callable[..., Step]:
+    """How a member's step is made: `(numbers swept, penalised) -> step`.
+
+    Args:
+      config: resolved.
+      nets: generator and discriminator.
+      total_steps: of the run.
+      matched: images -> features that are matched; None for the discriminator's.
+    """
+    from jaxnets import augment, losses, optimizers, steps
+
+    assert config.loss and config.penalty and config.batch_size
+    adversarial = losses.adversarial_loss(config.loss)
+    penalty = None if config.penalty == "none" else losses.penalty(config.penalty)
+    # What is unknown is refused now, and not when the step is first traced.
+    optimizers.make_schedule(config.schedule, 0.0, 1)
+    augmentation = augment.gan_augmentation(config.augment) if config.augment else None
+
+    def make(swept: Mapping[str, Any], penalised: bool = True) -> Step:
+        numbers = numbers_of(config, total_steps, swept)
+        weight = _times(numbers.of("penalty_weight"), config.penalty_every)
+        probability = augment.Adaptive()
+        if not config.adaptive_augment:
+            probability = numbers.of("augment_probability")
+        return steps.adversarial_step(
+            *nets,
+            adversarial,
+            *numbers.optimizers(),
+            latent_size=config.latent_size,
+            conditional=config.conditional,
+            discriminator_steps=config.discriminator_steps,
+            penalty=penalty if penalised else None,
+            penalty_weight=weight,
+            lecam=losses.LeCam(numbers.of("lecam_weight"))
+            if uses(config, "lecam_weight")
+            else None,
+            matching=losses.FeatureMatching(numbers.of("matching_weight"), matched)
+            if uses(config, "matching_weight")
+            else None,
+            auxiliary_weight=numbers.of("auxiliary_weight")
+            if config.conditioning == "auxiliary"
+            else 0.0,
+            augment=augmentation,
+            augment_probability=probability,
+            ema_decay=numbers.ema_decay(),
+            micro_batches=config.micro_batches,
+        )
+
+    return make
+
+
+def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> Numbers:
+    """The numbers of a member's step."""
+    assert config.batch_size
+    return Numbers(config, swept, total_steps, config.batch_size * config.discriminator_steps)
+
+
+def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
+    """The run's step: with the penalty at every step, at every n-th, or at none."""
+    from functools import partial
+
+    from jaxnets import parallel
+
+    if config.penalty == "none":
+        return populations.step(config, make)
+    penalised = populations.step(config, make)
+    if config.penalty_every == 1:
+        return penalised
+    plain = populations.step(config, partial(make, penalised=False))
+    return parallel.Lazily(penalised, plain, config.penalty_every)
+
+
+def first_state(
+    config: Generate,
+    nets: tuple[Any, Any],
+    image_shape: tuple[int, ...],
+    total_steps: int,
+    keys: Callable[[int], Any],
+) -> Callable[[int], TrainState]:
+    """A function from a member's number to its first state.
+
+    Args:
+      config: resolved.
+      nets: generator and discriminator.
+      image_shape: (H, W, C).
+      total_steps: of the run.
+      keys: number of a member -> keys of generator, discriminator, run, ...
+    """
+    import jax.numpy as jnp
+
+    from jaxnets import state
+
+    generator, discriminator = nets
+    optimizers = numbers_of(config, total_steps, {}).optimizers()
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+
+    def init(member: int) -> TrainState:
+        generator_key, discriminator_key, run_key, *_ = keys(member)
+        return state.TrainState.create(
+            run_key,
+            {
+                "generator": state.init_net(
+                    generator,
+                    generator_key,
+                    jnp.zeros((1, config.latent_size)),
+                    labels,
+                    train=False,
+                    optimizer=optimizers[0],
+                    ema=keeps_average(config),
+                ),
+                "discriminator": state.init_net(
+                    discriminator,
+                    discriminator_key,
+                    jnp.zeros((1, *image_shape)),
+                    labels,
+                    train=False,
+                    optimizer=optimizers[1],
+                ),
+            },
+            extra=extra(config),
+        )
+
+    return init
+
+
+def check_penalty(config: Generate, discriminator: Any, image_shape: tuple[int, ...]) -> None:
+    """Fails for a penalty on a discriminator whose logits depend on the whole batch."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnets.errors import UserError
+
+    if config.penalty == "none":
+        return
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    images = jnp.zeros((1, *image_shape))
+    made = jax.eval_shape(
+        lambda key: discriminator.init(key, images, labels, train=False), jax.random.key(0)
+    )
+    if "batch_stats" in made:
+        raise UserError(
+            f"--discriminator {config.discriminator} normalises over the batch, so an image "
+            "has no gradient of its own to penalise; add --penalty none"
+        )
+
+
+def features_to_match(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
+    """Images -> features of the CNN that --matching-cnn names; None where there is none."""
+    if config.matching_cnn is None:
+        return None
+    from experiments import judging
+
+    return judging.features_of(config.matching_cnn, dataset, mesh)
+
+
+def _times(value: Any, factor: int) -> Any:
+    if callable(value):
+        ramp: Any = value
+        return lambda step: factor * ramp(step)
+    return factor * value

@@ -1,0 +1,169 @@
+"""`generate --sweep NAME=VALUES`: one GAN for each value of a number, in one program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments import ramps
+
+if TYPE_CHECKING:
+    from experiments.gan_config import Generate
+
+#: Numbers of the step that members of one program may differ in -> other names for them.
+SCALARS: dict[str, tuple[str, ...]] = {
+    "penalty_weight": ("gamma", "lambda"),
+    "generator_learning_rate": (),
+    "discriminator_learning_rate": (),
+    "lecam_weight": (),
+    "matching_weight": (),
+    "auxiliary_weight": (),
+    "augment_probability": (),
+    "ema_half_life": (),
+}
+
+#: First part of a swept number's name in the state's `extra`.
+_PREFIX = "sweep/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What is swept.
+
+    Attributes:
+      field: of the config.
+      values: one for each GAN.
+    """
+
+    field: str
+    values: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        """Its name in a state's `extra`."""
+        return _PREFIX + self.field
+
+    def names(self) -> list[str]:
+        """Of the members, such as "penalty_weight=0.1"."""
+        return [f"{self.field}={value:g}" for value in self.values]
+
+
+def sweep_of(config: Any) -> Sweep | None:
+    """What a run sweeps, None if nothing.
+
+    Raises:
+      UserError: for a text that is not NAME=VALUE,..., or a name that is no number of the step.
+    """
+    import math
+
+    from jaxnets.errors import UserError
+
+    text = getattr(config, "sweep", "")
+    if not text:
+        return None
+    name, equals, rest = text.partition("=")
+    field = name.strip().removeprefix("--").replace("-", "_")
+    field = next((known for known, others in SCALARS.items() if field in others), field)
+    if field not in SCALARS:
+        known = ", ".join([*SCALARS, "gamma"])
+        raise UserError(
+            f"--sweep {text!r}: {name.strip()!r} is not a number of the step that GANs in one "
+            f"program may differ in; those are {known}"
+        )
+    try:
+        values = tuple(float(value) for value in rest.split(","))
+    except ValueError:
+        values = ()
+    if not equals or len(values) < 2 or len(set(values)) < len(values):
+        raise UserError(
+            f"--sweep {text!r} must be NAME=VALUE,VALUE,... with at least two different numbers, "
+            "such as gamma=0.01,0.1,1"
+        )
+    if not all(math.isfinite(value) for value in values):
+        raise UserError(f"--sweep {text!r}: every value must be finite")
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise UserError(f"--sweep {text!r}: values differ in their seventh digit only")
+    return Sweep(field, values)
+
+
+def check(config: Generate) -> None:
+    """Fails, in one sentence, for a sweep that means nothing in this run."""
+    from jaxnets.errors import UserError
+
+    found = sweep_of(config)
+    if found is None:
+        return
+    if found.field == "penalty_weight" and config.penalty == "none":
+        raise UserError("--sweep of the penalty's weight: there is no --penalty")
+    if found.field == "augment_probability" and (not config.augment or config.adaptive_augment):
+        raise UserError(
+            "--sweep augment_probability needs --augment, and a share that is not adaptive"
+        )
+    if found.field == "auxiliary_weight" and config.conditioning != "auxiliary":
+        raise UserError("--sweep auxiliary_weight is of --conditioning auxiliary")
+    flag = found.field.replace("_", "-")
+    if ramps.is_ramp(getattr(config, found.field)):
+        raise UserError(f"--sweep {flag}: --{flag} goes from one value to another already")
+    for value in found.values:
+        ramps.check(
+            dataclasses.replace(config, **{found.field: value}), found.field, 0.0, float("inf"),
+            "at least 0 in a sweep",
+        )  # fmt: skip
+        if found.field == "augment_probability" and value > 1:
+            raise UserError(f"--sweep {flag}: a share must be in [0, 1], got {value:g}")
+
+
+def swept(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The swept numbers among a member's `extra`, by field."""
+    return {k.removeprefix(_PREFIX): v for k, v in extra.items() if k.startswith(_PREFIX)}
+
+
+def winners(
+    config: Any, names: Sequence[str], numbers: Mapping[str, Any]
+) -> tuple[list[list[str]], list[str]]:
+    """How the members of a sweep compare.
+
+    Args:
+      config: of the run.
+      names: of its members.
+      numbers: the run's, with `number/member`.
+
+    Returns:
+      Rows of a table, a header first, of each value (over the seeds); and sentences that say which
+      value has the least Frechet distance, and which the greatest recall.
+    """
+    import math
+    import statistics
+
+    found = sweep_of(config)
+    assert found is not None
+    shown = ("frechet", "precision", "recall", "samples_pixel_spread")
+    measures = [measure for measure in shown if f"{measure}/{names[0]}" in numbers]
+    table = [[found.field, *measures]]
+    means: dict[str, dict[float, float]] = {measure: {} for measure in measures}
+    for value, of_value in zip(found.values, found.names(), strict=True):
+        row = [f"{value:g}"]
+        for measure in measures:
+            got = [
+                numbers[f"{measure}/{name}"]
+                for name in names
+                if name == of_value or name.startswith(f"{of_value},")
+            ]
+            got = [number for number in got if math.isfinite(number)]
+            if not got:
+                row.append("diverged")
+                continue
+            means[measure][value] = statistics.fmean(got)
+            spread = f" +- {statistics.stdev(got):.3g}" if len(got) > 1 else ""
+            row.append(f"{means[measure][value]:.4g}{spread}")
+        table.append(row)
+    told = []
+    for measure, best, what in (
+        ("frechet", min, "the least Frechet distance"),
+        ("recall", max, "the greatest recall"),
+    ):
+        if means.get(measure):
+            value = best(means[measure], key=means[measure].__getitem__)
+            told.append(f"{found.field} = {value:g} has {what}, {means[measure][value]:.4g}")
+    return table, told

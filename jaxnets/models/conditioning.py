@@ -1,0 +1,82 @@
+"""Other ways to bring classes into a discriminator than the projection that families have."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxnets.layers import class_weights
+from jaxnets.typing import Array
+
+__all__ = ["CONDITIONING", "AuxiliaryClassifier", "ConcatenatedClass"]
+
+
+class AuxiliaryClassifier(nn.Module):
+    """A discriminator that is not told an image's class, and names it: AC-GAN.
+
+    Its logits are those of the discriminator inside; the features have "class_logits" [B, K]
+    float32 too, a linear layer on "penultimate", for `adversarial_step(auxiliary_weight=...)`.
+
+    Attributes:
+      discriminator: `(images, None, train) -> (logits [B], features)`, without classes.
+      num_classes: K.
+
+    Reference:
+      Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
+      arXiv:1610.09585.
+    """
+
+    discriminator: nn.Module
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, *, train: bool
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Maps images [B, H, W, C] to logits [B] and features; the label is not looked at."""
+        del label
+        logits, features = self.discriminator(x, None, train=train)
+        phi = features["penultimate"].reshape(x.shape[0], -1).astype(jnp.float32)
+        return logits, {**features, "class_logits": nn.Dense(self.num_classes, name="classes")(phi)}
+
+
+class ConcatenatedClass(nn.Module):
+    """A discriminator that sees an image's class as one more channel: the conditional GAN.
+
+    Each class has a learned image [H, W, 1], which is laid beside the channels of the image.
+
+    Attributes:
+      discriminator: `(images, None, train) -> (logits [B], features)`, without classes.
+      num_classes: K.
+
+    Reference:
+      Mirza and Osindero 2014, Conditional Generative Adversarial Nets, arXiv:1411.1784.
+    """
+
+    discriminator: nn.Module
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, *, train: bool
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Maps images [B, H, W, C], and labels, to logits [B] and features."""
+        weights = class_weights(label, self.num_classes)
+        size = x.shape[1:-1]
+        embedding = nn.Dense(
+            size[0] * size[1],
+            use_bias=False,
+            kernel_init=nn.initializers.normal(1.0),  # entries as large as the pixels'
+            name="embedding",
+        )
+        plane = embedding(weights).reshape(-1, *size, 1).astype(x.dtype)
+        return self.discriminator(jnp.concatenate([x, plane], axis=-1), None, train=train)
+
+
+#: Ways for a discriminator to heed classes -> the module around one without, None where a family
+#: does it itself.
+CONDITIONING: dict[str, type[nn.Module] | None] = {
+    "projection": None,
+    "concatenated": ConcatenatedClass,
+    "auxiliary": AuxiliaryClassifier,
+}
