@@ -129,8 +129,8 @@ def synthetic(path: Path) -> dict[str, Any] | None:
         raise UserError(f"there is no file {path}")
     if path.suffix in (".npz", ".json"):
         beside = path.with_suffix(".json")
-        found = read_json(beside) if beside.is_file() else None
-        return found if isinstance(found, dict) and found.get("synthetic") is True else None
+        said = read_json(beside) if beside.is_file() else None
+        return said if isinstance(said, dict) and said.get("synthetic") is True else None
     texts = _texts(path)
     found: dict[str, Any] = {
         key: str(texts[word])[:1000] for key, word in _KEYWORDS.items() if word in texts

@@ -32,12 +32,23 @@ import numpy as np
 
 from jaxnets.errors import UserError
 
-__all__ = ["MAX_CROP", "MIN_SIDE", "PSNR", "Detection", "describe", "detect", "embed"]
+__all__ = [
+    "MAX_CROP",
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "PSNR",
+    "Detection",
+    "describe",
+    "detect",
+    "embed",
+    "judge",
+    "traces",
+]
 
 #: Decibels between an image and its marked copy, at least: what 3.2 grey levels of noise make.
 PSNR = 38.0
-#: Pixels; in a smaller image there is no room.
-MIN_SIDE = 8
+#: Pixels: in a smaller image there is no room, and to a larger one the detector resizes none.
+MIN_SIDE, MAX_SIDE = 8, 8192
 
 _TILE = 64
 #: Shifts of a tile that differ; more pixels cut off are the same as fewer.
@@ -51,7 +62,7 @@ _LOWEST, _HIGHEST = 0.1, 0.3
 #: Of the residual: pixels of its blur, and grey levels below which its variance is no texture.
 _SIGMA, _NOISE = 1.0, 2.5
 
-_CHUNK = 256  # images whose tiles are in memory at a time
+_CHUNK = 256  # images whose correlations are in memory at a time
 _LUMA = np.array([0.299, 0.587, 0.114])
 _FLAT = 1e-9  # norm of a residual that is rounding alone
 
@@ -99,7 +110,9 @@ def embed(images: np.ndarray, key: str | int, *, psnr: float = PSNR) -> np.ndarr
     if not 20 <= psnr <= 60:
         raise UserError(f"psnr {psnr} is outside 20..60 dB")
     height, width = images.shape[1:3]
-    spectrum = np.fft.rfft2(_noise(key)) * _band()
+    rows, columns, _ = _band()
+    spectrum = np.zeros((_TILE, _TILE // 2 + 1), np.complex128)
+    spectrum[rows, columns] = np.fft.rfft2(_noise(key))[rows, columns]
     pattern = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
     pattern *= 255 * 10 ** (-psnr / 20) / pattern.std()
     tiles = np.tile(pattern, (-(-height // _TILE), -(-width // _TILE)))[:height, :width]
@@ -129,43 +142,64 @@ def detect(
     Raises:
       UserError: for images, a key, a crop or a size that are none of these.
     """
-    images = list(images)
-    if not images:
+    return judge(traces(images, size=size), key, crop=crop)
+
+
+def traces(
+    images: np.ndarray | Sequence[np.ndarray], *, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """What a detector looks at of each image, whatever the key; see `detect` for the arguments.
+
+    Returns:
+      [N, F] complex64 of norm 1: the spectrum of the residual in the band. 0 for a flat image.
+    """
+    if not len(images):
         raise UserError("there are no images to look for a watermark in")
     _check_images(images, 3)
+    if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+        raise UserError(f"size {size[0]}x{size[1]} is outside {MIN_SIDE}..{MAX_SIDE} pixels a side")
+    rows, columns, weights = _band()
+    found = np.stack([np.fft.rfft2(_tile(one, size))[rows, columns] * weights for one in images])
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    return (found / np.where(norms > _FLAT, norms, np.inf)).astype(np.complex64)
+
+
+def judge(found: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
+    """Looks for the mark of a key in what `traces` gave of N images; see `detect`."""
     if not 0 <= crop <= MAX_CROP:
         raise UserError(f"crop {crop} is outside 0..{MAX_CROP} pixels")
-    if size is not None and not all(MIN_SIDE <= side <= 1 << 14 for side in size):
-        raise UserError(f"size {size[0]}x{size[1]} is outside {MIN_SIDE}..{1 << 14} pixels a side")
-    noise = np.fft.rfft2(_noise(key))
-    scores, together = [], np.zeros_like(noise)
-    for start in range(0, len(images), _CHUNK):
-        tiles = [_tile(one, size) for one in images[start : start + _CHUNK]]
-        spectra = np.fft.rfft2(np.stack(tiles)) * _band()
-        norms = _norms(spectra)
-        spectra /= np.where(norms > _FLAT, norms, np.inf)[:, None, None]
-        scores.append(_greatest(spectra, noise, crop))
-        together += spectra.sum(axis=0)
-    norm = _norms(together)
-    batch = _greatest(together[None] / (norm if norm > _FLAT else np.inf), noise, crop)
-    found = np.concatenate(scores)
-    p_values, batch_p = (_p_values(one, (crop + 1) ** 2) for one in (found, batch))
-    return Detection(found, p_values, float(batch[0]), float(batch_p[0]))
+    rows, columns, weights = _band()
+    noise = np.fft.rfft2(_noise(key))[rows, columns] * weights / _TILE
+    shifts = np.indices((crop + 1, crop + 1)).reshape(2, -1)
+    turns = np.exp(2j * np.pi / _TILE * (np.outer(rows, shifts[0]) + np.outer(columns, shifts[1])))
+    templates = (noise[:, None] * turns).astype(np.complex64)
+    together = found.sum(axis=0, dtype=np.complex128)
+    norm = np.linalg.norm(together)
+    together /= norm if norm > _FLAT else np.inf
+    parts = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
+    scores, batch = (
+        np.concatenate([(one.conj() @ templates).real.max(axis=1) for one in some]).astype(float)
+        for some in (parts, [together[None]])
+    )
+    p_values, batch_p = (_p_values(one, shifts.shape[1]) for one in (scores, batch))
+    return Detection(scores, p_values, float(batch[0]), float(batch_p[0]))
 
 
-def _check_images(images: Sequence[np.ndarray], rank: int) -> None:
+def _check_images(images: np.ndarray | Sequence[np.ndarray], rank: int) -> None:
     for one in images:
-        shape = getattr(one, "shape", ())
+        shape: tuple[int, ...] = getattr(one, "shape", ())
         fits = len(shape) == rank and shape[-1] in (1, 3) and 0 not in shape
         if not fits or one.dtype != np.uint8:
             what = "[N, H, W, C]" if rank == 4 else "[H, W, C]"
+            kind = getattr(one, "dtype", type(one).__name__)
             raise UserError(
-                f"images of shape {tuple(shape)} and type {getattr(one, 'dtype', type(one))} cannot "
-                f"have a watermark; give uint8 {what} with C = 1 or 3"
+                f"images of shape {tuple(shape)} and type {kind} cannot have a watermark; give "
+                f"uint8 {what} with C = 1 or 3"
             )
-        if min(shape[-3:-1]) < MIN_SIDE:
+        height, width = shape[-3:-1]
+        if min(height, width) < MIN_SIDE:
             raise UserError(
-                f"an image of {shape[-3]}x{shape[-2]} pixels is too small for a watermark; it "
+                f"an image of {height}x{width} pixels is too small for a watermark; it "
                 f"needs {MIN_SIDE}x{MIN_SIDE}"
             )
 
@@ -186,11 +220,15 @@ def _noise(key: str | int) -> np.ndarray:
 
 
 @functools.cache
-def _band() -> np.ndarray:
-    """[64, 33] what the filter keeps of each frequency: 1 or 0."""
+def _band() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of the F frequencies that the filter keeps, and their weights.
+
+    They are those of a half spectrum [64, 33]; the weights' squares count both halves.
+    """
     rows, columns = np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None]
     frequency = np.hypot(rows, columns)
-    return ((frequency >= _LOWEST) & (frequency <= _HIGHEST)).astype(np.float64)
+    rows, columns = np.nonzero((frequency >= _LOWEST) & (frequency <= _HIGHEST))
+    return rows, columns, np.where(columns == 0, 1.0, math.sqrt(2))
 
 
 def _tile(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -200,7 +238,7 @@ def _tile(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         from PIL import Image
 
         plane = Image.fromarray(grey.astype(np.float32))
-        grey = np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC), np.float64)
+        grey = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.float64)
     rest = _residual(grey)
     rest = np.pad(rest, [(0, -side % _TILE) for side in rest.shape])
     return rest.reshape(-(-grey.shape[0] // _TILE), _TILE, -1, _TILE).sum(axis=(0, 2))
@@ -222,21 +260,9 @@ def _blur(plane: np.ndarray) -> np.ndarray:
     weights /= weights.sum()
     for _ in range(2):  # rows, then columns
         wide = np.pad(plane, [(reach, reach), (0, 0)], mode="symmetric")
-        plane = sum(w * wide[i : i + len(plane)] for i, w in enumerate(weights)).T
+        rows = np.stack([wide[i : i + len(plane)] for i in range(len(weights))])
+        plane = np.tensordot(weights, rows, axes=1).T
     return plane
-
-
-def _norms(spectra: np.ndarray) -> np.ndarray:
-    """Of the tiles [...] with these half spectra [..., 64, 33] (Parseval)."""
-    power = np.abs(spectra) ** 2
-    both = 2 * power.sum(axis=(-2, -1)) - power[..., 0].sum(-1) - power[..., -1].sum(-1)
-    return np.sqrt(both) / _TILE
-
-
-def _greatest(spectra: np.ndarray, noise: np.ndarray, crop: int) -> np.ndarray:
-    """[N] the greatest correlation over all shifts, of tiles of norm 1."""
-    products = np.fft.irfft2(np.conj(spectra) * noise, s=(_TILE, _TILE))
-    return products[:, : crop + 1, : crop + 1].max(axis=(1, 2))
 
 
 def _p_values(scores: np.ndarray, tries: int) -> np.ndarray:
