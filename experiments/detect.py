@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Names that files of images end with; a file that is named alone may have any.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 #: Of one image.
-_MAX_PIXELS = 64_000_000
+_MAX_PIXELS = 32_000_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -187,7 +188,7 @@ def judge(found: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
 
 def _check_images(images: np.ndarray | Sequence[np.ndarray], rank: int) -> None:
     for one in images:
-        shape: tuple[int, ...] = getattr(one, "shape", ())
+        shape: Any = getattr(one, "shape", ())
         fits = len(shape) == rank and shape[-1] in (1, 3) and 0 not in shape
         if not fits or one.dtype != np.uint8:
             what = "[N, H, W, C]" if rank == 4 else "[H, W, C]"
@@ -260,8 +261,10 @@ def _blur(plane: np.ndarray) -> np.ndarray:
     weights /= weights.sum()
     for _ in range(2):  # rows, then columns
         wide = np.pad(plane, [(reach, reach), (0, 0)], mode="symmetric")
-        rows = np.stack([wide[i : i + len(plane)] for i in range(len(weights))])
-        plane = np.tensordot(weights, rows, axes=1).T
+        total = np.zeros_like(plane)
+        for i, weight in enumerate(weights):
+            total += weight * wide[i : i + len(plane)]
+        plane = total.T
     return plane
 
 
