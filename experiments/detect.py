@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
 
 #: Names that files of images end with; a file that is named alone may have any.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: What NumPy raises of a file that is no .npz, or a damaged one, or one of objects.
+_NO_ARRAYS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 #: Of one image.
 _MAX_PIXELS = 32_000_000
 
@@ -140,17 +153,15 @@ def _read(path: Path) -> list[np.ndarray]:
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
-    import zipfile
-    import zlib
-
     import numpy as np
 
     from jaxnets.errors import UserError
 
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Of a path, NumPy leaves the file open where it is no zip.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             images = content["images"]
-    except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _NO_ARRAYS as error:
         raise UserError(f"{path} is no .npz with `images`: {str(error)[:200]}") from error
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(

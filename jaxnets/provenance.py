@@ -45,7 +45,7 @@ _KEYWORDS = {
     "truncation": "Truncation",
     "watermark": "Watermark",
 }
-_TYPE_IN_XMP = re.compile(r"DigitalSourceType\W{1,80}?(?:https?://[\w./]{1,200}/)?(\w{1,80})")
+_TYPE_IN_XMP = re.compile(r"DigitalSourceType.{1,100}?/digitalsourcetype/(\w{1,80})", re.DOTALL)
 
 
 def record(facts: Mapping[str, Any], *, composite: bool = False) -> dict[str, Any]:
