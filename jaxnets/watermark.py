@@ -113,7 +113,7 @@ def embed(images: np.ndarray, key: str | int, *, psnr: float = PSNR) -> np.ndarr
     height, width = images.shape[1:3]
     rows, columns, _ = _band()
     spectrum = np.zeros((_TILE, _TILE // 2 + 1), np.complex128)
-    spectrum[rows, columns] = np.fft.rfft2(_noise(key))[rows, columns]
+    spectrum[rows, columns] = np.fft.rfft2(_noise(str(key)))[rows, columns]
     pattern = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
     pattern *= 255 * 10 ** (-psnr / 20) / pattern.std()
     tiles = np.tile(pattern, (-(-height // _TILE), -(-width // _TILE)))[:height, :width]
@@ -169,11 +169,7 @@ def judge(found: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
     """Looks for the mark of a key in what `traces` gave of N images; see `detect`."""
     if not 0 <= crop <= MAX_CROP:
         raise UserError(f"crop {crop} is outside 0..{MAX_CROP} pixels")
-    rows, columns, weights = _band()
-    noise = np.fft.rfft2(_noise(key))[rows, columns] * weights / _TILE
-    shifts = np.indices((crop + 1, crop + 1)).reshape(2, -1)
-    turns = np.exp(2j * np.pi / _TILE * (np.outer(rows, shifts[0]) + np.outer(columns, shifts[1])))
-    templates = (noise[:, None] * turns).astype(np.complex64)
+    templates = _templates(str(key), crop)
     together = found.sum(axis=0, dtype=np.complex128)
     norm = np.linalg.norm(together)
     together /= norm if norm > _FLAT else np.inf
@@ -182,8 +178,18 @@ def judge(found: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
         np.concatenate([(one.conj() @ templates).real.max(axis=1) for one in some]).astype(float)
         for some in (parts, [together[None]])
     )
-    p_values, batch_p = (_p_values(one, shifts.shape[1]) for one in (scores, batch))
+    p_values, batch_p = (_p_values(one, templates.shape[1]) for one in (scores, batch))
     return Detection(scores, p_values, float(batch[0]), float(batch_p[0]))
+
+
+@functools.lru_cache(maxsize=1)
+def _templates(key: str, crop: int) -> np.ndarray:
+    """[F, (crop + 1)^2] complex64: the spectrum of a key's noise after each shift."""
+    rows, columns, weights = _band()
+    noise = np.fft.rfft2(_noise(key))[rows, columns] * weights / _TILE
+    shifts = np.indices((crop + 1, crop + 1)).reshape(2, -1)
+    turns = np.exp(2j * np.pi / _TILE * (np.outer(rows, shifts[0]) + np.outer(columns, shifts[1])))
+    return (noise[:, None] * turns).astype(np.complex64)
 
 
 def _check_images(images: np.ndarray | Sequence[np.ndarray], rank: int) -> None:
@@ -205,15 +211,14 @@ def _check_images(images: np.ndarray | Sequence[np.ndarray], rank: int) -> None:
             )
 
 
-def _noise(key: str | int) -> np.ndarray:
+def _noise(key: str) -> np.ndarray:
     """[64, 64] standard normals by Box and Muller, of a hash that no library's version changes."""
-    text = str(key)
-    if not text.strip():
+    if not key.strip():
         raise UserError("the watermark's key is empty; give a text or a number")
     try:
-        code = text.encode()
+        code = key.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the watermark's key {text!r} is not valid UTF-8") from error
+        raise UserError(f"the watermark's key {key!r} is not valid UTF-8") from error
     words = hashlib.shake_256(b"jaxnets watermark 1\0" + code).digest(8 * _TILE * _TILE)
     uniform = (np.frombuffer(words, "<u8") >> 11) * 2.0**-53
     radius, angle = np.sqrt(-2 * np.log1p(-uniform[0::2])), 2 * np.pi * uniform[1::2]
