@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,3 +231,24 @@ def test_files_that_hold_no_images_are_refused(cli, workplace):
         ("cut.npz", "no .npz with `images`"),
     ):
         assert_one_error(cli("detect", name, "--key", 1), *words)
+
+
+def test_the_measurement_counts_what_is_found(cli, workplace, monkeypatch):
+    from experiments.benchmarks import watermark as bench
+    from jaxnets import data
+
+    test = data.Split(scenes(70), np.zeros(70, np.int32))
+    monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(splits={"test": test}))
+    monkeypatch.setattr(bench, "photographs", lambda: scenes(3, 128, 128, 3))
+    command = ["bench", "watermark", "--keys", 2, "--images", 64]
+    code, _, err = cli(*command, "--json", "found.json")
+    assert code == 0, err
+    found = json.loads((workplace / "found.json").read_text())
+    for name, images in (("fashion_mnist 28x28x1", 128), ("photographs 128x128x3", 6)):
+        rates = found["marked"][name]["detection_rate_at_0.001"]
+        assert found["marked"][name]["images"] == images and len(rates) == 10
+        assert rates["none"]["batch of 1"] > 0.8
+        assert rates["average subtracted"]["batch of 1"] < rates["none"]["batch of 1"]
+    false = found["false_positives"]
+    assert false["batch of 1"]["looks"] == 70 * 20 and false["batch of 64"]["looks"] == 20
+    assert false["batch of 1"]["at 0.01"]["mean"] < 0.05
