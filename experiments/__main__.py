@@ -16,6 +16,7 @@ from experiments import (
     classify,
     common,
     data,
+    detect,
     evaluate,
     generate,
     listing,
@@ -33,6 +34,7 @@ Command = (
     | Annotated[generate.Generate, tyro.conf.subcommand("generate")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[sample.Sample, tyro.conf.subcommand("sample")]
+    | Annotated[detect.Detect, tyro.conf.subcommand("detect")]
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
@@ -48,6 +50,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     generate.Generate: generate.run,
     evaluate.Evaluate: evaluate.run,
     sample.Sample: sample.run,
+    detect.Detect: detect.run,
     data.Prepare: data.run,
     data.Show: data.run,
     listing.List: listing.run,

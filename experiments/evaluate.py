@@ -138,5 +138,8 @@ def _scores(
         if "memorisation" in names:
             part = f"-{called}" if name else ""
             path = config.run / "samples" / f"nearest{part}.png"
-            print(f"nearest training images: {pictures.nearest(looks, path)}", file=sys.stderr)
+            about = pictures.facts(built.task.name, dataset, member)
+            print(
+                f"nearest training images: {pictures.nearest(looks, path, about)}", file=sys.stderr
+            )
     return records

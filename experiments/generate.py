@@ -52,7 +52,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     import jax
     import numpy as np
 
-    from jaxnets import data, evaluate, report
+    from jaxnets import data, evaluate
     from jaxnets.guard import CollapseWatch
     from jaxnets.task import Ranking, Task
 
@@ -109,7 +109,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         )
         names = dataset.class_names[:rows] if config.conditional else None
         path = folder / f"step-{int(of.step):07}.png"
-        report.image_grid(images, columns, path, row_labels=names)
+        about = pictures.facts(f"{config.generator} on {dataset.name}", dataset, of)
+        pictures.preview(path, images, columns, about, row_labels=names)
 
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,46 @@ def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
     return buffer.getvalue()
 
 
-def nearest(looks: Looks, path: Path, *, neighbours: int = 4) -> Path:
+def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
+    """What the mark of a generated image says of its generator: which, of what data, which weights.
+
+    Args:
+      model: its name.
+      dataset: that it was trained on.
+      state: of one GAN, whole on this process.
+    """
+    from experiments import provenance
+    from jaxnets import evaluate
+
+    return {
+        "model": model,
+        "weights": evaluate.digest(state.nets["generator"].averaged),
+        "data": dataset.name,
+        **provenance.fingerprint(dataset),
+    }
+
+
+def preview(
+    path: Path, images: Any, columns: int, about: Mapping[str, str], **options: Any
+) -> None:
+    """Writes a grid of generated images with their mark; `options` are those of `grid_png`."""
+    from jaxnets import provenance, report
+
+    picture = report.grid_png(images, columns, **options)
+    report.write_atomically(path, provenance.mark(picture, about))
+
+
+def nearest(
+    looks: Looks, path: Path, about: Mapping[str, str] | None = None, *, neighbours: int = 4
+) -> Path:
     """Writes a picture of samples that look most like copies, beside the nearest training images.
 
     Of each class, or of all where samples have none, it shows the sample that is nearest to a
-    training image in the CNN's features.
+    training image in the CNN's features. Its mark says `about` the generator what `facts` gave.
     """
     import numpy as np
 
-    from jaxnets import metrics, report
+    from jaxnets import metrics, provenance, report
 
     samples, names = looks.samples, looks.dataset.class_names
     away = looks.memorisation.samples.distance[:, 0]
@@ -54,7 +85,8 @@ def nearest(looks: Looks, path: Path, *, neighbours: int = 4) -> Path:
     picture = report.grid_png(
         pixels.reshape(-1, *pixels.shape[2:]), k + 1, row_labels=labels, column_labels=columns
     )
-    return report.write_atomically(path, picture)
+    marked = provenance.mark(picture, about or {}, composite=True)
+    return report.write_atomically(path, marked)
 
 
 def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
@@ -64,7 +96,7 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     """
     import numpy as np
 
-    from jaxnets import report
+    from jaxnets import provenance, report
     from jaxnets.log import read_records
 
     records = [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
@@ -85,6 +117,8 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
         row_labels=dataset.class_names[:classes] if built.conditional else None,
         column_labels=["sample"] * 8 + ["real"] * 8,
     )
+    about = facts(built.task.name, dataset, state)
+    picture = provenance.mark(picture, about, composite=True)
     report.write_atomically(folder / "samples" / "beside-real.png", picture)
     caption = "Samples, and beside them test images"
     caption += " of the same class." if built.conditional else "; the samples have no classes."

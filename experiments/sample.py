@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from experiments import checks, common
 
 @dataclasses.dataclass(frozen=True)
 class Sample(common.CacheOptions):
-    """Make images with the generator of a run: a grid as PNG, and all of them as .npz."""
+    """Make images with the generator of a run: a grid as PNG, and all of them as .npz.
+
+    Every PNG is marked as synthetic, and a JSON beside the .npz says what made it.
+    """
 
     run: common.PositionalRun
     """Folder of a `generate` run."""
@@ -30,21 +34,36 @@ class Sample(common.CacheOptions):
     --points of them and back to the first, of all classes or of the one asked for."""
     points: int = 4
     """Latents that --interpolate visits."""
+    images: bool = False
+    """Write each image as a PNG of its own as well, into a folder."""
+    watermark: str | None = None
+    """Secret text or number: put an invisible watermark into every image, which `detect --key`
+    finds. Who guesses it can find and remove the watermark; it is written nowhere."""
     out: Path | None = None
-    """Path of the files, without .png, .npz and -walk.png; by default inside the run's samples/."""
+    """Path of the files, without .png, .npz, .json and -walk.png, and of the folder of --images;
+    by default inside the run's samples/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where things are written."""
+
+    grid: Path
+    arrays: Path
+    record: Path
+    walk: Path
+    images: Path
 
 
 def run(config: Sample) -> None:
     """The command."""
-    import io
-
     import jax
     import numpy as np
 
     from experiments import gan_step, generate, judging, pictures, populations
-    from jaxnets import data, evaluate, parallel, report
+    from jaxnets import data, evaluate, parallel, provenance, report, watermark
     from jaxnets.errors import UserError
-    from jaxnets.files import check_writable, write_files
+    from jaxnets.files import write_files
     from jaxnets.runs import read_run
 
     found = read_run(config.run)
@@ -52,21 +71,15 @@ def run(config: Sample) -> None:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
         )
-    checks.seed(config)
-    common.need_at_least_one(config, "count", "points")
-    if config.interpolate is not None:
-        common.need_at_least_one(config, "interpolate")
-    if config.truncation is not None and not 0 < config.truncation <= 1:
-        raise UserError(f"--truncation must be in (0, 1], got {config.truncation}")
-    files = _files(config)[: 2 if config.interpolate is None else 3]
-    for path in files:
-        check_writable(path, "--out")
+    places = _check(config)
     options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
     populations.check_member(options, config.member)
     dataset = common.load_data(options)
     shape = dataset.splits["train"].images.shape[1:]
     walked = 0 if config.interpolate is None else config.interpolate * config.points
     checks.images_fit(config.count + walked * dataset.num_classes, shape)
+    if config.watermark is not None:  # which fails for images that are too small, and empty keys
+        watermark.embed(np.zeros((1, *shape), np.uint8), config.watermark)
     labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes
     if config.class_label is not None:
         if not options.conditional:
@@ -82,20 +95,40 @@ def run(config: Sample) -> None:
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)
     state = judging.trained(config.run, like, higher_is_better=False)
-    variables = populations.member(options, state, config.member).nets["generator"].averaged
-    images = built.sample(
+    one = populations.member(options, state, config.member)
+    variables = one.nets["generator"].averaged
+    made = built.sample(
         variables,
         jax.random.key(config.seed),
         labels if options.conditional else config.count,
         config.truncation,
     )
+
+    def finished(images: Any) -> Any:
+        """Bytes with the watermark where one is asked for; else as the generator made them."""
+        if config.watermark is None:
+            return images
+        flat = data.to_uint8(images).reshape(-1, *shape)
+        return watermark.embed(flat, config.watermark).reshape(images.shape)
+
+    made = finished(made)
+    pixels = made if made.dtype == np.uint8 else data.to_uint8(made)
+    about = {
+        **pictures.facts(built.task.name, dataset, one),
+        "generator": options.generator,
+        "seed": config.seed,
+        "truncation": config.truncation,
+        "watermark": None if config.watermark is None else watermark.describe(),
+    }
     columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
-    buffer = io.BytesIO()
-    content = {"images": data.to_uint8(images)}
+    content = {"images": pixels}
     if options.conditional:
         content["labels"] = labels
-    np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
-    contents = [report.grid_png(images, columns), buffer.getvalue()]
+    contents = {
+        places.grid: provenance.mark(report.grid_png(made, columns), about),
+        places.arrays: _npz(content),
+        places.record: _record(about, content),
+    }
     if config.interpolate is not None:
         walk = evaluate.make_walk(
             gan_step.networks(options, dataset)[0],
@@ -108,22 +141,54 @@ def run(config: Sample) -> None:
         if not options.conditional:
             shown = dataset.num_classes
         key = jax.random.key(config.seed)
-        frames = walk(variables, key, shown, config.points, config.interpolate)
+        frames = finished(walk(variables, key, shown, config.points, config.interpolate))
         width = min(frames.shape[1], 10)
-        contents.append(pictures.animation([report.grid_png(f, width) for f in frames]))
+        moving = pictures.animation([report.grid_png(f, width) for f in frames])
+        contents[places.walk] = provenance.mark(moving, {**about, "truncation": None})
+    if config.images:
+        contents |= _each(places.images, content, about)
     try:
-        write_files(dict(zip(files, contents, strict=True)))
+        write_files(contents)
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename}: {error.strerror}; choose another --out"
         ) from error
-    print(f"{config.count} images: {files[0]} and {files[1]}")
+    print(f"{config.count} images: {places.grid} and {places.arrays}")
+    if config.images:
+        print(f"each as a PNG: {places.images}/")
     if config.interpolate is not None:
-        print(f"{walked} frames: {files[2]}")
+        print(f"{walked} frames: {places.walk}")
 
 
-def _files(config: Sample) -> tuple[Path, Path, Path]:
-    """The grid, the arrays, and the animated picture."""
+def _check(config: Sample) -> _Places:
+    """Fails for numbers and places that no samples can be made with or written to."""
+    from jaxnets.errors import UserError
+    from jaxnets.files import check_writable
+
+    checks.seed(config)
+    common.need_at_least_one(config, "count", "points")
+    if config.interpolate is not None:
+        common.need_at_least_one(config, "interpolate")
+    if config.truncation is not None and not 0 < config.truncation <= 1:
+        raise UserError(f"--truncation must be in (0, 1], got {config.truncation}")
+    places = _places(config)
+    for path in (places.grid, places.arrays, places.record):
+        check_writable(path, "--out")
+    if config.interpolate is not None:
+        check_writable(places.walk, "--out")
+    if config.images:
+        check_writable(places.images / _name(0), "--out")
+        names = {_name(i) for i in range(config.count)}
+        others = [path for path in places.images.glob("*") if path.name not in names]
+        if others:  # which would pass for images of this batch
+            raise UserError(
+                f"{places.images} holds {others[0].name} already, which is not of these images; "
+                "choose another --out"
+            )
+    return places
+
+
+def _places(config: Sample) -> _Places:
     out = config.out
     if out is None:
         which = "all" if config.class_label is None else f"class-{config.class_label}"
@@ -133,5 +198,53 @@ def _files(config: Sample) -> tuple[Path, Path, Path]:
         from jaxnets.errors import UserError
 
         raise UserError(f"--out {out} names no file; give a path such as {out / 'samples'}")
-    grid, arrays, walk = (out.with_name(out.name + end) for end in (".png", ".npz", "-walk.png"))
-    return grid, arrays, walk
+    ends = (".png", ".npz", ".json", "-walk.png")
+    return _Places(*(out.with_name(out.name + end) for end in ends), images=out)
+
+
+def _name(index: int) -> str:
+    return f"{index:06}.png"
+
+
+def _npz(content: Mapping[str, Any]) -> bytes:
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **content)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _record(about: Mapping[str, Any], content: Mapping[str, Any]) -> bytes:
+    """The JSON beside a batch: that it is synthetic, and what it would take to make it again."""
+    import json
+
+    from jaxnets import provenance
+
+    machine = common.machine()
+    batch = {
+        "count": len(content["images"]),
+        "image_shape": list(content["images"].shape[1:]),
+        "labels": content["labels"].tolist() if "labels" in content else None,
+        "versions": {name: machine[name] for name in ("jaxnets", "jax", "flax", "python")},
+    }
+    return (json.dumps({**provenance.record(about), **batch}, indent=2) + "\n").encode()
+
+
+def _each(folder: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> dict[Path, bytes]:
+    """Every image as the bytes of a marked PNG of its own size."""
+    import io
+
+    from PIL import Image
+
+    from jaxnets import provenance
+
+    found = {}
+    for i, pixels in enumerate(content["images"]):
+        buffer = io.BytesIO()
+        plane = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        Image.fromarray(plane).save(buffer, "PNG")
+        label = int(content["labels"][i]) if "labels" in content else None
+        found[folder / _name(i)] = provenance.mark(buffer.getvalue(), {**about, "label": label})
+    return found

@@ -12,8 +12,19 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from experiments import classify, data, evaluate, generate, listing, quickstart, reproduce, sample
+from experiments import (
+    classify,
+    data,
+    detect,
+    evaluate,
+    generate,
+    listing,
+    quickstart,
+    reproduce,
+    sample,
+)
 from experiments.benchmarks import bench, input_rate, population, startup, time_to_accuracy
+from experiments.benchmarks.watermark import Watermark
 
 SEED = 0
 HUGE = 10**40
@@ -26,6 +37,7 @@ COMMANDS: dict[str, Any] = {
     "generate": generate.Generate(**TRAIN, width=0.1),
     "evaluate": evaluate.Evaluate(Path("gan")),
     "sample": sample.Sample(Path("gan")),
+    "detect": detect.Detect(Path("image.png"), key="1"),
     "data prepare": data.Prepare("digits"),
     "data show": data.Show("digits"),
     "reproduce": reproduce.Reproduce("classify-digits"),
@@ -39,6 +51,7 @@ COMMANDS: dict[str, Any] = {
         data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
     ),
     "bench startup": startup.Startup("list", rounds=1),
+    "bench watermark": Watermark(keys=1, images=1),
     "bench time-to-accuracy": time_to_accuracy.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
 }
 
@@ -171,6 +184,14 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
     calls: Pool = ["", " ", "0", "1,,2", "-1", "1.5", "None", "x" * 5000, "1,0", "\u066a"]
     sizes: Pool = [0, -1, (0, 4), (4, -1), (10**5, 10**5), HUGE]
     return {
+        ("detect", "path"): [Path(text) for text in (*NO_RUN, "gan", "\udcff", "/dev/null")],
+        ("detect", "key"): ["", " ", "\n\t", "\udcff"],
+        ("detect", "crop"): [-1, 64, -HUGE, HUGE],
+        ("detect", "image_size"): [0, -1, 7, (8, 7), (8193, 8), HUGE],
+        ("detect", "false_positive_rate"): [0.0, 1.0, -0.1, 1.5],
+        ("sample", "watermark"): ["", " ", "\n\t", "\udcff"],
+        ("bench watermark", "keys"): [0, -1, 10**5, HUGE],
+        ("bench watermark", "images"): [0, -1, 10**5, HUGE],
         **{(f"data {name}", "image_size"): sizes for name in ("prepare", "show")},
         **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
         **{(f"data {name}", "name"): NO_DATA for name in ("prepare", "show")},
@@ -279,6 +300,9 @@ CALLED = {
     "interpolate": ["images need"],
     "crop_padding": ["crop padding"],
     "judge": ["--judge"],
+    "path": ["mark"],
+    "key": ["key"],
+    "watermark": ["key"],
 }
 
 
@@ -374,6 +398,12 @@ LINES: list[tuple[str, ...]] = [
     ("evaluate classifier", "no checkpoint"),
     ("sample classifier", "samples need one of `generate`"),
     ("sample gan", "no checkpoint"),
+    ("sample gan --images --out full", "notes.txt"),
+    ("sample gan --images --out file", "is a file"),
+    ("detect",),
+    ("detect image.png --key",),
+    ("detect image.png --crop 1.5",),
+    ("detect full", "holds no images"),
     ("reproduce classify-digits --judge classifier", "--judge"),
     ("reproduce classify-digitz", "classify-digits"),
     ("bench --rounds 3 classifier", "write --rounds after"),

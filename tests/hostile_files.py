@@ -18,6 +18,13 @@ RUNS: dict[str, dict[str, Any]] = {
 EXPERIMENTS = {"classifier": "classify", "gan": "generate"}
 
 
+#: A PNG of 8x8 grey pixels.
+IMAGE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000008000000080800000000e164e1570000001049444154789c63"
+    "6c60800026068a1800260800905d30a51e0000000049454e44ae426082"
+)
+
+
 def run_text(name: str, **fields: Any) -> str:
     """`config.json` of one of `RUNS`, with other fields."""
     config = {**RUNS[name], **fields}
@@ -27,6 +34,7 @@ def run_text(name: str, **fields: Any) -> str:
 def furnish(folder: Path) -> None:
     """Makes what the paths of the cases name: a file, a folder, and two runs."""
     (folder / "file").write_text("not yours")
+    (folder / "image.png").write_bytes(IMAGE)
     (folder / "full").mkdir()
     (folder / "full" / "notes.txt").write_text("keep")
     for name in RUNS:

@@ -23,6 +23,7 @@ LAYERS = [
     ["errors"],
     ["typing"],
     ["folders", "files"],
+    ["provenance", "watermark"],
     ["meeting"],
     ["peers"],
     ["distributed"],

@@ -144,7 +144,13 @@ def test_the_picture_shows_copies_beside_their_originals(judge, digits, tmp_path
     from jaxnets import report
 
     shown = {}
-    monkeypatch.setattr(report, "grid_png", lambda *args, **more: shown.update(more, args=args))
+    draw = report.grid_png
+
+    def noted(*args, **more):
+        shown.update(more, args=args)
+        return draw(*args, **more)
+
+    monkeypatch.setattr(report, "grid_png", noted)
     monkeypatch.setattr(report, "write_atomically", lambda path, picture: path)
     train = digits.splits["train"]
     of = looks(judge, digits, 255 - train.images[:700], train.labels[:700])

@@ -24,6 +24,7 @@ from experiments.benchmarks import (
     report,
     startup,
     time_to_accuracy,
+    watermark,
 )
 
 #: The cases of `bench` without a subcommand.
@@ -92,6 +93,7 @@ Subcommand = (
     | Annotated[input_rate.Input, tyro.conf.subcommand("input")]
     | Annotated[startup.Startup, tyro.conf.subcommand("startup")]
     | Annotated[checkpoints.Checkpoints, tyro.conf.subcommand("checkpoints")]
+    | Annotated[watermark.Watermark, tyro.conf.subcommand("watermark")]
 )
 
 
@@ -144,6 +146,7 @@ RUN: dict[type, Callable[[Any], Any]] = {
     input_rate.Input: input_rate.run,
     startup.Startup: startup.run,
     checkpoints.Checkpoints: checkpoints.run,
+    watermark.Watermark: watermark.run,
 }
 
 

@@ -1,0 +1,265 @@
+"""How often the watermark is found where it is, after common changes, and where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import checks, common
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: False-positive rates at which detections are counted.
+RATES = (0.01, 0.001)
+#: Images that are judged together.
+BATCHES = (1, 16, 64)
+#: Pixels that the detector takes to be cut off at most, of Fashion-MNIST and of photographs.
+_SEARCHED, _SEARCHED_LARGE = 4, 16
+_LARGE = 128
+#: Marked images that an attacker who knows the method averages, and how much of what is common to
+#: them is subtracted: more than all of it, as the average is of a residual.
+_AVERAGED, _STRENGTH = 64, 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Watermark:
+    """Measure the watermark: false positives on real images, detections after attacks.
+
+    The images of both are real ones: the Fashion-MNIST test images, and squares of 128x128 pixels
+    of scikit-learn's two photographs. Every key is another watermark.
+    """
+
+    keys: int = 20
+    """Keys that marked images are made with; ten times as many look at unmarked ones."""
+    images: int = 256
+    """Fashion-MNIST images that each key marks."""
+    json: Path | None = None
+    """A JSON file to keep the numbers in."""
+
+
+def run(config: Watermark) -> dict[str, Any]:
+    """The benchmark."""
+    import numpy as np
+
+    from jaxnets import data, watermark
+    from jaxnets.errors import UserError
+    from jaxnets.files import write_json
+
+    common.need_at_least_one(config, "keys", "images")
+    checks.json_file(config)
+    test = data.load("fashion_mnist").splits["test"].images
+    if config.images > len(test):
+        raise UserError(f"--images must be at most {len(test)}, got {config.images}")
+    if config.keys > 10_000:
+        raise UserError(f"--keys must be at most 10000, got {config.keys}")
+    order = np.random.default_rng(0).permutation(len(test))
+    small = [
+        test[np.take(order, range(key * config.images, (key + 1) * config.images), mode="wrap")]
+        for key in range(config.keys)
+    ]
+    large = [photographs()] * config.keys
+    marked = {
+        "fashion_mnist 28x28x1": _detections(small, _SEARCHED),
+        f"photographs {_LARGE}x{_LARGE}x3": _detections(large, _SEARCHED_LARGE),
+    }
+    for name, found in marked.items():
+        print(f"{name}: {json.dumps(found, indent=2)}", flush=True)
+    false = _false_positives(watermark.traces(list(test)), 10 * config.keys)
+    numbers = {
+        "psnr_target_db": watermark.PSNR,
+        "false_positives": false,
+        "marked": marked,
+        "keys": config.keys,
+        "images_a_key": config.images,
+        "machine": common.machine(),
+    }
+    print(json.dumps(false, indent=2))
+    if config.json is not None:
+        write_json(config.json, numbers)
+        print(f"written: {config.json}")
+    return numbers
+
+
+def photographs() -> np.ndarray:
+    """[30, 128, 128, 3]: squares side by side of scikit-learn's two photographs."""
+    import numpy as np
+    from sklearn.datasets import load_sample_images
+
+    return np.stack(
+        [
+            image[y : y + _LARGE, x : x + _LARGE]
+            for image in load_sample_images().images
+            for y in range(0, image.shape[0] - _LARGE + 1, _LARGE)
+            for x in range(0, image.shape[1] - _LARGE + 1, _LARGE)
+        ]
+    )
+
+
+def attacks(shape: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Name -> what is done to one image [H, W, C]; the detector gets the size back, no more."""
+    height, width = shape[:2]
+    tenth = max(1, round(0.1 * height))
+    return {
+        "none": lambda image: image,
+        **{f"JPEG {quality}": _jpeg(quality) for quality in (90, 75, 50)},
+        "half size": _resized(height // 2, width // 2),
+        "double size": _resized(2 * height, 2 * width),
+        "half size and back": lambda image: _resized(height, width)(
+            _resized(height // 2, width // 2)(image)
+        ),
+        "2 pixels cut off each side": lambda image: image[2:-2, 2:-2],
+        f"{tenth} pixels (10%) cut off each side": lambda image: image[tenth:-tenth, tenth:-tenth],
+    }
+
+
+def _jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
+    from PIL import Image
+
+    def changed(image: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        _picture(image).save(buffer, "JPEG", quality=quality)
+        return _array(Image.open(buffer))
+
+    return changed
+
+
+def _resized(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    from PIL import Image
+
+    def changed(image: np.ndarray) -> np.ndarray:
+        return _array(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
+
+    return changed
+
+
+def _averaging(marked: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Subtracts what images [N, H, W, C] with one mark have in common.
+
+    That is the mean of what a Gaussian of one pixel takes away of them, in which flat parts count
+    most.
+    """
+    import numpy as np
+
+    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2.0)
+    kernel /= kernel.sum()
+
+    def mean(planes: np.ndarray) -> np.ndarray:
+        height, width = planes.shape[1:3]
+        wide = np.pad(planes, [(0, 0), (3, 3), (3, 3), (0, 0)], mode="symmetric")
+        rows = np.stack([wide[:, y : y + height] for y in range(7)])
+        rows = np.tensordot(kernel, rows, axes=1)
+        columns = np.stack([rows[:, :, x : x + width] for x in range(7)])
+        return np.tensordot(kernel, columns, axes=1)
+
+    planes = marked.mean(axis=-1, keepdims=True)
+    rest = planes - mean(planes)
+    weights = 1 / (mean(rest**2) + 5)
+    common = _STRENGTH * (weights * rest).sum(axis=0) / weights.sum(axis=0)
+    return lambda image: np.rint(image - common).clip(0, 255).astype(np.uint8)
+
+
+def _picture(image: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _array(picture: Any) -> np.ndarray:
+    import numpy as np
+
+    pixels = np.asarray(picture)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
+    """Shares of marked images and batches that are found after each attack.
+
+    Args:
+      chosen: images [N, H, W, C] for each key.
+      searched: pixels that the detector takes to be cut off at most, where any are.
+    """
+    import numpy as np
+
+    from jaxnets import watermark
+
+    shape = chosen[0].shape[1:]
+    p_values: dict[str, dict[int, list[float]]] = {}
+    noise = []
+    for key, images in enumerate(chosen):
+        marked = watermark.embed(images, key)
+        noise += (((marked - images.astype(np.float64)) ** 2).mean(axis=(1, 2, 3))).tolist()
+        erase = _averaging(marked[:_AVERAGED])
+        for name, attack in {**attacks(shape), "average subtracted": erase}.items():
+            cut = "cut off" in name
+            changed = [attack(image) for image in marked]
+            found = watermark.traces(changed, size=None if cut else (shape[0], shape[1]))
+            of_attack = p_values.setdefault(name, {size: [] for size in BATCHES})
+            for size in BATCHES:
+                of_attack[size] += _p_values(found, key, size, searched if cut else 0)
+    psnr = 10 * np.log10(255**2 / np.array(noise))
+    return {
+        "images": len(noise),
+        "images_averaged": min(_AVERAGED, len(chosen[0])),
+        "psnr_db": {"mean": round(float(psnr.mean()), 2), "min": round(float(psnr.min()), 2)},
+        "pixels_searched_where_cut": searched,
+        **{
+            f"detection_rate_at_{rate}": {
+                name: {
+                    f"batch of {size}": round(float((np.array(values) <= rate).mean()), 4)
+                    for size, values in of_attack.items()
+                    if values
+                }
+                for name, of_attack in p_values.items()
+            }
+            for rate in RATES
+        },
+    }
+
+
+def _p_values(found: np.ndarray, key: int, size: int, crop: int) -> list[float]:
+    """Of every whole batch of so many images."""
+    from jaxnets import watermark
+
+    if size == 1:
+        return watermark.judge(found, key, crop=crop).p_values.tolist()
+    starts = range(0, len(found) - size + 1, size)
+    return [watermark.judge(found[i : i + size], key, crop=crop).batch_p_value for i in starts]
+
+
+def _false_positives(found: np.ndarray, keys: int) -> dict[str, Any]:
+    """Shares of unmarked images and batches that pass for marked, over keys and of the worst key.
+
+    Args:
+      found: traces of the images.
+      keys: how many keys look at them; they mark nothing.
+    """
+    import numpy as np
+
+    numbers: dict[str, Any] = {"images": len(found), "keys": keys}
+    for crop in (0, _SEARCHED):
+        for size in BATCHES:
+            # A search takes (crop + 1)^2 times as long.
+            number = keys if crop == 0 else max(1, keys // 10)
+            found_by = [_p_values(found, -1 - key, size, crop) for key in range(number)]
+            shares = {rate: (np.array(found_by) <= rate).mean(axis=1) for rate in RATES}
+            searched = f", {crop} pixels searched" if crop else ""
+            numbers[f"batch of {size}{searched}"] = {
+                "looks": sum(map(len, found_by)),
+                **{
+                    f"at {rate}": {
+                        "mean": round(float(share.mean()), 6),
+                        "standard_error": round(
+                            float(share.std(ddof=1) / len(share) ** 0.5) if len(share) > 1 else 0.0,
+                            6,
+                        ),
+                        "worst_key": round(float(share.max()), 6),
+                    }
+                    for rate, share in shares.items()
+                },
+            }
+    return numbers

@@ -1,0 +1,194 @@
+"""Whether images are marked as synthetic, and carry the watermark of a key."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from experiments import checks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Names that files of images end with; a file that is named alone may have any.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: What NumPy raises of a file that is no .npz, or a damaged one, or one of objects.
+_NO_ARRAYS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+#: Of one image.
+_MAX_PIXELS = 32_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Detect:
+    """Tell whether images are marked as synthetic, and carry the watermark of a key."""
+
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """An image, a folder of images, or an .npz that `sample` made."""
+    key: str | None = None
+    """The key that `sample --watermark` was given; without one, only the mark is read."""
+    crop: int = 0
+    """Up to so many pixels, at most 63, may have been cut off at the top and at the left; the more
+    are tried, the stronger the evidence must be."""
+    image_size: tuple[int, int] | int | None = None
+    """Height and width, or one number for both, that the images had when they were made, where they
+    were resized since."""
+    false_positive_rate: float = 0.001
+    """Share of unmarked images that may pass for marked."""
+    json: Path | None = None
+    """Write what was found, of each image, to this file."""
+
+
+def run(config: Detect) -> dict[str, Any]:
+    """The command."""
+    from jaxnets import provenance, watermark
+    from jaxnets.errors import UserError
+    from jaxnets.files import write_json
+
+    checks.json_file(config)
+    rate = config.false_positive_rate
+    if not 0 < rate < 1:
+        raise UserError(f"--false-positive-rate must be in (0, 1), got {rate}")
+    if not 0 <= config.crop <= watermark.MAX_CROP:
+        raise UserError(f"--crop must be in 0..{watermark.MAX_CROP}, got {config.crop}")
+    size = config.image_size
+    size = (size, size) if isinstance(size, int) else size
+    low, high = watermark.MIN_SIDE, watermark.MAX_SIDE
+    if size is not None and not all(low <= side <= high for side in size):
+        raise UserError(f"--image-size must be in {low}..{high}, got {config.image_size}")
+    files = _files(config.path)
+    marks = {str(path): provenance.synthetic(path) for path in files}
+    marked = [mark for mark in marks.values() if mark is not None]
+    print(_told(marks, marked))
+    content: dict[str, Any] = {"files": list(marks), "marks": list(marks.values())}
+    if config.key is not None:
+        images = [image for path in files for image in _read(path)]
+        found = watermark.detect(images, config.key, crop=config.crop, size=size)
+        above = int((found.p_values <= rate).sum())
+        content["watermark"] = {
+            "found": found.batch_p_value <= rate,
+            "false_positive_rate": rate,
+            "crop": config.crop,
+            "image_size": size,
+            "batch_score": found.batch_score,
+            "batch_p_value": found.batch_p_value,
+            "images_found": above,
+            "scores": found.scores.tolist(),
+            "p_values": found.p_values.tolist(),
+        }
+        print(
+            f"watermark of this key: {'found' if found.batch_p_value <= rate else 'not found'} "
+            f"(score {found.batch_score:.1f}; without it, the chance of that is "
+            f"{found.batch_p_value:.2g})"
+        )
+        if len(images) > 1:
+            print(
+                f"each image alone: found in {above} of {len(images)}; without it, about "
+                f"{rate * len(images):.2g} would pass"
+            )
+    if config.json is not None:
+        write_json(config.json, content)
+        print(f"written: {config.json}")
+    return content
+
+
+def _told(marks: Mapping[str, Any], marked: list[dict[str, Any]]) -> str:
+    """What the marks say, in one line."""
+    if not marked:
+        return "mark: none; that does not say that they are real, as any program can drop it"
+    which = "synthetic" if len(marks) == 1 else f"{len(marked)} of {len(marks)} files are synthetic"
+    first = marked[0]
+    shown = {
+        "digital_source_type": "",
+        "software": "by ",
+        "model": "",
+        "weights": "weights ",
+        "data": "trained on ",
+        "watermark": "watermark: ",
+    }
+    said = [before + _text(first[name]) for name, before in shown.items() if first.get(name)]
+    return f"mark: {', '.join([which, *said])}"
+
+
+def _text(value: Any) -> str:
+    """What a file says, for a terminal: an IPTC address by its end, and no escape sequences."""
+    text = str(value).rsplit("/digitalsourcetype/", 1)[-1][:80]
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the images in the folder, by name."""
+    from jaxnets.errors import UserError
+    from jaxnets.files import check_path
+
+    check_path(path, "the path")
+    if not path.exists():
+        raise UserError(f"there is no {path}; give an image, a folder of images, or an .npz")
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise UserError(f"{path} holds no images ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _read(path: Path) -> list[np.ndarray]:
+    """The images [H, W, C] uint8 of a file."""
+    return _arrays(path) if path.suffix == ".npz" else [_picture(path)]
+
+
+def _arrays(path: Path) -> list[np.ndarray]:
+    import numpy as np
+
+    from jaxnets.errors import UserError
+
+    try:
+        # Of a path, NumPy leaves the file open where it is no zip.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            images = content["images"]
+    except _NO_ARRAYS as error:
+        raise UserError(f"{path} is no .npz with `images`: {str(error)[:200]}") from error
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise UserError(
+            f"the images of {path} have the shape {images.shape} and type {images.dtype}; they "
+            "must be uint8 [N, H, W, C], as `sample` writes them"
+        )
+    return list(images)
+
+
+def _picture(path: Path) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    from jaxnets.errors import UserError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's, on what is odd about a file
+            with Image.open(path) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise UserError(
+                        f"{path} has {image.width}x{image.height} pixels; the most are "
+                        f"{_MAX_PIXELS:,}"
+                    )
+                grey = image.mode in ("1", "L", "LA")
+                pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path} cannot be read: {why}") from error
+    return pixels.reshape(*pixels.shape[:2], -1)

@@ -1,0 +1,255 @@
+"""The watermark: found where it is, at the rate that is stated where it is not."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from command_lines import assert_one_error
+from jaxnets import watermark
+from jaxnets.errors import UserError
+
+KEY = "a long secret"
+
+
+def scenes(count, height=28, width=28, channels=1, seed=0):
+    """Bright shapes with some texture, before black: [N, H, W, C] uint8."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros((count, height, width, channels))
+    for image in found:
+        top, left = rng.integers(0, (height // 3, width // 3))
+        h, w = rng.integers((height // 3, width // 3), (height // 2 + 1, width // 2 + 1))
+        shape = (h, w, channels)
+        image[top : top + h, left : left + w] = rng.integers(80, 220) + rng.normal(0, 6, shape)
+    return found.clip(0, 255).astype(np.uint8)
+
+
+def jpeg(image, quality):
+    buffer = io.BytesIO()
+    plain = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(plain).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer)).reshape(image.shape)
+
+
+def resized(image, height, width):
+    plane = Image.fromarray(image[..., 0]).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(plane)[..., None]
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / ((a.astype(float) - b) ** 2).mean(axis=(1, 2, 3)))
+
+
+# ------------------------------------------------------------------------------ what it is
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_mark_is_as_faint_as_promised_and_is_found(channels):
+    images = scenes(16, channels=channels)
+    before = images.copy()
+    marked = watermark.embed(images, KEY)
+    np.testing.assert_array_equal(images, before)
+    assert marked.shape == images.shape and marked.dtype == np.uint8
+    # Rounding to whole grey levels adds 0.1 dB of noise to 3.2 grey levels.
+    assert (psnr(marked, images) > watermark.PSNR - 0.4).all()
+    assert psnr(watermark.embed(images, KEY, psnr=30), images).mean() < psnr(marked, images).mean()
+    found = watermark.detect(marked, KEY)
+    assert (found.p_values < 0.01).mean() > 0.9 and found.batch_p_value < 1e-9
+    assert found.batch_score > found.scores.mean()
+    np.testing.assert_array_equal(marked, watermark.embed(images, KEY))
+    np.testing.assert_array_equal(watermark.embed(images, 7), watermark.embed(images, "7"))
+
+
+def test_the_noise_of_a_key_is_that_of_every_version():
+    # Marks outlive the libraries that made them.
+    noise = watermark._noise("1")
+    np.testing.assert_allclose(noise[0, :3], [1.29162395, 0.21028280, -1.47436189], rtol=1e-7)
+    assert stats.kstest(noise.ravel(), "norm").pvalue > 0.01
+    assert abs(np.corrcoef(noise.ravel(), watermark._noise("2").ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (40, 100, 3)])
+def test_the_scores_of_other_keys_are_standard_normal(shape, marked):
+    images = scenes(3, *shape)
+    traces = watermark.traces(watermark.embed(images, KEY) if marked else images)
+    found = [watermark.judge(traces, key) for key in range(1500)]
+    for scores in ([d.scores[0] for d in found], [d.batch_score for d in found]):
+        assert stats.kstest(scores, "norm").pvalue > 0.001
+    p_values = np.array([d.p_values[0] for d in found])
+    np.testing.assert_allclose(p_values, stats.norm.sf([d.scores[0] for d in found]), rtol=1e-5)
+    assert stats.binomtest(int((p_values <= 0.01).sum()), 1500, 0.01).pvalue > 0.001
+
+
+def test_images_that_are_all_alike_are_no_evidence_of_many():
+    # Added up as if independent, 64 copies would make one chance of 3 sigma a certainty.
+    traces = watermark.traces(scenes(1).repeat(64, axis=0))
+    batch = [watermark.judge(traces, key).batch_score for key in range(1000)]
+    assert np.std(batch) < 1.1
+
+
+def test_a_search_pays_for_every_shift_that_it_tries():
+    traces = watermark.traces(scenes(40))
+    p_values = np.concatenate([watermark.judge(traces, k, crop=4).p_values for k in range(100)])
+    assert (p_values <= 0.05).mean() <= 0.055
+    one, all_ = (watermark.judge(traces, KEY, crop=crop) for crop in (0, 4))
+    assert (all_.scores >= one.scores - 1e-5).all()
+    tails = np.minimum(1, 25 * stats.norm.sf(all_.scores))
+    np.testing.assert_allclose(all_.p_values, tails, rtol=1e-4)
+
+
+# -------------------------------------------------------------------------- what it survives
+
+
+@pytest.mark.parametrize(
+    "attack,options",
+    [
+        (lambda image: jpeg(image, 75), {}),
+        (lambda image: resized(image, 56, 56), {"size": (28, 28)}),
+        (lambda image: resized(resized(image, 20, 20), 28, 28), {}),
+        (lambda image: image[2:-2, 3:-1], {"crop": 4}),
+        (lambda image: image[2:-2, 3:-1], {"crop": watermark.MAX_CROP}),
+        (lambda image: (0.8 * image + 20).astype(np.uint8), {}),
+    ],
+    ids=["JPEG", "double size", "small and back", "crop", "crop, all shifts", "contrast"],
+)
+def test_a_batch_survives(attack, options):
+    images = scenes(32)
+    marked = watermark.embed(images, KEY)
+    found = watermark.detect([attack(image) for image in marked], KEY, **options)
+    assert found.batch_p_value < 1e-4
+    without = watermark.detect([attack(image) for image in images], KEY, **options)
+    assert without.batch_p_value > 1e-3
+    if options:  # without knowing, it is not found
+        assert watermark.detect([attack(image) for image in marked], KEY).batch_p_value > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 64, 3), (65, 130, 1), (200, 128, 3)])
+def test_any_size_will_do(shape):
+    images = scenes(40, *shape)
+    found = watermark.detect(watermark.embed(images, KEY), KEY)
+    assert found.batch_p_value < 1e-3
+    assert watermark.detect(images, KEY).batch_p_value > 1e-3
+
+
+def test_images_of_different_sizes_are_judged_together():
+    images = [*watermark.embed(scenes(8), KEY), *watermark.embed(scenes(8, 50, 30, 3), KEY)]
+    assert watermark.detect(images, KEY).batch_p_value < 1e-9
+
+
+def test_a_flat_image_says_nothing():
+    flat = np.full((4, 28, 28, 1), 77, np.uint8)
+    found = watermark.detect(flat, KEY)
+    assert (found.scores == 0).all() and (found.p_values == 1).all() and found.batch_p_value == 1
+    marked = watermark.embed(scenes(4), KEY)
+    both = watermark.detect(np.concatenate([flat, marked]), KEY)
+    assert both.batch_score == pytest.approx(watermark.detect(marked, KEY).batch_score, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 7, 28, 1), np.uint8),
+        np.zeros((2, 28, 28, 2), np.uint8),
+        np.zeros((2, 28, 28), np.uint8),
+        np.zeros((2, 28, 28, 1), np.float32),
+        np.zeros((2, 0, 28, 1), np.uint8),
+        [[1, 2], [3, 4]],
+    ],
+    ids=["small", "two channels", "no channel", "float", "empty", "lists"],
+)
+def test_images_that_cannot_have_a_mark(images):
+    for call in (watermark.embed, watermark.detect):
+        with pytest.raises(UserError, match="watermark"):
+            call(images, KEY)
+
+
+def test_what_is_no_key_ratio_crop_or_size():
+    images = scenes(1)
+    for key in ("", " \n", "\udcff"):
+        for call in (watermark.embed, watermark.detect):
+            with pytest.raises(UserError, match="key"):
+                call(images, key)
+    for ratio in (0.0, 19.9, 61.0, float("nan")):
+        with pytest.raises(UserError, match="psnr"):
+            watermark.embed(images, KEY, psnr=ratio)
+    for crop in (-1, 64):
+        with pytest.raises(UserError, match="crop"):
+            watermark.detect(images, KEY, crop=crop)
+    for size in ((7, 28), (28, 10**9)):
+        with pytest.raises(UserError, match="size"):
+            watermark.detect(images, KEY, size=size)
+    with pytest.raises(UserError, match="no images"):
+        watermark.detect([], KEY)
+
+
+# ------------------------------------------------------------------------------ the commands
+
+
+def test_samples_are_marked_and_detected(cli, copies, workplace):
+    sample = ["sample", copies["generate"], "--count", 64, "--out", "made", "--images"]
+    assert cli(*sample, "--watermark", KEY, "--interpolate", 1)[0] == 0
+    for path in ("made.npz", "made"):
+        code, out, err = cli("detect", path, "--key", KEY, "--json", "found.json")
+        assert code == 0 and "watermark of this key: found (" in out, err
+        found = json.loads((workplace / "found.json").read_text())
+        assert found["watermark"]["found"] and len(found["watermark"]["scores"]) == 64
+    out = cli("detect", "made", "--key", "another")[1]
+    assert "watermark of this key: not found" in out
+    everything = b"".join(p.read_bytes() for p in workplace.rglob("*") if p.is_file())
+    assert KEY.encode() not in everything
+    # The pictures are the arrays.
+    with np.load("made.npz") as content:
+        for i, pixels in enumerate(content["images"]):
+            with Image.open(f"made/{i:06}.png") as image:
+                np.testing.assert_array_equal(np.asarray(image), pixels[..., 0])
+    plain = cli(*sample[:-1], "--out", "plain")
+    assert plain[0] == 0 and "not found" in cli("detect", "plain.npz", "--key", KEY)[1]
+
+
+def test_files_that_hold_no_images_are_refused(cli, workplace):
+    np.savez("floats.npz", images=np.zeros((2, 28, 28, 1)))
+    np.savez("other.npz", labels=np.zeros(3))
+    np.savez("small.npz", images=np.zeros((2, 4, 4, 1), np.uint8))
+    np.savez("objects.npz", images=np.array([{}], dtype=object))
+    np.save(workplace / "one", np.zeros((2, 28, 28, 1), np.uint8))
+    (workplace / "one.npy").rename("one.npz")
+    (workplace / "cut.npz").write_bytes((workplace / "floats.npz").read_bytes()[:200])
+    for name, *words in (
+        ("floats.npz", "float64"),
+        ("other.npz", "no .npz with `images`"),
+        ("small.npz", "4x4", "too small"),
+        ("objects.npz", "no .npz with `images`"),
+        ("one.npz", "no .npz with `images`"),
+        ("cut.npz", "no .npz with `images`"),
+    ):
+        assert_one_error(cli("detect", name, "--key", 1), *words)
+
+
+def test_the_measurement_counts_what_is_found(cli, workplace, monkeypatch):
+    from experiments.benchmarks import watermark as bench
+    from jaxnets import data
+
+    test = data.Split(scenes(70), np.zeros(70, np.int32))
+    monkeypatch.setattr(data, "load", lambda name: SimpleNamespace(splits={"test": test}))
+    monkeypatch.setattr(bench, "photographs", lambda: scenes(3, 128, 128, 3))
+    command = ["bench", "watermark", "--keys", 2, "--images", 64]
+    code, _, err = cli(*command, "--json", "found.json")
+    assert code == 0, err
+    found = json.loads((workplace / "found.json").read_text())
+    for name, images in (("fashion_mnist 28x28x1", 128), ("photographs 128x128x3", 6)):
+        rates = found["marked"][name]["detection_rate_at_0.001"]
+        assert found["marked"][name]["images"] == images and len(rates) == 10
+        assert rates["none"]["batch of 1"] > 0.8
+    rates = found["marked"]["fashion_mnist 28x28x1"]["detection_rate_at_0.001"]
+    assert rates["average subtracted"]["batch of 1"] < rates["none"]["batch of 1"]
+    false = found["false_positives"]
+    assert false["batch of 1"]["looks"] == 70 * 20 and false["batch of 64"]["looks"] == 20
+    assert false["batch of 1"]["at 0.01"]["mean"] < 0.05
