@@ -42,6 +42,7 @@ LAYERS = [
     ["population"],
     ["placement"],
     ["parallel", "compilation"],
+    ["sampling"],
     ["evaluate"],
     ["integrity", "retention"],
     ["checkpoint"],

@@ -17,7 +17,7 @@ __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "ma
 _MIN_SIZE, _MAX_SIZE = 8, 256
 _MAX_LATENT_SIZE = 1 << 20
 
-#: Images of fewer pixels along the shorter side have a shallow mapping in StyleGAN2.
+#: Images of fewer pixels along the shorter side get a smaller StyleGAN2.
 _MANY_PIXELS = 64
 
 
@@ -91,9 +91,12 @@ def _stylegan2_sizes(
 ) -> tuple[tuple[int, ...], int, int]:
     """Widths of the stages, layers of a mapping, and length of a style."""
     size = min(image_shape[:2])
-    *widths, style_size = scale_widths([*style_gan.stylegan2_widths(size), 512], width)
-    # As the authors have it for CIFAR-10's images; a mapping learns slowly, a deep one more so.
-    return tuple(widths), 2 if size < _MANY_PIXELS else 8, style_size
+    small = size < _MANY_PIXELS
+    # The authors' CIFAR-10 networks have 512 channels at every size, and as shallow a mapping.
+    # With a fourth of that at 32 pixels a step takes a sixth of the operations.
+    published = style_gan.stylegan2_widths(size, 4096 if small else 16384)
+    *widths, style_size = scale_widths([*published, 512], width)
+    return tuple(widths), 2 if small else 8, style_size
 
 
 def _stylegan2_generator(

@@ -1,18 +1,17 @@
 """StyleGAN2: latents are mapped to styles, and styles scale the kernels of every convolution.
 
-The published networks are those of `stylegan2_widths` at width 1, with latents of length 512,
-without classes:
+The networks of `stylegan2_widths` at width 1, with latents of length 512, without classes, have
 
-- 256x256x3, `base` 16384 (the "paper256" configuration of StyleGAN2-ADA): 24,767,458 parameters
-  in the generator.
-- 1024x1024x3, `base` 32768 (configuration F of StyleGAN2): 30,370,060.
+- 24,767,458 parameters in the generator and 23,996,481 in the discriminator for 256x256x3, with
+  `base` 16384, as StyleGAN2-ADA's "paper256" has them;
+- 28,794,124 and 29,007,905 for 1024x1024x3, with `base` 32768 (configuration F of StyleGAN2) and 2
+  layers in the mapping. The authors' code prints 28,794,124 and 29,012,513 for it.
 
-The discriminators have 23,996,481 and 29,007,905: 4,608 fewer than the published ones, the
-weights of one channel. That channel tells of the standard deviation over a few images, and is
-left out. A logit would no longer be of its own image alone, which gradient penalties and a mask
-over the batch need; and its groups would mix reals and fakes, which go through in one pass, or
-depend on the number of devices. What it guards against, collapse, is measured by
-`jaxnets.metrics.collapse`.
+The discriminators lack the 4,608 weights of one channel, which tells of the standard deviation
+over a few images, and is left out. With it a logit would not be of its own image alone, as
+gradient penalties and a mask over the batch need it; and its groups would mix reals and fakes,
+which go through in one pass, or depend on the number of devices. What it guards against, collapse,
+is measured by `jaxnets.metrics.collapse`.
 
 Any size from 8 pixels on works as well: 28 are made from 7, doubled twice. About rates of learning
 see `jaxnets.models.style_layers`.
@@ -56,8 +55,8 @@ def stylegan2_widths(size: int, base: int = 16384) -> list[int]:
 
     Args:
       size: pixels along the shorter side.
-      base: 16384 for the configurations that StyleGAN2-ADA has for up to 256 pixels, 32768 for
-        StyleGAN2's configuration F.
+      base: 16384 as StyleGAN2-ADA has it for up to 256 pixels, 32768 for StyleGAN2's
+        configuration F; `make_gan` takes 4096 below 64 pixels.
     """
     counts = [size]
     for _ in range(sizes.halvings(size)):
