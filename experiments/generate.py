@@ -47,8 +47,8 @@ class Generate(common.RunOptions, common.DataOptions):
     generator: str = "dcgan"
     """dcgan, r3gan, sngan or stylegan2."""
     discriminator: str | None = None
-    """dcgan, r3gan, sngan, stylegan2, or any classifier of `classify` as the trunk; by default the generator's
-    own."""
+    """dcgan, r3gan, sngan, stylegan2, or any classifier of `classify` as the trunk; by default the
+    generator's own."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
     latent_size: int = 64

@@ -30,8 +30,14 @@ class Sample(common.CacheOptions):
     --points of them and back to the first, of all classes or of the one asked for."""
     points: int = 4
     """Latents that --interpolate visits."""
+    style_mixing: int | None = None
+    """Of a stylegan2: draw every sample's coarse styles with every sample's fine ones, which begin
+    at this stage; 1 is the first that doubles the image."""
+    truncation_sweep: str | None = None
+    """Draw the same samples at several truncations, such as 0.3,0.5,0.7,1.0."""
     out: Path | None = None
-    """Path of the files, without .png, .npz and -walk.png; by default inside the run's samples/."""
+    """Path of the files, without .png, .npz, -walk.png, -mixing.png and -truncation.png; by default
+    inside the run's samples/."""
 
 
 def run(config: Sample) -> None:
@@ -41,7 +47,7 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import generate, judging, pictures, populations
+    from experiments import generate, judging, looking, pictures, populations
     from jaxnets import data, evaluate, parallel, report
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_files
@@ -61,6 +67,7 @@ def run(config: Sample) -> None:
     files = _files(config)[: 2 if config.interpolate is None else 3]
     for path in files:
         check_writable(path, "--out")
+    shown_beside = looking.places(config, files[0])
     options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
     populations.check_member(options, config.member)
     dataset = common.load_data(options)
@@ -111,8 +118,17 @@ def run(config: Sample) -> None:
         frames = walk(variables, key, shown, config.points, config.interpolate)
         width = min(frames.shape[1], 10)
         contents.append(pictures.animation([report.grid_png(f, width) for f in frames]))
+    beside = looking.pictures(
+        config,
+        shown_beside,
+        built.sample,
+        generate.networks(options, dataset)[0],
+        variables,
+        labels if options.conditional else config.count,
+        dataset.class_names if options.conditional else None,
+    )
     try:
-        write_files(dict(zip(files, contents, strict=True)))
+        write_files(dict(zip(files, contents, strict=True)) | beside)
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename}: {error.strerror}; choose another --out"
@@ -120,6 +136,8 @@ def run(config: Sample) -> None:
     print(f"{config.count} images: {files[0]} and {files[1]}")
     if config.interpolate is not None:
         print(f"{walked} frames: {files[2]}")
+    for shows, path in shown_beside.items():
+        print(f"{shows}: {path}")
 
 
 def _files(config: Sample) -> tuple[Path, Path, Path]:

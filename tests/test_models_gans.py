@@ -230,7 +230,7 @@ def test_discriminator_norms():
     [
         (
             {"family": "stylegan"},
-            "unknown generator 'stylegan'; known are dcgan, r3gan, sngan, stylegan2",
+            "'stylegan'; known are dcgan, r3gan, sngan, stylegan2",
         ),
         ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; known are alexnet, dcgan"),
         ({"image_shape": (7, 8, 1)}, "8 to 256 pixels a side, got 7x8; resize"),
