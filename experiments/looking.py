@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Samples that are mixed with each other: as many rows and columns.
 MIXED = 8
+#: Of an image of 256 pixels, the largest that `make_gan` makes; its stages double it so often.
+LAST_STAGE = 6
 #: Samples in each row of a sweep.
 SWEPT = 10
 
@@ -56,8 +58,11 @@ def places(config: Sample, grid: Path) -> dict[str, Path]:
 
     found = {}
     if config.style_mixing is not None:
-        if config.style_mixing < 1:
-            raise UserError(f"--style-mixing must be at least 1, got {config.style_mixing}")
+        if not 1 <= config.style_mixing <= LAST_STAGE:
+            raise UserError(
+                f"--style-mixing must be in 1..{LAST_STAGE}, or to the last stage where there are "
+                f"fewer, got {config.style_mixing}"
+            )
         found["mixing"] = grid.with_name(f"{grid.stem}-mixing.png")
     if truncations(config.truncation_sweep):
         found["truncation"] = grid.with_name(f"{grid.stem}-truncation.png")

@@ -28,7 +28,7 @@ def test_a_sweep_of_any_family(cli, copies, workplace):
     assert high < wide, "2 rows of 3"
     before = sorted(p.name for p in workplace.iterdir())
     assert_one_error(cli(*command, "--truncation-sweep", "0.2,2"), "(0, 1]", "'2'")
-    assert_one_error(cli(*command, "--style-mixing", 0), "--style-mixing must be at least 1")
+    assert_one_error(cli(*command, "--style-mixing", 0), "--style-mixing must be in 1..6")
     assert_one_error(cli(*command, "--style-mixing", 1), "stylegan2", after_progress=True)
     assert sorted(p.name for p in workplace.iterdir()) == before
 
