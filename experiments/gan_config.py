@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
     "sngan": {"loss": "hinge", "penalty": "none", "b2": 0.9},
     "r3gan": {"loss": "relativistic", "penalty": "r1_r2"},
+    "stylegan2": {"generator_learning_rate": 2e-3, "discriminator_learning_rate": 2e-3},
 }
 
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
@@ -46,10 +47,10 @@ class Generate(common.RunOptions, common.DataOptions):
     """
 
     generator: str = "dcgan"
-    """dcgan, r3gan or sngan."""
+    """dcgan, r3gan, sngan or stylegan2."""
     discriminator: str | None = None
-    """dcgan, r3gan, sngan, or any classifier of `classify` as the trunk; by default the generator's
-    own."""
+    """dcgan, r3gan, sngan, stylegan2, or any classifier of `classify` as the trunk; by default the
+    generator's own."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
     conditioning: str = "projection"

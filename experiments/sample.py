@@ -39,8 +39,14 @@ class Sample(common.CacheOptions):
     watermark: str | None = None
     """Secret text or number: put an invisible watermark into every image, which `detect --key`
     finds. Who guesses it can find and remove the watermark; it is written nowhere."""
+    style_mixing: int | None = None
+    """Of a stylegan2: draw every sample's coarse styles with every sample's fine ones, which begin
+    at this stage; 1 is the first that doubles the image."""
+    truncation_sweep: str | None = None
+    """Draw the same samples at several truncations, such as 0.3,0.5,0.7,1.0."""
     out: Path | None = None
-    """Path of the files, without .png, .npz, .json and -walk.png, and of the folder of --images;
+    """Path of the files, without .png, .npz, .json, -walk.png, -mixing.png and
+    -truncation.png, and of the folder of --images;
     by default inside the run's samples/."""
 
 
@@ -60,7 +66,7 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import gan_step, generate, judging, pictures, populations
+    from experiments import gan_step, generate, judging, looking, pictures, populations
     from jaxnets import data, evaluate, parallel, provenance, report, watermark
     from jaxnets.errors import UserError
     from jaxnets.files import write_files
@@ -72,6 +78,7 @@ def run(config: Sample) -> None:
             f"{config.run} is a run of `{found['experiment']}`; samples need one of `generate`"
         )
     places = _check(config)
+    shown_beside = looking.places(config, places.grid)
     options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
     populations.check_member(options, config.member)
     dataset = common.load_data(options)
@@ -147,6 +154,18 @@ def run(config: Sample) -> None:
         contents[places.walk] = provenance.mark(moving, {**about, "truncation": None})
     if config.images:
         contents |= _each(places.images, content, about)
+    beside = looking.pictures(
+        config,
+        shown_beside,
+        built.sample,
+        gan_step.networks(options, dataset)[0],
+        variables,
+        labels if options.conditional else config.count,
+        dataset.class_names if options.conditional else None,
+        finished=finished,
+    )
+    for path, picture in beside.items():
+        contents[path] = provenance.mark(picture, {**about, "truncation": None})
     try:
         write_files(contents)
     except OSError as error:
@@ -158,6 +177,8 @@ def run(config: Sample) -> None:
         print(f"each as a PNG: {places.images}/")
     if config.interpolate is not None:
         print(f"{walked} frames: {places.walk}")
+    for shows, path in shown_beside.items():
+        print(f"{shows}: {path}")
 
 
 def _check(config: Sample) -> _Places:

@@ -34,7 +34,7 @@ _HOMES = {
     ],
     "jaxnets.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
-    "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict", "make_sample"],
+    "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict"],
     "jaxnets.interruption": ["Interrupted"],
     "jaxnets.loop": ["fit"],
     "jaxnets.losses": [
@@ -42,6 +42,7 @@ _HOMES = {
         "classification_loss",
         "cross_entropy",
         "focal",
+        "path_length_penalty",
         "penalty",
     ],
     "jaxnets.metrics": [
@@ -67,6 +68,7 @@ _HOMES = {
         "population_state",
         "population_step",
     ],
+    "jaxnets.sampling": ["make_sample", "style_mixing", "truncation_sweep"],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
     "jaxnets.task": ["FitOptions", "FitResult", "Ranking", "Task"],
@@ -92,7 +94,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     )
     from jaxnets.descent import descend
     from jaxnets.errors import UserError
-    from jaxnets.evaluate import classification, frechet_scores, make_predict, make_sample
+    from jaxnets.evaluate import classification, frechet_scores, make_predict
     from jaxnets.interruption import Interrupted
     from jaxnets.loop import fit
     from jaxnets.losses import (
@@ -100,6 +102,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         classification_loss,
         cross_entropy,
         focal,
+        path_length_penalty,
         penalty,
     )
     from jaxnets.metrics import (
@@ -125,6 +128,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         population_state,
         population_step,
     )
+    from jaxnets.sampling import make_sample, style_mixing, truncation_sweep
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, sample_latents
     from jaxnets.task import FitOptions, FitResult, Ranking, Task

@@ -17,8 +17,9 @@ from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
 from jaxnets.parallel import on_this_process, spread, whole
+from jaxnets.sampling import Sample, Walk, apply, make_sample, make_walk, slerp
 from jaxnets.state import TrainState
-from jaxnets.typing import Array, PRNGKey, PyTree
+from jaxnets.typing import Array, PyTree
 
 __all__ = [
     "VIEWS",
@@ -39,12 +40,6 @@ __all__ = [
 
 #: (variables, split) -> logits [N, K] and penultimate features [N, F], float32 on the host.
 Predict = Callable[[PyTree, Split], tuple[np.ndarray, np.ndarray]]
-
-#: (variables, key, labels [N] or count N[, truncation]) -> images [N, H, W, C] in [-1, 1].
-Sample = Callable[..., np.ndarray]
-
-#: (variables, key, labels [K] or count K, points, frames) -> images [points * frames, K, H, W, C].
-Walk = Callable[..., np.ndarray]
 
 
 def _plain(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
@@ -100,7 +95,7 @@ def make_predict(
 
     @partial(jax.jit, out_shardings=everywhere)
     def forward(variables: PyTree, images: Array) -> tuple[Array, Array]:
-        logits, features = _apply(model, variables, images)
+        logits, features = apply(model, variables, images)
         return logits, features["penultimate"]
 
     def predict(variables: PyTree, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -122,11 +117,6 @@ def make_predict(
         return logits, features
 
     return predict
-
-
-def _apply(module: nn.Module, variables: PyTree, *inputs: Any) -> tuple[Array, Any]:
-    output: Any = module.apply(variables, *inputs, train=False)
-    return output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,139 +148,6 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
         },
         confusion=counts,
     )
-
-
-def make_sample(
-    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
-) -> Sample:
-    """Compiles a generator for sampling.
-
-    Args:
-      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
-      latent_size: Z.
-      conditional: whether it takes labels.
-      batch_size: images made at a time; has no influence on what they look like.
-
-    Returns:
-      `(variables, key, labels, truncation=None) -> images [N, H, W, C] float32`. Image i depends
-      on the key, on i and on label i alone. `labels` is [N] integers, or the number N for a
-      generator without classes. With a truncation T in (0, 1], latents are T times a normal
-      cut off at two deviations: more typical samples, and less variety.
-    """
-
-    @jax.jit
-    def make(variables: PyTree, key: PRNGKey, index: Array, labels: Array, truncation: Array):
-        def latent(i: Array) -> Array:
-            one = jax.random.fold_in(key, i)
-            cut = jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
-            uncut = jax.random.normal(one, (latent_size,))
-            return jnp.where(truncation > 0, truncation * cut, uncut)
-
-        latents = jax.vmap(latent)(index)
-        return _apply(generator, variables, latents, labels if conditional else None)[0]
-
-    def sample(
-        variables: PyTree,
-        key: PRNGKey,
-        labels: np.ndarray | int,
-        truncation: float | None = None,
-    ) -> np.ndarray:
-        if truncation is not None and not 0 < truncation <= 1:
-            raise UserError(f"truncation {truncation} is outside (0, 1]")
-        if isinstance(labels, int | np.integer):
-            if conditional:
-                raise UserError("this generator takes a class label for each image")
-            labels = np.zeros(int(labels), np.int32)
-        count = len(labels)
-        if not count:
-            raise UserError("no samples were asked for; the count must be at least 1")
-        size = min(batch_size, count)
-        variables = on_this_process(whole(variables))  # it takes no other process to sample
-        parts = []
-        for start in range(0, count, size):
-            index = np.arange(start, start + size)
-            padded = np.resize(labels[start : start + size], size).astype(np.int32)
-            images = make(variables, key, index, padded, np.float32(truncation or 0))
-            parts.append(np.asarray(images)[: count - start])
-        return np.concatenate(parts)
-
-    return sample
-
-
-def slerp(a: Array, b: Array, share: Array | float) -> Array:
-    """Between two vectors along the arc: as long and as likely on the way as at its ends.
-
-    The straight line between two draws of N(0, I) leads through vectors that are too short for it.
-
-    Args:
-      a: [..., Z].
-      b: [..., Z]; neither of the two is zero.
-      share: [...] in [0, 1]; 0 gives a, 1 gives b.
-
-    Reference:
-      White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1.
-    """
-    share = jnp.asarray(share)[..., None]
-    sizes = jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True)
-    angle = jnp.arccos(jnp.clip((a * b).sum(axis=-1, keepdims=True) / sizes, -1.0, 1.0))
-    sine = jnp.sin(angle)
-    flat = sine < 1e-4  # one direction, or the opposite one: there is no arc
-    safe = jnp.where(flat, 1.0, sine)
-    arc = (jnp.sin((1.0 - share) * angle) * a + jnp.sin(share * angle) * b) / safe
-    return jnp.where(flat, (1.0 - share) * a + share * b, arc)
-
-
-def make_walk(
-    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
-) -> Walk:
-    """Compiles a generator for a walk through its latents, and back to the first.
-
-    Args:
-      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
-      latent_size: Z.
-      conditional: whether it takes labels.
-      batch_size: images made at a time.
-
-    Returns:
-      `(variables, key, labels, points, frames) -> images [points * frames, K, H, W, C]` float32:
-      `frames` pictures from each of `points` latents towards the next, by `slerp`. `labels` is [K]
-      integers, of which all take the same walk, or the number K of walks without classes.
-    """
-
-    @partial(jax.jit, static_argnums=(1, 2, 3))
-    def path(key: PRNGKey, walks: int, points: int, frames: int) -> Array:
-        stops = jax.random.normal(key, (points, walks, latent_size))
-        share = jnp.arange(frames)[:, None] / frames
-        ways = jax.vmap(lambda a, b: jax.vmap(lambda s: slerp(a, b, s))(share))
-        return ways(stops, jnp.roll(stops, -1, axis=0)).reshape(-1, walks, latent_size)
-
-    @jax.jit
-    def make(variables: PyTree, latents: Array, labels: Array) -> Array:
-        return _apply(generator, variables, latents, labels if conditional else None)[0]
-
-    def walk(
-        variables: PyTree, key: PRNGKey, labels: np.ndarray | int, points: int, frames: int
-    ) -> np.ndarray:
-        for name, number in {"points": points, "frames": frames}.items():
-            if number < 1:
-                raise UserError(f"a walk of {number} {name}; there must be at least 1")
-        count = len(labels) if conditional else int(labels)  # type: ignore[arg-type]
-        latents = np.asarray(path(key, 1 if conditional else count, points, frames))
-        latents = np.broadcast_to(latents, (len(latents), count, latent_size))
-        flat = latents.reshape(-1, latent_size)
-        asked = np.tile(
-            np.asarray(labels, np.int32) if conditional else np.zeros(count, np.int32), len(latents)
-        )
-        variables = on_this_process(whole(variables))
-        size, parts = min(batch_size, len(flat)), []
-        for start in range(0, len(flat), size):
-            rows = np.arange(start, start + size) % len(flat)
-            images = np.asarray(make(variables, flat[rows], asked[rows]))
-            parts.append(images[: len(flat) - start])
-        images = np.concatenate(parts)
-        return images.reshape(len(latents), count, *images.shape[1:])
-
-    return walk
 
 
 def to_look_at(state: TrainState) -> TrainState:

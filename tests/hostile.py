@@ -198,6 +198,8 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("data show", "out"): [Path(text) for text in NOT_A_FILE],
         ("sample", "points"): [0, -1, -HUGE],
         ("sample", "interpolate"): [0, -1, 10**12, HUGE],
+        ("sample", "style_mixing"): [0, -1, 10**12, HUGE],
+        ("sample", "truncation_sweep"): ["", " ", "0", "1.5", "0.5,,1", "nan", "x" * 5000, "-1"],
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
         ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
@@ -298,6 +300,7 @@ CALLED = {
     "discriminator_steps": ["batch size"],
     "count": ["images need"],
     "interpolate": ["images need"],
+    "style_mixing": ["styles"],
     "crop_padding": ["crop padding"],
     "judge": ["--judge"],
     "path": ["mark"],

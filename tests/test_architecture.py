@@ -44,6 +44,7 @@ LAYERS = [
     ["population"],
     ["placement"],
     ["parallel", "compilation"],
+    ["sampling"],
     ["evaluate"],
     ["integrity", "retention"],
     ["checkpoint"],

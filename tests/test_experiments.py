@@ -87,7 +87,7 @@ def test_a_generator_meets_the_discriminator_of_its_family():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["r3gan", "sngan"])
+@pytest.mark.parametrize("family", ["r3gan", "sngan", "stylegan2"])
 def test_a_family_through_the_commands(family, workplace):
     flags = f"--generator {family} --loss relativistic --penalty r1 --width 0.05 --run-dir gan"
     run(GENERATE, "--epochs 0.03", flags)

@@ -228,7 +228,10 @@ def test_discriminator_norms():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "stylegan"}, "unknown generator 'stylegan'; known are dcgan, r3gan, sngan"),
+        (
+            {"family": "stylegan"},
+            "'stylegan'; known are dcgan, r3gan, sngan, stylegan2",
+        ),
         ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; known are alexnet, dcgan"),
         ({"image_shape": (7, 8, 1)}, "8 to 256 pixels a side, got 7x8; resize"),
         ({"image_shape": (64, 257, 3)}, "8 to 256 pixels a side, got 64x257; resize"),

@@ -7,6 +7,7 @@ from jaxnets.losses.classification import (
     cross_entropy,
     focal,
 )
+from jaxnets.losses.path_length import path_length_penalty, path_lengths
 from jaxnets.losses.penalties import (
     PENALTIES,
     consistency,
@@ -36,6 +37,8 @@ __all__ = [
     "gradient_penalty",
     "lecam",
     "logits_and_r1",
+    "path_length_penalty",
+    "path_lengths",
     "penalty",
     "r1",
     "r2",

@@ -1,0 +1,137 @@
+"""Pictures that show what a generator has learned, beyond its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from experiments.sample import Sample
+
+#: Samples that are mixed with each other: as many rows and columns.
+MIXED = 8
+#: Of an image of 256 pixels, the largest that `make_gan` makes; its stages double it so often.
+LAST_STAGE = 6
+#: Samples in each row of a sweep.
+SWEPT = 10
+
+
+def truncations(text: str | None) -> list[float]:
+    """The numbers of `--truncation-sweep`.
+
+    Raises:
+      UserError: unless they are numbers in (0, 1], parted by commas.
+    """
+    from jaxnets.errors import UserError
+
+    found = []
+    for part in [] if text is None else text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= 1:
+            raise UserError(
+                f"--truncation-sweep takes numbers in (0, 1], as in 0.3,0.5,0.7,1.0; got {part!r}"
+            )
+        found.append(number)
+    if len(found) > 32:
+        raise UserError(f"--truncation-sweep has {len(found)} numbers; give at most 32")
+    return found
+
+
+def places(config: Sample, grid: Path) -> dict[str, Path]:
+    """Where the pictures that were asked for go, by what they show; checks their flags.
+
+    Args:
+      config: of the command.
+      grid: its picture of samples, beside which they go.
+
+    Raises:
+      UserError: for a flag that no picture can be made with, or a place that is not to be written.
+    """
+    from jaxnets.errors import UserError
+    from jaxnets.files import check_writable
+
+    found = {}
+    if config.style_mixing is not None:
+        if not 1 <= config.style_mixing <= LAST_STAGE:
+            raise UserError(
+                f"--style-mixing must be in 1..{LAST_STAGE}, or to the last stage where there are "
+                f"fewer, got {config.style_mixing}"
+            )
+        found["mixing"] = grid.with_name(f"{grid.stem}-mixing.png")
+    if truncations(config.truncation_sweep):
+        found["truncation"] = grid.with_name(f"{grid.stem}-truncation.png")
+    for path in found.values():
+        check_writable(path, "--out")
+    return found
+
+
+def pictures(
+    config: Sample,
+    into: dict[str, Path],
+    sample: Any,
+    generator: nn.Module,
+    variables: Any,
+    labels: Any,
+    names: Sequence[str] | None,
+    finished: Callable[[Any], Any] = lambda images: images,
+) -> dict[Path, bytes]:
+    """The pictures, as PNG files' bytes.
+
+    Args:
+      config: of the command.
+      into: of `places`.
+      sample: see `jaxnets.sampling.make_sample`.
+      generator: the same generator as a module.
+      variables: its variables.
+      labels: [N] classes, or the number N for a generator without.
+      names: of the classes; None for a generator without.
+      finished: what is done to images before they are drawn, of any leading axes.
+
+    Raises:
+      UserError: if styles are to be mixed and the generator has none.
+    """
+    import jax
+
+    from jaxnets import report, sampling
+    from jaxnets.errors import UserError
+
+    key = jax.random.key(config.seed)
+
+    def at_most(count: int) -> tuple[Any, int]:
+        if names is None:
+            return min(labels, count), min(labels, count)
+        return labels[:count], min(len(labels), count)
+
+    found = {}
+    if "mixing" in into:
+        assert config.style_mixing is not None
+        if not sampling.has_styles(generator):
+            raise UserError(
+                "--style-mixing needs a generator with styles; train one with --generator stylegan2"
+            )
+        asked, count = at_most(MIXED)
+        images = sampling.style_mixing(generator, variables, key, asked, config.style_mixing)
+        told = [str(i + 1) if names is None else names[asked[i]] for i in range(count)]
+        found[into["mixing"]] = report.grid_png(
+            finished(images).reshape(-1, *images.shape[2:]),
+            count,
+            row_labels=[f"coarse: {name}" for name in told],
+            column_labels=[f"fine: {name}" for name in told],
+        )
+    if "truncation" in into:
+        asked, count = at_most(SWEPT)
+        numbers = truncations(config.truncation_sweep)
+        images = sampling.truncation_sweep(sample, variables, key, asked, numbers)
+        found[into["truncation"]] = report.grid_png(
+            finished(images).reshape(-1, *images.shape[2:]),
+            count,
+            row_labels=[f"{number:g}" for number in numbers],
+            column_labels=None if names is None else [names[int(label)] for label in asked],
+        )
+    return found

@@ -1,0 +1,322 @@
+"""Generators at work: samples, truncated or not, mixtures of styles, walks through the latents."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.errors import UserError
+from jaxnets.parallel import on_this_process, whole
+from jaxnets.typing import Array, PRNGKey, PyTree
+
+__all__ = [
+    "Sample",
+    "Walk",
+    "apply",
+    "has_styles",
+    "make_sample",
+    "make_walk",
+    "mean_style",
+    "slerp",
+    "style_mixing",
+    "truncation_sweep",
+]
+
+#: (variables, key, labels [N] or count N[, truncation]) -> images [N, H, W, C] in [-1, 1].
+Sample = Callable[..., np.ndarray]
+
+#: (variables, key, labels [K] or count K, points, frames) -> images [points * frames, K, H, W, C].
+Walk = Callable[..., np.ndarray]
+
+#: Latents whose styles are averaged: the mean of 1024 is a 32nd of their spread away from that of
+#: all.
+_MAPPED = 1024
+
+
+def apply(module: nn.Module, variables: PyTree, *inputs: Any) -> tuple[Array, Any]:
+    """What the module gives in evaluation: (output, features)."""
+    output: Any = module.apply(variables, *inputs, train=False)
+    return output
+
+
+def has_styles(generator: nn.Module) -> bool:
+    """Whether its latents become styles first, by `map`, and those images, by `synthesise`."""
+    return all(hasattr(generator, name) for name in ("map", "synthesise", "num_styles"))
+
+
+def _map(generator: nn.Module, variables: PyTree, latents: Array, labels: Array | None) -> Array:
+    styles: Any = generator.apply(variables, latents, labels, method="map")
+    return styles
+
+
+def _synthesise(generator: nn.Module, variables: PyTree, styles: Array) -> Array:
+    output: Any = generator.apply(variables, styles, train=False, method="synthesise")
+    return output[0]
+
+
+def mean_style(
+    generator: nn.Module,
+    variables: PyTree,
+    key: PRNGKey,
+    labels: Array | None = None,
+    count: int = _MAPPED,
+) -> Array:
+    """The mean style of each class, over the same latents.
+
+    Args:
+      generator: with `map` and `latent_size`, see `jaxnets.models.style_gan.Generator`.
+      variables: its variables.
+      key: of the latents.
+      labels: classes [K], or None for a generator without.
+      count: of the latents.
+
+    Returns:
+      [K, S, W]; K is 1 without classes.
+    """
+    size: int = generator.latent_size  # type: ignore[attr-defined]
+    latents = jax.random.normal(key, (count, size))
+
+    def of_class(label: Array) -> Array:
+        asked = None if labels is None else jnp.full(count, label)
+        return _map(generator, variables, latents, asked).mean(axis=0)
+
+    return jax.lax.map(of_class, jnp.zeros(1, jnp.int32) if labels is None else jnp.asarray(labels))
+
+
+def make_sample(
+    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
+) -> Sample:
+    """Compiles a generator for sampling.
+
+    Args:
+      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
+      latent_size: Z.
+      conditional: whether it takes labels.
+      batch_size: images made at a time; has no influence on what they look like.
+
+    Returns:
+      `(variables, key, labels, truncation=None) -> images [N, H, W, C] float32`. Image i depends
+      on the key, on i and on label i alone. `labels` is [N] integers, or the number N for a
+      generator without classes. With a truncation T in (0, 1], latents are T times a normal
+      cut off at two deviations: more typical samples, and less variety. A generator with styles
+      (see `has_styles`) is truncated in these, as its authors do: they are moved towards the mean
+      style of their class, to T of the distance; 1 is no truncation.
+    """
+    styled = has_styles(generator)
+    means_of = jax.jit(partial(mean_style, generator))
+
+    def latents_of(key: PRNGKey, index: Array, truncation: Array | float) -> Array:
+        def latent(i: Array) -> Array:
+            one = jax.random.fold_in(key, i)
+            uncut = jax.random.normal(one, (latent_size,))
+            cut = jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
+            return jnp.where(truncation > 0, truncation * cut, uncut)
+
+        return jax.vmap(latent)(index)
+
+    @jax.jit
+    def make(variables: PyTree, key: PRNGKey, index: Array, labels: Array, truncation: Array):
+        latents = latents_of(key, index, truncation)
+        return apply(generator, variables, latents, labels if conditional else None)[0]
+
+    @jax.jit
+    def make_near(
+        variables: PyTree,
+        key: PRNGKey,
+        index: Array,
+        labels: Array,
+        truncation: Array,
+        means: Array,
+    ):
+        latents = latents_of(key, index, 0.0)
+        styles = _map(generator, variables, latents, labels if conditional else None)
+        return _synthesise(generator, variables, means + truncation * (styles - means))
+
+    def sample(
+        variables: PyTree,
+        key: PRNGKey,
+        labels: np.ndarray | int,
+        truncation: float | None = None,
+    ) -> np.ndarray:
+        if truncation is not None and not 0 < truncation <= 1:
+            raise UserError(f"truncation {truncation} is outside (0, 1]")
+        if isinstance(labels, int | np.integer):
+            if conditional:
+                raise UserError("this generator takes a class label for each image")
+            labels = np.zeros(int(labels), np.int32)
+        count = len(labels)
+        if not count:
+            raise UserError("no samples were asked for; the count must be at least 1")
+        size = min(batch_size, count)
+        variables = on_this_process(whole(variables))  # it takes no other process to sample
+        means, place = None, np.zeros(count, np.int32)
+        if styled and truncation is not None:
+            classes, place = np.unique(np.asarray(labels, np.int32), return_inverse=True)
+            # Of a key of its own: what is typical depends on nothing that is asked for.
+            key_of_means = jax.random.key(0)
+            means = means_of(variables, key_of_means, classes if conditional else None)
+        parts = []
+        for start in range(0, count, size):
+            index = np.arange(start, start + size)
+            padded = np.resize(labels[start : start + size], size).astype(np.int32)
+            inputs = variables, key, index, padded, np.float32(truncation or 0)
+            if means is None:
+                images = make(*inputs)
+            else:
+                images = make_near(*inputs, means[np.resize(place[start : start + size], size)])
+            parts.append(np.asarray(images)[: count - start])
+        return np.concatenate(parts)
+
+    return sample
+
+
+def truncation_sweep(
+    sample: Sample,
+    variables: PyTree,
+    key: PRNGKey,
+    labels: np.ndarray | int,
+    truncations: Sequence[float],
+) -> np.ndarray:
+    """The same samples at several truncations: [T, N, H, W, C].
+
+    Args:
+      sample: of `make_sample`, from a generator of any family.
+      variables: the generator's.
+      key: see `make_sample`.
+      labels: see `make_sample`.
+      truncations: T numbers in (0, 1].
+    """
+    if not truncations:
+        raise UserError("a sweep needs at least one truncation")
+    return np.stack([sample(variables, key, labels, truncation) for truncation in truncations])
+
+
+def style_mixing(
+    generator: nn.Module,
+    variables: PyTree,
+    key: PRNGKey,
+    labels: np.ndarray | int,
+    crossover: int,
+) -> np.ndarray:
+    """Every sample's coarse styles with every sample's fine ones.
+
+    Args:
+      generator: with styles, see `has_styles`.
+      variables: its variables.
+      key: of the latents; those of `make_sample`.
+      labels: [N] integers, or the number N for a generator without classes.
+      crossover: the first stage that has fine styles, from 1 to the last.
+
+    Returns:
+      Images [N, N, H, W, C] float32: row i has the styles of sample i up to the crossover, column
+      j those of sample j from there on. The diagonal shows the samples themselves.
+
+    Raises:
+      UserError: for a generator without styles, no samples, or a stage that there is not.
+    """
+    if not has_styles(generator):
+        raise UserError("only a generator with styles can mix them; stylegan2 is one")
+    last = generator.num_styles // 2 - 1  # type: ignore[attr-defined]
+    if not 1 <= crossover <= last:
+        raise UserError(f"styles cross over at one of the stages 1 to {last}, got {crossover}")
+    counted = isinstance(labels, int | np.integer)
+    count = int(labels) if counted else len(labels)  # type: ignore[arg-type]
+    if count < 1:
+        raise UserError("no samples were asked for; the count must be at least 1")
+    variables = on_this_process(whole(variables))
+    size: int = generator.latent_size  # type: ignore[attr-defined]
+
+    @jax.jit
+    def styles_of(variables: PyTree, key: PRNGKey, asked: Array | None) -> Array:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+        latents = jax.vmap(lambda one: jax.random.normal(one, (size,)))(keys)
+        return _map(generator, variables, latents, asked)
+
+    @jax.jit
+    def row(variables: PyTree, coarse: Array, styles: Array) -> Array:
+        fine = jnp.arange(styles.shape[1]) >= 2 * crossover - 1
+        mixed = jnp.where(fine[None, :, None], styles, coarse[None])
+        return _synthesise(generator, variables, mixed)
+
+    styles = styles_of(variables, key, None if counted else np.asarray(labels, np.int32))
+    return np.stack([np.asarray(row(variables, coarse, styles)) for coarse in styles])
+
+
+def slerp(a: Array, b: Array, share: Array | float) -> Array:
+    """Between two vectors along the arc: as long and as likely on the way as at its ends.
+
+    The straight line between two draws of N(0, I) leads through vectors that are too short for it.
+
+    Args:
+      a: [..., Z].
+      b: [..., Z]; neither of the two is zero.
+      share: [...] in [0, 1]; 0 gives a, 1 gives b.
+
+    Reference:
+      White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1.
+    """
+    share = jnp.asarray(share)[..., None]
+    sizes = jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True)
+    angle = jnp.arccos(jnp.clip((a * b).sum(axis=-1, keepdims=True) / sizes, -1.0, 1.0))
+    sine = jnp.sin(angle)
+    flat = sine < 1e-4  # one direction, or the opposite one: there is no arc
+    safe = jnp.where(flat, 1.0, sine)
+    arc = (jnp.sin((1.0 - share) * angle) * a + jnp.sin(share * angle) * b) / safe
+    return jnp.where(flat, (1.0 - share) * a + share * b, arc)
+
+
+def make_walk(
+    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
+) -> Walk:
+    """Compiles a generator for a walk through its latents, and back to the first.
+
+    Args:
+      generator: `(latents [B, Z], labels or None, train) -> (images, features)`.
+      latent_size: Z.
+      conditional: whether it takes labels.
+      batch_size: images made at a time.
+
+    Returns:
+      `(variables, key, labels, points, frames) -> images [points * frames, K, H, W, C]` float32:
+      `frames` pictures from each of `points` latents towards the next, by `slerp`. `labels` is [K]
+      integers, of which all take the same walk, or the number K of walks without classes.
+    """
+
+    @partial(jax.jit, static_argnums=(1, 2, 3))
+    def path(key: PRNGKey, walks: int, points: int, frames: int) -> Array:
+        stops = jax.random.normal(key, (points, walks, latent_size))
+        share = jnp.arange(frames)[:, None] / frames
+        ways = jax.vmap(lambda a, b: jax.vmap(lambda s: slerp(a, b, s))(share))
+        return ways(stops, jnp.roll(stops, -1, axis=0)).reshape(-1, walks, latent_size)
+
+    @jax.jit
+    def make(variables: PyTree, latents: Array, labels: Array) -> Array:
+        return apply(generator, variables, latents, labels if conditional else None)[0]
+
+    def walk(
+        variables: PyTree, key: PRNGKey, labels: np.ndarray | int, points: int, frames: int
+    ) -> np.ndarray:
+        for name, number in {"points": points, "frames": frames}.items():
+            if number < 1:
+                raise UserError(f"a walk of {number} {name}; there must be at least 1")
+        count = len(labels) if conditional else int(labels)  # type: ignore[arg-type]
+        latents = np.asarray(path(key, 1 if conditional else count, points, frames))
+        latents = np.broadcast_to(latents, (len(latents), count, latent_size))
+        flat = latents.reshape(-1, latent_size)
+        asked = np.tile(
+            np.asarray(labels, np.int32) if conditional else np.zeros(count, np.int32), len(latents)
+        )
+        variables = on_this_process(whole(variables))
+        size, parts = min(batch_size, len(flat)), []
+        for start in range(0, len(flat), size):
+            rows = np.arange(start, start + size) % len(flat)
+            images = np.asarray(make(variables, flat[rows], asked[rows]))
+            parts.append(images[: len(flat) - start])
+        images = np.concatenate(parts)
+        return images.reshape(len(latents), count, *images.shape[1:])
+
+    return walk
