@@ -137,7 +137,7 @@ def maker(
     """
     from jaxnets import augment, losses, optimizers, steps
 
-    assert config.loss and config.penalty and config.batch_size
+    assert config.loss is not None and config.penalty is not None
     adversarial = losses.adversarial_loss(config.loss)
     penalty = None if config.penalty == "none" else losses.penalty(config.penalty)
     # What is unknown is refused now, and not when the step is first traced.

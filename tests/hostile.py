@@ -12,6 +12,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hostile_pools import (
+    NO_DATA,
+    NO_NAME,
+    NO_RAMP,
+    NO_RUN,
+    NO_SWEEP,
+    NOT_A_FILE,
+    Pool,
+)
+
 from experiments import (
     classify,
     data,
@@ -76,24 +86,6 @@ class Case:
         if self.command.startswith("bench "):
             return bench.Bench(what=config)
         return config
-
-
-Pool = list[Any]
-
-LONG = "x" * 300  # longer than a file's name can be
-NOT_A_FILE: Pool = [".", "file/below", "a\0b", LONG, "full", "/proc/nothing/here", "\udcff"]
-NO_RUN: Pool = ["nowhere", "file", "file/below", "a\0b", "full", LONG, "classifier/config.json"]
-NO_NAME: Pool = ["", " ", "LeNet5", "lenet5 ", "a\nb", "\x1b[31m", "\u202ered", "x" * 5000, "a\0b"]
-NO_NAME += ["../../etc/passwd", "None", "é", "\udcff", "$HOME", "*", "-", "lenet5,lenet5", "%s{0}"]
-NO_DATA: Pool = [*NO_NAME, "folder:", "folder:nowhere", "folder:file", "folder:full", "folder:a\0b"]
-NO_DATA += ["folder:~no-such-user/x", "folder:\udcff", "digits:", "tfds:", f"folder:{LONG}"]
-NO_DATA += ["tfds:no_such_data_set", "tfds:../../x", "tfds:mnist:99.0.0", "tfds:a b"]
-
-#: No number, nor one and another.
-NO_RAMP: Pool = ["", ":", "1:", ":1", "a:b", "1:2:3", "0.1:-1", "nan:1", "0.1:inf", "1:1e39", "1,2"]
-NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma=1,nan", "=1,2"]
-NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma=1,1.00000001"]
-NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
 
 
 def _below(limit: int, draw: random.Random) -> Pool:
