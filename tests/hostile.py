@@ -9,8 +9,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from hostile_pools import (
     NO_DATA,
@@ -20,6 +19,8 @@ from hostile_pools import (
     NO_SWEEP,
     NOT_A_FILE,
     Pool,
+    is_closed,
+    is_float,
 )
 
 from experiments import (
@@ -222,22 +223,6 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("bench time-to-accuracy", "batch_size"): [0, -1, -HUGE],
         ("bench time-to-accuracy", "width"): [0.0, -1.0, 1e39],
     }
-
-
-def options(hint: Any) -> tuple[Any, ...]:
-    """The types that a field of this type can have."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def is_closed(hint: Any) -> bool:
-    """Whether the parser of the command line knows every value that a field can have."""
-    closed = (bool, type(None))
-    return all(one in closed or get_origin(one) is Literal for one in options(hint))
-
-
-def is_float(hint: Any) -> bool:
-    """Whether a type is a number with a point, or may be one."""
-    return float in options(hint)
 
 
 def fields() -> Iterator[tuple[str, str, Any]]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from hostile_pools import options
+
 from experiments import classify, generate, processes
-from hostile import SEED, options, pools, words_of
+from hostile import SEED, pools, words_of
 
 #: What the folders that `furnish` makes were run with.
 RUNS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """What is no name, no file, no number: values that flags of many commands refuse."""
 
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 Pool = list[Any]
 
@@ -18,3 +19,19 @@ NO_RAMP: Pool = ["", ":", "1:", ":1", "a:b", "1:2:3", "0.1:-1", "nan:1", "0.1:in
 NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma=1,nan", "=1,2"]
 NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma=1,1.00000001"]
 NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The types that a field of this type can have."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def is_closed(hint: Any) -> bool:
+    """Whether the parser of the command line knows every value that a field can have."""
+    closed = (bool, type(None))
+    return all(one in closed or get_origin(one) is Literal for one in options(hint))
+
+
+def is_float(hint: Any) -> bool:
+    """Whether a type is a number with a point, or may be one."""
+    return float in options(hint)

@@ -1,0 +1,254 @@
+"""What joins a GAN's losses, numbers that change with the images seen, and sweeps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tiny
+from experiments import gan_config, gan_step, populations, ramps, sweeps
+from jaxnets import losses, models, optimizers, parallel, state, steps
+from jaxnets.errors import UserError
+from jaxnets.models.conditioning import AuxiliaryClassifier
+
+EXTRA = {steps.LECAM_REAL: 0.25, steps.LECAM_FAKE: -0.5}
+
+
+def with_extra(start):
+    return state.TrainState.create(start.key, start.nets, EXTRA)
+
+
+def test_a_ramp_is_half_a_cosine_over_images_and_then_its_end():
+    ramp = optimizers.over_images(0.05, 0.005, 1000.0, 10)
+    found = [float(ramp(step)) for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(found, [0.05, 0.0275, 0.005, 0.005], rtol=1e-5)
+    twice = optimizers.over_images(0.05, 0.005, 1000.0, 20)
+    np.testing.assert_allclose(float(twice(25)), found[1], rtol=1e-6)
+    assert float(optimizers.over_images(1.0, 2.0, 0, 10)(0)) == 2.0
+
+
+def test_a_half_life_is_half_forgotten_after_it_and_starts_short():
+    decay = optimizers.half_life_decay(1000.0, 10, warmup=0.0)
+    assert float(decay(0)) ** 100 == pytest.approx(0.5, rel=1e-4)
+    warm = optimizers.half_life_decay(1000.0, 10, warmup=0.05)
+    # After 1,000 images the half-life is 50 of them: a batch of 10 leaves 0.5^(10 / 50).
+    assert float(warm(99)) == pytest.approx(0.5**0.2, rel=1e-4)
+    assert float(warm(10**6)) == pytest.approx(float(decay(0)), rel=1e-6)
+
+
+def test_a_schedule_of_b2_is_that_of_the_update():
+    params = {"w": jnp.ones(3)}
+    ramp = optimizers.make_optimizer("adam", 0.1, b1=0.0, b2=lambda step: 0.5 + 0.1 * step)
+    fixed = optimizers.make_optimizer("adam", 0.1, b1=0.0, b2=0.5)
+    gradient = {"w": jnp.array([1.0, -2.0, 3.0])}
+    one, other = (o.update(gradient, o.init(params), params) for o in (ramp, fixed))
+    np.testing.assert_allclose(one[0]["w"], other[0]["w"], rtol=1e-5)
+    second = [o.update({"w": jnp.ones(3)}, s, params)[0]["w"] for o, (_, s) in
+              ((ramp, one), (fixed, other))]  # fmt: skip
+    assert float(jnp.abs(second[0] - second[1]).max()) > 1e-4
+    with pytest.raises(UserError, match="schedule of b2 is for adam"):
+        optimizers.make_optimizer("lion", 0.1, b2=lambda step: 0.9)
+
+
+def test_clipped_weights_stay_within_their_limit():
+    params = {"w": jnp.array([0.0, 0.5, -0.5])}
+    optimizer = optimizers.make_optimizer("sgd", 1.0, momentum=0.0, weight_clip=0.3)
+    gradient = {"w": jnp.array([-0.1, 0.0, 9.0])}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(
+        optax.apply_updates(params, updates)["w"], [0.1, 0.3, -0.3], rtol=1e-6
+    )
+
+
+def test_lecam_is_its_formula_and_its_averages_move():
+    real, fake = jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
+    found = losses.lecam(real, fake, jnp.float32(0.75), jnp.float32(-0.5))
+    np.testing.assert_allclose(found, [1.5**2 + 0.25**2, 0.0], rtol=1e-6)
+
+    start, step = tiny.gan(lecam=losses.LeCam(0.5, decay=0.9), penalty=None)
+    after, metrics = jax.jit(step)(with_extra(start), tiny.batch())
+    for name, of in ((steps.LECAM_REAL, "d_real"), (steps.LECAM_FAKE, "d_fake")):
+        expected = 0.9 * EXTRA[name] + 0.1 * metrics[of].compute()
+        assert float(after.extra[name]) == pytest.approx(expected, rel=1e-5)
+    plain, _ = tiny.gan(penalty=None)[1](tiny.gan(penalty=None)[0], tiny.batch())
+    changed = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()),
+        after.nets["discriminator"].params,
+        plain.nets["discriminator"].params,
+    )
+    assert max(jax.tree.leaves(changed)) > 1e-5
+    with pytest.raises(UserError, match="lecam_real"):
+        step(start, tiny.batch())
+
+
+def test_feature_distance_is_that_of_the_means_of_what_counts():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    found = losses.feature_distance(jnp.asarray(real), jnp.asarray(fake), jnp.asarray(mask))
+    expected = np.square(real[:4].mean(axis=0) - fake[:4].mean(axis=0)).sum()
+    np.testing.assert_allclose(found, np.full(6, expected), rtol=1e-5)
+    slope = jax.grad(
+        lambda x: losses.feature_distance(x, jnp.asarray(fake), jnp.asarray(mask)).sum()
+    )
+    assert not np.any(slope(jnp.asarray(real)))
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_matching_and_lecam_are_the_same_on_four_devices(mode):
+    found = []
+    for devices in (1, 4):
+        start, step = tiny.gan(matching=losses.FeatureMatching(2.0), lecam=losses.LeCam(0.5))
+        mesh = parallel.make_mesh(devices)
+        compiled = parallel.compile_step(step, mesh, mode)
+        after, metrics = compiled(parallel.replicate(with_extra(start), mesh), tiny.batch(16))
+        assert metrics["matching"].compute() > 0
+        found.append((after.nets["generator"].params, after.nets["discriminator"].params))
+    for one, other in zip(*(jax.tree.leaves(part) for part in found), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_features_of_another_network_are_matched():
+    start, step = tiny.gan(
+        matching=losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2)))
+    )
+    _, metrics = jax.jit(step)(start, tiny.batch())
+    assert 0 < metrics["matching"].compute() < 4
+
+
+def conditioned(conditioning):
+    generator, discriminator = models.make_gan(
+        "dcgan",
+        image_shape=(8, 8, 1),
+        num_classes=tiny.CLASSES,
+        latent_size=4,
+        width=0.05,
+        conditioning=conditioning,
+    )
+    optimizer, label = optimizers.make_optimizer("adam", 1e-2), jnp.zeros(1, jnp.int32)
+    inputs = jnp.zeros((1, 4)), jnp.zeros((1, 8, 8, 1))
+    nets = {
+        name: state.init_net(net, jax.random.key(0), x, label, train=False, optimizer=optimizer)
+        for name, net, x in zip(
+            ("generator", "discriminator"), (generator, discriminator), inputs, strict=True
+        )
+    }
+    step = steps.adversarial_step(
+        generator,
+        discriminator,
+        losses.adversarial_loss("hinge"),
+        optimizer,
+        optimizer,
+        latent_size=4,
+        conditional=True,
+        penalty=losses.penalty("r1"),
+        penalty_weight=0.1,
+        auxiliary_weight=1.0 if conditioning == "auxiliary" else 0.0,
+    )
+    return state.TrainState.create(jax.random.key(1), nets), step, discriminator
+
+
+def eight(label):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (len(label), 8, 8, 1)).astype(np.float32)
+    # The class is in the picture, for a discriminator to name.
+    images += np.asarray(label, np.float32)[:, None, None, None]
+    return {"image": images, "label": np.asarray(label, np.int32), "mask": np.ones(len(label))}
+
+
+def test_an_auxiliary_classifier_learns_to_name_classes():
+    start, step, discriminator = conditioned("auxiliary")
+    assert isinstance(discriminator, AuxiliaryClassifier)
+    batch, run = eight([0, 1] * 8), jax.jit(step)
+    for _ in range(40):
+        start, metrics = run(start, batch)
+    assert metrics["class_accuracy"].compute() > 0.9
+    assert np.isfinite(metrics["g_loss"].compute())
+
+
+@pytest.mark.parametrize("conditioning,heeds", [("concatenated", True), ("auxiliary", False)])
+def test_a_class_changes_the_logit_where_it_is_told(conditioning, heeds):
+    start, _, discriminator = conditioned(conditioning)
+    images, variables = eight([0])["image"], start.nets["discriminator"].variables
+    logits = [
+        float(discriminator.apply(variables, images, jnp.array([c]), train=False)[0][0])
+        for c in (0, 1)
+    ]
+    assert (abs(logits[0] - logits[1]) > 1e-6) == heeds
+
+
+def test_a_discriminator_that_names_no_classes_is_refused():
+    start, step = tiny.gan(auxiliary_weight=1.0)
+    with pytest.raises(UserError, match="AuxiliaryClassifier"):
+        step(start, tiny.batch())
+    with pytest.raises(UserError, match="unknown conditioning"):
+        models.make_discriminator("dcgan", image_shape=(8, 8, 1), num_classes=2, conditioning="x")
+
+
+def test_values_of_flags_are_numbers_or_ramps():
+    assert ramps.ends(0.1, "b2") == (0.1, 0.1)
+    assert ramps.ends("0.05:0.005", "penalty-weight") == (0.05, 0.005)
+    assert ramps.value_of("0.5", "b2", 10.0, 1) == 0.5
+    assert float(ramps.value_of("1:3", "b2", 10.0, 1)(5)) == pytest.approx(2.0)  # type: ignore[operator]
+
+
+def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
+    config = gan_config.resolve(gan_config.Generate(generator="r3gan", data="digits"))
+    assert (config.loss, config.penalty, config.width) == ("relativistic", "r1_r2", 0.5)
+    assert gan_config.resolve(gan_config.Generate(generator="sngan")).loss == "hinge"
+    own = gan_config.resolve(gan_config.Generate(generator="r3gan", loss="hinge", b2="0.9:0.99"))
+    assert (own.loss, own.b2) == ("hinge", "0.9:0.99")
+
+
+def test_schedules_of_both_networks_are_over_the_images_seen():
+    config = gan_config.resolve(
+        gan_config.Generate(
+            generator_learning_rate="1:3",
+            discriminator_learning_rate="1:3",
+            discriminator_steps=5,
+            batch_size=10,
+            ramp_images=1000.0,
+        )
+    )
+    numbers = gan_step.numbers_of(config, 100, {})
+    # Half of the ramp: 500 images are 10 steps of 50, and 50 updates of 10.
+    assert float(numbers.of("generator_learning_rate")(10)) == pytest.approx(2.0)
+    assert float(numbers.of("discriminator_learning_rate", 10)(50)) == pytest.approx(2.0)
+
+
+def test_a_sweep_has_a_member_for_each_value_and_seed():
+    config = gan_config.resolve(gan_config.Generate(sweep="gamma=0.1,1", seeds=2, seed=5))
+    assert populations.seeds(config) == [5, 6, 5, 6]
+    names = populations.names(config)
+    assert names[0] == "penalty_weight=0.1,seed-5" and names[3] == "penalty_weight=1,seed-6"
+    numbers = {f"frechet/{name}": float(i) for i, name in enumerate(names)}
+    numbers |= {f"recall/{name}": float(i) for i, name in enumerate(names)}
+    (header, *rows), told = sweeps.winners(config, names, numbers)
+    assert header == ["penalty_weight", "frechet", "recall"] and rows[0][1].startswith("0.5 +-")
+    assert told == [
+        "penalty_weight = 0.1 has the least Frechet distance, 0.5",
+        "penalty_weight = 1 has the greatest recall, 2.5",
+    ]
+
+
+def test_members_of_a_sweep_are_runs_with_that_value():
+    def made(swept):
+        return tiny.gan(gamma=swept.get("penalty_weight", 0.5))
+
+    config = gan_config.Generate(sweep="gamma=0.1,2")
+    start = populations.init(config, lambda member: made({})[0])  # type: ignore[arg-type]
+    step = populations.step(config, lambda swept: made(swept)[1])
+    batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tiny.batch())
+    after, metrics = jax.jit(step)(start, batch)
+    for i, gamma in enumerate((0.1, 2.0)):
+        alone, of_one = jax.jit(made({"penalty_weight": gamma})[1])(made({})[0], tiny.batch())
+        member = populations.members(config, after)[i].nets["discriminator"].params
+        for a, b in zip(
+            jax.tree.leaves(member),
+            jax.tree.leaves(alone.nets["discriminator"].params),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        name = f"d_loss/{populations.names(config)[i]}"
+        assert metrics[name].compute() == pytest.approx(of_one["d_loss"].compute(), rel=1e-5)
