@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from experiments.benchmarks.torch_classifiers import ResNet, SpeedNet
 from experiments.benchmarks import torch_gans, torch_r3gan, torch_resnet_gan
+from experiments.benchmarks.torch_classifiers import ResNet, SpeedNet
 from jaxnets.errors import UserError
 from jaxnets.models import dcgan, r3gan, resnet, resnet_gan, speed_net, trunk
 
