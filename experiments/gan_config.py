@@ -161,13 +161,10 @@ def resolve(config: Generate) -> Generate:
     config = common.with_preset(
         config, {"default": preset(config.generator, config.data)}, "default"
     )
-    common.check_numbers(config)
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
-    for name in ("penalty_weight", "generator_learning_rate", "discriminator_learning_rate"):
-        ramps.check(config, name, 0.0, math.inf, "at least 0")
-    ramps.check(config, "ema_half_life", 0.0, math.inf, "at least 0")
-    ramps.check(config, "b2", 0.0, 1.0, "in [0, 1)")
-    ramps.check(config, "augment_probability", 0.0, math.nextafter(1, 2), "in [0, 1]")
+    for one in sweeps.each(config):
+        common.check_numbers(one)
+        _check_ramps(one)
     sweeps.check(config)
     if not 0 <= config.ema_warmup <= 1:
         raise UserError(f"--ema-warmup must be in [0, 1], got {config.ema_warmup}")
@@ -180,6 +177,19 @@ def resolve(config: Generate) -> Generate:
     if config.score_epochs <= 0:
         raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
     return config
+
+
+def _check_ramps(config: Generate) -> None:
+    """Fails for a number, or an end of a ramp, that is out of its range."""
+    for name in (
+        "penalty_weight",
+        "generator_learning_rate",
+        "discriminator_learning_rate",
+        "ema_half_life",
+    ):
+        ramps.check(config, name, 0.0, math.inf, "at least 0")
+    ramps.check(config, "b2", 0.0, 1.0, "in [0, 1)")
+    ramps.check(config, "augment_probability", 0.0, math.nextafter(1, 2), "in [0, 1]")
 
 
 def _check_what_belongs_together(config: Generate) -> None:

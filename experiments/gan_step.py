@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments import populations, ramps
+from experiments import populations, ramps, sweeps
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -97,7 +97,8 @@ class Numbers:
 def keeps_average(config: Generate) -> bool:
     """Whether the generator has a moving average."""
     assert config.ema_half_life is not None
-    return max(ramps.ends(config.ema_half_life, "ema-half-life")) > 0
+    ends = ramps.ends(config.ema_half_life, "ema-half-life")
+    return max(ends) > 0 or _is_swept(config, "ema_half_life")
 
 
 def extra(config: Generate) -> dict[str, float]:
@@ -115,10 +116,12 @@ def extra(config: Generate) -> dict[str, float]:
 
 def uses(config: Generate, weight: str) -> bool:
     """Whether the term with this weight is in a loss: it is above zero, or swept."""
-    from experiments import sweeps
+    return getattr(config, weight) > 0 or _is_swept(config, weight)
 
+
+def _is_swept(config: Generate, field: str) -> bool:
     found = sweeps.sweep_of(config)
-    return getattr(config, weight) > 0 or (found is not None and found.field == weight)
+    return found is not None and found.field == field
 
 
 def maker(

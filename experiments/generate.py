@@ -43,6 +43,8 @@ class Built:
     sample: Sample
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
+    #: (state, number of the member) -> what is measured of one GAN at every evaluation
+    scores: Callable[[TrainState, int], dict[str, Any]]
     judge: judging.Judge | None
     conditional: bool
 
@@ -91,12 +93,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     def preview(of: TrainState, folder: Path) -> None:
         for member, one in enumerate(populations.members(config, of)):
-            part = (
-                folder
-                if populations.size(config) == 1
-                else folder / populations.names(config)[member]
-            )
-            preview_of_one(one, member, part)
+            preview_of_one(one, member, populations.folder_of(config, member, folder))
 
     def preview_of_one(of: TrainState, member: int, folder: Path) -> None:
         columns = 10
@@ -115,16 +112,18 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
     names = scoring.names_of(config.metrics, conditional=config.conditional)
+    if config.sweep and judge is not None:
+        names = list(dict.fromkeys([*names, "precision", "recall"]))
 
     def scores(of: TrainState, member: int) -> dict[str, float]:
-        make = partial(samples_like, of)
-        found = judging.sample_numbers(judge, make, dataset, config.conditional)
-        if names:
-            assert judge is not None
-            samples = make(dataset.splits["test"].labels)
-            looks = scoring.Looks(judge, samples, dataset, trains[member], config.conditional)
-            found |= scoring.numbers(names, looks)
-        return found
+        return judging.sample_numbers(
+            judge,
+            partial(samples_like, of),
+            dataset,
+            config.conditional,
+            metrics=names,
+            train=trains[member],
+        )
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
         variables = of.nets["generator"].averaged
@@ -145,7 +144,9 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         ranking=ranking if config.keep_best and judge else None,
         warn=CollapseWatch(after_epochs=_settled(config, total_steps) / steps_per_epoch),
     )
-    return Built(task, train, steps_per_epoch, sample, samples_like, judge, config.conditional)
+    return Built(
+        task, train, steps_per_epoch, sample, samples_like, scores, judge, config.conditional
+    )
 
 
 def _settled(config: Generate, total_steps: int) -> float:
@@ -174,25 +175,14 @@ def evaluate(
     """
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
-        make = partial(built.samples_like, one)
-        numbers: dict[str, Any] = dict(
-            judging.sample_numbers(built.judge, make, dataset, config.conditional)
-        )
+        numbers = dict(built.scores(one, member))
         if built.judge is not None:
             numbers["frechet_judge"] = built.judge.name
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
-        if config.sweep and built.judge is not None:
-            samples = make(dataset.splits["test"].labels)
-            looks = scoring.Looks(built.judge, samples, dataset, built.train, config.conditional)
-            numbers |= {"precision": looks.manifold.precision, "recall": looks.manifold.recall}
         if config.conditional and config.accuracy_score:
-            samples = make(built.train.labels)
+            samples = built.samples_like(one, built.train.labels)
             assert config.score_epochs is not None
-            part = (
-                folder
-                if populations.size(config) == 1
-                else folder / populations.names(config)[member]
-            )
+            part = populations.folder_of(config, member, folder)
             seed = populations.seeds(config)[member]
             numbers["classification_accuracy_score"] = judging.accuracy_score(
                 samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed

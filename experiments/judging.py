@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
+    from experiments.scoring import Looks
     from jaxnets.data import DataSet, Split
     from jaxnets.state import TrainState
 
@@ -144,7 +145,13 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
 
 
 def sample_numbers(
-    judge: Judge | None, make: Callable[[np.ndarray], Split], dataset: DataSet, conditional: bool
+    judge: Judge | None,
+    make: Callable[[np.ndarray], Split],
+    dataset: DataSet,
+    conditional: bool,
+    *,
+    metrics: Sequence[str] = (),
+    train: Split | None = None,
 ) -> dict[str, float]:
     """What is measured of a generator at every evaluation.
 
@@ -153,23 +160,28 @@ def sample_numbers(
       make: labels [N] -> as many samples, of these classes if conditional.
       dataset: the real images.
       conditional: whether the generator was asked for the samples' labels.
+      metrics: names of further scores by the judge, see `scoring.names_of`.
+      train: images that the generator was trained on; by default the training split.
 
     Returns:
-      Of a judge, the numbers of `frechet_numbers` and `variety_numbers`; without, of
-      `pixel_numbers`.
+      Of a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
+      without, of `pixel_numbers`.
     """
+    from experiments import scoring
+
     if judge is None:
         return pixel_numbers(make, dataset, conditional)
     samples = make(dataset.splits["test"].labels)
+    train = dataset.splits["train"] if train is None else train
+    looks = scoring.Looks(judge, samples, dataset, train, conditional)
     return {
         **frechet_numbers(judge, samples, dataset),
-        **variety_numbers(judge, samples, dataset, conditional),
+        **variety_numbers(looks),
+        **scoring.numbers(metrics, looks),
     }
 
 
-def variety_numbers(
-    judge: Judge, samples: Split, dataset: DataSet, conditional: bool
-) -> dict[str, float]:
+def variety_numbers(of: Looks) -> dict[str, float]:
     """Whether samples have all classes, and images of a class differ, as a CNN sees them.
 
     Classes are those that the CNN finds, in samples and in real images alike, so that its errors
@@ -177,18 +189,17 @@ def variety_numbers(
     """
     from jaxnets import metrics
 
-    logits, features = judge.look(samples)
-    real_logits, real_features = judge.real()
+    (logits, features), (real_logits, real_features) = of.made, of.real
     found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
     classes = (found, real_found)
-    if conditional:
-        classes = (samples.labels, dataset.splits["test"].labels)
+    if of.conditional:
+        classes = (of.samples.labels, of.dataset.splits["test"].labels)
     numbers = {
         "samples_least_class_share": metrics.least_class_share(found, real_found),
         "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),
     }
-    if conditional and judge.knows_classes:
-        numbers["samples_recognised"] = metrics.recognised_share(found, samples.labels)
+    if of.conditional and of.judge.knows_classes:
+        numbers["samples_recognised"] = metrics.recognised_share(found, of.samples.labels)
     return numbers
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from experiments import common, sweeps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jax.sharding import Mesh
 
     from jaxnets.data import Split
@@ -38,6 +40,11 @@ def names(config: common.RunOptions) -> list[str]:
 def size(config: common.RunOptions) -> int:
     """How many networks, or GANs, the run trains."""
     return len(seeds(config))
+
+
+def folder_of(config: common.RunOptions, member: int, folder: Path) -> Path:
+    """Where a member's own files go in a folder of the run: into one of its name, of several."""
+    return folder if size(config) == 1 else folder / names(config)[member]
 
 
 def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:

@@ -45,9 +45,8 @@ class Sample(common.CacheOptions):
     truncation_sweep: str | None = None
     """Draw the same samples at several truncations, such as 0.3,0.5,0.7,1.0."""
     out: Path | None = None
-    """Path of the files, without .png, .npz, .json, -walk.png, -mixing.png and
-    -truncation.png, and of the folder of --images;
-    by default inside the run's samples/."""
+    """Path of the files, without .png, .npz, .json, -walk.png, -mixing.png and -truncation.png, and
+    of the folder of --images; by default inside the run's samples/."""
 
 
 @dataclasses.dataclass(frozen=True)

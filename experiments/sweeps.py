@@ -105,13 +105,14 @@ def check(config: Generate) -> None:
     flag = found.field.replace("_", "-")
     if ramps.is_ramp(getattr(config, found.field)):
         raise UserError(f"--sweep {flag}: --{flag} goes from one value to another already")
-    for value in found.values:
-        ramps.check(
-            dataclasses.replace(config, **{found.field: value}), found.field, 0.0, float("inf"),
-            "at least 0 in a sweep",
-        )  # fmt: skip
-        if found.field == "augment_probability" and value > 1:
-            raise UserError(f"--sweep {flag}: a share must be in [0, 1], got {value:g}")
+
+
+def each(config: Generate) -> list[Generate]:
+    """The configs whose numbers the members have; of a run without a sweep, its own alone."""
+    found = sweep_of(config)
+    if found is None:
+        return [config]
+    return [config, *(dataclasses.replace(config, **{found.field: v}) for v in found.values)]
 
 
 def swept(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def winners(
 
     found = sweep_of(config)
     assert found is not None
-    shown = ("frechet", "precision", "recall", "samples_pixel_spread")
+    shown = ("frechet", "samples_precision", "samples_recall", "samples_pixel_spread")
     measures = [measure for measure in shown if f"{measure}/{names[0]}" in numbers]
     table = [[found.field, *measures]]
     means: dict[str, dict[float, float]] = {measure: {} for measure in measures}
@@ -161,7 +162,7 @@ def winners(
     told = []
     for measure, best, what in (
         ("frechet", min, "the least Frechet distance"),
-        ("recall", max, "the greatest recall"),
+        ("samples_recall", max, "the greatest recall"),
     ):
         if means.get(measure):
             value = best(means[measure], key=means[measure].__getitem__)

@@ -207,11 +207,12 @@ def adversarial_step(
                 values = values + lecam.weight * size
                 metrics["lecam"] = Mean.of(size, mask)
             if classifies:
+                classes = _classes(part)
                 values = values + auxiliary_weight * sum(
-                    cross_entropy(_class_logits(of), part["label"]) for of in (of_real, of_fake)
+                    cross_entropy(_class_logits(of), classes) for of in (of_real, of_fake)
                 )
-                named = _class_logits(of_real).argmax(axis=-1) == part["label"]
-                metrics["class_accuracy"] = Mean.of(named, mask)
+                right = _class_logits(of_real).argmax(axis=-1) == classes
+                metrics["class_accuracy"] = Mean.of(right, mask)
             return values, (model_state, metrics)
 
         def update_discriminator(d_net: Net, part: tuple[Batch, PRNGKey]):
@@ -247,7 +248,7 @@ def adversarial_step(
                 values = values + matching.weight * size
                 metrics["matching"] = Mean.of(size, part["mask"])
             if classifies:
-                named = cross_entropy(_class_logits(of_fake), part["label"])
+                named = cross_entropy(_class_logits(of_fake), _classes(part))
                 values = values + auxiliary_weight * named
             return values, (model_state, metrics)
 
@@ -299,6 +300,11 @@ def _need(state: TrainState, *names: str) -> None:
                 f"this step keeps {name!r} in the state: make it with "
                 f"TrainState.create(..., extra={{{name!r}: 0.0}})"
             )
+
+
+def _classes(part: Batch) -> Array:
+    """The labels; 0 on padding, whose label of -1 has no loss, and 0 times that is a NaN still."""
+    return jnp.where(part["mask"] > 0, part["label"], 0)
 
 
 def _class_logits(features: Mapping[str, Array]) -> Array:

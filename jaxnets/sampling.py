@@ -58,6 +58,15 @@ def _synthesise(generator: nn.Module, variables: PyTree, styles: Array) -> Array
     return output[0]
 
 
+def _keys(key: PRNGKey, index: Array) -> Array:
+    return jax.vmap(partial(jax.random.fold_in, key))(index)
+
+
+def _latents(key: PRNGKey, index: Array, size: int) -> Array:
+    """[N, size] from N(0, I): that of sample i depends on the key and on i alone."""
+    return jax.vmap(lambda one: jax.random.normal(one, (size,)))(_keys(key, index))
+
+
 def mean_style(
     generator: nn.Module,
     variables: PyTree,
@@ -109,18 +118,13 @@ def make_sample(
     styled = has_styles(generator)
     means_of = jax.jit(partial(mean_style, generator))
 
-    def latents_of(key: PRNGKey, index: Array, truncation: Array | float) -> Array:
-        def latent(i: Array) -> Array:
-            one = jax.random.fold_in(key, i)
-            uncut = jax.random.normal(one, (latent_size,))
-            cut = jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
-            return jnp.where(truncation > 0, truncation * cut, uncut)
-
-        return jax.vmap(latent)(index)
-
     @jax.jit
     def make(variables: PyTree, key: PRNGKey, index: Array, labels: Array, truncation: Array):
-        latents = latents_of(key, index, truncation)
+        def cut(one: PRNGKey) -> Array:
+            return truncation * jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
+
+        uncut = _latents(key, index, latent_size)
+        latents = jnp.where(truncation > 0, jax.vmap(cut)(_keys(key, index)), uncut)
         return apply(generator, variables, latents, labels if conditional else None)[0]
 
     @jax.jit
@@ -132,7 +136,7 @@ def make_sample(
         truncation: Array,
         means: Array,
     ):
-        latents = latents_of(key, index, 0.0)
+        latents = _latents(key, index, latent_size)
         styles = _map(generator, variables, latents, labels if conditional else None)
         return _synthesise(generator, variables, means + truncation * (styles - means))
 
@@ -232,9 +236,7 @@ def style_mixing(
 
     @jax.jit
     def styles_of(variables: PyTree, key: PRNGKey, asked: Array | None) -> Array:
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
-        latents = jax.vmap(lambda one: jax.random.normal(one, (size,)))(keys)
-        return _map(generator, variables, latents, asked)
+        return _map(generator, variables, _latents(key, jnp.arange(count), size), asked)
 
     @jax.jit
     def row(variables: PyTree, coarse: Array, styles: Array) -> Array:

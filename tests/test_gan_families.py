@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import losses, models, ops, optimizers, state, steps
+from jaxnets import losses, models, ops
 from jaxnets.errors import UserError
 from jaxnets.models import r3gan, resnet_gan
 from model_cases import KEY, random_variables, untyped
@@ -167,31 +167,15 @@ def test_generated_images_depend_on_the_label(family):
     "family,penalty", [("sngan", "none"), pytest.param("r3gan", "r1", marks=pytest.mark.slow)]
 )
 def test_a_few_adversarial_steps(family, penalty):
-    generator, discriminator = models.make_gan(
-        family, image_shape=(8, 8, 1), num_classes=tiny.CLASSES, latent_size=4, width=0.02
-    )
-    optimizer = optimizers.make_optimizer("adam", 1e-3, b1=0.0, b2=0.9)
-    label = jnp.zeros(1, jnp.int32)
-    make = partial(state.init_net, train=False, optimizer=optimizer)
-    nets = {
-        "generator": make(generator, KEY, jnp.zeros((1, 4)), label, ema=True),
-        "discriminator": make(discriminator, KEY, jnp.zeros((1, 8, 8, 1)), label),
-    }
-    step = steps.adversarial_step(
-        generator,
-        discriminator,
-        losses.adversarial_loss({"sngan": "non_saturating", "r3gan": "relativistic"}[family]),
-        optimizer,
-        optimizer,
-        latent_size=4,
-        conditional=True,
+    first, step, _ = tiny.family(
+        family,
+        {"sngan": "non_saturating", "r3gan": "relativistic"}[family],
+        width=0.02,
+        rate=1e-3,
+        penalty=None if penalty == "none" else penalty,
         discriminator_steps=2,
         micro_batches=2,
-        penalty=None if penalty == "none" else losses.penalty(penalty),
-        penalty_weight=0.5,
-        ema_decay=0.9,
     )
-    first = state.TrainState.create(jax.random.key(2), nets)
     after = first
     step = jax.jit(step)
     for seed in range(3):

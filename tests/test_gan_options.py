@@ -118,35 +118,16 @@ def test_features_of_another_network_are_matched():
 
 
 def conditioned(conditioning):
-    generator, discriminator = models.make_gan(
+    return tiny.family(
         "dcgan",
-        image_shape=(8, 8, 1),
-        num_classes=tiny.CLASSES,
-        latent_size=4,
+        "hinge",
         width=0.05,
+        rate=1e-2,
+        b2=0.999,
+        penalty="r1",
         conditioning=conditioning,
-    )
-    optimizer, label = optimizers.make_optimizer("adam", 1e-2), jnp.zeros(1, jnp.int32)
-    inputs = jnp.zeros((1, 4)), jnp.zeros((1, 8, 8, 1))
-    nets = {
-        name: state.init_net(net, jax.random.key(0), x, label, train=False, optimizer=optimizer)
-        for name, net, x in zip(
-            ("generator", "discriminator"), (generator, discriminator), inputs, strict=True
-        )
-    }
-    step = steps.adversarial_step(
-        generator,
-        discriminator,
-        losses.adversarial_loss("hinge"),
-        optimizer,
-        optimizer,
-        latent_size=4,
-        conditional=True,
-        penalty=losses.penalty("r1"),
-        penalty_weight=0.1,
         auxiliary_weight=1.0 if conditioning == "auxiliary" else 0.0,
     )
-    return state.TrainState.create(jax.random.key(1), nets), step, discriminator
 
 
 def eight(label):
@@ -223,9 +204,11 @@ def test_a_sweep_has_a_member_for_each_value_and_seed():
     names = populations.names(config)
     assert names[0] == "penalty_weight=0.1,seed-5" and names[3] == "penalty_weight=1,seed-6"
     numbers = {f"frechet/{name}": float(i) for i, name in enumerate(names)}
-    numbers |= {f"recall/{name}": float(i) for i, name in enumerate(names)}
+    numbers |= {f"samples_recall/{name}": float(i) for i, name in enumerate(names)}
     (header, *rows), told = sweeps.winners(config, names, numbers)
-    assert header == ["penalty_weight", "frechet", "recall"] and rows[0][1].startswith("0.5 +-")
+    assert header == ["penalty_weight", "frechet", "samples_recall"] and rows[0][1].startswith(
+        "0.5 +-"
+    )
     assert told == [
         "penalty_weight = 0.1 has the least Frechet distance, 0.5",
         "penalty_weight = 1 has the greatest recall, 2.5",
@@ -252,3 +235,9 @@ def test_members_of_a_sweep_are_runs_with_that_value():
             np.testing.assert_allclose(a, b, atol=1e-5)
         name = f"d_loss/{populations.names(config)[i]}"
         assert metrics[name].compute() == pytest.approx(of_one["d_loss"].compute(), rel=1e-5)
+
+
+def test_a_sweep_of_the_average_keeps_one():
+    config = gan_config.resolve(gan_config.Generate(ema_half_life=0.0, sweep="ema_half_life=1,9"))
+    assert gan_step.keeps_average(config)
+    assert not gan_step.keeps_average(gan_config.resolve(gan_config.Generate(ema_half_life=0.0)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import losses, models, optimizers, parallel, sampling, state, steps
+from jaxnets import losses, models, parallel, sampling
 from jaxnets.errors import UserError
 from jaxnets.models import dcgan, style_gan, style_layers
 from model_cases import KEY, untyped
@@ -264,30 +264,11 @@ def test_a_logit_is_of_one_image_and_its_label():
 
 
 def gan_step(mode, devices):
-    generator, discriminator = models.make_gan(
-        "stylegan2", image_shape=(8, 8, 1), num_classes=CLASSES, latent_size=4, width=0.01
-    )
-    optimizer = optimizers.make_optimizer("adam", 2e-3, b1=0.0, b2=0.99)
-    label = jnp.zeros(1, jnp.int32)
-    make = partial(state.init_net, train=False, optimizer=optimizer)
-    nets = {
-        "generator": make(generator, KEY, jnp.zeros((1, 4)), label, ema=True),
-        "discriminator": make(discriminator, KEY, jnp.zeros((1, 8, 8, 1)), label),
-    }
-    step = steps.adversarial_step(
-        generator,
-        discriminator,
-        losses.adversarial_loss("non_saturating"),
-        optimizer,
-        optimizer,
-        latent_size=4,
-        conditional=True,
-        penalty=losses.penalty("r1"),
-        penalty_weight=0.5,
-        ema_decay=0.9,
+    first, step, _ = tiny.family(
+        "stylegan2", "non_saturating", width=0.01, rate=2e-3, b2=0.99, penalty="r1"
     )
     mesh = parallel.make_mesh(devices)
-    at = parallel.replicate(state.TrainState.create(jax.random.key(2), nets), mesh)
+    at = parallel.replicate(first, mesh)
     compiled = parallel.compile_step(step, mesh, mode)
     for seed in range(2):
         at, metrics = compiled(at, tiny.batch(8, seed))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets import augment, layers, losses, optimizers, state, steps
+from jaxnets import augment, layers, losses, models, optimizers, state, steps
 
 SIZE, CLASSES, LATENT = 8, 3, 4
 
@@ -146,3 +146,46 @@ def gan(
         **options,
     )
     return state.TrainState.create(jax.random.key(2), nets), step
+
+
+def family(
+    name: str,
+    loss: str,
+    *,
+    width: float,
+    rate: float,
+    b2: float = 0.9,
+    penalty: str | None = None,
+    conditioning: str = "projection",
+    **options: Any,
+) -> tuple[state.TrainState, steps.Step, nn.Module]:
+    """A conditional GAN of the library for 8x8 pixels: its state, step and discriminator."""
+    generator, discriminator = models.make_gan(
+        name,
+        image_shape=(SIZE, SIZE, 1),
+        num_classes=CLASSES,
+        latent_size=LATENT,
+        width=width,
+        conditioning=conditioning,
+    )
+    optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=b2)
+    label, key = jnp.zeros(1, jnp.int32), jax.random.key(0)
+    make = partial(state.init_net, train=False, optimizer=optimizer)
+    nets = {
+        "generator": make(generator, key, jnp.zeros((1, LATENT)), label, ema=True),
+        "discriminator": make(discriminator, key, jnp.zeros((1, SIZE, SIZE, 1)), label),
+    }
+    step = steps.adversarial_step(
+        generator,
+        discriminator,
+        losses.adversarial_loss(loss),
+        optimizer,
+        optimizer,
+        latent_size=LATENT,
+        conditional=True,
+        penalty=None if penalty is None else losses.penalty(penalty),
+        penalty_weight=0.5,
+        ema_decay=0.9,
+        **options,
+    )
+    return state.TrainState.create(jax.random.key(2), nets), step, discriminator

@@ -26,7 +26,7 @@ from jaxnets.layers import (
     Dropout,
     class_weights,
 )
-from jaxnets.models.sizes import check_attention, halvings
+from jaxnets.models.sizes import check_attention, check_latents, halvings
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "Generator", "project"]
@@ -83,10 +83,7 @@ class Generator(nn.Module):
     def __call__(
         self, z: Array, label: Array | None = None, *, train: bool
     ) -> tuple[Array, dict[str, Array]]:
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise UserError(
-                f"the generator takes latents [B, {self.latent_size}], got {list(z.shape)}"
-            )
+        check_latents(z, self.latent_size)
         weights = None
         if self.num_classes is not None:
             weights = class_weights(label, self.num_classes)

@@ -156,10 +156,7 @@ class Generator(nn.Module):
     def __call__(
         self, z: Array, label: Array | None = None, *, train: bool
     ) -> tuple[Array, dict[str, Array]]:
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise UserError(
-                f"the generator takes latents [B, {self.latent_size}], got {list(z.shape)}"
-            )
+        sizes.check_latents(z, self.latent_size)
         dense = partial(Dense, use_bias=False, kernel_init=_normal())
         z = z.astype(jnp.float32)
         if self.num_classes is not None:

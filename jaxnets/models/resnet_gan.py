@@ -25,7 +25,6 @@ from flax.typing import Dtype, Initializer
 
 from jaxnets import ops
 from jaxnets.attention import SelfAttention
-from jaxnets.errors import UserError
 from jaxnets.layers import BatchNorm, ConditionalBatchNorm, Conv, Dense, class_weights
 from jaxnets.models import sizes
 from jaxnets.typing import Array
@@ -154,10 +153,7 @@ class Generator(nn.Module):
     def __call__(
         self, z: Array, label: Array | None = None, *, train: bool
     ) -> tuple[Array, dict[str, Array]]:
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise UserError(
-                f"the generator takes latents [B, {self.latent_size}], got {list(z.shape)}"
-            )
+        sizes.check_latents(z, self.latent_size)
         sizes.check_attention(self.attention, range(len(self.widths)))
         weights = None if self.num_classes is None else class_weights(label, self.num_classes)
         *image_size, channels = self.image_shape

@@ -8,7 +8,7 @@ from jaxnets.errors import UserError
 from jaxnets.ops import windows
 from jaxnets.typing import Array
 
-__all__ = ["check_attention", "crop", "fill_up", "first_size", "halvings"]
+__all__ = ["check_attention", "check_latents", "crop", "fill_up", "first_size", "halvings"]
 
 
 def halvings(size: int, least: int = 8) -> int:
@@ -55,3 +55,9 @@ def check_attention(asked: Iterable[int], stages: Iterable[int]) -> None:
                 f"there is no stage {stage} to put self-attention after; this network has the "
                 f"stages {known[0]} to {known[-1]}"
             )
+
+
+def check_latents(z: Array, size: int) -> None:
+    """Raises a `UserError` unless latents are [B, size]."""
+    if z.ndim != 2 or z.shape[1] != size:
+        raise UserError(f"the generator takes latents [B, {size}], got {list(z.shape)}")

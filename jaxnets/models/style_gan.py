@@ -172,10 +172,7 @@ class Generator(nn.Module):
         Raises:
           UserError: if the latents are not [B, latent_size], or labels are missing.
         """
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise UserError(
-                f"the generator takes latents [B, {self.latent_size}], got {list(z.shape)}"
-            )
+        sizes.check_latents(z, self.latent_size)
         w = self.mapping(z, label)
         return jnp.broadcast_to(w[:, None], (len(w), self.num_styles, self.style_size))
 
