@@ -49,6 +49,10 @@ class Sample(common.CacheOptions):
     of the folder of --images; by default inside the run's samples/."""
 
 
+#: The p-value from which on a batch's own watermark counts as not to be found.
+_FOUND = 0.001
+
+
 @dataclasses.dataclass(frozen=True)
 class _Places:
     """Where things are written."""
@@ -62,6 +66,8 @@ class _Places:
 
 def run(config: Sample) -> None:
     """The command."""
+    import sys
+
     import jax
     import numpy as np
 
@@ -119,6 +125,15 @@ def run(config: Sample) -> None:
 
     made = finished(made)
     pixels = made if made.dtype == np.uint8 else data.to_uint8(made)
+    if config.watermark is not None:
+        found = watermark.detect(pixels, config.watermark).batch_p_value
+        if found > _FOUND:
+            print(
+                f"warning: the watermark is too weak to be found in these {config.count} images of "
+                f"{shape[0]}x{shape[1]} pixels, even as they are (chance {found:.2g}); larger "
+                "images, or more of them, hold more",
+                file=sys.stderr,
+            )
     about = {
         **pictures.facts(built.task.name, dataset, one),
         "generator": options.generator,

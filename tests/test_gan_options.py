@@ -185,6 +185,7 @@ def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
 def test_schedules_of_both_networks_are_over_the_images_seen():
     config = gan_config.resolve(
         gan_config.Generate(
+            optimizer="sgd",
             generator_learning_rate="1:3",
             discriminator_learning_rate="1:3",
             discriminator_steps=5,
@@ -192,10 +193,14 @@ def test_schedules_of_both_networks_are_over_the_images_seen():
             ramp_images=1000.0,
         )
     )
-    numbers = gan_step.numbers_of(config, 100, {})
+    generator, discriminator = gan_step.numbers_of(config, 100, {}).optimizers()
     # Half of the ramp: 500 images are 10 steps of 50, and 50 updates of 10.
-    assert float(numbers.of("generator_learning_rate")(10)) == pytest.approx(2.0)
-    assert float(numbers.of("discriminator_learning_rate", 10)(50)) == pytest.approx(2.0)
+    for optimizer, updates in ((generator, 10), (discriminator, 50)):
+        params, now = jnp.zeros(()), optimizer.init(jnp.zeros(()))
+        for _ in range(updates):
+            _, now = optimizer.update(jnp.zeros(()), now, params)
+        change, _ = optimizer.update(jnp.ones(()), now, params)
+        assert float(change) == pytest.approx(-2.0)
 
 
 def test_a_sweep_has_a_member_for_each_value_and_seed():
@@ -203,6 +208,8 @@ def test_a_sweep_has_a_member_for_each_value_and_seed():
     assert populations.seeds(config) == [5, 6, 5, 6]
     names = populations.names(config)
     assert names[0] == "penalty_weight=0.1,seed-5" and names[3] == "penalty_weight=1,seed-6"
+    start = populations.init(config, lambda member: tiny.gan()[0])
+    np.testing.assert_allclose(start.extra["sweep/penalty_weight"], [0.1, 0.1, 1.0, 1.0])
     numbers = {f"frechet/{name}": float(i) for i, name in enumerate(names)}
     numbers |= {f"samples_recall/{name}": float(i) for i, name in enumerate(names)}
     (header, *rows), told = sweeps.winners(config, names, numbers)

@@ -195,7 +195,8 @@ def test_what_is_no_key_ratio_crop_or_size():
 
 def test_samples_are_marked_and_detected(cli, copies, workplace):
     sample = ["sample", copies["generate"], "--count", 64, "--out", "made", "--images"]
-    assert cli(*sample, "--watermark", KEY, "--interpolate", 1)[0] == 0
+    code, _, err = cli(*sample, "--watermark", KEY, "--interpolate", 1)
+    assert code == 0 and "too weak" not in err
     for path in ("made.npz", "made"):
         code, out, err = cli("detect", path, "--key", KEY, "--json", "found.json")
         assert code == 0 and "watermark of this key: found (" in out, err
@@ -212,6 +213,14 @@ def test_samples_are_marked_and_detected(cli, copies, workplace):
                 np.testing.assert_array_equal(np.asarray(image), pixels[..., 0])
     plain = cli(*sample[:-1], "--out", "plain")
     assert plain[0] == 0 and "not found" in cli("detect", "plain.npz", "--key", KEY)[1]
+
+
+def test_a_watermark_that_will_not_be_found_is_said_to_be_too_weak(cli, copies, monkeypatch):
+    monkeypatch.setattr(watermark, "embed", lambda images, key: images)  # the weakest there is
+    command = ["sample", copies["generate"], "--count", 4, "--out", "weak", "--watermark", KEY]
+    code, _, err = cli(*command)
+    assert code == 0 and "too weak to be found in these 4 images of 8x8 pixels" in err
+    assert "not found" in cli("detect", "weak.npz", "--key", KEY)[1]
 
 
 def test_files_that_hold_no_images_are_refused(cli, workplace):
