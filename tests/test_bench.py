@@ -145,9 +145,11 @@ def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
         "resnet18 32x32x3 batch 128",
         "dcgan 28x28x1 batch 128",
         "dcgan + r1 28x28x1 batch 128",
+        "sngan hinge width 0.25 28x28x1 batch 64",
+        "r3gan relativistic + r1_r2 width 0.0625 28x28x1 batch 64",
     ]
     last = out[out.rindex("case ") :].splitlines()
-    assert [line.split("  ")[0] for line in last[2:7]] == found
+    assert [line.split("  ")[0] for line in last[2:9]] == found
 
 
 SPELLINGS = [

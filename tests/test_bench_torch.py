@@ -15,14 +15,16 @@ import pytest
 
 from experiments.benchmarks import torch_rivals
 from experiments.benchmarks.cases import ClassifierCase, GanCase, build
-from jaxnets import ops
+from jaxnets import losses, ops
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan, resnet
+from jaxnets.models import dcgan, resnet, resnet_gan
 from model_cases import random_variables
 
 LOUD = pytest.mark.filterwarnings("ignore")
 
 TINY = {"batch_size": 4, "image_size": 8, "width": 0.0625}
+SNGAN = TINY | {"family": "sngan", "loss": "hinge"}
+R3GAN = TINY | {"family": "r3gan", "width": 0.03, "loss": "relativistic", "penalty": "r1_r2"}
 
 
 def test_without_torch_one_sentence_says_how_to_get_it(monkeypatch):
@@ -89,8 +91,23 @@ def agree(check, torch, case):
             GanCase(**TINY, discriminator="resnet_3x2", conditional=True), marks=pytest.mark.slow
         ),
         pytest.param(GanCase(**TINY, discriminator="speed_net", seed=1), marks=pytest.mark.slow),
+        GanCase(**SNGAN | {"image_size": 9}, conditional=True),
+        GanCase(**R3GAN | {"image_size": 9}, conditional=True),
+        *(
+            pytest.param(
+                GanCase(**shape | {"image_size": size, "channels": channels}, conditional=classes),
+                marks=pytest.mark.slow,
+            )
+            for shape in (SNGAN, R3GAN)
+            for size, channels in ((28, 1), (32, 3))
+            for classes in (False, True)
+        ),
+        pytest.param(
+            GanCase(**SNGAN, penalty="r1_r2", discriminator="r3gan"), marks=pytest.mark.slow
+        ),
+        pytest.param(GanCase(**SNGAN, penalty="r1"), marks=pytest.mark.slow),
     ],
-    ids=lambda case: case.name,
+    ids=lambda case: f"{case.name}{' classes' if getattr(case, 'conditional', False) else ''}",
 )
 def test_twins_compute_the_same_outputs_and_the_same_step(case, check, torch):
     found = agree(check, torch, case)
@@ -119,7 +136,7 @@ def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
     ids=["penalty on BatchNorm", "no twin", "no such penalty"],
 )
 def test_what_has_no_equal_in_torch(case, check):
-    words = r"add --penalty none|twins of resnet_3x2.* and dcgan|--penalty dragan has no twin"
+    words = r"add --penalty none|twins of resnet_3x2.* and r3gan|--penalty dragan has no twin"
     with pytest.raises(UserError, match=words):
         check.twins(build(case))
 
@@ -158,6 +175,52 @@ def test_running_statistics_move_as_ours(torch):
     count = 6 * 4 * 4
     moved = 0.9 * before["var"] + (after["var"] - 0.9 * before["var"]) * count / (count - 1)
     np.testing.assert_allclose(twin.norm2.running_var, moved, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_vectors_of_spectral_norm_move_as_ours(classes, torch):
+    from experiments.benchmarks.torch_networks import make_twin
+    from experiments.benchmarks.torch_resnet_gan import SpectralNorm, keep_vectors
+    from experiments.benchmarks.torch_weights import copy_weights
+
+    model = resnet_gan.Discriminator(classes, widths=(4, 6), halvings=1)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, 8, 8, 1)).astype(np.float32)
+    labels = () if classes is None else (np.arange(6) % classes,)
+    variables = random_variables(model, images, *labels)
+    # Vectors that are far from where they go, so that every half step of the iteration shows.
+    vectors = jax.tree.map(
+        lambda u: rng.normal(size=u.shape).astype(np.float32), variables["spectral_norm"]
+    )
+    variables = {**variables, "spectral_norm": vectors}
+    twin = make_twin(model, (8, 8, 1))
+    copy_weights(twin, variables)
+    inputs = [torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), *map(torch.from_numpy, labels)]
+    for _ in range(2):  # the vectors move once a step, however often the network is passed
+        twin(*inputs)
+    keep_vectors(twin)
+    _, after = model.apply(variables, images, *labels, train=True, mutable=["spectral_norm"])
+    expected = make_twin(model, (8, 8, 1))
+    copy_weights(expected, variables | dict(after))
+    moved = [part for part in twin.modules() if isinstance(part, SpectralNorm)]
+    wanted = [part for part in expected.modules() if isinstance(part, SpectralNorm)]
+    assert len(moved) == (7 if classes is None else 8)
+    for ours, theirs in zip(wanted, moved, strict=True):
+        np.testing.assert_allclose(theirs.u, ours.u, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.ADVERSARIAL_LOSSES)
+def test_losses_are_ours(name, torch):
+    from experiments.benchmarks.torch_steps import LOSSES
+
+    rng = np.random.default_rng(0)
+    real, fake = (3 * rng.normal(size=20).astype(np.float32) for _ in range(2))
+    ours, theirs = losses.adversarial_loss(name), LOSSES[name]
+    logits = torch.from_numpy(real), torch.from_numpy(fake)
+    np.testing.assert_allclose(theirs.d_loss(*logits), ours.d_loss(real, fake), atol=1e-5)
+    np.testing.assert_allclose(theirs.g_loss(*logits), ours.g_loss(real, fake), atol=1e-5)
+    other = ours.g_loss(real + 1, fake)
+    assert theirs.paired == bool(np.abs(other - ours.g_loss(real, fake)).max() > 0)
 
 
 def test_weights_that_do_not_fit_are_named(torch):
@@ -204,7 +267,7 @@ def stepped(check, torch, case, name, joined=False):
     ]
 
 
-@pytest.mark.parametrize("penalty", ["none", "r1", "r2", "wgan_gp"])
+@pytest.mark.parametrize("penalty", ["none", "r1", "r2", "r1_r2", "wgan_gp"])
 @pytest.mark.parametrize(
     "name,joined",
     [

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets import ops
 from jaxnets.augment import translate
 from jaxnets.errors import UserError
 from jaxnets.losses import PENALTIES, gradient_penalty, logits_and_r1, penalty, r1
+from jaxnets.models import dcgan
+from jaxnets.ops import native
 from jaxnets.typing import DATA_AXIS
+from model_cases import random_variables
 
 RNG = np.random.default_rng(0)
 SHAPE = (5, 4, 1)  # large enough for shifts to reach a pixel
@@ -166,3 +170,28 @@ def test_errors():
         penalty("gp")
     with pytest.raises(AssertionError):
         r1(lambda x: x.sum(axis=(1, 2)), jnp.ones((4, 2, 2, 1)))
+
+
+@pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
+@pytest.mark.parametrize("name", PENALTIES)
+def test_both_orders_of_differentiation_agree(name):
+    """Reverse over reverse, where the kernels are our own, and forward over reverse elsewhere."""
+    real, fake = (np.resize(images, (4, 8, 8, 1)).astype(np.float32) for images in (REAL, FAKE))
+    model = dcgan.Discriminator(width=4, norm="none")
+    variables = random_variables(model, real)
+
+    def total(params):
+        def critic(images):
+            return model.apply({"params": params}, images, train=True)[0]
+
+        logits, penalties = PENALTIES[name].with_logits(critic, KEY, real, fake)
+        return (jnp.tanh(logits) + 3.0 * penalties).sum()
+
+    def gradient(params):  # a new function each time, so that nothing is found in jax's caches
+        return jax.jit(jax.value_and_grad(lambda p: total(p)))(params)
+
+    one = gradient(variables["params"])
+    with ops.plain_convolutions():
+        other = gradient(variables["params"])
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))

@@ -103,6 +103,26 @@ def test_all_three_maps_are_those_of_xla(problem):
     compare(outputs=outputs, **problem)
 
 
+@pytest.mark.parametrize(
+    "groups,channels",
+    [(2, (32, 32)), (3, (48, 96)), (5, (160, 240)), (11, (352, 176)), (2, (64, 96))],
+)
+@pytest.mark.parametrize("size", [(5, 7), (14, 14)])
+def test_tiles_of_groups(groups, channels, size):
+    """Groups for Winograd's algorithm: one and more vectors of channels, bundles that are full."""
+    compare(
+        size,
+        size,
+        batch=5,
+        channels=channels,
+        window=(3, 3),
+        strides=(1, 1),
+        before=(1, 1),
+        dilation=(1, 1),
+        groups=groups,
+    )
+
+
 @pytest.mark.parametrize("size", [(3, 3), (7, 7), (8, 6), (14, 5), (28, 28)])
 @pytest.mark.parametrize("before", [(1, 1), (0, 2), (-1, 1)])
 def test_tiles_that_hang_over_the_edge(size, before):

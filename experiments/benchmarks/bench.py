@@ -34,6 +34,10 @@ TABLE: tuple[cases.Case, ...] = (
     cases.ClassifierCase(network="resnet18", image_size=32, channels=3),
     cases.GanCase(),
     cases.GanCase(penalty="r1"),
+    cases.GanCase(family="sngan", loss="hinge", width=0.25, batch_size=64),
+    cases.GanCase(
+        family="r3gan", loss="relativistic", penalty="r1_r2", width=0.0625, batch_size=64
+    ),
 )
 
 #: Steps a call that are compared by default, where there is one case.
@@ -102,7 +106,7 @@ class Bench(Measuring):
     """Time training steps: compilation, steady state, share of the machine's peak, memory.
 
     Without a subcommand the whole table: resnet_3x2 with batches of 128 and 512, resnet18, dcgan
-    without and with R1.
+    without and with R1, and narrow ones of sngan and r3gan.
     """
 
     what: Subcommand | Annotated[None, tyro.conf.subcommand("all")] = None

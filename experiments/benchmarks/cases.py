@@ -58,6 +58,8 @@ class GanCase(_Shape):
     """Any generator of `generate`."""
     discriminator: str | None = None
     """Any discriminator of `generate`; by default the family's own."""
+    loss: str = "non_saturating"
+    """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
     penalty: str = "none"
     """none, r1, r2, r1_r2, wgan_gp, dragan or consistency, at every step."""
     conditional: bool = False
@@ -70,7 +72,8 @@ class GanCase(_Shape):
         """Short and unique among the cases of one table."""
         width = "" if self.width == 1 else f" width {self.width:g}"
         opponent = f" against {self.discriminator}" if self.discriminator else ""
-        extra = "" if self.penalty == "none" else f" + {self.penalty}"
+        extra = "" if self.loss == "non_saturating" else f" {self.loss}"
+        extra += "" if self.penalty == "none" else f" + {self.penalty}"
         return f"{self.family}{opponent}{extra}{width} {_size(self)}"
 
 
@@ -195,7 +198,7 @@ def _gan(case: GanCase, batch: Any) -> Work:
     step = steps.adversarial_step(
         generator,
         discriminator,
-        losses.adversarial_loss("non_saturating"),
+        losses.adversarial_loss(case.loss),
         adam,
         adam,
         latent_size=case.latent_size,

@@ -111,6 +111,7 @@ def twin_step(
         device,
         draw=draw or drawn,
         conditional=case.conditional,
+        loss=case.loss,
         penalty=case.penalty,
         joined=joined,
         dtype=case.dtype,
@@ -177,14 +178,17 @@ def random_numbers(
 
 
 def _disturbed(state: TrainState, seed: int) -> TrainState:
-    """The state with every scale, shift and running statistic moved from where it starts."""
+    """The state with every scale, shift, statistic and branch moved from where it starts."""
     rng = np.random.default_rng(seed)
 
     def moved(path: Any, leaf: Any) -> Any:
         name = path[-1].key
-        if name not in ("scale", "bias", "mean", "var"):
+        empty = name == "kernel" and not np.any(leaf)
+        if not empty and name not in ("scale", "bias", "mean", "var", "u"):
             return leaf
         noise = 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+        if empty:
+            return noise / np.sqrt(leaf[..., 0].size)
         return leaf + (np.abs(noise) if name in ("scale", "var") and leaf.ndim == 1 else noise)
 
     nets = {

@@ -21,6 +21,7 @@ __all__ = [
     "ImageEmbedding",
     "ToImage",
     "TrunkDiscriminator",
+    "judge",
 ]
 
 
@@ -74,8 +75,8 @@ class FromImage(nn.Linear):
 class ToImage(nn.Linear):
     """A linear layer whose result is an image [C, H, W], where Flax has [H, W, C]."""
 
-    def __init__(self, inputs: int, image: tuple[int, int, int]):
-        super().__init__(inputs, image[0] * image[1] * image[2], bias=False)
+    def __init__(self, inputs: int, image: tuple[int, int, int], *, bias: bool = False):
+        super().__init__(inputs, image[0] * image[1] * image[2], bias=bias)
         self.image = image
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class Discriminator(nn.Module):
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"norm{stage}")(getattr(self, f"conv{stage}")(x))
             x = F.leaky_relu(x, 0.2, inplace=True)
-        return _judge(self, x.flatten(1), label)
+        return judge(self, x.flatten(1), label)
 
 
 class TrunkDiscriminator(nn.Module):
@@ -190,10 +191,11 @@ class TrunkDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Images [B, C, H, W], and labels [B], to logits [B]."""
-        return _judge(self, self.trunk.penultimate(x), label)
+        return judge(self, self.trunk.penultimate(x), label)
 
 
-def _judge(module: Any, phi: Tensor, label: Tensor | None) -> Tensor:
+def judge(module: Any, phi: Tensor, label: Tensor | None) -> Tensor:
+    """Logits [B] of features [B, F]: the head, and for a class its vector times the features."""
     logits = module.head(phi)[:, 0]
     if module.projection is not None:
         logits = logits + (module.projection(label) * phi).sum(1)

@@ -14,23 +14,30 @@ from typing import Any
 
 from torch import nn
 
+from experiments.benchmarks import torch_gans, torch_r3gan, torch_resnet_gan
 from experiments.benchmarks.torch_classifiers import ResNet, SpeedNet
-from experiments.benchmarks.torch_gans import Discriminator, Generator, TrunkDiscriminator
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan, resnet, speed_net, trunk
+from jaxnets.models import dcgan, r3gan, resnet, resnet_gan, speed_net, trunk
 
 __all__ = ["has_batch_norm", "make_twin"]
 
 #: What `make_twin` can make a twin of, for error messages.
-TWINS = "resnet_3x2, resnet18, resnet34, resnet50, speed_net and dcgan"
+TWINS = "resnet_3x2, resnet18, resnet34, resnet50, speed_net, dcgan, sngan and r3gan"
+
+#: The GAN families: ours, and the twins.
+FAMILIES: tuple[tuple[Any, Any], ...] = (
+    (dcgan, torch_gans),
+    (resnet_gan, torch_resnet_gan),
+    (r3gan, torch_r3gan),
+)
 
 
 def make_twin(module: Any, image_shape: Sequence[int]) -> nn.Module:
     """The torch module that computes what a Flax module of this library does.
 
     Args:
-      module: a `ResNet` or `SpeedNet`, DCGAN's generator or discriminator, or a
-        `TrunkDiscriminator` on one of the first two; without dropout.
+      module: a `ResNet` or `SpeedNet`, a generator or discriminator of one of the GAN families, or
+        a `TrunkDiscriminator` on one of the first two; without dropout and self-attention.
       image_shape: (H, W, C) of the images that it takes or makes.
 
     Returns:
@@ -47,12 +54,14 @@ def make_twin(module: Any, image_shape: Sequence[int]) -> nn.Module:
         return ResNet(module, image_shape)
     if isinstance(module, speed_net.SpeedNet):
         return SpeedNet(module, image_shape)
-    if isinstance(module, dcgan.Generator):
-        return Generator(module)
-    if isinstance(module, dcgan.Discriminator):
-        return Discriminator(module, image_shape)
+    for family, of_torch in FAMILIES:
+        if isinstance(module, family.Generator):
+            return of_torch.Generator(module)
+        if isinstance(module, family.Discriminator):
+            return of_torch.Discriminator(module, image_shape)
     if isinstance(module, trunk.TrunkDiscriminator):
-        return TrunkDiscriminator(module.num_classes, make_twin(module.trunk, image_shape))
+        inner = make_twin(module.trunk, image_shape)
+        return torch_gans.TrunkDiscriminator(module.num_classes, inner)
     raise UserError(f"{type(module).__name__} has no PyTorch twin; there are twins of {TWINS}")
 
 

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the name that everyone knows it by
 from torch import Tensor, nn
 
+from experiments.benchmarks.torch_resnet_gan import keep_vectors
+
 __all__ = [
     "FORMS",
+    "LOSSES",
     "PENALTIES",
     "Form",
     "adam",
@@ -52,7 +55,44 @@ class Form:
 
 
 #: What `adversarial_step` can penalise.
-PENALTIES = ("none", "r1", "r2", "wgan_gp")
+PENALTIES = ("none", "r1", "r2", "r1_r2", "wgan_gp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What the two networks minimise, of logits [B] of reals and of fakes.
+
+    Attributes:
+      d_loss: (real, fake) -> [B], for the discriminator.
+      g_loss: the same for the generator.
+      paired: whether the generator's looks at the reals.
+    """
+
+    d_loss: Callable[[Tensor, Tensor], Tensor]
+    g_loss: Callable[[Tensor | None, Tensor], Tensor]
+    paired: bool = False
+
+
+def _logistic(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real) + F.softplus(fake)
+
+
+#: Those of `jaxnets.losses.ADVERSARIAL_LOSSES`.
+LOSSES = {
+    "minimax": Loss(_logistic, lambda real, fake: -F.softplus(fake)),
+    "non_saturating": Loss(_logistic, lambda real, fake: F.softplus(-fake)),
+    "least_squares": Loss(
+        lambda real, fake: 0.5 * ((real - 1).square() + fake.square()),
+        lambda real, fake: 0.5 * (fake - 1).square(),
+    ),
+    "hinge": Loss(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda real, fake: -fake),
+    "wasserstein": Loss(lambda real, fake: fake - real, lambda real, fake: -fake),
+    "relativistic": Loss(
+        lambda real, fake: F.softplus(fake - real),
+        lambda real, fake: F.softplus(real - fake),  # type: ignore[operator]
+        paired=True,
+    ),
+}
 
 FORMS = {
     "eager": Form(channels_last=False, compiled=False),
@@ -137,12 +177,13 @@ def adversarial_step(
     *,
     draw: Draw,
     conditional: bool = False,
+    loss: str = "non_saturating",
     penalty: str = "none",
     penalty_weight: float = 0.1,
     joined: bool = True,
     dtype: str = "float32",
 ) -> Callable[[Tensor, Tensor], None]:
-    """One update of the discriminator, then one of the generator, non-saturating.
+    """One update of the discriminator, then one of the generator.
 
     Args:
       generator: (latents, labels) -> images.
@@ -153,7 +194,8 @@ def adversarial_step(
       device: where the networks are.
       draw: gives each step's random numbers.
       conditional: whether the networks get the labels.
-      penalty: none, r1, r2 or wgan_gp.
+      loss: a key of `LOSSES`.
+      penalty: one of `PENALTIES`.
       penalty_weight: its factor.
       joined: whether the discriminator sees reals and fakes in one pass of twice the batch (not
         with BatchNorm, whose statistics must not mix them) or in two, of which a penalty then
@@ -164,12 +206,14 @@ def adversarial_step(
       `(images, labels) -> None`.
     """
     context = precision(dtype, device)
-    loss = _DiscriminatorLoss(discriminator, penalty, penalty_weight, joined, form.compiled)
+    game = LOSSES[loss]
     make: Any = generator
     judge: Any = discriminator
-    d_loss: Any = loss
+    d_loss: Any = _DiscriminatorLoss(
+        discriminator, game, penalty, penalty_weight, joined, form.compiled
+    )
     if form.compiled:
-        make, judge, d_loss = (compiled(f, device) for f in (generator, discriminator, loss))
+        make, judge, d_loss = (compiled(f, device) for f in (generator, discriminator, d_loss))
     trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
 
     def step(real: Tensor, labels: Tensor) -> None:
@@ -182,26 +226,37 @@ def adversarial_step(
         with context():
             value = d_loss(real, fake.to(real.dtype), label, share)
         value.backward()
+        keep_vectors(discriminator)
         discriminator_optimizer.step()
 
         generator_optimizer.zero_grad(set_to_none=True)
         with _frozen(trained):  # its weights' gradients would cost a third of the backward pass
             with context():
+                real_logits = None
+                if game.paired:
+                    with torch.no_grad():
+                        real_logits = judge(real, label).float()
                 logits = judge(make(g_latents, label), label)
-            F.softplus(-logits.float()).mean().backward()
+            game.g_loss(real_logits, logits.float()).mean().backward()
         generator_optimizer.step()
 
     return step
 
 
 class _DiscriminatorLoss(nn.Module):
-    """softplus(-D(x)) + softplus(D(G(z))), and the penalty, averaged over the batch."""
+    """The loss of logits of reals and fakes, and the penalty, averaged over the batch."""
 
     def __init__(
-        self, discriminator: nn.Module, penalty: str, weight: float, joined: bool, functional: bool
+        self,
+        discriminator: nn.Module,
+        game: Loss,
+        penalty: str,
+        weight: float,
+        joined: bool,
+        functional: bool,
     ):
         super().__init__()
-        self.discriminator = discriminator
+        self.discriminator, self.game = discriminator, game
         self.penalty, self.weight, self.joined = penalty, weight, joined
         self.slopes = _functional_slopes if functional else _recorded_slopes
 
@@ -211,34 +266,36 @@ class _DiscriminatorLoss(nn.Module):
         def critic(images: Tensor) -> Tensor:
             return self.discriminator(images, label).float()
 
-        penalty = None
-        if self.joined:
+        def critic_of_both(images: Tensor) -> Tensor:
             twice = None if label is None else torch.cat([label, label])
-            logits = self.discriminator(torch.cat([real, fake]), twice).float()
+            return self.discriminator(images, twice).float()
+
+        at_real, at_fake = (self.penalty in (name, "r1_r2") for name in ("r1", "r2"))
+        slopes = []
+        if self.joined:
+            both = torch.cat([real, fake])
+            if at_real and at_fake:
+                logits, slope = self.slopes(critic_of_both, both)
+                slopes += slope.chunk(2)
+            else:
+                logits = critic_of_both(both)
+                slopes += [self.slopes(critic, real)[1]] if at_real else []
+                slopes += [self.slopes(critic, fake)[1]] if at_fake else []
             real_logits, fake_logits = logits.chunk(2)
         else:
-            if self.penalty == "r1":
-                real_logits, slope = self.slopes(critic, real)
-                penalty = _half_square(slope)
-            else:
-                real_logits = critic(real)
-            if self.penalty == "r2":
-                fake_logits, slope = self.slopes(critic, fake)
-                penalty = _half_square(slope)
-            else:
-                fake_logits = critic(fake)
-        loss = F.softplus(-real_logits) + F.softplus(fake_logits)
-        if penalty is None and self.penalty != "none":
-            if self.penalty == "wgan_gp":
-                between = share * real + (1 - share) * fake
-                slope = self.slopes(critic, between)[1]
-                norm = (slope.square().sum((1, 2, 3)) + 1e-12).sqrt()
-                penalty = (norm - 1).square()
-            else:
-                images = real if self.penalty == "r1" else fake
-                penalty = _half_square(self.slopes(critic, images)[1])
-        if penalty is not None:
-            loss = loss + self.weight * penalty
+            (real_logits, real_slope), (fake_logits, fake_slope) = (
+                self.slopes(critic, images) if at else (critic(images), None)
+                for images, at in ((real, at_real), (fake, at_fake))
+            )
+            slopes += [slope for slope in (real_slope, fake_slope) if slope is not None]
+        loss = self.game.d_loss(real_logits, fake_logits)
+        for slope in slopes:
+            loss = loss + self.weight * _half_square(slope)
+        if self.penalty == "wgan_gp":
+            between = share * real + (1 - share) * fake
+            slope = self.slopes(critic, between)[1]
+            norm = (slope.square().sum((1, 2, 3)) + 1e-12).sqrt()
+            loss = loss + self.weight * (norm - 1).square()
         return loss.mean()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks import torch_gans
+from experiments.benchmarks import torch_gans, torch_resnet_gan
 from experiments.benchmarks.torch_classifiers import ShiftNorm
 
 __all__ = ["copy_weights"]
@@ -65,6 +65,7 @@ def _constants(twin: nn.Module, *, frozen_too: bool) -> set[str]:
     for name, module in twin.named_modules():
         if isinstance(module, ShiftNorm):
             found.add(f"{name}.weight")
+        found |= {f"{name}.{buffer}" for buffer in module._non_persistent_buffers_set}
     if frozen_too:
         found |= {name for name, p in twin.named_parameters() if not p.requires_grad}
     return found
@@ -96,6 +97,13 @@ def _place(twin: nn.Module, path: Sequence[str]) -> tuple[Tensor, _Rearrange]:
     if isinstance(module, nn.BatchNorm2d):
         names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
         return getattr(module, names[leaf]), _same
+    if isinstance(module, torch_resnet_gan.SpectralNorm):
+        return module.u, _same
+    if leaf == "basis":
+        return module.basis, lambda image: image.transpose(2, 0, 1)[None]
+    if leaf == "bias" and isinstance(module, torch_gans.ToImage):
+        channels, height, width = module.image
+        return module.bias, lambda b: b.reshape(height, width, channels).transpose(2, 0, 1).ravel()
     if leaf == "bias":
         return module.bias, _same
     if isinstance(module, nn.ConvTranspose2d):

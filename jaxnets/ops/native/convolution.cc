@@ -41,6 +41,10 @@ typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 constexpr Index kVectors = 2;  // of output channels in a register block
 constexpr Index kBlock = kVectors * kLanes;
 
+// Vectors, and floats, that so many output channels of a block take up.
+constexpr Index Vectors(Index filled) { return filled <= kLanes ? 1 : kVectors; }
+constexpr Index Pitch(Index filled) { return Vectors(filled) * kLanes; }
+
 inline Vector Load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
 inline void Store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
 
@@ -188,14 +192,21 @@ template <int P, int N>
 void MultiplyBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
                    Index depth, const float* weights, float* out, const Index* write,
                    Index channels) {
-  Vector sum[P][N] = {};
+  // Set one by one, and never pointed to, so that they stay in registers from the first: a group
+  // of 16 channels at one of Winograd's points is over in 16 turns.
+  Vector sum[P][N];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sum[p][n] = Vector{};
   for (Index t = 0; t < tap_count; ++t) {
     const float* from[P];
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p) from[p] = images + taps[t] + read[p];
     for (Index c = 0; c < depth; ++c) {
       Vector w[N];
       for (int n = 0; n < N; ++n) w[n] = Load(weights + n * kLanes);
-      weights += kBlock;
+      weights += N * kLanes;
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
         const float x = from[p][c];
@@ -204,13 +215,19 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
       }
     }
   }
+  if (channels == N * kLanes) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) Store(out + write[p] + n * kLanes, sum[p][n]);
+    return;
+  }
+#pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
-    float* to = out + write[p];
-    if (channels == N * kLanes) {
-      for (int n = 0; n < N; ++n) Store(to + n * kLanes, sum[p][n]);
-    } else {
-      std::memcpy(to, &sum[p][0], channels * sizeof(float));
-    }
+    float whole[N * kLanes];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) Store(whole + n * kLanes, sum[p][n]);
+    std::memcpy(out + write[p], whole, channels * sizeof(float));
   }
 }
 
@@ -263,7 +280,7 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
 
   struct Prepared {
     std::vector<Index> read, write, taps;
-    std::vector<float> weights;  // [groups, to_blocks, taps, from_group, kept]
+    std::vector<float> weights;  // [groups, to_blocks] of [taps, from_group, Pitch or 1]
   };
   const Index pixels = out[0] * out[1] * out[2];
   const Index together = Together(pixels, batch);
@@ -279,11 +296,11 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     const Index taps = p.taps.size();
     ForEach(pool, groups * to_blocks, [&](Index block) {
       const Index group = block / to_blocks, first = block % to_blocks * kept;
-      const Index filled = std::min(kept, to_group - first);
+      const Index filled = std::min(kept, to_group - first), pitch = narrow ? 1 : Pitch(filled);
       float* to = p.weights.data() + block * taps * from_group * kept;
       for (Index t = 0; t < taps; ++t)
-        for (Index c = 0; c < from_group; ++c, to += kept)
-          for (Index n = 0; n < kept; ++n)
+        for (Index c = 0; c < from_group; ++c, to += pitch)
+          for (Index n = 0; n < pitch; ++n)
             to[n] = n < filled ? weight(phases[i].tap[t], group, c, first + n) : 0.0f;
     });
   }
@@ -316,7 +333,7 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
                                  std::min(kDotPixels, rows - row));
           continue;
         }
-        const auto& kernels = kBlocks[filled <= kLanes ? 0 : 1];
+        const auto& kernels = kBlocks[Vectors(filled) - 1];
         for (Index row = 0; row < rows; row += kPixels) {
           kernels[std::min(kPixels, rows - row) - 1](
               from + group * from_group, &p.read[row], p.taps.data(), taps, from_group, weights,
@@ -404,8 +421,9 @@ std::vector<Phase> BackwardPhases(const Geometry& g) {
 //   y = A^T [(G k G^T) * (B^T d B)] A   for a 4x4 tile d of the input.
 struct Winograd {
   static constexpr Index kPoints = 16;
+  static constexpr Index kBundle = 128;  // channels of groups that are transformed together
 
-  Index in_height, in_width, in_channels, height, width, tiles;  // tiles of one image
+  Index in_height, in_width, in_channels, height, width, out_channels, tiles;  // of one image
   Index before[2];
   std::vector<float> zeros;               // a pixel outside the image
   std::vector<Index> write;               // of each tile, for `together` images
@@ -414,7 +432,7 @@ struct Winograd {
   Winograd(const Index* image, Index in_channels, const Index* out, Index out_channels,
            const Index* before, Index together)
       : in_height(image[1]), in_width(image[2]), in_channels(in_channels), height(out[1]),
-        width(out[2]), tiles(CeilDiv(height, 2) * CeilDiv(width, 2)),
+        width(out[2]), out_channels(out_channels), tiles(CeilDiv(height, 2) * CeilDiv(width, 2)),
         before{before[1], before[2]}, zeros(in_channels) {
     for (Index i = 0; i < together; ++i)
       for (Index y = 0; y < height; y += 2)
@@ -425,11 +443,12 @@ struct Winograd {
         }
   }
 
-  // B^T d B of `count` tiles from `first` on, `apart` floats from tile to tile, `aside` from one
-  // vector of channels to the next, and the whole of them from point to point.
-  void TransformInput(const float* images, Index first, Index count, Index capacity, Index apart,
-                      Index aside, float* to) const {
-    const Index channels = in_channels, across = CeilDiv(width, 2), step = capacity * channels;
+  // B^T d B of `count` tiles from `first` on and `channels` of the channels, the first of which
+  // `images` points to: `apart` floats from tile to tile, `aside` from one vector of channels to
+  // the next, and the whole of them from point to point.
+  void TransformInput(const float* images, Index channels, Index first, Index count,
+                      Index capacity, Index apart, Index aside, float* to) const {
+    const Index across = CeilDiv(width, 2), step = capacity * channels;
     for (Index t = 0; t < count; ++t) {
       const Index image = (first + t) / tiles, tile = (first + t) % tiles;
       const Index y = tile / across * 2 - before[0], x = tile % across * 2 - before[1];
@@ -438,7 +457,7 @@ struct Winograd {
         for (int j = 0; j < 4; ++j) {
           const bool inside = y + i >= 0 && y + i < in_height && x + j >= 0 && x + j < in_width;
           const Index place = (image * in_height + y + i) * in_width + x + j;
-          pixel[i][j] = inside ? images + place * channels : zeros.data();
+          pixel[i][j] = inside ? images + place * in_channels : zeros.data();
         }
       for (Index c = 0; c < channels; c += kLanes) {
         Vector d[4][4];
@@ -461,9 +480,9 @@ struct Winograd {
     }
   }
 
-  // A^T m A: from[point][tile][kBlock] to the pixels of each tile, `filled` channels of them.
+  // A^T m A: from[point][tile][Pitch] to the pixels of each tile, `filled` channels of them.
   void TransformOutput(const float* from, Index first, Index count, Index capacity, Index filled,
-                       Index out_channels, float* out) const {
+                       float* out) const {
     for (Index t = 0; t < count; ++t) {
       float* pixel = out + write[first + t];
       const int down = rows[first + t], across = cols[first + t];
@@ -472,7 +491,7 @@ struct Winograd {
         for (int j = 0; j < 4; ++j) {
           Vector m[4];
           for (int i = 0; i < 4; ++i)
-            m[i] = Load(from + ((4 * i + j) * capacity + t) * kBlock + c);
+            m[i] = Load(from + ((4 * i + j) * capacity + t) * Pitch(filled) + c);
           s[0][j] = m[0] + m[1] + m[2];
           s[1][j] = m[1] - m[2] - m[3];
         }
@@ -485,7 +504,7 @@ struct Winograd {
     }
   }
 
-  // A g A^T of the slopes' tiles: to[point][vector of channels][tile][lane].
+  // A g A^T of the slopes' tiles, of `channels` channels: to[point][vector of them][tile][lane].
   void TransformSlope(const float* slopes, Index channels, Index first, Index count,
                       Index capacity, float* to) const {
     const Vector zero = {};
@@ -493,11 +512,11 @@ struct Winograd {
     for (Index t = 0; t < count; ++t) {
       const float* pixel = slopes + write[first + t];
       const bool down = rows[first + t] > 1, across = cols[first + t] > 1;
-      const float* below = pixel + width * channels;
+      const float* below = pixel + width * out_channels;
       for (Index c = 0; c < channels; c += kLanes) {
-        Vector g[2][2] = {{Load(pixel + c), across ? Load(pixel + channels + c) : zero},
+        Vector g[2][2] = {{Load(pixel + c), across ? Load(pixel + out_channels + c) : zero},
                           {down ? Load(below + c) : zero,
-                           down && across ? Load(below + channels + c) : zero}};
+                           down && across ? Load(below + out_channels + c) : zero}};
         Vector s[4][2];
         for (int j = 0; j < 2; ++j) {
           s[0][j] = g[0][j];
@@ -521,17 +540,17 @@ struct Winograd {
 bool UsesWinograd(const Geometry& g) {
   const Index pixels = g.out[1] * g.out[2];
   const Index computed = 4 * CeilDiv(g.out[1], 2) * CeilDiv(g.out[2], 2);
-  return g.groups == 1 && g.in[0] == 1 && g.out[0] == 1 && g.window[0] == 1 && g.window[1] == 3 &&
+  return g.in[0] == 1 && g.out[0] == 1 && g.window[0] == 1 && g.window[1] == 3 &&
          g.window[2] == 3 && g.stride[1] == 1 && g.stride[2] == 1 && g.dilation[1] == 1 &&
-         g.dilation[2] == 1 && g.before[0] == 0 && g.in_channels % kLanes == 0 &&
-         g.out_channels % kLanes == 0 && 2 * computed <= 3 * pixels;
+         g.dilation[2] == 1 && g.before[0] == 0 && g.in_group() % kLanes == 0 &&
+         g.out_group() % kLanes == 0 && 2 * computed <= 3 * pixels;
 }
 
-// G k G^T for one input channel and kBlock output channels: to[point * step + lane].
-void TransformKernel(const float (*k)[kBlock], Index step, float* to) {
+// G k G^T for one input channel and up to kBlock output channels: to[point * step + lane].
+void TransformKernel(const float (*k)[kBlock], Index pitch, Index step, float* to) {
   float half[4][3][kBlock];
   for (int x = 0; x < 3; ++x)
-    for (Index n = 0; n < kBlock; ++n) {
+    for (Index n = 0; n < pitch; ++n) {
       const float a = k[x][n], b = k[3 + x][n], c = k[6 + x][n];
       half[0][x][n] = a;
       half[1][x][n] = 0.5f * (a + b + c);
@@ -539,7 +558,7 @@ void TransformKernel(const float (*k)[kBlock], Index step, float* to) {
       half[3][x][n] = c;
     }
   for (int i = 0; i < 4; ++i)
-    for (Index n = 0; n < kBlock; ++n) {
+    for (Index n = 0; n < pitch; ++n) {
       const float a = half[i][0][n], b = half[i][1][n], c = half[i][2][n];
       to[(4 * i) * step + n] = a;
       to[(4 * i + 1) * step + n] = 0.5f * (a + b + c);
@@ -549,50 +568,64 @@ void TransformKernel(const float (*k)[kBlock], Index step, float* to) {
 }
 
 template <typename Weight>
-void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, const float* x, const Index* image,
-                       Index from_channels, const Index* before, float* y, const Index* out,
-                       Index to_channels, const Weight& weight) {
+void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
+                       const Index* image, Index from_channels, const Index* before, float* y,
+                       const Index* out, Index to_channels, const Weight& weight) {
   const Index pixels = out[1] * out[2], together = Together(pixels, batch);
   const Winograd w(image, from_channels, out, to_channels, before, together);
-  const Index blocks = CeilDiv(to_channels, kBlock), points = Winograd::kPoints;
-  const Index block_floats = points * from_channels * kBlock;  // [point, from, kBlock]
+  const Index from_group = from_channels / groups, to_group = to_channels / groups;
+  const Index in_group = CeilDiv(to_group, kBlock), blocks = groups * in_group;
+  const Index points = Winograd::kPoints;
+  const Index block_floats = points * from_group * kBlock;  // of [point, from, Pitch]
   std::unique_ptr<float[]> weights(new float[blocks * block_floats]);
+  const auto first_of = [&](Index block) { return block % in_group * kBlock; };
   ForEach(pool, blocks, [&](Index block) {
-    const Index first = block * kBlock, filled = std::min(kBlock, to_channels - first);
+    const Index first = first_of(block), filled = std::min(kBlock, to_group - first);
+    const Index pitch = Pitch(filled);
     float k[9][kBlock] = {};
-    for (Index c = 0; c < from_channels; ++c) {
+    for (Index c = 0; c < from_group; ++c) {
       for (int t = 0; t < 9; ++t)
-        for (Index n = 0; n < filled; ++n) k[t][n] = weight(t, 0, c, first + n);
-      TransformKernel(k, from_channels * kBlock, &weights[block * block_floats + c * kBlock]);
+        for (Index n = 0; n < filled; ++n) k[t][n] = weight(t, block / in_group, c, first + n);
+      TransformKernel(k, pitch, from_group * pitch, &weights[block * block_floats + c * pitch]);
     }
   });
   const Index image_floats = image[1] * image[2] * from_channels;
   const Index chunks = CeilDiv(batch, together);
   const Index cuts =
       std::min(blocks, std::max<Index>(1, 2 * pool.num_threads() / std::max<Index>(1, chunks)));
+  // Groups whose inputs are transformed together: few enough for the cache.
+  const Index bundle = std::min(groups, std::max<Index>(1, Winograd::kBundle / from_group));
   ForEach(pool, chunks * cuts, [&](Index task) {
     const Index chunk = task / cuts, cut = task % cuts;
     const Index first = chunk * together, count = std::min(together, batch - first);
     const float* from = x + first * image_floats;
     float* into = y + first * pixels * to_channels;
-    float* inputs = Scratch(1, points * kPixels * from_channels);
+    float* inputs = Scratch(1, points * kPixels * bundle * from_group);
     float* outputs = Scratch(2, points * kPixels * kBlock);
     Index read[kPixels], write[kPixels];
-    for (Index p = 0; p < kPixels; ++p) read[p] = p * from_channels, write[p] = p * kBlock;
     const Index none = 0;
     for (Index tile = 0; tile < count * w.tiles; tile += kPixels) {
       const Index live = std::min(kPixels, count * w.tiles - tile);
-      w.TransformInput(from, tile, live, kPixels, from_channels, kLanes, inputs);
+      Index bundled = -1, channels = 0;  // which groups `inputs` holds, and how many channels
       for (Index block = blocks * cut / cuts; block < blocks * (cut + 1) / cuts; ++block) {
-        const Index filled = std::min(kBlock, to_channels - block * kBlock);
-        const Block multiply = kBlocks[filled <= kLanes ? 0 : 1][live - 1];
-        for (Index point = 0; point < points; ++point) {
-          multiply(inputs + point * kPixels * from_channels, read, &none, 1, from_channels,
-                   &weights[block * block_floats + point * from_channels * kBlock],
-                   outputs + point * kPixels * kBlock, write, filled);
+        const Index group = block / in_group, channel = first_of(block);
+        const Index filled = std::min(kBlock, to_group - channel), pitch = Pitch(filled);
+        if (group / bundle != bundled) {
+          bundled = group / bundle;
+          channels = std::min(bundle, groups - bundled * bundle) * from_group;
+          w.TransformInput(from + bundled * bundle * from_group, channels, tile, live, kPixels,
+                           channels, kLanes, inputs);
+          for (Index p = 0; p < kPixels; ++p) read[p] = p * channels;
         }
-        w.TransformOutput(outputs, tile, live, kPixels, filled, to_channels,
-                          into + block * kBlock);
+        for (Index p = 0; p < kPixels; ++p) write[p] = p * pitch;
+        const Block multiply = kBlocks[Vectors(filled) - 1][live - 1];
+        const float* of_group = inputs + group % bundle * from_group;
+        for (Index point = 0; point < points; ++point) {
+          multiply(of_group + point * kPixels * channels, read, &none, 1, from_group,
+                   &weights[block * block_floats + point * from_group * pitch],
+                   outputs + point * kPixels * pitch, write, filled);
+        }
+        w.TransformOutput(outputs, tile, live, kPixels, filled, into + group * to_group + channel);
       }
     }
   });
@@ -607,8 +640,8 @@ void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const flo
     return kernel[(tap * from_group + from) * g.out_channels + group * to_group + to];
   };
   if (UsesWinograd(g)) {
-    CorrelateWinograd(pool, g.batch, x, g.in, g.in_channels, g.before, y, g.out, g.out_channels,
-                      weight);
+    CorrelateWinograd(pool, g.batch, g.groups, x, g.in, g.in_channels, g.before, y, g.out,
+                      g.out_channels, weight);
     return;
   }
   Correlate(pool, g.batch, g.groups, x, g.in, g.in_channels, g.stride, {ForwardPhase(g)}, y, g.out,
@@ -623,7 +656,7 @@ void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* slopes
   };
   if (UsesWinograd(g)) {  // the same, with the kernel read backwards
     const Index before[3] = {0, 2 - g.before[1], 2 - g.before[2]};
-    CorrelateWinograd(pool, g.batch, slopes, g.out, g.out_channels, before, x, g.in,
+    CorrelateWinograd(pool, g.batch, g.groups, slopes, g.out, g.out_channels, before, x, g.in,
                       g.in_channels, [&](Index tap, Index group, Index from, Index to) {
                         return weight(8 - tap, group, from, to);
                       });
@@ -638,11 +671,13 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
                             const float* slopes, float* kernel) {
   constexpr Index kTiles = 56;
   const Index pixels = g.out[1] * g.out[2], together = Together(pixels, g.batch);
-  const Index from = g.in_channels, to = g.out_channels, points = Winograd::kPoints;
-  const Winograd w(g.in, from, g.out, to, g.before, together);
+  const Index from = g.in_group(), to = g.out_channels, points = Winograd::kPoints;
+  const Winograd w(g.in, g.in_channels, g.out, to, g.before, together);
   const Index chunks = CeilDiv(g.batch, together), size = points * from * to;
   const Index slices = std::min(chunks, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
-  const Index blocks = CeilDiv(to, kBlock);
+  const Index to_group = g.out_group(), in_group = CeilDiv(to_group, kBlock);
+  const Index bundle = std::min(
+      g.groups, std::max<Index>(1, Winograd::kBundle / std::max(from, to_group)));
   std::unique_ptr<float[]> sums(new float[slices * size]);  // [slice, point, from, to]
   std::vector<Index> read(kTiles), apart(kLanes);
   for (Index t = 0; t < kTiles; ++t) read[t] = t * kLanes;
@@ -650,24 +685,38 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
   ForEach(pool, slices, [&](Index slice) {
     float* sum = sums.get() + slice * size;
     std::memset(sum, 0, size * sizeof(float));
-    float* inputs = Scratch(1, points * kTiles * from);
-    float* outputs = Scratch(2, points * kTiles * to);
+    float* inputs = Scratch(1, points * kTiles * bundle * from);
+    float* outputs = Scratch(2, points * kTiles * bundle * to_group);
+    // What one group adds: rows of input channels, blocks of output channels.
+    const auto add = [&](Index group, Index ins, Index outs, Index live) {
+      for (Index point = 0; point < points; ++point)
+        for (Index block = 0; block < in_group; ++block) {
+          const Index lane = group % bundle * to_group + block * kBlock;
+          const Index channel = group * to_group + block * kBlock;
+          auto run = Vectors(to_group - block * kBlock) == 1 ? OuterBlock<1, true>
+                                                              : OuterBlock<2, true>;
+          for (Index row = 0; row < from; row += kRows) {
+            const Index in = group % bundle * from + row / kLanes * kLanes;
+            run(inputs + (point * ins + in) * kTiles, read.data(), &apart[row % kLanes], live,
+                outputs + (point * outs + lane) * kTiles, kLanes, kTiles * kLanes,
+                sum + (point * from + row) * to + channel, to, kRows);
+          }
+        }
+    };
     for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
       const Index first = chunk * together, count = std::min(together, g.batch - first);
-      const float* images = x + first * g.in[1] * g.in[2] * from;
+      const float* images = x + first * g.in[1] * g.in[2] * g.in_channels;
       for (Index tile = 0; tile < count * w.tiles; tile += kTiles) {
         const Index live = std::min(kTiles, count * w.tiles - tile);
-        w.TransformInput(images, tile, live, kTiles, kLanes, kTiles * kLanes, inputs);
-        w.TransformSlope(slopes + first * pixels * to, to, tile, live, kTiles, outputs);
-        for (Index point = 0; point < points; ++point)
-          for (Index block = 0; block < blocks; ++block) {
-            const Index channel = block * kBlock;
-            auto run = to - channel <= kLanes ? OuterBlock<1, true> : OuterBlock<2, true>;
-            for (Index row = 0; row < from; row += kRows)
-              run(inputs + (point * from + row / kLanes * kLanes) * kTiles, read.data(),
-                  &apart[row % kLanes], live, outputs + (point * to + channel) * kTiles, kLanes,
-                  kTiles * kLanes, sum + (point * from + row) * to + channel, to, kRows);
-          }
+        for (Index group = 0; group < g.groups; group += bundle) {
+          const Index members = std::min(bundle, g.groups - group);
+          const Index ins = members * from, outs = members * to_group;
+          w.TransformInput(images + group * from, ins, tile, live, kTiles, kLanes, kTiles * kLanes,
+                           inputs);
+          w.TransformSlope(slopes + first * pixels * to + group * to_group, outs, tile, live, kTiles,
+                           outputs);
+          for (Index member = group; member < group + members; ++member) add(member, ins, outs, live);
+        }
       }
     }
   });
@@ -699,7 +748,7 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
 void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* slopes,
                     float* kernel) {
   // Past this size its sums, 16 for each pair of channels, no longer stay in the cache.
-  if (UsesWinograd(g) && g.in_channels * g.out_channels <= 256 * 256) {
+  if (UsesWinograd(g) && g.in_group() * g.out_channels <= 256 * 256) {
     KernelGradientWinograd(pool, g, x, slopes, kernel);
     return;
   }
