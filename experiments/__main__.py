@@ -18,6 +18,7 @@ from experiments import (
     data,
     detect,
     evaluate,
+    families,
     generate,
     listing,
     processes,
@@ -37,6 +38,7 @@ Command = (
     | Annotated[detect.Detect, tyro.conf.subcommand("detect")]
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[families.Families, tyro.conf.subcommand("families")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
     | Annotated[chaos.Chaos, tyro.conf.subcommand("chaos")]
     | Annotated[listing.List, tyro.conf.subcommand("list")]
@@ -55,6 +57,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     data.Show: data.run,
     listing.List: listing.run,
     reproduce.Reproduce: reproduce.run,
+    families.Families: families.run,
     bench.Bench: bench.run,
     chaos.Chaos: chaos.run,
 }

@@ -29,7 +29,7 @@ MAX_MEMBERS = 1024
 
 #: Above these a network is traced, to see how large it is, before its run begins; below them that
 #: would only make every start slower.
-_WIDE, _LONG = 4.0, 1 << 14
+_WIDE, _CHANNELS, _LONG = 4.0, 1024, 1 << 14
 
 
 def total_steps(epochs: float, steps_per_epoch: float, flag: str = "epochs") -> int:
@@ -68,11 +68,11 @@ def network_fits(config: Any, init: Callable[[], TrainState], mesh: Mesh) -> Non
     """Fails, before there is a run's folder, for networks that no memory holds.
 
     Args:
-      config: with `width`, and perhaps `latent_size`.
+      config: with `width`, and perhaps other sizes.
       init: makes the first state; is only traced.
       mesh: the devices that are each to hold the state.
     """
-    if config.width <= _WIDE and getattr(config, "latent_size", 0) <= _LONG:
+    if not _large(config):
         return
     import jax
 
@@ -106,7 +106,12 @@ def images_fit(count: int, shape: tuple[int, ...]) -> None:
 
 
 def _large(config: Any) -> str:
+    """The flags by which a network may be too large for a memory; "" if none is."""
     parts = [f"--width {config.width:g}"] if config.width > _WIDE else []
+    for name in ("generator_widths", "discriminator_widths"):
+        widths = getattr(config, name, None) or ()
+        if max(widths, default=0) > _CHANNELS:
+            parts.append(f"--{name.replace('_', '-')} {' '.join(map(str, widths))}")
     if getattr(config, "latent_size", 0) > _LONG:
         parts.append(f"--latent-size {config.latent_size}")
     return " and ".join(parts)

@@ -160,6 +160,12 @@ def with_preset(config: T, presets: Mapping[str, Mapping[str, Any]], name: str) 
     return dataclasses.replace(config, **unset)  # type: ignore[type-var]
 
 
+def given(value: T | None) -> T:
+    """The value of a field that a preset has filled."""
+    assert value is not None
+    return value
+
+
 def experiment_values(config: Any) -> dict[str, Any]:
     """The fields of a config that a run's numbers depend on."""
     from jaxnets.runs import config_values

@@ -5,33 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from experiments import common, ramps, sweeps
+from experiments import common, presets, ramps, sweeps
 from experiments.ramps import Ramp
-
-#: Values of the fields that are None, by data set and by family; of a family on a data set
-#: "family on data" comes first, then the family, then the data set, then "default".
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {
-        "epochs": 100.0,
-        "batch_size": 64,
-        "width": 1.0,
-        "score_epochs": 10.0,
-        "loss": "non_saturating",
-        "penalty": "r1",
-        "penalty_weight": 0.1,
-        "generator_learning_rate": 5e-4,
-        "discriminator_learning_rate": 5e-4,
-        "b2": 0.99,
-        "ema_half_life": 10_000.0,
-    },
-    "digits": {"epochs": 200.0, "width": 0.5},
-    "fashion_mnist": {"epochs": 8.0, "width": 0.5, "score_epochs": 2.0},
-    "sngan": {"loss": "hinge", "penalty": "none", "b2": 0.9},
-    "r3gan": {"loss": "relativistic", "penalty": "r1_r2"},
-    "stylegan2": {"generator_learning_rate": 2e-3, "discriminator_learning_rate": 2e-3},
-}
 
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
 _LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
@@ -41,12 +18,15 @@ _LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
 class Generate(common.RunOptions, common.DataOptions):
     """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
 
-    A flag whose default is None takes the value that suits the family and the data set;
-    config.json in the run's folder shows it. Where a value may be START:END, it goes from one to
-    the other along half a cosine, over the first --ramp-images images.
+    A flag whose default is None takes its value from a preset that suits the family and the data
+    set; config.json in the run's folder shows it. Where a value may be START:END, it goes from one
+    to the other along half a cosine, over the first --ramp-images images.
     """
 
-    generator: str = "dcgan"
+    preset: str | None = None
+    """Values of the flags whose default is None, by name (`list` has them); by default those of
+    the family's small networks for digits and fashion_mnist, and its paper's for other data."""
+    generator: str | None = None
     """dcgan, r3gan, sngan or stylegan2."""
     discriminator: str | None = None
     """dcgan, r3gan, sngan, stylegan2, or any classifier of `classify` as the trunk; by default the
@@ -57,10 +37,15 @@ class Generate(common.RunOptions, common.DataOptions):
     """How the discriminator heeds classes: projection, concatenated or auxiliary (AC-GAN)."""
     auxiliary_weight: float = 1.0
     """Weight of the classes' cross-entropy, of --conditioning auxiliary."""
-    latent_size: int = 64
+    latent_size: int | None = None
     """Length of the generator's input."""
     width: float | None = None
-    """Factor on every number of channels."""
+    """Factor on every number of channels that the family's paper has."""
+    generator_widths: tuple[int, ...] | None = None
+    """Channels of the generator's stages instead, from the fewest pixels to the image, such as
+    64 32 16; each stage has twice the size of the one before. Of dcgan one number: the last's."""
+    discriminator_widths: tuple[int, ...] | None = None
+    """Channels of the discriminator's stages, from the image on. Of dcgan one: the first's."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32 in any case."""
 
@@ -70,7 +55,7 @@ class Generate(common.RunOptions, common.DataOptions):
     """Images that one discriminator update sees, over all devices."""
     micro_batches: int = 1
     """Parts in which a batch is computed, to save memory; gradients add up."""
-    discriminator_steps: int = 1
+    discriminator_steps: int | None = None
     """Discriminator updates to one generator update, each on images of its own."""
 
     loss: str | None = None
@@ -79,7 +64,7 @@ class Generate(common.RunOptions, common.DataOptions):
     """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
     penalty_weight: Ramp | None = None
     """Factor of the penalty: gamma of R1 and R2, lambda of the others. Or START:END."""
-    penalty_every: int = 1
+    penalty_every: int | None = None
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
     lecam_weight: float = 0.0
     """Keep the discriminator near the mean of what it said so far (LeCam), for few images."""
@@ -89,7 +74,7 @@ class Generate(common.RunOptions, common.DataOptions):
     """Folder of a `classify` run, whose features are matched; by default the discriminator's."""
     weight_clip: float | None = None
     """Keep every weight of the discriminator within this of zero (the first Wasserstein GAN)."""
-    augment: str = ""
+    augment: str | None = None
     """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
     augment_probability: Ramp | None = None
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
@@ -103,11 +88,11 @@ class Generate(common.RunOptions, common.DataOptions):
     """The generator's highest learning rate, or START:END."""
     discriminator_learning_rate: Ramp | None = None
     """The discriminator's highest learning rate, or START:END."""
-    b1: float = 0.0
+    b1: float | None = None
     """Decay of the first moment."""
     b2: Ramp | None = None
     """Decay of the second moment, or START:END (adam)."""
-    schedule: str = "constant"
+    schedule: str | None = None
     """constant, cosine or linear: how both learning rates go on from their highest."""
     clip_norm: float | None = None
     """Greatest global norm of a gradient."""
@@ -137,13 +122,10 @@ class Generate(common.RunOptions, common.DataOptions):
     score_epochs: float | None = None
     """For how many passes over as many samples as there are training images."""
 
-
-def preset(generator: str, data: str) -> dict[str, Any]:
-    """The values of the fields that are None, for a family of networks and a data set."""
-    found: dict[str, Any] = {}
-    for name in ("default", data, generator, f"{generator} on {data}"):
-        found.update(PRESETS.get(name, {}))
-    return found
+    @property
+    def step_images(self) -> int:
+        """Images that a step sees, over all its updates of the discriminator; once resolved."""
+        return common.given(self.batch_size) * common.given(self.discriminator_steps)
 
 
 def resolve(config: Generate) -> Generate:
@@ -154,13 +136,16 @@ def resolve(config: Generate) -> Generate:
     """
     from jaxnets.errors import UserError
 
-    if config.discriminator is None:
-        config = dataclasses.replace(config, discriminator=config.generator)
-    if config.penalty_weight is None and config.penalty in _LAMBDAS:
-        config = dataclasses.replace(config, penalty_weight=_LAMBDAS[config.penalty])
-    config = common.with_preset(
-        config, {"default": preset(config.generator, config.data)}, "default"
-    )
+    values = presets.values(config.preset, config.generator, config.data)
+    # Networks that were asked for are not those whose channels the preset has.
+    if config.width is not None:
+        values = {**values, "generator_widths": None, "discriminator_widths": None}
+    if config.discriminator not in (None, values["generator"]):
+        values["discriminator_widths"] = None
+    values["discriminator"] = values["generator"]
+    if config.penalty in _LAMBDAS:
+        values["penalty_weight"] = _LAMBDAS[config.penalty]
+    config = common.with_preset(config, {"default": values}, "default")
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     for one in sweeps.each(config):
         common.check_numbers(one)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments import populations, ramps, sweeps
+from experiments import common, populations, ramps, sweeps
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -22,12 +22,14 @@ def networks(config: Generate, dataset: DataSet) -> Any:
     from jaxnets.models import make_gan
 
     return make_gan(
-        config.generator,
+        common.given(config.generator),
         discriminator=config.discriminator,
         image_shape=dataset.splits["train"].images.shape[1:],
         num_classes=dataset.num_classes if config.conditional else None,
-        latent_size=config.latent_size,
+        latent_size=common.given(config.latent_size),
         width=config.width,  # type: ignore[arg-type]
+        generator_widths=config.generator_widths,
+        discriminator_widths=config.discriminator_widths,
         conditioning=config.conditioning,
         dtype=config.dtype,
     )
@@ -65,18 +67,23 @@ class Numbers:
         from jaxnets import optimizers
 
         config, made = self.config, []
-        for net, updates in ("generator", 1), ("discriminator", config.discriminator_steps):
+        for net, updates in (
+            ("generator", 1),
+            ("discriminator", common.given(config.discriminator_steps)),
+        ):
             images = self.images // updates
             peak = self.of(f"{net}_learning_rate", images)
             rate: Any = peak
             if not callable(peak):
-                rate = optimizers.make_schedule(config.schedule, peak, self.total_steps * updates)
+                rate = optimizers.make_schedule(
+                    common.given(config.schedule), peak, self.total_steps * updates
+                )
             made.append(
                 optimizers.make_optimizer(
                     config.optimizer,
                     rate,
                     clip_norm=config.clip_norm,
-                    b1=config.b1,
+                    b1=common.given(config.b1),
                     b2=self.of("b2", images),
                     weight_clip=config.weight_clip if net == "discriminator" else None,
                 )
@@ -144,12 +151,12 @@ def maker(
     adversarial = losses.adversarial_loss(config.loss)
     penalty = None if config.penalty == "none" else losses.penalty(config.penalty)
     # What is unknown is refused now, and not when the step is first traced.
-    optimizers.make_schedule(config.schedule, 0.0, 1)
+    optimizers.make_schedule(common.given(config.schedule), 0.0, 1)
     augmentation = augment.gan_augmentation(config.augment) if config.augment else None
 
     def make(swept: Mapping[str, Any], penalised: bool = True) -> Step:
         numbers = numbers_of(config, total_steps, swept)
-        weight = _times(numbers.of("penalty_weight"), config.penalty_every)
+        weight = _times(numbers.of("penalty_weight"), common.given(config.penalty_every))
         probability = augment.Adaptive()
         if not config.adaptive_augment:
             probability = numbers.of("augment_probability")
@@ -157,9 +164,9 @@ def maker(
             *nets,
             adversarial,
             *numbers.optimizers(),
-            latent_size=config.latent_size,
+            latent_size=common.given(config.latent_size),
             conditional=config.conditional,
-            discriminator_steps=config.discriminator_steps,
+            discriminator_steps=common.given(config.discriminator_steps),
             penalty=penalty if penalised else None,
             penalty_weight=weight,
             lecam=losses.LeCam(numbers.of("lecam_weight"))
@@ -183,7 +190,7 @@ def maker(
 def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> Numbers:
     """The numbers of a member's step."""
     assert config.batch_size
-    return Numbers(config, swept, total_steps, config.batch_size * config.discriminator_steps)
+    return Numbers(config, swept, total_steps, config.step_images)
 
 
 def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
@@ -198,7 +205,7 @@ def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
     if config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))
-    return parallel.Lazily(penalised, plain, config.penalty_every)
+    return parallel.Lazily(penalised, plain, common.given(config.penalty_every))
 
 
 def first_state(

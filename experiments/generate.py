@@ -67,7 +67,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             for seed in populations.seeds(config)
         ]
     train = trains[0]
-    whole_batch = config.batch_size * config.discriminator_steps
+    whole_batch = config.step_images
     pipeline = populations.pipeline(config, trains, whole_batch, mesh)
     steps_per_epoch = len(train) / whole_batch
     total_steps = checks.total_steps(config.epochs, steps_per_epoch)
@@ -88,7 +88,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     matched = gan_step.features_to_match(config, dataset, mesh)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, total_steps, matched))
     sample = evaluate.make_sample(
-        generator, latent_size=config.latent_size, conditional=config.conditional
+        generator, latent_size=common.given(config.latent_size), conditional=config.conditional
     )
 
     def preview(of: TrainState, folder: Path) -> None:
@@ -160,7 +160,7 @@ def _settled(config: Generate, total_steps: int) -> float:
     span = 0.0
     if gan_step.keeps_average(config) and config.ema_warmup == 0:
         assert config.ema_half_life is not None and config.batch_size
-        images = config.batch_size * config.discriminator_steps
+        images = config.step_images
         span = max(ramps.ends(config.ema_half_life, "ema-half-life")) / images / math.log(2)
     return max(200.0, 0.1 * total_steps, min(3 * span, 0.9 * total_steps))
 

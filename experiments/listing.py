@@ -16,6 +16,7 @@ class List:
 
 def run(config: List) -> None:
     """The command."""
+    from experiments import presets
     from jaxnets import augment, data, losses, models, optimizers
     from jaxnets.errors import UserError
 
@@ -28,6 +29,7 @@ def run(config: List) -> None:
         "classifiers": models.CLASSIFIERS,
         "generators": models.GENERATORS,
         "discriminators": models.DISCRIMINATORS,
+        "GAN presets": presets.PRESETS,
         "classification losses": losses.CLASSIFICATION_LOSSES,
         "adversarial losses": losses.ADVERSARIAL_LOSSES,
         "penalties": losses.PENALTIES,

@@ -153,7 +153,7 @@ def run(config: Sample) -> None:
     if config.interpolate is not None:
         walk = evaluate.make_walk(
             gan_step.networks(options, dataset)[0],
-            latent_size=options.latent_size,
+            latent_size=common.given(options.latent_size),
             conditional=options.conditional,
         )
         shown: Any = np.arange(dataset.num_classes, dtype=np.int32)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hostile_pools import (
+    CALLED,
     NO_DATA,
     NO_NAME,
     NO_RAMP,
     NO_RUN,
     NO_SWEEP,
+    NO_WIDTHS,
     NOT_A_FILE,
     Pool,
     is_closed,
@@ -28,6 +30,7 @@ from experiments import (
     data,
     detect,
     evaluate,
+    families,
     generate,
     listing,
     quickstart,
@@ -52,6 +55,7 @@ COMMANDS: dict[str, Any] = {
     "data prepare": data.Prepare("digits"),
     "data show": data.Show("digits"),
     "reproduce": reproduce.Reproduce("classify-digits"),
+    "families": families.Families(data="digits", minutes=(0.001,), seeds=1),
     "quickstart": quickstart.Quickstart(devices=1),
     "list": listing.List(),
     "bench": bench.Bench(rounds=1),
@@ -135,10 +139,11 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "eval_every": negative,
         "save_every": negative,
         **dict.fromkeys(("lecam_weight", "matching_weight", "auxiliary_weight"), negative),
+        **dict.fromkeys(("generator_widths", "discriminator_widths"), NO_WIDTHS),
         "weight_clip": [0.0, *negative],
         "ema_warmup": [-0.1, 1.1, 1e300],
         "ramp_images": negative,
-        "conditioning": NO_NAME,
+        **{key: [name for name in NO_NAME if name] for key in ("conditioning", "preset")},
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
         "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
         "best_by": NO_NAME,
@@ -196,6 +201,9 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
         ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
+        ("families", "names"): [(name,) for name in NO_NAME] + [("dcgan", "dcgan")],
+        ("families", "minutes"): [(0.0,), (-1.0,), (1e9,), (1.0, 1.0)],
+        ("families", "samples"): [1, 0, -1, HUGE],
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
@@ -255,35 +263,6 @@ def values_of(each: int = 3) -> list[Case]:
             chosen += [draw.choice([math.nan, math.inf, -math.inf])]
         cases += [Case(command, field, value, words_of(field, value)) for value in chosen]
     return cases
-
-
-#: What an error calls a field, where it calls it by neither its name nor its flag nor its value.
-CALLED = {
-    "cutout": ["cutout"],
-    "command": ["--command", "unrecognized", "invalid choice", "parsing", "--run-dir"],
-    "compare": ["no file", "was not written by"],
-    "kinds": ["--kinds"],
-    "score_epochs": ["--score-epochs"],
-    "validation_fraction": ["fraction"],
-    "warmup": ["warm-up"],
-    "json": ["--json"],
-    "image_size": ["image size", "images of", "GAN needs images", "--image-size"],
-    "micro_batches": ["divisible"],
-    "channels": ["channels", "memory"],
-    "steps_per_call": ["memory"],
-    "batch_size": ["batch size", "memory"],
-    "labels_per_class": ["examples of each class"],
-    "per_class": ["examples of each class", "--per-class"],
-    "discriminator_steps": ["batch size"],
-    "count": ["images need"],
-    "interpolate": ["images need"],
-    "style_mixing": ["styles"],
-    "crop_padding": ["crop padding"],
-    "judge": ["--judge"],
-    "path": ["mark"],
-    "key": ["key"],
-    "watermark": ["key"],
-}
 
 
 def shown(text: str) -> str:

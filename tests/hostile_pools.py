@@ -20,6 +20,9 @@ NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma
 NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma=1,1.00000001"]
 NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
 
+#: Of a dcgan, whose channels follow from one number.
+NO_WIDTHS: Pool = [(0,), (-1,), (64, 32), (10**5,), (10**30,), (8,) * 9]
+
 
 def options(hint: Any) -> tuple[Any, ...]:
     """The types that a field of this type can have."""
@@ -35,3 +38,33 @@ def is_closed(hint: Any) -> bool:
 def is_float(hint: Any) -> bool:
     """Whether a type is a number with a point, or may be one."""
     return float in options(hint)
+
+
+#: What an error calls a field, where it calls it by neither its name nor its flag nor its value.
+CALLED = {
+    "cutout": ["cutout"],
+    "command": ["--command", "unrecognized", "invalid choice", "parsing", "--run-dir"],
+    "compare": ["no file", "was not written by"],
+    "kinds": ["--kinds"],
+    "score_epochs": ["--score-epochs"],
+    "validation_fraction": ["fraction"],
+    "warmup": ["warm-up"],
+    "json": ["--json"],
+    "image_size": ["image size", "images of", "GAN needs images", "--image-size"],
+    "micro_batches": ["divisible"],
+    "channels": ["channels", "memory"],
+    "steps_per_call": ["memory"],
+    "batch_size": ["batch size", "memory"],
+    "labels_per_class": ["examples of each class"],
+    "per_class": ["examples of each class", "--per-class"],
+    "discriminator_steps": ["batch size"],
+    "count": ["images need"],
+    "interpolate": ["images need"],
+    "style_mixing": ["styles"],
+    "crop_padding": ["crop padding"],
+    "judge": ["--judge"],
+    "path": ["mark"],
+    "key": ["key"],
+    "watermark": ["key"],
+    **{key: ["widths", "channels"] for key in ("generator_widths", "discriminator_widths")},
+}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxnets
-from experiments import classify, common, gan_config, generate
+from experiments import classify, common, generate, presets
 from jaxnets import augment, data, losses, models, optimizers
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +202,7 @@ def test_help_lists_what_the_registry_has(kind, field, registry):
     assert listed(help_text(kind, field)) == set(registry)
     given = getattr(kind, field)
     if given is None:  # a preset's
-        given = gan_config.PRESETS["default"][field]
+        given = presets.DEFAULTS[field]
     assert given in registry
 
 
@@ -218,15 +218,21 @@ def test_help_lists_augmentations_discriminators_and_data_sets():
     )
 
 
-@pytest.mark.parametrize("module", [classify, generate])
-def test_presets_name_data_sets_and_unset_fields(module):
-    kind = {classify: CLASSIFY, generate: GENERATE}[module]
-    families = set(models.GENERATORS) if module is generate else set()
-    known = {"default", *data.DATA_SOURCES, *families}
-    known |= {f"{family} on {name}" for family in families for name in data.DATA_SOURCES}
-    presets = gan_config.PRESETS if module is generate else module.PRESETS
-    assert set(presets) <= known
-    for preset in presets.values():
-        assert set(preset) <= set(presets["default"])
+def test_presets_of_classify_name_data_sets_and_unset_fields():
+    assert set(classify.PRESETS) <= {"default", *data.DATA_SOURCES}
+    for preset in classify.PRESETS.values():
+        assert set(preset) <= set(classify.PRESETS["default"])
         # A preset can fill only what is None until the user sets it.
-        assert all(getattr(kind, name) is None for name in preset)
+        assert all(getattr(CLASSIFY, name) is None for name in preset)
+
+
+def test_presets_of_generate_fill_fields_that_are_unset():
+    assert set(presets.DATA) <= set(data.DATA_SOURCES)
+    assert set(presets.FAMILIES) == set(models.GENERATORS)
+    made = {name: make() for name, make in presets.PRESETS.items()}
+    for values in [presets.DEFAULTS, *presets.FAMILIES.values(), *presets.DATA.values()]:
+        assert all(getattr(GENERATE, name) is None for name in values)
+    for name, values in made.items():
+        assert all(getattr(GENERATE, field) is None for field in values)
+        assert name.startswith(values["generator"] + "_")
+        assert (presets.PRESETS[name].__doc__ or "").count("\n") > 3, name

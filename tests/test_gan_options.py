@@ -176,7 +176,7 @@ def test_values_of_flags_are_numbers_or_ramps():
 
 def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
     config = gan_config.resolve(gan_config.Generate(generator="r3gan", data="digits"))
-    assert (config.loss, config.penalty, config.width) == ("relativistic", "r1_r2", 0.5)
+    assert (config.loss, config.penalty, config.preset) == ("relativistic", "r1_r2", "r3gan_small")
     assert gan_config.resolve(gan_config.Generate(generator="sngan")).loss == "hinge"
     own = gan_config.resolve(gan_config.Generate(generator="r3gan", loss="hinge", b2="0.9:0.99"))
     assert (own.loss, own.b2) == ("hinge", "0.9:0.99")

@@ -1,5 +1,6 @@
 """Generators and discriminators by name."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,137 +18,152 @@ __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "ma
 
 _MIN_SIZE, _MAX_SIZE = 8, 256
 _MAX_LATENT_SIZE = 1 << 20
+_MAX_WIDTH = 1 << 14
+_MAX_STAGES = 8
 
 #: Images of fewer pixels along the shorter side get a smaller StyleGAN2.
 _MANY_PIXELS = 64
 
 
-def _dcgan_generator(
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int | None,
-    latent_size: int,
-    width: float,
-    dtype: Dtype,
-) -> nn.Module:
-    (channels,) = scale_widths([64], width)
-    return dcgan.Generator(image_shape, latent_size, num_classes, channels, dtype=dtype)
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """What the builders of both networks are told.
+
+    Attributes:
+      image_shape: (H, W, C).
+      num_classes: None for a network without classes.
+      width: factor on the published numbers of channels.
+      widths: channels of each stage instead of those; None for the published ones.
+      dtype: compute type.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int | None
+    width: float
+    widths: tuple[int, ...] | None
+    dtype: Dtype
+
+    @property
+    def pixels(self) -> int:
+        """Along the shorter side."""
+        return min(self.image_shape[:2])
+
+    def channels(self, published: Sequence[int], multiple: int = 1) -> tuple[int, ...]:
+        """Those of each stage: the ones given, or a share of the published, in such multiples."""
+        if self.widths is None:
+            shares = scale_widths([size // multiple for size in published], self.width)
+            return tuple(multiple * share for share in shares)
+        return self.widths
+
+    def one_channel_count(self, published: int, family: str) -> int:
+        """For a family whose other numbers of channels follow from one."""
+        channels = self.channels([published])
+        if len(channels) != 1:
+            raise UserError(
+                f"the channels of a {family} follow from one number, got {len(channels)}: "
+                f"{', '.join(map(str, channels))}"
+            )
+        return channels[0]
 
 
-def _dcgan_discriminator(
-    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
-) -> nn.Module:
-    (channels,) = scale_widths([64], width)
-    return dcgan.Discriminator(num_classes, channels, dtype=dtype)
-
-
-def _sngan_generator(
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int | None,
-    latent_size: int,
-    width: float,
-    dtype: Dtype,
-) -> nn.Module:
-    widths, _, _ = resnet_gan.sngan_widths(min(image_shape[:2]))
-    widths = scale_widths(widths, width)
-    return resnet_gan.Generator(image_shape, latent_size, num_classes, widths, dtype=dtype)
-
-
-def _sngan_discriminator(
-    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
-) -> nn.Module:
-    _, widths, halvings = resnet_gan.sngan_widths(min(image_shape[:2]))
-    widths = scale_widths(widths, width)
-    return resnet_gan.Discriminator(num_classes, widths, halvings, dtype=dtype)
-
-
-def _r3gan_widths(image_shape: tuple[int, int, int], width: float) -> tuple[int, ...]:
-    """Multiples of 8, as its groups of channels want them."""
-    halves = [size // 2 for size in r3gan.r3gan_widths(min(image_shape[:2]))]
-    return tuple(2 * size for size in scale_widths(halves, width))
-
-
-def _r3gan_generator(
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int | None,
-    latent_size: int,
-    width: float,
-    dtype: Dtype,
-) -> nn.Module:
-    widths = _r3gan_widths(image_shape, width)
-    return r3gan.Generator(image_shape, latent_size, num_classes, widths, dtype=dtype)
-
-
-def _r3gan_discriminator(
-    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
-) -> nn.Module:
-    widths = _r3gan_widths(image_shape, width)[::-1]
-    return r3gan.Discriminator(num_classes, widths, dtype=dtype)
-
-
-def _stylegan2_sizes(
-    image_shape: tuple[int, int, int], width: float
-) -> tuple[tuple[int, ...], int, int]:
-    """Widths of the stages, layers of a mapping, and length of a style."""
-    size = min(image_shape[:2])
-    small = size < _MANY_PIXELS
-    # The authors' CIFAR-10 networks have 512 channels at every size, and as shallow a mapping.
-    # With a fourth of that at 32 pixels a step takes a sixth of the operations.
-    published = style_gan.stylegan2_widths(size, 4096 if small else 16384)
-    *widths, style_size = scale_widths([*published, 512], width)
-    return tuple(widths), 2 if small else 8, style_size
-
-
-def _stylegan2_generator(
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int | None,
-    latent_size: int,
-    width: float,
-    dtype: Dtype,
-) -> nn.Module:
-    widths, layers, style_size = _stylegan2_sizes(image_shape, width)
-    return style_gan.Generator(
-        image_shape, latent_size, num_classes, widths, layers, style_size, dtype=dtype
+def _dcgan_generator(size: _Size, latent_size: int) -> nn.Module:
+    channels = size.one_channel_count(64, "dcgan")
+    return dcgan.Generator(
+        size.image_shape, latent_size, size.num_classes, channels, dtype=size.dtype
     )
 
 
-def _stylegan2_discriminator(
-    *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
-) -> nn.Module:
-    widths, layers, _ = _stylegan2_sizes(image_shape, width)
-    return style_gan.Discriminator(num_classes, widths[::-1], layers, dtype=dtype)
+def _dcgan_discriminator(size: _Size) -> nn.Module:
+    channels = size.one_channel_count(64, "dcgan")
+    return dcgan.Discriminator(size.num_classes, channels, dtype=size.dtype)
 
 
-def _trunk_discriminator(trunk: str) -> Callable[..., nn.Module]:
-    def build(
-        *, image_shape: tuple[int, int, int], num_classes: int | None, width: float, dtype: Dtype
-    ) -> nn.Module:
+def _sngan_generator(size: _Size, latent_size: int) -> nn.Module:
+    widths = size.channels(resnet_gan.sngan_widths(size.pixels)[0])
+    return resnet_gan.Generator(
+        size.image_shape, latent_size, size.num_classes, widths, dtype=size.dtype
+    )
+
+
+def _sngan_discriminator(size: _Size) -> nn.Module:
+    _, published, halvings = resnet_gan.sngan_widths(size.pixels)
+    widths = size.channels(published)
+    halvings = min(halvings, len(widths))
+    return resnet_gan.Discriminator(size.num_classes, widths, halvings, dtype=size.dtype)
+
+
+def _r3gan_generator(size: _Size, latent_size: int) -> nn.Module:
+    widths = size.channels(r3gan.r3gan_widths(size.pixels), multiple=2)
+    return r3gan.Generator(
+        size.image_shape, latent_size, size.num_classes, widths, dtype=size.dtype
+    )
+
+
+def _r3gan_discriminator(size: _Size) -> nn.Module:
+    widths = size.channels(r3gan.r3gan_widths(size.pixels)[::-1], multiple=2)
+    return r3gan.Discriminator(size.num_classes, widths, dtype=size.dtype)
+
+
+def _stylegan2_widths(size: _Size) -> tuple[list[int], int]:
+    """Published widths of the stages, and layers of a mapping."""
+    small = size.pixels < _MANY_PIXELS
+    # The authors' CIFAR-10 networks have 512 channels at every size, and as shallow a mapping.
+    # With a fourth of that at 32 pixels a step takes a sixth of the operations.
+    return style_gan.stylegan2_widths(size.pixels, 4096 if small else 16384), 2 if small else 8
+
+
+def _stylegan2_generator(size: _Size, latent_size: int) -> nn.Module:
+    published, layers = _stylegan2_widths(size)
+    widths = size.channels(published)
+    (style_size,) = scale_widths([512], size.width)
+    return style_gan.Generator(
+        size.image_shape,
+        latent_size,
+        size.num_classes,
+        widths,
+        layers,
+        style_size,
+        dtype=size.dtype,
+    )
+
+
+def _stylegan2_discriminator(size: _Size) -> nn.Module:
+    published, layers = _stylegan2_widths(size)
+    return style_gan.Discriminator(
+        size.num_classes, size.channels(published[::-1]), layers, dtype=size.dtype
+    )
+
+
+def _trunk_discriminator(trunk: str) -> Callable[[_Size], nn.Module]:
+    def build(size: _Size) -> nn.Module:
+        if size.widths is not None:
+            raise UserError(
+                f"the channels of {trunk} as a discriminator are set by the width, and not one by "
+                "one"
+            )
         # Without classes the trunk's own head is not used for anything; two is the fewest.
         classifier = make_classifier(
             trunk,
-            num_classes=num_classes or 2,
-            image_shape=image_shape,
-            width=width,
-            dtype=dtype,
+            num_classes=size.num_classes or 2,
+            image_shape=size.image_shape,
+            width=size.width,
+            dtype=size.dtype,
         )
-        return TrunkDiscriminator(classifier, num_classes)
+        return TrunkDiscriminator(classifier, size.num_classes)
 
     return build
 
 
-#: family -> function of image_shape, num_classes, latent_size, width, dtype (all keywords).
-GENERATORS: dict[str, Callable[..., nn.Module]] = {
+#: family -> function of a `_Size` and the length of the latents.
+GENERATORS: dict[str, Callable[[_Size, int], nn.Module]] = {
     "dcgan": _dcgan_generator,
     "r3gan": _r3gan_generator,
     "sngan": _sngan_generator,
     "stylegan2": _stylegan2_generator,
 }
 
-#: name -> function of image_shape, num_classes, width, dtype (all keywords).
-DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+#: name -> function of a `_Size`.
+DISCRIMINATORS: dict[str, Callable[[_Size], nn.Module]] = {
     "dcgan": _dcgan_discriminator,
     "r3gan": _r3gan_discriminator,
     "sngan": _sngan_discriminator,
@@ -181,6 +197,20 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
     return height, width, channels
 
 
+def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
+    if widths is None:
+        return None
+    found = tuple(int(width) for width in widths)
+    if not found or not all(1 <= width <= _MAX_WIDTH for width in found):
+        raise UserError(
+            f"widths must be numbers of channels in 1..{_MAX_WIDTH}, one for each stage, got "
+            f"{', '.join(map(str, found)) or 'none'}"
+        )
+    if len(found) > _MAX_STAGES:
+        raise UserError(f"a GAN has at most {_MAX_STAGES} stages, got {len(found)} widths")
+    return found
+
+
 def make_generator(
     family: str = "dcgan",
     *,
@@ -188,6 +218,7 @@ def make_generator(
     num_classes: int | None = None,
     latent_size: int = 64,
     width: float = 1.0,
+    widths: Sequence[int] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a generator: `(latents, label, *, train) -> (images in [-1, 1], features)`.
@@ -199,7 +230,9 @@ def make_generator(
       image_shape: (H, W, C), sides of 8 to 256 pixels.
       num_classes: K, or None for a generator without classes.
       latent_size: length of the latent vectors, N(0, I); at most 2**20.
-      width: factor on the number of channels.
+      width: factor on the published numbers of channels.
+      widths: channels of each stage instead, from the fewest pixels to the image; their number
+        less one says how often the size is doubled. DCGAN takes one number, the last stage's.
       dtype: compute type; parameters and images are float32.
 
     Raises:
@@ -210,13 +243,8 @@ def make_generator(
         raise UserError(f"latent_size must be at least 1, got {latent_size}")
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
-    return _look_up("generator", family, GENERATORS)(
-        image_shape=shape,
-        num_classes=num_classes,
-        latent_size=latent_size,
-        width=width,
-        dtype=dtype,
-    )
+    size = _Size(shape, num_classes, width, _check_widths(widths), dtype)
+    return _look_up("generator", family, GENERATORS)(size, latent_size)
 
 
 def make_discriminator(
@@ -225,6 +253,7 @@ def make_discriminator(
     image_shape: Sequence[int],
     num_classes: int | None = None,
     width: float = 1.0,
+    widths: Sequence[int] | None = None,
     conditioning: str = "projection",
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
@@ -234,7 +263,9 @@ def make_discriminator(
       name: a key of `DISCRIMINATORS`: a GAN family, or a classifier to serve as the trunk.
       image_shape: (H, W, C), sides of 8 to 256 pixels.
       num_classes: K, or None for a discriminator without classes.
-      width: factor on the number of channels.
+      width: factor on the published numbers of channels.
+      widths: channels of each stage instead, from the image on, of a GAN family's discriminator;
+        DCGAN takes one number, the first stage's.
       conditioning: how classes come in, a key of `CONDITIONING`: "projection" (or a family's own
         way), "concatenated" to the image, or "auxiliary", which names them instead.
       dtype: compute type; parameters and logits are float32.
@@ -245,12 +276,9 @@ def make_discriminator(
     shape = _check(image_shape, num_classes)
     around = _look_up("conditioning", conditioning, CONDITIONING)
     around = None if num_classes is None else around
-    made = _look_up("discriminator", name, DISCRIMINATORS)(
-        image_shape=shape,
-        num_classes=num_classes if around is None else None,
-        width=width,
-        dtype=dtype,
-    )
+    classes = num_classes if around is None else None
+    size = _Size(shape, classes, width, _check_widths(widths), dtype)
+    made = _look_up("discriminator", name, DISCRIMINATORS)(size)
     return made if around is None else around(made, num_classes)
 
 
@@ -261,7 +289,9 @@ def make_gan(
     num_classes: int | None = None,
     latent_size: int = 64,
     width: float = 1.0,
+    generator_widths: Sequence[int] | None = None,
     discriminator: str | None = None,
+    discriminator_widths: Sequence[int] | None = None,
     conditioning: str = "projection",
     dtype: Dtype = jnp.float32,
 ) -> tuple[nn.Module, nn.Module]:
@@ -272,8 +302,10 @@ def make_gan(
       image_shape: see `make_generator`, as for the following.
       num_classes: K, or None.
       latent_size: length of the latent vectors.
-      width: factor on the number of channels of both networks.
+      width: factor on the published numbers of channels of both networks.
+      generator_widths: `widths` of `make_generator`.
       discriminator: a key of `DISCRIMINATORS`; by default the family's own.
+      discriminator_widths: `widths` of `make_discriminator`.
       conditioning: see `make_discriminator`.
       dtype: compute type.
 
@@ -289,6 +321,7 @@ def make_gan(
         num_classes=num_classes,
         latent_size=latent_size,
         width=width,
+        widths=generator_widths,
         dtype=dtype,
     )
     opponent = make_discriminator(
@@ -296,6 +329,7 @@ def make_gan(
         image_shape=image_shape,
         num_classes=num_classes,
         width=width,
+        widths=discriminator_widths,
         conditioning=conditioning,
         dtype=dtype,
     )

@@ -1,0 +1,401 @@
+"""Every family of GANs for the same minutes, judged alike: which of them is the best?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import common
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from experiments.generate import Built, Generate
+    from experiments.judging import Judge
+    from jaxnets.data import DataSet
+    from jaxnets.state import TrainState
+
+#: A tenth of Fashion-MNIST.
+_FEW = {"labels_per_class": 600}
+
+#: name -> what it is told beyond its preset.
+ENTRIES: dict[str, dict[str, Any]] = {
+    "dcgan": {"generator": "dcgan"},
+    "sngan": {"generator": "sngan"},
+    "r3gan": {"generator": "r3gan"},
+    "stylegan2": {"generator": "stylegan2"},
+    "dcgan-r3": {"generator": "dcgan", "loss": "relativistic", "penalty": "r1_r2"},
+    "sngan-r3": {"generator": "sngan", "loss": "relativistic", "penalty": "r1_r2"},
+    "few": {"generator": "dcgan", **_FEW},
+    "few-augmented": {"generator": "dcgan", **_FEW, "augment": "translation,cutout"},
+}
+
+_FAMILIES = ("dcgan", "sngan", "r3gan", "stylegan2")
+
+#: Scores of a cell, in this order; what `memorisation` gives is in the file only.
+_METRICS = (
+    "frechet",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "intra_class",
+    "recognised",
+    "memorisation",
+)
+
+#: Columns of the table: heading -> (score, format, a factor).
+_COLUMNS: dict[str, tuple[str, str, float]] = {
+    "Frechet": ("frechet", ".2f", 1),
+    "KID x 1000": ("kid", ".2f", 1000),
+    "precision": ("precision", ".3f", 1),
+    "recall": ("recall", ".3f", 1),
+    "coverage": ("coverage", ".3f", 1),
+    "recognised": ("recognised", ".2f", 100),
+    "accuracy score": ("accuracy_score", ".2f", 100),
+}
+
+_ROUNDS, _WINDOW_SECONDS = 5, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Families(common.CacheOptions):
+    """Train families of GANs for the same minutes, and judge them alike; the table as JSON.
+
+    Before anything is trained, the steps of all of them are timed in turn, and minutes become
+    numbers of steps: those that the machine makes in that time if it does nothing else. So what
+    runs beside a training changes no number. The same command goes on where it stopped, and what is
+    finished is not done again.
+    """
+
+    names: tuple[str, ...] = _FAMILIES
+    """Any of dcgan, sngan, r3gan, stylegan2; dcgan-r3 and sngan-r3 (with R3GAN's loss and
+    penalties); few and few-augmented (a DCGAN and 600 images a class, the latter with
+    translation and cutout)."""
+    data: str = "fashion_mnist"
+    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
+    minutes: tuple[float, ...] = (10.0, 30.0)
+    """After how many minutes of training each is judged; the last is the whole training."""
+    seeds: int = 3
+    """Seeds 0, 1, ... up to this many."""
+    judge: Path | None = None
+    """Folder of a `classify` run whose features measure; by default one with the data's defaults
+    is trained in the folder of the runs."""
+    samples: int | None = None
+    """How many samples are judged; by default as many as there are test images."""
+    accuracy_score: bool = True
+    """Train a CNN on samples only, each time, and test it on real images."""
+    score_epochs: float | None = None
+    """For how many passes over as many samples as there are training images."""
+    run_dir: Path | None = None
+    """Folder of the runs, one sub-folder each; by default runs/families-<data>."""
+    out: Path | None = None
+    """The JSON file; by default experiments/results/families-<data>.json."""
+
+
+def run(config: Families) -> Path:
+    """The command."""
+    from experiments import judging
+    from jaxnets import parallel
+    from jaxnets.files import check_writable
+
+    _check(config)
+    name = f"families-{config.data.rpartition(':')[2].replace('/', '-')}"
+    root = config.run_dir or Path("runs") / name
+    out = config.out or Path(__file__).parent / "results" / f"{name}.json"
+    check_writable(out, "--out")
+    check_writable(root / "budget.json", "--run-dir")
+    mesh = parallel.make_mesh(1)
+    dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0))
+    judged_by = config.judge or _own_judge(config, root / "judge")
+    judge = judging.load_judge(judged_by, dataset, mesh)
+    seconds = _step_seconds(config, root, dataset, mesh)
+    cells: list[dict[str, Any]] = []
+    for minutes in sorted(config.minutes):
+        for seed in range(config.seeds):
+            for entry in config.names:
+                steps = max(1, int(60 * minutes / seconds[entry]))
+                cells.append(
+                    _cell(config, root, dataset, mesh, judge, entry, seed, minutes, steps, seconds)
+                )
+                _write(config, out, judge, judged_by, seconds, cells)
+    print(_table(config, cells))
+    print(f"  {out}")
+    return out
+
+
+def _check(config: Families) -> None:
+    from jaxnets.errors import UserError
+
+    common.need_at_least_one(config, "seeds")
+    if not config.names or not config.minutes:
+        raise UserError("--names and --minutes need at least one value each")
+    for name in config.names:
+        if name not in ENTRIES:
+            raise UserError(f"--names: unknown {name!r}; known are {', '.join(ENTRIES)}")
+    for minutes in config.minutes:
+        if not 0 < minutes < 1e6:
+            raise UserError(f"--minutes must be above 0 and below a million, got {minutes:g}")
+    if len(set(config.names)) < len(config.names) or len(set(config.minutes)) < len(config.minutes):
+        raise UserError("--names and --minutes must differ from one another")
+    if config.samples is not None and not 2 <= config.samples <= 1_000_000:
+        raise UserError(f"--samples must be in 2..1000000, got {config.samples}")
+    if config.score_epochs is not None and not 0 < config.score_epochs < 1e6:
+        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs:g}")
+
+
+def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: float) -> Generate:
+    """The resolved config of a training."""
+    from experiments import gan_config
+
+    return gan_config.resolve(
+        gan_config.Generate(
+            data=config.data,
+            seed=seed,
+            epochs=epochs,
+            run_dir=root / f"{entry}-seed-{seed}",
+            eval_every=0.0,
+            **ENTRIES[entry],
+        )
+    )
+
+
+def _score_epochs(config: Families, options: Generate) -> float | None:
+    """Of the CNN of the accuracy score; None for none."""
+    if not config.accuracy_score:
+        return None
+    return options.score_epochs if config.score_epochs is None else config.score_epochs
+
+
+def _own_judge(config: Families, folder: Path) -> Path:
+    """A classifier with the defaults of `classify`; one that is there already is taken."""
+    from experiments import classify
+
+    if not (folder / "summary.json").exists():
+        classify.run(classify.Classify(data=config.data, run_dir=folder))
+    return folder
+
+
+def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) -> dict[str, float]:
+    """Seconds of a step of each, timed in turn; of an earlier call of the command if it has them.
+
+    The least of several windows: what the machine needs when nothing else is on it.
+    """
+    from experiments.benchmarks import timing
+    from jaxnets.files import read_json, write_json
+
+    path = root / "budget.json"
+    kept: dict[str, float] = read_json(path)["seconds_per_step"] if path.exists() else {}
+    missing = [name for name in config.names if name not in kept]
+    if not missing:
+        return {name: kept[name] for name in config.names}
+    runners: dict[str, timing.Runner] = {}
+    # Those that have a time already are timed again beside the new, whose times are scaled by
+    # what the machine does now to what it did then.
+    for name in (*missing, *kept):
+        runners[name] = _runner(_config_of(config, name, 0, root, 1.0), dataset, mesh)
+    found = {name: min(of) for name, of in timing.interleave(runners, _ROUNDS).items()}
+    pace = statistics.median([kept[name] / found[name] for name in kept]) if kept else 1.0
+    kept |= {name: found[name] * pace for name in missing}
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"seconds_per_step": kept, "machine": common.machine()})
+    return {name: kept[name] for name in config.names}
+
+
+def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
+    """A training's compiled steps, to be timed."""
+    from experiments import generate
+    from experiments.benchmarks import timing
+    from jaxnets import parallel
+
+    task = generate.build(config, dataset, mesh).task
+    per_call = config.steps_per_call
+    step: Any = task.step
+    if isinstance(step, parallel.Lazily):
+        # A whole period in one call, so that each step has its share.
+        per_call = common.given(config.penalty_every)
+        step = step.steps(0, per_call)
+    program = parallel.compile_step(
+        step,
+        mesh,
+        config.mode,
+        steps_per_call=per_call,
+        fetch=task.pipeline.fetch,
+    )
+    state = parallel.replicate(task.init(), mesh)
+    source = parallel.replicate(task.pipeline.source, mesh)
+    feed = parallel.take_feed(task.pipeline, 0, per_call)
+    return timing.Runner(program, state, feed, source, units=per_call, min_seconds=_WINDOW_SECONDS)
+
+
+def _cell(
+    config: Families,
+    root: Path,
+    dataset: DataSet,
+    mesh: Mesh,
+    judge: Judge,
+    entry: str,
+    seed: int,
+    minutes: float,
+    steps: int,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """One training after so many minutes, judged; as it was found earlier, if it was."""
+    from experiments import generate
+    from jaxnets.errors import UserError
+    from jaxnets.files import read_json, write_json
+    from jaxnets.loop import fit
+
+    last = max(1, int(60 * max(config.minutes) / seconds[entry]))
+    options = _config_of(config, entry, seed, root, 1.0)
+    folder = common.given(options.run_dir)
+    path = folder / f"cell-{minutes:g}-minutes.json"
+    wanted = {
+        "entry": entry,
+        "seed": seed,
+        "minutes": minutes,
+        "step": steps,
+        "judge": judge.digest,
+        "samples": config.samples or len(dataset.splits["test"]),
+        "score_epochs": _score_epochs(config, options),
+    }
+    if path.exists():
+        found = read_json(path)
+        if {name: found.get(name) for name in wanted} == wanted:
+            return found
+    # The whole training's length is in the run's config, whatever part of it this is.
+    train = len(dataset.splits["train"])
+    if options.labels_per_class is not None:
+        train = options.labels_per_class * dataset.num_classes
+    options = dataclasses.replace(options, epochs=last * options.step_images / train)
+    built = generate.build(options, dataset, mesh)
+    task = dataclasses.replace(built.task, total_steps=steps)
+    common.open_run("generate", options, dataset)
+    loop = common.fit_options(options, built.steps_per_epoch)
+    # A minute's work is what an interruption may cost.
+    loop = dataclasses.replace(loop, save_every=max(1, int(60 / seconds[entry])))
+    result = fit(task, folder, mesh, loop)
+    if int(result.state.step) != steps:
+        raise UserError(
+            f"{folder} holds a training of {int(result.state.step)} steps, and {minutes:g} minutes "
+            f"are {steps}: name another --run-dir"
+        )
+    found = {
+        **wanted,
+        "images": steps * options.step_images,
+        "train_seconds": round(result.seconds, 1),
+        "scores": _scores(config, options, built, dataset, mesh, judge, result.state, folder),
+        "machine": common.machine(),
+    }
+    write_json(path, found)
+    return found
+
+
+def _scores(
+    config: Families,
+    options: Generate,
+    built: Built,
+    dataset: DataSet,
+    mesh: Mesh,
+    judge: Judge,
+    state: TrainState,
+    folder: Path,
+) -> dict[str, float]:
+    """All that is measured of a generator, by name."""
+    from experiments import judging, scoring
+
+    labels: np.ndarray = dataset.splits["test"].labels
+    if config.samples is not None:
+        labels = scoring.labels_like(labels, config.samples)
+    looks = scoring.Looks(
+        judge, built.samples_like(state, labels), dataset, built.train, options.conditional
+    )
+    known = [name for name in _METRICS if name != "recognised" or judge.knows_classes]
+    found: dict[str, float] = {}
+    for name in known:
+        for score in scoring.METRICS[name](looks):
+            key = name if name != "memorisation" else score.name.replace(",", "").replace(" ", "_")
+            found[key] = float(score.value)
+            if name == "kid" and score.spread is not None:
+                found["kid_standard_error"] = float(score.spread)
+    if config.accuracy_score:
+        samples = built.samples_like(state, built.train.labels)
+        found["accuracy_score"] = judging.accuracy_score(
+            samples,
+            dataset,
+            mesh,
+            folder / f"accuracy_score-step-{int(state.step)}",
+            epochs=common.given(_score_epochs(config, options)),
+            seed=options.seed,
+        )
+    return common.finite(found)
+
+
+def _write(
+    config: Families,
+    out: Path,
+    judge: Judge,
+    judged_by: Path,
+    seconds: Mapping[str, float],
+    cells: Sequence[Mapping[str, Any]],
+) -> None:
+    """The file, after every cell, so that what there is can be read."""
+    from jaxnets.files import read_json, write_json
+
+    summary = judged_by / "summary.json"
+    accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
+    table = {
+        f"{entry}, {minutes:g} minutes": _spread([cell["scores"] for cell in of])
+        for (entry, minutes), of in _grouped(cells).items()
+    }
+    write_json(
+        out,
+        {
+            "data": config.data,
+            "judge": {"name": judge.name, "test_accuracy": accuracy},
+            "seconds_per_step": dict(seconds),
+            "table": table,
+            "cells": list(cells),
+        },
+    )
+
+
+def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list[Any]]:
+    groups: dict[tuple[str, float], list[Any]] = {}
+    for cell in cells:
+        groups.setdefault((cell["entry"], cell["minutes"]), []).append(cell)
+    return groups
+
+
+def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean and sample standard deviation of every score that all seeds have."""
+    found: dict[str, Any] = {"seeds": len(scores)}
+    for name in scores[0]:
+        values = [score.get(name) for score in scores]
+        if all(value is not None and math.isfinite(value) for value in values):
+            numbers = [float(value) for value in values if value is not None]
+            std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+            found[name] = {"mean": statistics.fmean(numbers), "std": std}
+    return found
+
+
+def _table(config: Families, cells: Sequence[Mapping[str, Any]]) -> str:
+    """The table in Markdown, mean and standard deviation over the seeds."""
+    heads = ["GAN", "minutes", *_COLUMNS]
+    lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
+    for (entry, minutes), of in _grouped(cells).items():
+        spread = _spread([cell["scores"] for cell in of])
+        row = [entry, f"{minutes:g}"]
+        for name, form, factor in _COLUMNS.values():
+            value = spread.get(name)
+            row.append(
+                f"{value['mean'] * factor:{form}} ± {value['std'] * factor:{form}}" if value else ""
+            )
+        lines.append(" | ".join(row))
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,0 +1,261 @@
+"""Values that suit a family of GANs, an image size and a machine.
+
+A preset is a function; its docstring says for what it is, the command that uses it and what was
+seen with it. `generate --preset NAME` takes one by name. Without, digits and fashion_mnist take the
+family's small one, and other data what its paper has, at 100 epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Values = dict[str, Any]
+
+#: Where nothing else says a value.
+DEFAULTS: Values = {
+    "generator": "dcgan",
+    "latent_size": 64,
+    "width": 1.0,
+    "epochs": 100.0,
+    "batch_size": 64,
+    "discriminator_steps": 1,
+    "loss": "non_saturating",
+    "penalty": "r1",
+    "penalty_weight": 0.1,
+    "penalty_every": 1,
+    "augment": "",
+    "generator_learning_rate": 5e-4,
+    "discriminator_learning_rate": 5e-4,
+    "b1": 0.0,
+    "b2": 0.99,
+    "schedule": "constant",
+    "ema_half_life": 10_000.0,
+    "score_epochs": 10.0,
+}
+
+#: What a family's paper has at every size.
+FAMILIES: dict[str, Values] = {
+    "dcgan": {},
+    "sngan": {"loss": "hinge", "penalty": "none", "b2": 0.9},
+    "r3gan": {"loss": "relativistic", "penalty": "r1_r2"},
+    "stylegan2": {"generator_learning_rate": 2e-3, "discriminator_learning_rate": 2e-3},
+}
+
+#: How long the trainings on a data set are, where the preset does not say.
+DATA: dict[str, Values] = {
+    "digits": {"epochs": 200.0},
+    "fashion_mnist": {"epochs": 8.0, "score_epochs": 2.0},
+}
+
+
+def dcgan_small() -> Values:
+    """DCGAN of 28 or 32 pixels, for a CPU."""
+    return {"generator": "dcgan", "width": 0.5}
+
+
+def sngan_small() -> Values:
+    """SNGAN-ResNet of 28 or 32 pixels, for a CPU."""
+    return {
+        "generator": "sngan",
+        "generator_widths": (64, 32, 16),
+        "discriminator_widths": (16, 32, 64, 64),
+        "b2": 0.99,
+    }
+
+
+def r3gan_small() -> Values:
+    """R3GAN of 28 or 32 pixels, for a CPU."""
+    return {
+        "generator": "r3gan",
+        "generator_widths": (64, 32, 16),
+        "discriminator_widths": (16, 32, 64),
+        "generator_learning_rate": 1e-3,
+        "discriminator_learning_rate": 1e-3,
+    }
+
+
+def stylegan2_small() -> Values:
+    """StyleGAN2 of 28 or 32 pixels, for a CPU."""
+    return {
+        "generator": "stylegan2",
+        "width": 0.125,
+        "generator_widths": (64, 32, 16),
+        "discriminator_widths": (16, 32, 64),
+    }
+
+
+def dcgan_64() -> Values:
+    """DCGAN of 64 pixels as its paper has it, but for the logistic loss's non-saturating form.
+
+    `generate --preset dcgan_64 --data folder:PATH --image-size 64 --channels 3`, for one GPU.
+    Its values are those of Radford et al. 2016 (https://arxiv.org/abs/1511.06434), section 4. Not
+    yet run on an accelerator: no minutes and no scores are known.
+    """
+    return {
+        "generator": "dcgan",
+        "latent_size": 100,
+        "batch_size": 128,
+        "penalty": "none",
+        "generator_learning_rate": 2e-4,
+        "discriminator_learning_rate": 2e-4,
+        "b1": 0.5,
+        "b2": 0.999,
+    }
+
+
+def sngan_32() -> Values:
+    """SNGAN-ResNet of 32 pixels as its paper has it for CIFAR-10: five updates to one.
+
+    `generate --preset sngan_32 --data tfds:cifar10`, for one GPU or TPU: 100,000 updates of the
+    generator are 640 epochs. The values are those of Miyato et al. 2018
+    (https://arxiv.org/abs/1802.05957), table 1 (C) and section 4. Not yet run on an accelerator.
+    """
+    return {
+        "generator": "sngan",
+        "latent_size": 128,
+        "epochs": 640.0,
+        "discriminator_steps": 5,
+        "generator_learning_rate": 2e-4,
+        "discriminator_learning_rate": 2e-4,
+        "schedule": "linear",
+    }
+
+
+def sngan_128() -> Values:
+    """SNGAN-ResNet of 128 pixels as Miyato and Koyama have it for ImageNet.
+
+    `generate --preset sngan_128 --data folder:PATH --image-size 128 --channels 3`, for a TPU slice
+    or several GPUs. The values are those of https://arxiv.org/abs/1802.05637, section 5.1. Not yet
+    run on an accelerator.
+    """
+    return {**sngan_32(), "epochs": 100.0}
+
+
+def _r3gan(gamma: float, half_life: float, batch_size: int, images: float) -> Values:
+    """R3GAN's cosine ramps: gamma falls to a tenth, the rates to a fourth."""
+    return {
+        "generator": "r3gan",
+        "batch_size": batch_size,
+        "penalty_weight": f"{gamma:g}:{gamma / 10:g}",
+        "generator_learning_rate": "2e-4:5e-5",
+        "discriminator_learning_rate": "2e-4:5e-5",
+        "b2": "0.9:0.99",
+        "ema_half_life": f"0:{half_life:g}",
+        "ramp_images": images,
+    }
+
+
+def r3gan_32() -> Values:
+    """R3GAN of 32 pixels as its paper has it for CIFAR-10.
+
+    `generate --preset r3gan_32 --data tfds:cifar10`, for eight GPUs or a TPU slice. The values are
+    those of Huang et al. 2024 (https://arxiv.org/abs/2501.05441), appendix: gamma 0.05 to 0.005
+    over the first 20 million images (400 epochs), augmentation of up to 55% of the images. Its
+    augmentation is StyleGAN2-ADA's; here it is DiffAugment's. Not yet run on an accelerator.
+    """
+    return {
+        **_r3gan(0.05, 5e6, 512, 2e7),
+        "epochs": 1000.0,
+        "augment": "color,translation,cutout",
+        "augment_probability": "0:0.55",
+    }
+
+
+def r3gan_64() -> Values:
+    """R3GAN of 64 pixels as its paper has it for FFHQ: gamma 2 to 0.2.
+
+    `generate --preset r3gan_64 --data folder:PATH --image-size 64 --channels 3`, for eight GPUs or
+    a TPU slice. Where the images are many and of many kinds (ImageNet) the paper halves gamma. Not
+    yet run on an accelerator.
+    """
+    return _r3gan(2.0, 5e5, 256, 2e7)
+
+
+def r3gan_256() -> Values:
+    """R3GAN of 256 pixels as its paper has it for FFHQ: gamma 150 to 15.
+
+    `generate --preset r3gan_256 --data folder:PATH --image-size 256 --channels 3`, for eight GPUs
+    or a TPU slice. Not yet run on an accelerator.
+    """
+    return _r3gan(150.0, 5e5, 256, 2e7)
+
+
+def _stylegan2(size: int, batch_size: int) -> Values:
+    """The authors' rules for a size and a batch: gamma, half-life, and R1 at every 16th step."""
+    return {
+        "generator": "stylegan2",
+        "latent_size": 512,
+        "batch_size": batch_size,
+        "penalty_weight": 2e-4 * size**2 / batch_size,
+        "penalty_every": 16,
+        "generator_learning_rate": 2.5e-3,
+        "discriminator_learning_rate": 2.5e-3,
+        "ema_half_life": 1e4 * batch_size / 32,
+    }
+
+
+def stylegan2_64() -> Values:
+    """StyleGAN2 of 64 pixels, by the rules of StyleGAN2-ADA's automatic configuration.
+
+    `generate --preset stylegan2_64 --data folder:PATH --image-size 64 --channels 3`, for one GPU;
+    with fewer than 10,000 images add `--augment color,translation,cutout --adaptive-augment`. The
+    rules are those of Karras et al. 2020 (https://arxiv.org/abs/2006.06676) and its code. Not yet
+    run on an accelerator.
+    """
+    return _stylegan2(64, 64)
+
+
+def stylegan2_256() -> Values:
+    """StyleGAN2 of 256 pixels, by the rules of StyleGAN2-ADA's automatic configuration.
+
+    `generate --preset stylegan2_256 --data folder:PATH --image-size 256 --channels 3`, for eight
+    GPUs or a TPU slice. Not yet run on an accelerator.
+    """
+    return _stylegan2(256, 64)
+
+
+#: name -> its function.
+PRESETS: dict[str, Callable[[], Values]] = {
+    preset.__name__: preset
+    for preset in (
+        dcgan_small,
+        sngan_small,
+        r3gan_small,
+        stylegan2_small,
+        dcgan_64,
+        sngan_32,
+        sngan_128,
+        r3gan_32,
+        r3gan_64,
+        r3gan_256,
+        stylegan2_64,
+        stylegan2_256,
+    )
+}
+
+
+def values(name: str | None, generator: str | None, data: str) -> Values:
+    """What fills the fields that are None.
+
+    Args:
+      name: of a preset; "" for none, None for the one that suits the family and the data.
+      generator: the family; None for the preset's, or else DCGAN.
+      data: a data set.
+
+    Raises:
+      UserError: for a preset that there is not, or of another family.
+    """
+    from jaxnets.errors import UserError
+
+    if name is None:
+        small = f"{generator or DEFAULTS['generator']}_small"
+        name = small if data in DATA and small in PRESETS else ""
+    if name and name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
+    own = PRESETS[name]() if name else {}
+    family = own.get("generator", generator or DEFAULTS["generator"])
+    if generator not in (None, family):
+        raise UserError(f"--preset {name} is one of {family}, and not of {generator}")
+    found = {**DEFAULTS, **FAMILIES.get(family, {}), **DATA.get(data, {}), **own}
+    return {**found, "preset": name, "generator": family}

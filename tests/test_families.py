@@ -1,0 +1,126 @@
+"""`families`: the same minutes for all, and nothing done twice."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import families
+from jaxnets.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The command on digits: two families, two marks, two seeds, hundredths of a minute."""
+    folder = tmp_path_factory.mktemp("families")
+    config = families.Families(
+        names=("dcgan", "few"),
+        data="digits",
+        minutes=(0.004, 0.002),
+        seeds=2,
+        samples=40,
+        accuracy_score=False,
+        run_dir=folder / "runs",
+        out=folder / "out.json",
+    )
+    few = pytest.MonkeyPatch()
+    narrow = {"generator": "dcgan", "width": 0.1}
+    few.setitem(families.ENTRIES, "dcgan", narrow)
+    few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20})
+    few.setattr(families, "_own_judge", judge_of(folder))
+    few.setattr(families, "_WINDOW_SECONDS", 0.01)
+    few.setattr(families, "_ROUNDS", 2)
+    families.run(config)
+    yield config, json.loads((folder / "out.json").read_text())
+    few.undo()
+
+
+def judge_of(folder):
+    """A judge that was trained for a moment."""
+    from experiments import classify
+
+    def own(config, _):
+        path = folder / "judge"
+        if not path.exists():
+            classify.run(classify.Classify(data=config.data, run_dir=path, epochs=0.5, width=0.1))
+        return path
+
+    return own
+
+
+def test_every_cell_is_judged_after_its_minutes(made):
+    config, found = made
+    cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
+    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0, 1) for e in config.names]
+    for cell in found["cells"]:
+        seconds = found["seconds_per_step"][cell["entry"]]
+        assert cell["step"] == max(1, int(60 * cell["minutes"] / seconds))
+        assert cell["images"] == 64 * cell["step"]
+        assert cell["scores"]["frechet"] > 0
+    assert set(found["table"]) == {
+        f"{e}, {m:g} minutes" for e in config.names for m in (2e-3, 4e-3)
+    }
+
+
+def test_the_table_has_mean_and_standard_deviation(made):
+    _, found = made
+    row = found["table"]["dcgan, 0.002 minutes"]
+    values = [
+        cell["scores"]["frechet"]
+        for cell in found["cells"]
+        if (cell["entry"], cell["minutes"]) == ("dcgan", 0.002)
+    ]
+    assert row["seeds"] == 2
+    assert row["frechet"]["mean"] == pytest.approx(sum(values) / 2)
+    assert row["frechet"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
+    config, found = made
+
+    def no_training(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(families, "_scores", no_training)
+    monkeypatch.setattr(families, "_runner", no_training)
+    families.run(config)
+    assert json.loads(config.out.read_text()) == found
+    assert "| dcgan | 0.002 |" in capsys.readouterr().out
+
+
+def test_a_cell_that_was_lost_is_the_same_again(made):
+    config, found = made
+    last = found["cells"][-1]
+    path = config.run_dir / "few-seed-1" / "cell-0.004-minutes.json"
+    path.unlink()
+    families.run(config)
+    again = json.loads(path.read_text())
+    assert again["step"] == last["step"] and again["scores"] == last["scores"]
+
+
+def test_an_accuracy_score_is_added_to_what_there_is(made, tmp_path):
+    config, _ = made
+    more = dataclasses.replace(
+        config,
+        names=("dcgan",),
+        minutes=(0.004,),
+        seeds=1,
+        accuracy_score=True,
+        score_epochs=0.1,
+        out=tmp_path / "out.json",
+    )
+    families.run(more)
+    (cell,) = json.loads(more.out.read_text())["cells"]
+    assert 0 <= cell["scores"]["accuracy_score"] <= 1
+
+
+def test_a_training_that_went_further_is_not_judged_as_a_shorter_one(made):
+    config, _ = made
+    path = config.run_dir / "few-seed-1" / "cell-0.002-minutes.json"
+    kept = path.read_text()
+    path.unlink()
+    try:
+        with pytest.raises(UserError, match="holds a training of"):
+            families.run(config)
+    finally:
+        path.write_text(kept)

@@ -1,0 +1,56 @@
+"""Presets of `generate`: what they fill, and that each of them makes a step."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import gan_config, generate, presets
+from jaxnets import data, parallel
+from jaxnets.errors import UserError
+
+
+def test_a_preset_is_of_the_data_or_asked_for():
+    of = lambda **options: gan_config.resolve(gan_config.Generate(**options))  # noqa: E731
+    assert (of().generator, of().preset, of().width) == ("dcgan", "dcgan_small", 0.5)
+    assert (of(data="folder:x").preset, of(data="folder:x").width) == ("", 1.0)
+    assert of(preset="").width == 1.0
+    large = of(preset="r3gan_64", data="folder:x")
+    assert (large.generator, large.penalty_weight) == ("r3gan", "2:0.2")
+    assert of(preset="r3gan_64", penalty_weight=3.0, data="folder:x").penalty_weight == 3.0
+    with pytest.raises(UserError, match="is one of r3gan, and not of dcgan"):
+        of(preset="r3gan_64", generator="dcgan")
+    with pytest.raises(UserError, match="unknown preset 'r3gan_65'; known are dcgan_small"):
+        of(preset="r3gan_65")
+
+
+def test_networks_that_were_asked_for_have_not_the_presets_channels():
+    of = lambda **options: gan_config.resolve(gan_config.Generate(generator="sngan", **options))  # noqa: E731
+    preset = presets.sngan_small()
+    assert of().generator_widths == preset["generator_widths"]
+    assert (of(width=0.25).generator_widths, of(width=0.25).discriminator_widths) == (None, None)
+    other = of(discriminator="lenet5")
+    assert other.generator_widths == preset["generator_widths"]
+    assert other.discriminator_widths is None
+    # A run's config.json has every value, and means the same when it is read again.
+    for config in (of(), of(width=0.25), other, of(generator_widths=(8, 8))):
+        assert gan_config.resolve(config) == config
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_makes_a_step(name):
+    config = gan_config.resolve(
+        gan_config.Generate(preset=name, data="digits", width=0.02, batch_size=4, latent_size=4)
+    )
+    mesh = parallel.make_mesh(1)
+    built = generate.build(config, data.load("digits"), mesh)
+    assert built.task.pipeline.batch_size == config.step_images
+    state = jax.eval_shape(built.task.init)
+    pipeline, step = built.task.pipeline, built.task.step
+    step = step.costly if isinstance(step, parallel.Lazily) else step
+    source = jax.tree.map(jnp.asarray, pipeline.source)
+    feed = parallel.take_feed(pipeline, 0, 1)
+    after, metrics = jax.eval_shape(lambda s: step(s, pipeline.fetch(source, feed)), state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert {"d_loss", "g_loss"} <= set(metrics)
