@@ -28,6 +28,7 @@ _NOT_NEGATIVE = (
     "mixup",
     "focal_gamma",
     "lecam_weight",
+    "path_length_weight",
     "matching_weight",
     "auxiliary_weight",
     "eval_every",

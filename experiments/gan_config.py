@@ -68,6 +68,9 @@ class Generate(common.RunOptions, common.DataOptions):
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
     lecam_weight: float = 0.0
     """Keep the discriminator near the mean of what it said so far (LeCam), for few images."""
+    path_length_weight: float = 0.0
+    """Let a step in the styles change the image by as much everywhere (stylegan2; its paper has
+    2), at the steps of --penalty-every."""
     matching_weight: float = 0.0
     """Draw the mean features of samples to those of real images (feature matching)."""
     matching_cnn: Path | None = None
@@ -196,6 +199,11 @@ def _check_what_belongs_together(config: Generate) -> None:
                 f"--{name.replace('_', '-')} is START:END already; leave out --schedule "
                 f"{config.schedule}"
             )
+    if config.path_length_weight > 0 and config.generator != "stylegan2":
+        raise UserError(
+            f"--path-length-weight is of generators with styles, as stylegan2, and not of "
+            f"{config.generator}"
+        )
     if config.conditioning not in CONDITIONING:
         raise UserError(
             f"unknown --conditioning {config.conditioning!r}; known are {', '.join(CONDITIONING)}"

@@ -118,6 +118,8 @@ def extra(config: Generate) -> dict[str, float]:
         found[steps.AUGMENT_PROBABILITY] = ramps.ends(probability, "augment-probability")[0]
     if uses(config, "lecam_weight"):
         found |= {steps.LECAM_REAL: 0.0, steps.LECAM_FAKE: 0.0}
+    if uses(config, "path_length_weight"):
+        found[steps.PATH_LENGTH_MEAN] = 0.0
     return found
 
 
@@ -156,7 +158,8 @@ def maker(
 
     def make(swept: Mapping[str, Any], penalised: bool = True) -> Step:
         numbers = numbers_of(config, total_steps, swept)
-        weight = _times(numbers.of("penalty_weight"), common.given(config.penalty_every))
+        every = common.given(config.penalty_every)
+        weight = _times(numbers.of("penalty_weight"), every)
         probability = augment.Adaptive()
         if not config.adaptive_augment:
             probability = numbers.of("augment_probability")
@@ -174,6 +177,9 @@ def maker(
             else None,
             matching=losses.FeatureMatching(numbers.of("matching_weight"), matched)
             if uses(config, "matching_weight")
+            else None,
+            path_length=losses.PathLength(numbers.of("path_length_weight") * every)
+            if penalised and uses(config, "path_length_weight")
             else None,
             auxiliary_weight=numbers.of("auxiliary_weight")
             if config.conditioning == "auxiliary"
@@ -194,15 +200,14 @@ def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> 
 
 
 def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
-    """The run's step: with the penalty at every step, at every n-th, or at none."""
+    """The run's step: with the penalties at every step, at every n-th, or at none."""
     from functools import partial
 
     from jaxnets import parallel
 
-    if config.penalty == "none":
-        return populations.step(config, make)
     penalised = populations.step(config, make)
-    if config.penalty_every == 1:
+    nothing = config.penalty == "none" and not uses(config, "path_length_weight")
+    if nothing or config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))
     return parallel.Lazily(penalised, plain, common.given(config.penalty_every))

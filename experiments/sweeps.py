@@ -17,6 +17,7 @@ SCALARS: dict[str, tuple[str, ...]] = {
     "generator_learning_rate": (),
     "discriminator_learning_rate": (),
     "lecam_weight": (),
+    "path_length_weight": (),
     "matching_weight": (),
     "auxiliary_weight": (),
     "augment_probability": (),
@@ -102,6 +103,8 @@ def check(config: Generate) -> None:
         )
     if found.field == "auxiliary_weight" and config.conditioning != "auxiliary":
         raise UserError("--sweep auxiliary_weight is of --conditioning auxiliary")
+    if found.field == "path_length_weight" and config.generator != "stylegan2":
+        raise UserError("--sweep path_length_weight is of generators with styles, as stylegan2")
     flag = found.field.replace("_", "-")
     if ramps.is_ramp(getattr(config, found.field)):
         raise UserError(f"--sweep {flag}: --{flag} goes from one value to another already")

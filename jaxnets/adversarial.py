@@ -27,6 +27,7 @@ from jaxnets.descent import (
 from jaxnets.errors import UserError
 from jaxnets.losses.adversarial import AdversarialLoss
 from jaxnets.losses.classification import cross_entropy
+from jaxnets.losses.path_length import PathLength
 from jaxnets.losses.regularisers import FeatureMatching, LeCam, feature_distance
 from jaxnets.losses.regularisers import lecam as lecam_of
 from jaxnets.metrics.mean import Mean
@@ -37,6 +38,7 @@ __all__ = [
     "AUGMENT_PROBABILITY",
     "LECAM_FAKE",
     "LECAM_REAL",
+    "PATH_LENGTH_MEAN",
     "adversarial_step",
     "sample_latents",
 ]
@@ -49,6 +51,9 @@ AUGMENT_PROBABILITY = "augment_probability"
 
 #: Names of LeCam's averages there.
 LECAM_REAL, LECAM_FAKE = "lecam_real", "lecam_fake"
+
+#: Name of the mean path length there.
+PATH_LENGTH_MEAN = "path_length_mean"
 
 
 def adversarial_step(
@@ -65,6 +70,7 @@ def adversarial_step(
     penalty_weight: Array | float | optax.Schedule = 0.0,
     lecam: LeCam | None = None,
     matching: FeatureMatching | None = None,
+    path_length: PathLength | None = None,
     auxiliary_weight: Array | float = 0.0,
     augment: Augmentation | None = None,
     augment_probability: Array | float | optax.Schedule | Adaptive | None = None,
@@ -92,6 +98,9 @@ def adversarial_step(
       lecam: keeps the discriminator near what it said so far; its two averages are
         `state.extra["lecam_real"]` and `["lecam_fake"]`, which must be there.
       matching: draws the mean features of fakes to those of reals.
+      path_length: regularises a generator with styles, that is, with the methods `map` and
+        `synthesise` of `jaxnets.models.style_gan.Generator`, on latents of its own; the mean
+        length is `state.extra["path_length_mean"]`, which must be there.
       auxiliary_weight: of the cross-entropy of the discriminator's "class_logits" against the
         labels, of reals in its own loss and of fakes in both (Odena et al. 2017, AC-GAN,
         arXiv:1610.09585); 0 is off.
@@ -107,10 +116,19 @@ def adversarial_step(
       A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
       (share of reals above and fakes below zero), `d_sign_real` and `d_sign_fake` (mean signs of
       the logits, in [-1, 1]; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
-      overfitting), `penalty`, `lecam`, `matching`, `class_accuracy` (of reals, by "class_logits")
-      and `augment_probability` where there is one, and the two networks' `grad_norm` and
+      overfitting), `penalty`, `lecam`, `matching`, `path_length` (the penalty), `path_length_mean`,
+      `class_accuracy` (of reals, by "class_logits") and `augment_probability` where there is
+      one, and the two networks' `grad_norm` and
       `finite/...` (see `descend`).
+
+    Raises:
+      UserError: for a path length of a generator without styles.
     """
+    if path_length is not None and not hasattr(generator, "synthesise"):
+        raise UserError(
+            f"path length regularisation needs a generator with styles, and "
+            f"{type(generator).__name__} has none"
+        )
     lecam_names = (LECAM_REAL, LECAM_FAKE)
     classifies = not isinstance(auxiliary_weight, int | float) or auxiliary_weight > 0
 
@@ -165,6 +183,8 @@ def adversarial_step(
         seen_as = augment if augment is None or share is None else sometimes(augment, share)
         if lecam is not None:
             _need(state, *lecam_names)
+        if path_length is not None:
+            _need(state, PATH_LENGTH_MEAN)
 
         def labels_of(part: Batch) -> Array | None:
             return part["label"] if conditional else None
@@ -230,8 +250,22 @@ def adversarial_step(
             d_metrics = merge_over_first_axis(d_metrics)
             last = jax.tree.map(lambda leaf: leaf[-1], parts)
 
+        def path_penalty(variables: PyTree, labels: Array | None, count: int, key: PRNGKey):
+            assert path_length is not None
+            latent_key, y_key, noise_key = jax.random.split(key, 3)
+            apply = partial(generator.apply, variables)
+            latents = sample_latents(latent_key, count, latent_size)
+            w: Any = apply(latents, labels, method="map")
+
+            def synthesise(w: Array) -> Array:
+                images = apply(w, train=True, method="synthesise", rngs={"dropout": noise_key})
+                return images[0]  # type: ignore[no-any-return]
+
+            return path_length.of(synthesise, y_key, w, state.extra[PATH_LENGTH_MEAN])
+
         def g_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
             fake_key, judge_key = jax.random.split(key)
+            variables = {"params": params, **model_state}
             real, labels = part["image"], labels_of(part)
             fake, model_state = generate(params, model_state, labels, real.shape[0], fake_key)
             _, single = judge(d_net.params, d_net.model_state, labels, judge_key, seen_as)
@@ -247,6 +281,13 @@ def adversarial_step(
                 size = feature_distance(*pairs, part["mask"])
                 values = values + matching.weight * size
                 metrics["matching"] = Mean.of(size, part["mask"])
+            if path_length is not None:
+                # A key of its own, so that the other draws are those of a step without it.
+                path_key = jax.random.fold_in(key, 1)
+                size, mean = path_penalty(variables, labels, real.shape[0], path_key)
+                values = values + path_length.weight * size
+                metrics["path_length"] = Mean.of(size, part["mask"])
+                metrics[PATH_LENGTH_MEAN] = Mean.of(mean, part["mask"])
             if classifies:
                 named = cross_entropy(_class_logits(of_fake), _classes(part))
                 values = values + auxiliary_weight * named
@@ -257,16 +298,20 @@ def adversarial_step(
             **of_net(d_metrics, "discriminator", "d_"),
             **of_net(g_metrics, "generator", "g_"),
         }
+        if path_length is not None:
+            moved = {PATH_LENGTH_MEAN: _value(g_metrics[PATH_LENGTH_MEAN])}
+            state = dataclasses.replace(state, extra={**state.extra, **moved})
         if share is not None:
             metrics[AUGMENT_PROBABILITY] = Mean.of(jnp.asarray(share)[None])
         if isinstance(augment_probability, Adaptive):
             signs = d_metrics["d_sign_real"]
-            mean = signs.total / jnp.maximum(signs.count, 1.0)
-            moved = augment_probability.after(state.extra[AUGMENT_PROBABILITY], mean, signs.count)
+            moved = augment_probability.after(
+                state.extra[AUGMENT_PROBABILITY], _value(signs), signs.count
+            )
             state = dataclasses.replace(state, extra={**state.extra, AUGMENT_PROBABILITY: moved})
         if lecam is not None:
             moved = {
-                name: lecam.after(state.extra[name], mean.total / jnp.maximum(mean.count, 1.0))
+                name: lecam.after(state.extra[name], _value(mean))
                 for name, mean in zip(
                     lecam_names, (d_metrics["d_real"], d_metrics["d_fake"]), strict=True
                 )
@@ -300,6 +345,11 @@ def _need(state: TrainState, *names: str) -> None:
                 f"this step keeps {name!r} in the state: make it with "
                 f"TrainState.create(..., extra={{{name!r}: 0.0}})"
             )
+
+
+def _value(mean: Mean) -> Array:
+    """Of a step's metric, which is that of all devices."""
+    return mean.total / jnp.maximum(mean.count, 1.0)
 
 
 def _classes(part: Batch) -> Array:

@@ -17,6 +17,7 @@ from jaxnets.adversarial import (
     AUGMENT_PROBABILITY,
     LECAM_FAKE,
     LECAM_REAL,
+    PATH_LENGTH_MEAN,
     adversarial_step,
     sample_latents,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "AUGMENT_PROBABILITY",
     "LECAM_FAKE",
     "LECAM_REAL",
+    "PATH_LENGTH_MEAN",
     "Step",
     "adversarial_step",
     "classifier_step",

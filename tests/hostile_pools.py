@@ -18,7 +18,11 @@ NO_DATA += ["tfds:no_such_data_set", "tfds:../../x", "tfds:mnist:99.0.0", "tfds:
 NO_RAMP: Pool = ["", ":", "1:", ":1", "a:b", "1:2:3", "0.1:-1", "nan:1", "0.1:inf", "1:1e39", "1,2"]
 NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma=1,nan", "=1,2"]
 NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma=1,1.00000001"]
+NO_SWEEP += ["path_length_weight=1,2"]
 NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
+
+#: Factors of terms that a dcgan of projected classes may have, from 0 on, or not at all.
+WEIGHTS = ("lecam_weight", "matching_weight", "auxiliary_weight", "path_length_weight")
 
 #: Of a dcgan, whose channels follow from one number.
 NO_WIDTHS: Pool = [(0,), (-1,), (64, 32), (10**5,), (10**30,), (8,) * 9]

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny
+from jaxnets import models, parallel, state, steps
 from jaxnets.axis import example_keys
-from jaxnets.losses import path_length_penalty, path_lengths
+from jaxnets.errors import UserError
+from jaxnets.losses import PathLength, path_length_penalty, path_lengths
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)
@@ -115,3 +118,73 @@ def test_it_is_the_same_on_eight_devices(mode):
         got = jax.jit(spread)(z)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def styled(path_length, mean=0.2):
+    """A small StyleGAN2's state and step."""
+    start, step, _ = tiny.family(
+        "stylegan2", "hinge", width=0.02, rate=1e-2, b2=0.99, path_length=path_length
+    )
+    extra = {} if path_length is None else {steps.PATH_LENGTH_MEAN: mean}
+    return state.TrainState.create(start.key, start.nets, extra), step
+
+
+def test_a_step_penalises_the_generator_alone_and_moves_the_mean():
+    before, plain = styled(None)
+    start, step = styled(PathLength(3.0, decay=0.5))
+    batch = tiny.batch(8)
+    without, _ = jax.jit(plain)(before, batch)
+    after, metrics = jax.jit(step)(start, batch)
+    expected = 0.2 + 0.5 * (length_of(start, batch) - 0.2)
+    np.testing.assert_allclose(after.extra[steps.PATH_LENGTH_MEAN], expected, rtol=1e-4)
+    assert metrics["path_length"].compute() > 0
+    same = jax.tree.map(
+        np.array_equal, after.nets["discriminator"].params, without.nets["discriminator"].params
+    )
+    assert all(jax.tree.leaves(same))
+    nets = [of.nets["generator"].params for of in (after, without)]
+    mapping, synthesis = (jax.tree.map(np.array_equal, *(n[k] for n in nets)) for k in PARTS)
+    # The mapping learns from it, and so does the synthesis.
+    assert not all(jax.tree.leaves(mapping)) and not all(jax.tree.leaves(synthesis))
+
+
+PARTS = ("mapping", "synthesis")
+
+
+def length_of(start, batch):
+    """The mean path length of the first step's styles, by its keys."""
+    generator = models.make_generator(
+        "stylegan2", image_shape=(8, 8, 1), num_classes=3, latent_size=tiny.LATENT, width=0.02
+    )
+    key = jax.random.split(jax.random.fold_in(start.key, start.step))[1]
+    latent_key, y_key, noise_key = jax.random.split(jax.random.fold_in(key, 1), 3)
+    variables = start.nets["generator"].variables
+    z = steps.sample_latents(latent_key, len(batch["label"]), tiny.LATENT)
+    w = generator.apply(variables, z, batch["label"], method="map")
+
+    def synthesise(w):
+        rngs = {"dropout": noise_key}
+        return generator.apply(variables, w, train=True, method="synthesise", rngs=rngs)[0]
+
+    return path_lengths(synthesise, y_key, w).mean()
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_the_penalty_in_a_step_is_the_same_on_four_devices(mode):
+    found = []
+    for devices in (1, 4):
+        start, step = styled(PathLength(2.0))
+        mesh = parallel.make_mesh(devices)
+        compiled = parallel.compile_step(step, mesh, mode)
+        after, _ = compiled(parallel.replicate(start, mesh), tiny.batch(8))
+        found.append((after.nets["generator"].params, after.extra))
+    for one, other in zip(*(jax.tree.leaves(part) for part in found), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_a_generator_without_styles_has_no_path_length():
+    with pytest.raises(UserError, match="TinyGenerator has none"):
+        tiny.gan(path_length=PathLength())
+    start, step = styled(PathLength())
+    with pytest.raises(UserError, match="path_length_mean"):
+        jax.eval_shape(step, state.TrainState.create(start.key, start.nets), tiny.batch(8))

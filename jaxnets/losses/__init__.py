@@ -7,7 +7,7 @@ from jaxnets.losses.classification import (
     cross_entropy,
     focal,
 )
-from jaxnets.losses.path_length import path_length_penalty, path_lengths
+from jaxnets.losses.path_length import PathLength, path_length_penalty, path_lengths
 from jaxnets.losses.penalties import (
     PENALTIES,
     consistency,
@@ -27,6 +27,7 @@ __all__ = [
     "AdversarialLoss",
     "FeatureMatching",
     "LeCam",
+    "PathLength",
     "adversarial_loss",
     "classification_loss",
     "consistency",

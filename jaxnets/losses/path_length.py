@@ -11,6 +11,7 @@ differentiated once in reverse. The returned value is `phi(g)` itself.
 Reference: Karras et al. 2020, https://arxiv.org/abs/1912.04958, section 3.2 and appendix B
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import chex
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from jaxnets.axis import example_keys
 from jaxnets.typing import Array, PRNGKey
 
-__all__ = ["path_length_penalty", "path_lengths"]
+__all__ = ["PathLength", "path_length_penalty", "path_lengths"]
 
 #: Styles [B, S, W] -> images [B, *spatial, C], each of its own styles alone.
 Synthesise = Callable[[Array], Array]
@@ -71,6 +72,26 @@ def path_length_penalty(
     slope = (y * change).sum(axis=tuple(range(1, y.ndim)))
     penalty = phi(gradient) + (slope - jax.lax.stop_gradient(slope))
     return penalty, mean + decay * (_length(gradient) - mean)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathLength:
+    """`path_length_penalty` in a step, which keeps the mean length in the state's `extra`.
+
+    Attributes:
+      weight: factor in the generator's loss; the paper has 2. Where the penalty is applied at
+        every n-th step only, n times that.
+      decay: how much of a batch goes into the mean.
+    """
+
+    weight: Array | float = 2.0
+    decay: float = 0.01
+
+    def of(
+        self, synthesise: Synthesise, key: PRNGKey, w: Array, mean: Array | float
+    ) -> tuple[Array, Array]:
+        """See `path_length_penalty`."""
+        return path_length_penalty(synthesise, key, w, mean, self.decay)
 
 
 def _length(gradient: Array) -> Array:
