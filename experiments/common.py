@@ -57,6 +57,7 @@ _NOT_WHAT = (
     "max_rollbacks",
     "memory_budget_mb",
     "compilation_cache",
+    "pictures",
     *processes.FIELDS,
 )
 

@@ -125,6 +125,10 @@ class Generate(common.RunOptions, common.DataOptions):
     score_epochs: float | None = None
     """For how many passes over as many samples as there are training images."""
 
+    pictures: bool = True
+    """Show in the report, beside samples, a walk through the latents, truncations, mixed styles (of
+    stylegan2) and, with --judge, the training images nearest to samples."""
+
     @property
     def step_images(self) -> int:
         """Images that a step sees, over all its updates of the discriminator; once resolved."""

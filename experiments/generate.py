@@ -14,6 +14,7 @@ from experiments import (
     common,
     gan_step,
     judging,
+    looking,
     pictures,
     populations,
     processes,
@@ -222,6 +223,8 @@ def run(config: Generate) -> Path:
         parts.append(report.Table(values, header=header))
         rows += [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
     parts = [*parts, *pictures.figures(built, first, dataset, folder)]
+    if config.pictures:
+        parts += looking.figures(config, built, first, dataset, folder)
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)
     for sentence in compared:

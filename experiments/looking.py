@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments import common, scoring
+
 if TYPE_CHECKING:
     import flax.linen as nn
 
+    from experiments.generate import Built, Generate
     from experiments.sample import Sample
+    from jaxnets.data import DataSet
+    from jaxnets.state import TrainState
 
 #: Samples that are mixed with each other: as many rows and columns.
 MIXED = 8
@@ -17,6 +22,18 @@ MIXED = 8
 LAST_STAGE = 6
 #: Samples in each row of a sweep.
 SWEPT = 10
+
+#: Of a report: latents of a walk, pictures from each to the next, numbers of a sweep, and a seed.
+_POINTS, _FRAMES, _TRUNCATIONS, _SEED = 4, 8, "0.3,0.5,0.7,1", 3
+
+_CAPTIONS = {
+    "truncation": "The same samples, truncated to so much of the latents (or styles): more typical "
+    "ones on top, more variety below.",
+    "mixing": "Styles mixed: each row has the first stage's of one sample, each column the other "
+    "stages' of another.",
+    "nearest": "The samples nearest to training images, in the features of the CNN, and their "
+    "neighbours: are they copies?",
+}
 
 
 def truncations(text: str | None) -> list[float]:
@@ -134,4 +151,66 @@ def pictures(
             row_labels=[f"{number:g}" for number in numbers],
             column_labels=None if names is None else [names[int(label)] for label in asked],
         )
+    return found
+
+
+def figures(
+    config: Generate, built: Built, state: TrainState, dataset: DataSet, folder: Path
+) -> list[Any]:
+    """A report's pictures of what lies between and beside a GAN's samples; kept as files too.
+
+    Args:
+      config: of the run, resolved.
+      built: of `generate.build`.
+      state: of one GAN.
+      dataset: the real images.
+      folder: of the run.
+    """
+    import jax
+    import numpy as np
+
+    from experiments import gan_step
+    from experiments import pictures as drawn
+    from experiments.sample import Sample
+    from jaxnets import evaluate, provenance, report, sampling
+
+    about = drawn.facts(built.task.name, dataset, state)
+    generator = gan_step.networks(config, dataset)[0]
+    variables = state.nets["generator"].averaged
+    count = min(dataset.num_classes, SWEPT)
+    asked: Any = np.arange(count, dtype=np.int32) if config.conditional else count
+    names = dataset.class_names if config.conditional else None
+    styled = sampling.has_styles(generator)
+    options = Sample(
+        run=folder,
+        seed=_SEED,
+        truncation_sweep=_TRUNCATIONS,
+        style_mixing=1 if styled else None,
+    )
+    walk = evaluate.make_walk(
+        generator, latent_size=common.given(config.latent_size), conditional=config.conditional
+    )
+    frames = walk(variables, jax.random.key(_SEED), asked, _POINTS, _FRAMES)
+    moving = drawn.animation([report.grid_png(frame, count) for frame in frames])
+    into = places(options, folder / "samples" / "report.png")
+    shown = pictures(options, into, built.sample, generator, variables, asked, names)
+    told = {
+        folder / "samples" / "report-walk.png": (moving, "Between latents, by slerp, and back."),
+        **{
+            path: (picture, _CAPTIONS[what])
+            for what, path in into.items()
+            for picture in [shown[path]]
+        },
+    }
+    found = []
+    for path, (picture, caption) in told.items():
+        marked = provenance.mark(picture, {**about, "seed": _SEED})
+        report.write_atomically(path, marked)
+        found.append(report.Figure(marked, caption=caption))
+    if built.judge is not None:
+        labels = dataset.splits["test"].labels
+        samples = built.samples_like(state, labels)
+        looks = scoring.Looks(built.judge, samples, dataset, built.train, config.conditional)
+        near = drawn.nearest(looks, folder / "samples" / "nearest.png", about)
+        found.append(report.Figure(near.read_bytes(), caption=_CAPTIONS["nearest"]))
     return found

@@ -33,6 +33,18 @@ def test_a_sweep_of_any_family(cli, copies, workplace):
     assert sorted(p.name for p in workplace.iterdir()) == before
 
 
+def test_a_report_shows_what_lies_between_samples_and_beside_them(copies):
+    report = (copies["generate"] / "report.html").read_text()
+    for caption in ("Between latents", "truncated to so much"):
+        assert caption in report
+    assert "Styles mixed" not in report, "a dcgan has none"
+    with Image.open(copies["generate"] / "samples" / "report-walk.png") as walk:
+        assert walk.n_frames == 32  # type: ignore[attr-defined]
+        first = np.asarray(walk.convert("L"))
+        walk.seek(16)
+        assert np.any(first != np.asarray(walk.convert("L")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("conditional", ["conditional", "no-conditional"])
 def test_styles_of_a_run_are_mixed(conditional, workplace, cli):
