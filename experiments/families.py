@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import common
+from experiments.reproduce import spreads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -351,7 +351,7 @@ def _write(
     summary = judged_by / "summary.json"
     accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
     table = {
-        f"{entry}, {minutes:g} minutes": _spread([cell["scores"] for cell in of])
+        f"{entry}, {minutes:g} minutes": spreads([cell["scores"] for cell in of])
         for (entry, minutes), of in _grouped(cells).items()
     }
     write_json(
@@ -373,24 +373,12 @@ def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list
     return groups
 
 
-def _spread(scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean and sample standard deviation of every score that all seeds have."""
-    found: dict[str, Any] = {"seeds": len(scores)}
-    for name in scores[0]:
-        values = [score.get(name) for score in scores]
-        if all(value is not None and math.isfinite(value) for value in values):
-            numbers = [float(value) for value in values if value is not None]
-            std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-            found[name] = {"mean": statistics.fmean(numbers), "std": std}
-    return found
-
-
 def _table(config: Families, cells: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown, mean and standard deviation over the seeds."""
     heads = ["GAN", "minutes", *_COLUMNS]
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for (entry, minutes), of in _grouped(cells).items():
-        spread = _spread([cell["scores"] for cell in of])
+        spread = spreads([cell["scores"] for cell in of])
         row = [entry, f"{minutes:g}"]
         for name, form, factor in _COLUMNS.values():
             value = spread.get(name)
