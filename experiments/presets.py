@@ -50,33 +50,61 @@ DATA: dict[str, Values] = {
 
 
 def dcgan_small() -> Values:
-    """DCGAN of 28 or 32 pixels, for a CPU."""
+    """DCGAN of 28 or 32 pixels, for a CPU.
+
+    `generate --judge runs/cnn`, two cores of an AMD EPYC (Zen 4), 24 ms a step. Seen on
+    Fashion-MNIST, in the features of a CNN of 93.86%, Frechet distance of 10,000 samples and
+    recall, one seed: 17.8 and 0.37 after 200 s of training, 8.0 and 0.70 after 400 s, 6.3 and 0.77
+    after 600 s, when the CNN recognises 92.8% of the samples. Both rates at 1e-3 begin faster: 14.0
+    and 0.66 after 100 s.
+    """
     return {"generator": "dcgan", "width": 0.5}
 
 
 def sngan_small() -> Values:
-    """SNGAN-ResNet of 28 or 32 pixels, for a CPU."""
+    """SNGAN-ResNet of 28 or 32 pixels, for a CPU.
+
+    `generate --generator sngan --judge runs/cnn`; on the machine and by the measure of
+    `dcgan_small` a step takes 3.2 times as long as there. One seed: Frechet distance 17.1 and
+    recall 0.57 after 100 s of training. With both rates at 5e-4 it was 16.5 and 0.58 after 200 s,
+    with both at 1e-3 or 2e-3 20.3 and 25.7 after 100 s.
+    """
     return {
         "generator": "sngan",
         "generator_widths": (64, 32, 16),
         "discriminator_widths": (16, 32, 64, 64),
+        "generator_learning_rate": 1e-3,
+        "discriminator_learning_rate": 2e-3,
         "b2": 0.99,
     }
 
 
 def r3gan_small() -> Values:
-    """R3GAN of 28 or 32 pixels, for a CPU."""
+    """R3GAN of 28 or 32 pixels, for a CPU, on which it is slow.
+
+    `generate --generator r3gan --judge runs/cnn`; the published networks have two blocks a stage
+    and the same rates in both. On the machine and by the measure of `dcgan_small`, with one block a
+    stage, a step took 6.6 times as long as there, and the Frechet distance was 74 after 150 s,
+    with a recall of 0.00: its blocks without normalisation need more steps than a CPU makes in
+    minutes. `generate --loss relativistic --penalty r1_r2`, its loss and penalties on DCGAN's
+    networks, gave 11.8 and 0.74 in that time.
+    """
     return {
         "generator": "r3gan",
-        "generator_widths": (64, 32, 16),
-        "discriminator_widths": (16, 32, 64),
-        "generator_learning_rate": 1e-3,
-        "discriminator_learning_rate": 1e-3,
+        "generator_widths": (64, 32, 8),
+        "discriminator_widths": (8, 32, 64),
+        "generator_learning_rate": 2e-3,
+        "discriminator_learning_rate": 2e-3,
     }
 
 
 def stylegan2_small() -> Values:
-    """StyleGAN2 of 28 or 32 pixels, for a CPU."""
+    """StyleGAN2 of 28 or 32 pixels, for a CPU, on which it is slow.
+
+    `generate --generator stylegan2 --judge runs/cnn`; on the machine and by the measure of
+    `dcgan_small` a step takes 4.9 times as long as there, and the Frechet distance was 168 and the
+    recall 0.01 after 100 s (844 steps): it has only begun.
+    """
     return {
         "generator": "stylegan2",
         "width": 0.125,
