@@ -102,7 +102,7 @@ class Families(common.CacheOptions):
 def run(config: Families) -> Path:
     """The command."""
     from experiments import judging
-    from jaxnets import parallel
+    from jaxnets import parallel, runs
     from jaxnets.files import check_writable
 
     _check(config)
@@ -110,11 +110,12 @@ def run(config: Families) -> Path:
     root = config.run_dir or Path("runs") / name
     out = config.out or Path(__file__).parent / "results" / f"{name}.json"
     check_writable(out, "--out")
-    check_writable(root / "budget.json", "--run-dir")
     mesh = parallel.make_mesh(1)
     dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0))
+    judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
+    runs.open_run(root, "families", {"data": config.data})
     judged_by = config.judge or _own_judge(config, root / "judge")
-    judge = judging.load_judge(judged_by, dataset, mesh)
+    judge = judge or judging.load_judge(judged_by, dataset, mesh)
     seconds = _step_seconds(config, root, dataset, mesh)
     cells: list[dict[str, Any]] = []
     for minutes in sorted(config.minutes):
@@ -203,7 +204,6 @@ def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) ->
     found = {name: min(of) for name, of in timing.interleave(runners, _ROUNDS).items()}
     pace = statistics.median([kept[name] / found[name] for name in kept]) if kept else 1.0
     kept |= {name: found[name] * pace for name in missing}
-    root.mkdir(parents=True, exist_ok=True)
     write_json(path, {"seconds_per_step": kept, "machine": common.machine()})
     return {name: kept[name] for name in config.names}
 

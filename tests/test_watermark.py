@@ -215,7 +215,9 @@ def test_samples_are_marked_and_detected(cli, copies, workplace):
     assert plain[0] == 0 and "not found" in cli("detect", "plain.npz", "--key", KEY)[1]
 
 
-def test_a_watermark_that_will_not_be_found_is_said_to_be_too_weak(cli, copies, monkeypatch):
+def test_a_watermark_that_will_not_be_found_is_said_to_be_too_weak(
+    cli, copies, workplace, monkeypatch
+):
     monkeypatch.setattr(watermark, "embed", lambda images, key: images)  # the weakest there is
     command = ["sample", copies["generate"], "--count", 4, "--out", "weak", "--watermark", KEY]
     code, _, err = cli(*command)
