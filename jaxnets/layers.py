@@ -6,7 +6,7 @@ whatever the compute type `dtype` is. What a layer must know of other devices it
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -83,6 +83,13 @@ class Conv(nn.Module):
       bias_init: initialiser of `bias` [features].
       spectral_norm: whether the kernel is divided by its largest singular value (see
         `jaxnets.spectral`); the layer is then called with `train`.
+      resample: "double" to repeat each pixel twice along each axis before the convolution, "halve"
+        to average over pairs of pixels after it, both at no cost of their own (see
+        `ops.double_conv`); strides, padding, dilation and groups then keep their defaults.
+
+    Raises:
+      ValueError: for an input of another rank, channels that do not divide into groups, or options
+        that do not go with `resample`.
     """
 
     features: int
@@ -96,6 +103,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = _lecun_normal
     bias_init: Initializer = _zeros
     spectral_norm: bool = False
+    resample: Literal["none", "double", "halve"] = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool | None = None) -> Array:
@@ -110,14 +118,25 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.spectral_norm:
             kernel = _spectrally_normalised(kernel, train)
-        y = ops.conv(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=_per_axis(self.strides, rank),
-            padding=self.padding,
-            dilation=_per_axis(self.dilation, rank),
-            groups=self.groups,
-        )
+        strides, dilation = _per_axis(self.strides, rank), _per_axis(self.dilation, rank)
+        x = x.astype(self.dtype)
+        if self.resample == "none":
+            y = ops.conv(
+                x,
+                kernel.astype(self.dtype),
+                strides=strides,
+                padding=self.padding,
+                dilation=dilation,
+                groups=self.groups,
+            )
+        else:
+            ones = (1,) * rank
+            if (strides, self.padding, dilation, self.groups) != (ones, "SAME", ones, 1):
+                raise ValueError(
+                    f"a convolution with resample={self.resample!r} has no strides, padding, "
+                    "dilation or groups of its own"
+                )
+            y = (ops.double_conv if self.resample == "double" else ops.conv_halve)(x, kernel)
         if self.use_bias:
             y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
         return y

@@ -86,6 +86,22 @@ def test_convolutions_compute_in_dtype_with_float32_parameters(layer):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("resample", ["double", "halve"])
+def test_a_convolution_that_resamples_has_the_same_parameters(resample):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4, 3)), jnp.float32)
+    plain, layer = layers.Conv(5, (3, 3)), layers.Conv(5, (3, 3), resample=resample)
+    variables = plain.init(KEY, x)
+    variables["params"]["bias"] += 0.5
+    chex.assert_trees_all_equal_shapes(variables, layer.init(KEY, x))
+    if resample == "double":
+        expected = plain.apply(variables, x.repeat(2, 1).repeat(2, 2))
+    else:
+        expected = nn.avg_pool(plain.apply(variables, x), (2, 2), (2, 2))
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=f"{resample}.*strides"):
+        layers.Conv(5, (3, 3), 2, resample=resample).init(KEY, x)
+
+
 def test_convolution_errors_name_both_values():
     with pytest.raises(ValueError, match=r"input of 4 axes .* got shape \(4, 4, 2\)"):
         layers.Conv(3, (3, 3)).init(KEY, jnp.ones((4, 4, 2)))

@@ -297,6 +297,37 @@ def test_resampling_is_a_depthwise_convolution(name, shape, factor, taps):
         np.testing.assert_allclose(vjp(slope)[0], vjp_expected(slope)[0], atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [(3, 3), (1, 5), (3,)])
+@pytest.mark.parametrize("name", ["double_conv", "conv_halve"])
+def test_a_convolution_with_resampling_is_both_one_after_the_other(name, window):
+    rank = len(window)
+    sizes = (6, 5)[:rank]  # an odd one too
+    x, kernel = RNG.normal(size=(2, *sizes, 3)), RNG.normal(size=(*window, 3, 4))
+
+    def apart(x, kernel):
+        if name == "double_conv":
+            for axis in range(rank):
+                x = jnp.repeat(x, 2, axis + 1)
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1,) * rank, "SAME", dimension_numbers=layout(rank)
+        )
+        return y if name == "double_conv" else nn.avg_pool(y, (2,) * rank, (2,) * rank)
+
+    with jax.enable_x64(True):
+        got, vjp = jax.vjp(getattr(ops, name), x, kernel)
+        expected, vjp_expected = jax.vjp(apart, x, kernel)
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+        slope = np.cos(np.arange(got.size)).reshape(got.shape)
+        for mine, other in zip(vjp(slope), vjp_expected(slope), strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-12)
+
+
+def test_a_convolution_with_resampling_needs_a_centre():
+    for function in (ops.double_conv, ops.conv_halve):
+        with pytest.raises(ValueError, match="odd sizes"):
+            function(jnp.zeros((1, 4, 4, 1)), jnp.zeros((2, 3, 1, 1)))
+
+
 def test_resampling_keeps_the_brightness_inside():
     x = jnp.full((1, 8, 8, 1), 0.7)
     np.testing.assert_allclose(ops.downsample(x)[0, 1:-1, 1:-1], 0.7, rtol=1e-6)

@@ -81,8 +81,8 @@ class UpBlock(nn.Module):
         # No biases: up to the last normalisation of the network, each is followed by one.
         conv = partial(Conv, self.features, use_bias=False, dtype=self.dtype)
         norm_relu = partial(_norm_relu, weights=weights, train=train, dtype=self.dtype)
-        y = ops.upsample(norm_relu(x, name="norm1"), 2, _NEAREST)
-        y = conv((3, 3), kernel_init=_block_init, name="conv1")(y)
+        conv1 = conv((3, 3), kernel_init=_block_init, resample="double", name="conv1")
+        y = conv1(norm_relu(x, name="norm1"))
         y = conv((3, 3), kernel_init=_block_init, name="conv2")(norm_relu(y, name="norm2"))
         # The shortcut is the paper's: it does not matter whether pixels are repeated before or
         # after a 1x1 convolution, but after it is a quarter of the work.
@@ -114,10 +114,17 @@ class DownBlock(nn.Module):
         y = x if self.first else nn.relu(x)
         y = conv(hidden, (3, 3), kernel_init=_block_init, name="conv1")(y, train=train)
         y = nn.relu(y)
-        y = conv(self.features, (3, 3), kernel_init=_block_init, name="conv2")(y, train=train)
+        conv2 = conv(
+            self.features,
+            (3, 3),
+            kernel_init=_block_init,
+            resample="halve" if self.halve else "none",
+            name="conv2",
+        )
+        y = conv2(y, train=train)
         changes = self.halve or self.first or x.shape[-1] != self.features
         if self.halve:
-            x, y = ops.avg_pool(x, (2, 2)), ops.avg_pool(y, (2, 2))
+            x = ops.avg_pool(x, (2, 2))
         if changes:
             x = conv(self.features, (1, 1), kernel_init=_glorot, name="conv_shortcut")(
                 x, train=train

@@ -2,6 +2,9 @@
 
 A separable filter is a few shifted multiply-adds along each axis. Written as such, XLA fuses them
 on every backend; written as the depthwise convolution that they are, its gradients are slow.
+
+Repeated pixels before a convolution and a mean after one need no filter of their own: the sums can
+be taken of the kernel, which is small, instead of the image.
 """
 
 from collections.abc import Sequence
@@ -9,10 +12,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnets.ops import windows
+from jaxnets.ops import convolution, windows
 from jaxnets.typing import Array
 
-__all__ = ["downsample", "upsample"]
+__all__ = ["conv_halve", "double_conv", "downsample", "upsample"]
 
 #: A binomial filter: close to a Gaussian, and the usual choice of style-based generators.
 BINOMIAL = (1.0, 3.0, 3.0, 1.0)
@@ -99,6 +102,65 @@ def upsample(x: Array, factor: int = 2, taps: Sequence[float] = BINOMIAL) -> Arr
         stacked = jnp.stack(outputs, axis=axis + 1)
         x = stacked.reshape(*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
     return x
+
+
+def double_conv(x: Array, kernel: Array) -> Array:
+    """Convolution of an image whose pixels are first repeated, twice along each spatial axis.
+
+    The large image is never made: of a 3x3 kernel's nine products at each of its pixels four are
+    left, those with the sums of the weights that meet the same small pixel.
+
+    Args:
+      x: [B, *spatial, C_in].
+      kernel: [*window, C_in, C_out], of odd sizes; converted to the type of `x`.
+
+    Returns:
+      [B, *(2 * spatial), C_out], equal to the "SAME" convolution of the repeated pixels up to the
+      order of sums.
+
+    Raises:
+      ValueError: if a size of the window is even.
+
+    Reference:
+      Karras et al. 2018, https://arxiv.org/abs/1710.10196 (the "fused" scaling of its code).
+    """
+    rank = x.ndim - 2
+    kernel = _pair_sums(kernel).astype(x.dtype)
+    return convolution.conv_transpose(x, kernel, strides=(2,) * rank)
+
+
+def conv_halve(x: Array, kernel: Array) -> Array:
+    """Convolution whose result is averaged over pairs of pixels along each spatial axis.
+
+    As for `double_conv`, the result before the mean is never made.
+
+    Args:
+      x: [B, *spatial, C_in]; of an odd size the last pixel has no partner and no output.
+      kernel: [*window, C_in, C_out], of odd sizes; converted to the type of `x`.
+
+    Returns:
+      [B, *(spatial // 2), C_out], equal to `avg_pool` of the "SAME" convolution up to the order of
+      sums.
+
+    Raises:
+      ValueError: if a size of the window is even.
+    """
+    rank = x.ndim - 2
+    padding = [(size // 2, size // 2) for size in kernel.shape[:-2]]
+    kernel = (_pair_sums(kernel) / 2**rank).astype(x.dtype)
+    return convolution.conv(x, kernel, strides=(2,) * rank, padding=padding)
+
+
+def _pair_sums(kernel: Array) -> Array:
+    """The kernel convolved with (1, 1) along each spatial axis: [*(window + 1), C_in, C_out]."""
+    rank = kernel.ndim - 2
+    if not all(size % 2 for size in kernel.shape[:rank]):
+        raise ValueError(f"the window must have odd sizes, got {list(kernel.shape[:rank])}")
+    for axis in range(rank):
+        after, before = ([(0, 0)] * kernel.ndim for _ in range(2))
+        after[axis], before[axis] = (0, 1), (1, 0)
+        kernel = jnp.pad(kernel, after) + jnp.pad(kernel, before)
+    return kernel
 
 
 def _normalised(taps: Sequence[float]) -> list[float]:
