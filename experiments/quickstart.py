@@ -77,6 +77,8 @@ class _Workshop:
             seed=self.config.seed,
             batch_size=_BATCH // 2,
             epochs=self.config.gan_steps * (_BATCH // 2) / len(images),
+            generator_learning_rate=5e-4,  # a batch larger than the preset's, and few images
+            discriminator_learning_rate=5e-4,
             eval_every=0.0,
         )
         built, result = self._train(generate, generate.resolve(config), name, images)
