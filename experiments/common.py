@@ -315,7 +315,7 @@ def how_to_go_on() -> str:
     """The command that resumes the run that this process has opened; "" if there is none."""
     if _opened is None:
         return ""
-    if _arguments[:1] == ["reproduce"]:  # its --run-dir is the folder of all seeds
+    if _arguments[:1] in (["reproduce"], ["families"]):  # their --run-dir is that of all runs
         return f"python -m experiments {shlex.join(_arguments)}"
     kept, skip = [], False
     for argument in _arguments:

@@ -29,7 +29,6 @@ __all__ = [
     "curves_svg",
     "grid_png",
     "html_report",
-    "image_grid",
     "write_atomically",
 ]
 
@@ -140,13 +139,6 @@ def grid_png(
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def image_grid(
-    images: ArrayLike, columns: int, path: str | os.PathLike[str], **options: Any
-) -> Path:
-    """Writes `grid_png(images, columns, **options)` to `path`."""
-    return write_atomically(path, grid_png(images, columns, **options))
 
 
 def _figure(width: float, height: float) -> Any:

@@ -185,6 +185,14 @@ def test_the_command_to_go_on_names_one_run_folder():
         assert command_to_go_on(text) == ["classify", "--data", "digits", "--run-dir", "a b"]
 
 
+@pytest.mark.parametrize("command", ["families", "reproduce"])
+def test_a_command_of_many_runs_goes_on_with_its_own_folder(command, monkeypatch):
+    words = [command, "--run-dir", "all"]
+    monkeypatch.setattr(common, "_opened", Path("all/one"))
+    monkeypatch.setattr(common, "_arguments", words)
+    assert command_to_go_on(commands._how_to_go_on()) == words
+
+
 def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 

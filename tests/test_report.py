@@ -59,9 +59,9 @@ def test_labels_take_room_beside_the_images():
 
 
 def test_files_appear_whole(tmp_path, monkeypatch):
-    path = report.image_grid(np.zeros((2, 4, 4, 3)), 2, tmp_path / "new" / "grid.png", scale=1)
-    before = path.read_bytes()
-    assert before == report.grid_png(np.zeros((2, 4, 4, 3)), 2, scale=1)
+    before = report.grid_png(np.zeros((2, 4, 4, 3)), 2, scale=1)
+    path = report.write_atomically(tmp_path / "new" / "grid.png", before)
+    assert path.read_bytes() == before
 
     def fail(self, target):
         raise OSError("disk full")
