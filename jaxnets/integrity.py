@@ -9,6 +9,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,13 +165,16 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     Args:
       folder: of one checkpoint.
       content: JSON types; what else the manifest tells.
+
+    Raises:
+      TimeoutError: if what Orbax writes beside the arrays is not there after a minute.
     """
     files = {
         str(path.relative_to(folder)): [path.stat().st_size, _digest_of_file(path)]
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _STAMPED
     }
-    whole = {"format": _FORMAT, **content, "files": files, "orbax": _unstamped(folder)}
+    whole = {"format": _FORMAT, **content, "files": files, "orbax": _notes_of_orbax(folder)}
     _write(folder, whole)
 
 
@@ -276,6 +280,20 @@ def _unstamped(folder: Path) -> dict[str, Any] | None:
         return dict(found)
     except (OSError, ValueError, AttributeError, TypeError):
         return None
+
+
+def _notes_of_orbax(folder: Path) -> dict[str, Any]:
+    """What `_unstamped` will find: a thread of Orbax's own writes it, and may not have done so yet.
+
+    Raises:
+      TimeoutError: if it has not after a minute.
+    """
+    end = time.monotonic() + 60
+    while not (found := _unstamped(folder) or {}).get("item_handlers"):
+        if time.monotonic() > end or not folder.is_dir():
+            raise TimeoutError(f"Orbax has not written {_STAMPED}")
+        time.sleep(0.001)
+    return found
 
 
 def _digest(content: Any) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import chex
@@ -201,6 +202,24 @@ def test_a_newest_checkpoint_that_is_gone_is_said(tmp_path):
         assert int(checkpoints.restore(state(), repair=True)[0].step) == 2
     (sentence,) = told
     assert "step 3" in sentence and "it is gone; using step 2" in sentence
+
+
+def test_a_save_is_good_however_late_orbax_writes_its_notes(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.metadata import checkpoint as notes
+
+    update = notes._MetadataStoreImpl.update
+
+    def late(*args, **kwargs):  # in a thread of its own
+        time.sleep(0.2)
+        update(*args, **kwargs)
+
+    monkeypatch.setattr(notes._MetadataStoreImpl, "update", late)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state(3))
+    told = []
+    with Checkpoints(tmp_path / "c", say=told.append) as checkpoints:
+        assert int(checkpoints.restore(state())[0].step) == 3
+    assert not told
 
 
 @noisy
