@@ -53,7 +53,7 @@ _METRICS = (
 #: Columns of the table: heading -> (score, format, a factor).
 _COLUMNS: dict[str, tuple[str, str, float]] = {
     "Frechet": ("frechet", ".2f", 1),
-    "KID x 1000": ("kid", ".2f", 1000),
+    "KID": ("kid", ".3f", 1),
     "precision": ("precision", ".3f", 1),
     "recall": ("recall", ".3f", 1),
     "coverage": ("coverage", ".3f", 1),
@@ -126,7 +126,7 @@ def run(config: Families) -> Path:
                     _cell(config, root, dataset, mesh, judge, entry, seed, minutes, steps, seconds)
                 )
                 _write(config, out, judge, judged_by, seconds, cells)
-    print(_table(config, cells))
+    print(_table(cells))
     print(f"  {out}")
     return out
 
@@ -373,17 +373,16 @@ def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list
     return groups
 
 
-def _table(config: Families, cells: Sequence[Mapping[str, Any]]) -> str:
+def _table(cells: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown, mean and standard deviation over the seeds."""
-    heads = ["GAN", "minutes", *_COLUMNS]
+    heads = ["GAN", "minutes", "seeds", *_COLUMNS]
     lines = [" | ".join(heads), " | ".join(["---"] * len(heads))]
     for (entry, minutes), of in _grouped(cells).items():
         spread = spreads([cell["scores"] for cell in of])
-        row = [entry, f"{minutes:g}"]
+        row = [entry, f"{minutes:g}", str(len(of))]
         for name, form, factor in _COLUMNS.values():
-            value = spread.get(name)
-            row.append(
-                f"{value['mean'] * factor:{form}} ± {value['std'] * factor:{form}}" if value else ""
-            )
+            parts = ("mean", "std")[: len(of)]  # one seed has no deviation
+            numbers = [spread[name][part] * factor for part in parts] if name in spread else []
+            row.append(" ± ".join(f"{number:{form}}" for number in numbers))
         lines.append(" | ".join(row))
     return "\n".join(f"| {line} |" for line in lines)

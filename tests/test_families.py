@@ -85,7 +85,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
     monkeypatch.setattr(families, "_runner", no_training)
     families.run(config)
     assert json.loads(config.out.read_text()) == found
-    assert "| dcgan | 0.002 |" in capsys.readouterr().out
+    assert "| dcgan | 0.002 | 2 |" in capsys.readouterr().out
 
 
 def test_a_cell_that_was_lost_is_the_same_again(made):
