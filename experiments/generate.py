@@ -207,7 +207,9 @@ def run(config: Generate) -> Path:
         "generate", config, dataset, built.task, mesh, built.steps_per_epoch
     )
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
-    first = to_look_at(populations.member(config, result.state, None))
+    first = populations.member(config, result.state, None)
+    looks = looking.seen(built, first, dataset) if config.pictures else None
+    first = to_look_at(first)
     if not processes.writes():
         return folder
     common.write_summary(folder, numbers, result)
@@ -224,7 +226,7 @@ def run(config: Generate) -> Path:
         rows += [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
     parts = [*parts, *pictures.figures(built, first, dataset, folder)]
     if config.pictures:
-        parts += looking.figures(config, built, first, dataset, folder)
+        parts += looking.figures(config, built, first, dataset, folder, looks)
     report.html_report(folder / "report.html", built.task.name, parts)
     common.print_table(built.task.name, rows)
     for sentence in compared:

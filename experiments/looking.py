@@ -154,8 +154,23 @@ def pictures(
     return found
 
 
+def seen(built: Built, state: TrainState, dataset: DataSet) -> scoring.Looks | None:
+    """What the CNN, if there is one, sees in samples and images; all processes must call it."""
+    if built.judge is None:
+        return None
+    samples = built.samples_like(state, dataset.splits["test"].labels)
+    looks = scoring.Looks(built.judge, samples, dataset, built.train, built.conditional)
+    _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
+    return looks
+
+
 def figures(
-    config: Generate, built: Built, state: TrainState, dataset: DataSet, folder: Path
+    config: Generate,
+    built: Built,
+    state: TrainState,
+    dataset: DataSet,
+    folder: Path,
+    looks: scoring.Looks | None,
 ) -> list[Any]:
     """A report's pictures of what lies between and beside a GAN's samples; kept as files too.
 
@@ -165,6 +180,7 @@ def figures(
       state: of one GAN.
       dataset: the real images.
       folder: of the run.
+      looks: of `seen`.
     """
     import jax
     import numpy as np
@@ -207,10 +223,7 @@ def figures(
         marked = provenance.mark(picture, {**about, "seed": _SEED})
         report.write_atomically(path, marked)
         found.append(report.Figure(marked, caption=caption))
-    if built.judge is not None:
-        labels = dataset.splits["test"].labels
-        samples = built.samples_like(state, labels)
-        looks = scoring.Looks(built.judge, samples, dataset, built.train, config.conditional)
+    if looks is not None:
         near = drawn.nearest(looks, folder / "samples" / "nearest.png", about)
         found.append(report.Figure(near.read_bytes(), caption=_CAPTIONS["nearest"]))
     return found
