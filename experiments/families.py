@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,6 +169,12 @@ def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: floa
     )
 
 
+def _digest(options: Generate) -> str:
+    """Of the values of a training, whatever its length: cells of other values are others."""
+    text = json.dumps(common.experiment_values(options), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _score_epochs(config: Families, options: Generate) -> float | None:
     """Of the CNN of the accuracy score; None for none."""
     if not config.accuracy_score:
@@ -264,6 +272,7 @@ def _cell(
         "judge": judge.digest,
         "samples": config.samples or len(dataset.splits["test"]),
         "score_epochs": _score_epochs(config, options),
+        "values": _digest(options),
     }
     if path.exists():
         found = read_json(path)

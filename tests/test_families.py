@@ -88,6 +88,14 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
     assert "| dcgan | 0.002 | 2 |" in capsys.readouterr().out
 
 
+def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
+    config, _ = made
+    other = {**families.ENTRIES["dcgan"], "penalty_weight": 0.2}
+    monkeypatch.setitem(families.ENTRIES, "dcgan", other)
+    with pytest.raises(UserError, match=r"another configuration: .*penalty_weight"):
+        families.run(config)
+
+
 def test_a_cell_that_was_lost_is_the_same_again(made):
     config, found = made
     last = found["cells"][-1]
