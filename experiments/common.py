@@ -295,7 +295,8 @@ def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
 
     def make() -> Path:
         provenance.check(config.run_dir, experiment, values, dataset)
-        folder = runs.open_run(config.run_dir, experiment, values)
+        defaults = experiment_values(type(config)())
+        folder = runs.open_run(config.run_dir, experiment, values, defaults=defaults)
         provenance.keep(folder, dataset)
         return folder
 

@@ -46,6 +46,14 @@ class Generate(common.RunOptions, common.DataOptions):
     64 32 16; each stage has twice the size of the one before. Of dcgan one number: the last's."""
     discriminator_widths: tuple[int, ...] | None = None
     """Channels of the discriminator's stages, from the image on. Of dcgan one: the first's."""
+    generator_attention: tuple[int, ...] = ()
+    """Self-attention after these of the generator's stages; 0 is that of the fewest pixels."""
+    discriminator_attention: tuple[int, ...] = ()
+    """Self-attention after these of the discriminator's stages; 1 is that of the image's size, or
+    of half of it."""
+    spectral_norm: bool = False
+    """Divide each kernel of the discriminator by its largest singular value (dcgan; sngan does in
+    any case)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32 in any case."""
 

@@ -31,6 +31,9 @@ def networks(config: Generate, dataset: DataSet) -> Any:
         generator_widths=config.generator_widths,
         discriminator_widths=config.discriminator_widths,
         conditioning=config.conditioning,
+        generator_attention=config.generator_attention,
+        discriminator_attention=config.discriminator_attention,
+        spectral_norm=config.spectral_norm,
         dtype=config.dtype,
     )
 

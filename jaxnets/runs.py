@@ -33,7 +33,12 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def open_run(
-    folder: Path | None, experiment: str, config: Mapping[str, Any], *, root: Path | None = None
+    folder: Path | None,
+    experiment: str,
+    config: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    root: Path | None = None,
 ) -> Path:
     """Makes the folder of a run, or finds it again.
 
@@ -41,6 +46,8 @@ def open_run(
       folder: the run's folder; by default `<root>/<experiment>-<date>-<time>`.
       experiment: name of the command.
       config: every value that the run's results depend on, as JSON types.
+      defaults: values of fields that the `config.json` of an earlier version may lack: what was
+        done before there was a choice.
       root: folder of runs; by default `runs` in the working directory.
 
     Returns:
@@ -69,12 +76,12 @@ def open_run(
             )
         # Through JSON, so that a tuple equals the list that was read back.
         asked = json.loads(json.dumps(config))
+        there = json.loads(json.dumps(dict(defaults or {}))) | found["config"]
         missing = "(not set)"
         differ = [
-            f"{name} (there {found['config'].get(name, missing)!r}, asked "
-            f"{asked.get(name, missing)!r})"
+            f"{name} (there {there.get(name, missing)!r}, asked {asked.get(name, missing)!r})"
             for name in sorted({*found["config"], *asked})
-            if found["config"].get(name, missing) != asked.get(name, missing)
+            if there.get(name, missing) != asked.get(name, missing)
         ]
         if differ:
             raise UserError(

@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from hostile_pools import options
 
@@ -127,6 +127,8 @@ def _may_be(value: Any, hint: Any) -> bool:
         if option is float and type(value) in (int, float) and abs(value) < 10**300:
             return True
         if option in (str, Path) and isinstance(value, str):
+            return True
+        if get_origin(option) is tuple and value == []:
             return True
     return False
 

@@ -26,6 +26,7 @@ WEIGHTS = ("lecam_weight", "matching_weight", "auxiliary_weight", "path_length_w
 
 #: Of a dcgan, whose channels follow from one number.
 NO_WIDTHS: Pool = [(0,), (-1,), (64, 32), (10**5,), (10**30,), (8,) * 9]
+NO_STAGES: Pool = [(-1,), (1, 9), (10**30,)]
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -71,4 +72,5 @@ CALLED = {
     "key": ["key"],
     "watermark": ["key"],
     **{key: ["widths", "channels"] for key in ("generator_widths", "discriminator_widths")},
+    **{key: ["no stage"] for key in ("generator_attention", "discriminator_attention")},
 }

@@ -287,6 +287,17 @@ def test_another_configuration_is_refused_and_its_fields_are_named(tmp_path):
         runs.open_run(folder, "generate", CONFIG)
 
 
+def test_a_field_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
+    folder = runs.open_run(tmp_path / "run", "classify", CONFIG)
+    defaults = {"epochs": 9.0, "stages": (), "cutout": 0}
+    new = {**CONFIG, "stages": (), "cutout": 0}
+    assert runs.open_run(folder, "classify", new, defaults=defaults) == folder
+    with pytest.raises(UserError, match=r"configuration: cutout \(there 0, asked 4\); choose"):
+        runs.open_run(folder, "classify", {**new, "cutout": 4}, defaults=defaults)
+    with pytest.raises(UserError, match=r"epochs \(there 2.0, asked 9.0\)"):
+        runs.open_run(folder, "classify", {**new, "epochs": 9.0}, defaults=defaults)
+
+
 def test_folders_of_others_are_left_alone(tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="is not the folder of a run"):

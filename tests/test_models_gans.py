@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnets.errors import UserError
 from jaxnets.models import (
@@ -225,6 +226,51 @@ def test_discriminator_norms():
         Discriminator(norm="layer").init(KEY, x, train=False)
 
 
+@pytest.mark.parametrize("family", GENERATORS)
+def test_self_attention_goes_into_both_networks_by_name(family):
+    pair = make_gan(
+        family,
+        **{**SMALL, "image_shape": (16, 18, 2), "width": 0.05},
+        generator_attention=(0, 1),
+        discriminator_attention=(2,),
+    )
+    for module, x, stages in zip(
+        pair, (latents(), images((16, 18, 2))), ((0, 1), (2,)), strict=True
+    ):
+        params = jax.eval_shape(partial(module.init, train=False), KEY, x, LABEL)["params"]
+        found = {name for name in params.get("synthesis", params) if "attention" in name}
+        assert found == {f"attention{stage}" for stage in stages}
+
+
+def test_a_spectrally_normalised_dcgan_does_not_heed_the_size_of_its_kernels():
+    options = {key: value for key, value in SMALL.items() if key != "latent_size"}
+    module = make_discriminator(**options, attention=(1,), spectral_norm=True)
+    variables = random_variables(module, images(), LABEL)
+    # Each kernel has an estimate, and training moves it.
+    _, after = module.apply(variables, images(), LABEL, train=True, mutable=["spectral_norm"])
+    kernels = [path[:-1] for path in flatten_dict(variables["params"]) if path[-1] == "kernel"]
+    assert {path[:-2] for path in flatten_dict(after["spectral_norm"])} == set(kernels)
+
+    def judged(factor):
+        for _ in range(60):  # the estimates settle
+            _, state = module.apply(
+                larger(factor), images(), LABEL, train=True, mutable=["spectral_norm"]
+            )
+            variables["spectral_norm"] = state["spectral_norm"]
+        return module.apply(larger(factor), images(), LABEL, train=False)[0]
+
+    def larger(factor):
+        params = {
+            path: leaf * factor if path[-1] == "kernel" else leaf
+            for path, leaf in flatten_dict(variables["params"]).items()
+        }
+        return {**variables, "params": unflatten_dict(params)}
+
+    np.testing.assert_allclose(judged(1.0), judged(5.0), rtol=1e-4, atol=1e-5)
+    plain = make_discriminator(**options, attention=(1,))
+    assert set(jax.eval_shape(partial(plain.init, train=False), KEY, images(), LABEL)) == {"params"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -240,6 +286,16 @@ def test_discriminator_norms():
         ({"num_classes": 1}, "at least 2 classes, got 1"),
         ({"latent_size": 0}, "latent_size must be at least 1, got 0"),
         ({"width": -1.0}, "width factor must be above 0, got -1.0"),
+        ({"generator_attention": (3,)}, "no stage 3 .* has the stages 0 to 1"),
+        ({"discriminator_attention": (0,)}, "no stage 0 .* has the stages 1 to 2"),
+        (
+            {"discriminator": "lenet5", "discriminator_attention": (1,)},
+            "into the networks of dcgan, r3gan, sngan, stylegan2; a classifier .* lenet5, has no",
+        ),
+        (
+            {"family": "r3gan", "spectral_norm": True},
+            "of the discriminators dcgan and sngan, and not of r3gan",
+        ),
     ],
 )
 def test_errors(options, message):

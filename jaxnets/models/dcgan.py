@@ -23,6 +23,7 @@ from jaxnets.layers import (
     ConditionalBatchNorm,
     Conv,
     ConvTranspose,
+    Dense,
     Dropout,
     class_weights,
 )
@@ -152,6 +153,9 @@ class Discriminator(nn.Module):
       norm: "none", or "batch" for batch normalisation in every stage but the first.
       dropout: rate after every stage.
       attention: the stages, of 1, 2, ..., after which self-attention follows.
+      spectral_norm: whether every kernel, and the embedding, is divided by its largest singular
+        value (Miyato et al. 2018, https://arxiv.org/abs/1802.05957), whose estimates are then the
+        network's state, in the collection "spectral_norm".
       dtype: compute type.
     """
 
@@ -160,6 +164,7 @@ class Discriminator(nn.Module):
     norm: str = "none"
     dropout: float = 0.0
     attention: Sequence[int] = ()
+    spectral_norm: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -180,22 +185,35 @@ class Discriminator(nn.Module):
                 use_bias=not normalise,
                 kernel_init=_leaky_init,
                 dtype=self.dtype,
+                spectral_norm=self.spectral_norm,
                 name=f"conv{stage}",
-            )(x)
+            )(x, train=train)
             if normalise:
                 x = BatchNorm(dtype=self.dtype, name=f"norm{stage}")(x, train=train)
             x = nn.leaky_relu(x, 0.2)
             if stage in self.attention:
-                x = SelfAttention(dtype=self.dtype, name=f"attention{stage}")(x, train=train)
+                attention = SelfAttention(
+                    spectral_norm=self.spectral_norm, dtype=self.dtype, name=f"attention{stage}"
+                )
+                x = attention(x, train=train)
             x = features[f"stage{stage}"] = Dropout(self.dropout)(x, train=train)
         x = features["penultimate"] = x.reshape(x.shape[0], -1).astype(jnp.float32)
-        logits = nn.Dense(1, name="head")(x)[:, 0]
+        head = Dense(1, spectral_norm=self.spectral_norm, name="head")
+        logits = head(x, train=train)[:, 0]
         if self.num_classes is not None:
-            logits += project(x, class_weights(label, self.num_classes), name="projection")
+            logits += project(
+                x,
+                class_weights(label, self.num_classes),
+                name="projection",
+                spectral_norm=self.spectral_norm,
+                train=train,
+            )
         return logits, features
 
 
-def project(phi: Array, weights: Array, *, name: str) -> Array:
+def project(
+    phi: Array, weights: Array, *, name: str, spectral_norm: bool = False, train: bool = False
+) -> Array:
     """Projection term e_y . phi of a conditional discriminator.
 
     Call it inside a module's `__call__`, which will own the embedding.
@@ -204,10 +222,18 @@ def project(phi: Array, weights: Array, *, name: str) -> Array:
       phi: [B, F] features.
       weights: [B, K] weights over the classes.
       name: of the embedding in the module's "params".
+      spectral_norm: whether the embedding is spectrally normalised.
+      train: whether it trains.
 
     Returns:
       [B] what the class adds to the logit.
     """
-    init = nn.initializers.normal(phi.shape[-1] ** -0.5)
-    embedding = nn.Dense(phi.shape[-1], use_bias=False, kernel_init=init, name=name)(weights)
-    return jnp.sum(embedding * phi, axis=-1)
+    size = phi.shape[-1]
+    embedding = Dense(
+        size,
+        use_bias=False,
+        kernel_init=nn.initializers.normal(size**-0.5),
+        spectral_norm=spectral_norm,
+        name=name,
+    )
+    return jnp.sum(embedding(weights, train=train) * phi, axis=-1)

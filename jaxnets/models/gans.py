@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
@@ -35,6 +37,8 @@ class _Size:
       width: factor on the published numbers of channels.
       widths: channels of each stage instead of those; None for the published ones.
       dtype: compute type.
+      attention: the stages after which self-attention follows.
+      spectral_norm: whether a discriminator's kernels are spectrally normalised.
     """
 
     image_shape: tuple[int, int, int]
@@ -42,6 +46,8 @@ class _Size:
     width: float
     widths: tuple[int, ...] | None
     dtype: Dtype
+    attention: tuple[int, ...]
+    spectral_norm: bool = False
 
     @property
     def pixels(self) -> int:
@@ -54,6 +60,11 @@ class _Size:
             shares = scale_widths([size // multiple for size in published], self.width)
             return tuple(multiple * share for share in shares)
         return self.widths
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of the module of any family, by name."""
+        return {"attention": self.attention, "dtype": self.dtype}
 
     def one_channel_count(self, published: int, family: str) -> int:
         """For a family whose other numbers of channels follow from one."""
@@ -68,20 +79,20 @@ class _Size:
 
 def _dcgan_generator(size: _Size, latent_size: int) -> nn.Module:
     channels = size.one_channel_count(64, "dcgan")
-    return dcgan.Generator(
-        size.image_shape, latent_size, size.num_classes, channels, dtype=size.dtype
-    )
+    return dcgan.Generator(size.image_shape, latent_size, size.num_classes, channels, **size.fields)
 
 
 def _dcgan_discriminator(size: _Size) -> nn.Module:
     channels = size.one_channel_count(64, "dcgan")
-    return dcgan.Discriminator(size.num_classes, channels, dtype=size.dtype)
+    return dcgan.Discriminator(
+        size.num_classes, channels, spectral_norm=size.spectral_norm, **size.fields
+    )
 
 
 def _sngan_generator(size: _Size, latent_size: int) -> nn.Module:
     widths = size.channels(resnet_gan.sngan_widths(size.pixels)[0])
     return resnet_gan.Generator(
-        size.image_shape, latent_size, size.num_classes, widths, dtype=size.dtype
+        size.image_shape, latent_size, size.num_classes, widths, **size.fields
     )
 
 
@@ -89,19 +100,17 @@ def _sngan_discriminator(size: _Size) -> nn.Module:
     _, published, halvings = resnet_gan.sngan_widths(size.pixels)
     widths = size.channels(published)
     halvings = min(halvings, len(widths))
-    return resnet_gan.Discriminator(size.num_classes, widths, halvings, dtype=size.dtype)
+    return resnet_gan.Discriminator(size.num_classes, widths, halvings, **size.fields)
 
 
 def _r3gan_generator(size: _Size, latent_size: int) -> nn.Module:
     widths = size.channels(r3gan.r3gan_widths(size.pixels), multiple=2)
-    return r3gan.Generator(
-        size.image_shape, latent_size, size.num_classes, widths, dtype=size.dtype
-    )
+    return r3gan.Generator(size.image_shape, latent_size, size.num_classes, widths, **size.fields)
 
 
 def _r3gan_discriminator(size: _Size) -> nn.Module:
     widths = size.channels(r3gan.r3gan_widths(size.pixels)[::-1], multiple=2)
-    return r3gan.Discriminator(size.num_classes, widths, dtype=size.dtype)
+    return r3gan.Discriminator(size.num_classes, widths, **size.fields)
 
 
 def _stylegan2_widths(size: _Size) -> tuple[list[int], int]:
@@ -123,14 +132,14 @@ def _stylegan2_generator(size: _Size, latent_size: int) -> nn.Module:
         widths,
         layers,
         style_size,
-        dtype=size.dtype,
+        **size.fields,
     )
 
 
 def _stylegan2_discriminator(size: _Size) -> nn.Module:
     published, layers = _stylegan2_widths(size)
     return style_gan.Discriminator(
-        size.num_classes, size.channels(published[::-1]), layers, dtype=size.dtype
+        size.num_classes, size.channels(published[::-1]), layers, **size.fields
     )
 
 
@@ -140,6 +149,11 @@ def _trunk_discriminator(trunk: str) -> Callable[[_Size], nn.Module]:
             raise UserError(
                 f"the channels of {trunk} as a discriminator are set by the width, and not one by "
                 "one"
+            )
+        if size.attention:
+            raise UserError(
+                f"self-attention goes into the networks of {', '.join(GENERATORS)}; a classifier "
+                f"as a discriminator, such as {trunk}, has no place for it"
             )
         # Without classes the trunk's own head is not used for anything; two is the fewest.
         classifier = make_classifier(
@@ -171,6 +185,9 @@ DISCRIMINATORS: dict[str, Callable[[_Size], nn.Module]] = {
     **{name: _trunk_discriminator(name) for name in CLASSIFIERS},
 }
 
+#: Discriminators that can be spectrally normalised.
+_SPECTRAL = ("dcgan", "sngan")
+
 
 def _look_up(kind: str, name: str, registry: dict[str, Any]) -> Any:
     if name not in registry:
@@ -197,6 +214,13 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
     return height, width, channels
 
 
+def _check_stages(module: nn.Module, shape: Sequence[int], num_classes: int | None) -> None:
+    """Raises a `UserError` unless the stages of a network that attention shall follow are there."""
+    label = None if num_classes is None else jnp.zeros(1, jnp.int32)
+    init = partial(module.init, train=False)
+    jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)), label)
+
+
 def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
     if widths is None:
         return None
@@ -219,6 +243,7 @@ def make_generator(
     latent_size: int = 64,
     width: float = 1.0,
     widths: Sequence[int] | None = None,
+    attention: Sequence[int] = (),
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a generator: `(latents, label, *, train) -> (images in [-1, 1], features)`.
@@ -233,6 +258,8 @@ def make_generator(
       width: factor on the published numbers of channels.
       widths: channels of each stage instead, from the fewest pixels to the image; their number
         less one says how often the size is doubled. DCGAN takes one number, the last stage's.
+      attention: the stages, of 0, 1, ..., after which self-attention follows; stage 0 has the
+        fewest pixels.
       dtype: compute type; parameters and images are float32.
 
     Raises:
@@ -243,8 +270,11 @@ def make_generator(
         raise UserError(f"latent_size must be at least 1, got {latent_size}")
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
-    size = _Size(shape, num_classes, width, _check_widths(widths), dtype)
-    return _look_up("generator", family, GENERATORS)(size, latent_size)
+    size = _Size(shape, num_classes, width, _check_widths(widths), dtype, tuple(attention))
+    made = _look_up("generator", family, GENERATORS)(size, latent_size)
+    if attention:
+        _check_stages(made, (latent_size,), num_classes)
+    return made
 
 
 def make_discriminator(
@@ -255,6 +285,8 @@ def make_discriminator(
     width: float = 1.0,
     widths: Sequence[int] | None = None,
     conditioning: str = "projection",
+    attention: Sequence[int] = (),
+    spectral_norm: bool = False,
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a discriminator: `(images, label, *, train) -> (logits [B], features)`.
@@ -268,6 +300,10 @@ def make_discriminator(
         DCGAN takes one number, the first stage's.
       conditioning: how classes come in, a key of `CONDITIONING`: "projection" (or a family's own
         way), "concatenated" to the image, or "auxiliary", which names them instead.
+      attention: the stages, of 1, 2, ..., after which self-attention follows; stage 1 has the
+        most pixels. Of a GAN family's discriminator.
+      spectral_norm: divide every kernel by its largest singular value (see `jaxnets.spectral`).
+        SNGAN's discriminator does so in any case; of the others DCGAN's can.
       dtype: compute type; parameters and logits are float32.
 
     Raises:
@@ -277,9 +313,19 @@ def make_discriminator(
     around = _look_up("conditioning", conditioning, CONDITIONING)
     around = None if num_classes is None else around
     classes = num_classes if around is None else None
-    size = _Size(shape, classes, width, _check_widths(widths), dtype)
+    if spectral_norm and name in DISCRIMINATORS and name not in _SPECTRAL:
+        raise UserError(
+            f"spectral normalisation is of the discriminators {' and '.join(_SPECTRAL)}, and not "
+            f"of {name}"
+        )
+    size = _Size(
+        shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm
+    )
     made = _look_up("discriminator", name, DISCRIMINATORS)(size)
-    return made if around is None else around(made, num_classes)
+    made = made if around is None else around(made, num_classes)
+    if attention:
+        _check_stages(made, shape, num_classes)
+    return made
 
 
 def make_gan(
@@ -293,6 +339,9 @@ def make_gan(
     discriminator: str | None = None,
     discriminator_widths: Sequence[int] | None = None,
     conditioning: str = "projection",
+    generator_attention: Sequence[int] = (),
+    discriminator_attention: Sequence[int] = (),
+    spectral_norm: bool = False,
     dtype: Dtype = jnp.float32,
 ) -> tuple[nn.Module, nn.Module]:
     """Builds a generator and the discriminator to train it against.
@@ -307,6 +356,9 @@ def make_gan(
       discriminator: a key of `DISCRIMINATORS`; by default the family's own.
       discriminator_widths: `widths` of `make_discriminator`.
       conditioning: see `make_discriminator`.
+      generator_attention: `attention` of `make_generator`.
+      discriminator_attention: `attention` of `make_discriminator`.
+      spectral_norm: see `make_discriminator`.
       dtype: compute type.
 
     Returns:
@@ -322,6 +374,7 @@ def make_gan(
         latent_size=latent_size,
         width=width,
         widths=generator_widths,
+        attention=generator_attention,
         dtype=dtype,
     )
     opponent = make_discriminator(
@@ -331,6 +384,8 @@ def make_gan(
         width=width,
         widths=discriminator_widths,
         conditioning=conditioning,
+        attention=discriminator_attention,
+        spectral_norm=spectral_norm,
         dtype=dtype,
     )
     return generator, opponent
