@@ -35,8 +35,9 @@ class Generate(common.RunOptions, common.DataOptions):
     """Give both networks the class of each image; then a class can be asked for."""
     conditioning: str = "projection"
     """How the discriminator heeds classes: projection, concatenated or auxiliary (AC-GAN)."""
-    auxiliary_weight: float = 1.0
-    """Weight of the classes' cross-entropy, of --conditioning auxiliary."""
+    auxiliary_weight: float = 0.1
+    """Weight of the classes' cross-entropy, of --conditioning auxiliary. The paper's 1 makes
+    samples of a class alike: their spread on digits was 0.67 of real images', and 0.95 with 0.1."""
     latent_size: int | None = None
     """Length of the generator's input."""
     width: float | None = None
