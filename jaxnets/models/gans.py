@@ -216,9 +216,10 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
 
 def _check_stages(module: nn.Module, shape: Sequence[int], num_classes: int | None) -> None:
     """Raises a `UserError` unless the stages of a network that attention shall follow are there."""
-    label = None if num_classes is None else jnp.zeros(1, jnp.int32)
-    init = partial(module.init, train=False)
-    jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)), label)
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    label = None if num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    key = jax.eval_shape(jax.random.key, 0)
+    jax.eval_shape(partial(module.init, train=False), key, x, label)
 
 
 def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
