@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,8 +169,9 @@ def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: floa
 
 def _digest(options: Generate) -> str:
     """Of the values of a training, whatever its length: cells of other values are others."""
-    text = json.dumps(common.experiment_values(options), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    from jaxnets.files import json_digest
+
+    return json_digest(common.experiment_values(options))[:12]
 
 
 def _score_epochs(config: Families, options: Generate) -> float | None:

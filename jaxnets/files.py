@@ -1,6 +1,7 @@
 """Files that are read with one sentence for an error, and written whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -10,7 +11,15 @@ from typing import Any
 
 from jaxnets.errors import UserError
 
-__all__ = ["check_path", "check_writable", "new_folder", "read_json", "write_files", "write_json"]
+__all__ = [
+    "check_path",
+    "check_writable",
+    "json_digest",
+    "new_folder",
+    "read_json",
+    "write_files",
+    "write_json",
+]
 
 
 def read_json(path: Path) -> Any:
@@ -36,6 +45,11 @@ def write_json(path: Path, content: Any) -> None:
       OSError: if it can't be written; its `filename` is the file's, whichever call failed.
     """
     write_files({path: (json.dumps(content, indent=2) + "\n").encode()})
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 in hexadecimal of content as JSON, in whatever order its keys are."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxnets import distributed
 from jaxnets.errors import UserError
-from jaxnets.files import read_json, write_json
+from jaxnets.files import json_digest, read_json, write_json
 from jaxnets.typing import Array, PyTree
 
 __all__ = [
@@ -188,7 +188,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 def _write(folder: Path, whole: Mapping[str, Any]) -> None:
     if not folder.is_dir():  # deleted: to be made again with a manifest only, it is no checkpoint
         raise FileNotFoundError(2, "No such folder", str(folder))
-    write_json(folder / MANIFEST, {**whole, "digest": _digest(whole)})
+    write_json(folder / MANIFEST, {**whole, "digest": json_digest(whole)})
 
 
 def manifest_alone(folder: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def manifest_alone(folder: Path) -> dict[str, Any]:
         raise Damaged(f"its {MANIFEST} {'is missing' if missing else 'is damaged'}") from error
     if not isinstance(whole, dict) or whole.get("format") != _FORMAT:
         raise Damaged(f"its {MANIFEST} is of another format")
-    if _digest({k: v for k, v in whole.items() if k != "digest"}) != whole.get("digest"):
+    if json_digest({k: v for k, v in whole.items() if k != "digest"}) != whole.get("digest"):
         raise Damaged(f"its {MANIFEST} is damaged")
     return whole
 
@@ -294,10 +294,6 @@ def _notes_of_orbax(folder: Path) -> dict[str, Any]:
             raise TimeoutError(f"Orbax has not written {_STAMPED}")
         time.sleep(0.001)
     return found
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of_file(path: Path) -> str:

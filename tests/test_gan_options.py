@@ -8,7 +8,7 @@ import pytest
 
 import tiny
 from experiments import gan_config, gan_step, populations, ramps, sweeps
-from jaxnets import losses, models, optimizers, parallel, state, steps
+from jaxnets import data, losses, models, optimizers, parallel, state, steps
 from jaxnets.errors import UserError
 from jaxnets.models.conditioning import AuxiliaryClassifier
 
@@ -180,6 +180,18 @@ def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
     assert gan_config.resolve(gan_config.Generate(generator="sngan")).loss == "hinge"
     own = gan_config.resolve(gan_config.Generate(generator="r3gan", loss="hinge", b2="0.9:0.99"))
     assert (own.loss, own.b2) == ("hinge", "0.9:0.99")
+
+
+def test_fields_of_the_networks_are_those_of_the_flags():
+    config = gan_config.Generate(
+        data="digits",
+        generator_attention=(1,),
+        discriminator_attention=(2,),
+        spectral_norm=True,
+    )
+    generator, discriminator = gan_step.networks(gan_config.resolve(config), data.load("digits"))
+    assert (generator.attention, discriminator.attention) == ((1,), (2,))
+    assert discriminator.spectral_norm
 
 
 def test_schedules_of_both_networks_are_over_the_images_seen():

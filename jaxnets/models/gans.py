@@ -314,15 +314,15 @@ def make_discriminator(
     around = _look_up("conditioning", conditioning, CONDITIONING)
     around = None if num_classes is None else around
     classes = num_classes if around is None else None
-    if spectral_norm and name in DISCRIMINATORS and name not in _SPECTRAL:
+    build = _look_up("discriminator", name, DISCRIMINATORS)
+    if spectral_norm and name not in _SPECTRAL:
         raise UserError(
             f"spectral normalisation is of the discriminators {' and '.join(_SPECTRAL)}, and not "
             f"of {name}"
         )
-    size = _Size(
-        shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm
+    made = build(
+        _Size(shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm)
     )
-    made = _look_up("discriminator", name, DISCRIMINATORS)(size)
     made = made if around is None else around(made, num_classes)
     if attention:
         _check_stages(made, shape, num_classes)
