@@ -32,7 +32,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "dcgan-r3": {"generator": "dcgan", "loss": "relativistic", "penalty": "r1_r2"},
     "sngan-r3": {"generator": "sngan", "loss": "relativistic", "penalty": "r1_r2"},
     "few": {"generator": "sngan", **_FEW},
-    "few-augmented": {"generator": "sngan", **_FEW, "augment": "translation"},
+    "few-augmented": {"generator": "sngan", **_FEW, "augment": "flip", "augment_probability": 0.5},
 }
 
 _FAMILIES = ("dcgan", "sngan", "r3gan", "stylegan2")
@@ -76,8 +76,8 @@ class Families(common.CacheOptions):
 
     names: tuple[str, ...] = _FAMILIES
     """Any of dcgan, sngan, r3gan, stylegan2; dcgan-r3 and sngan-r3 (with R3GAN's loss and
-    penalties); few and few-augmented (an SNGAN and 600 images a class, the latter with
-    translation)."""
+    penalties); few and few-augmented (an SNGAN and 600 images a class, the latter with a
+    quarter of all that the discriminator sees mirrored)."""
     data: str = "fashion_mnist"
     """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
     minutes: tuple[float, ...] = (10.0, 30.0)
