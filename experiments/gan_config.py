@@ -87,7 +87,8 @@ class Generate(common.RunOptions, common.DataOptions):
     weight_clip: float | None = None
     """Keep every weight of the discriminator within this of zero (the first Wasserstein GAN)."""
     augment: str | None = None
-    """Differentiable augmentation of reals and fakes: any of color,translation,cutout,flip."""
+    """Differentiable augmentation of reals and fakes (translation leaves grey behind, shift the
+    image mirrored at its edge): any of color,translation,shift,cutout,flip."""
     augment_probability: Ramp | None = None
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
     Or START:END."""

@@ -39,7 +39,16 @@ __all__ = [
 Augmentation = Callable[[PRNGKey, Array], Array]
 
 
-def _shift(image: Array, offsets: Array, mode: Literal["reflect", "zero"]) -> Array:
+#: What fills the pixels of an image that was moved.
+_Filling = Literal["reflect", "zero"]
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("reflect", "zero"):
+        raise UserError(f"filling mode {mode!r} is unknown; choose 'reflect' or 'zero'.")
+
+
+def _shift(image: Array, offsets: Array, mode: _Filling) -> Array:
     """Moves the window over the image by `offsets` [rank], filling in what lies outside.
 
     One gather per axis. At 512 x 32 x 32 x 3 under vmap on two CPU cores: 0.9 ms forward and 4
@@ -57,9 +66,7 @@ def _shift(image: Array, offsets: Array, mode: Literal["reflect", "zero"]) -> Ar
     return image
 
 
-def random_crop(
-    key: PRNGKey, image: Array, *, padding: int, mode: Literal["reflect", "zero"] = "reflect"
-) -> Array:
+def random_crop(key: PRNGKey, image: Array, *, padding: int, mode: _Filling = "reflect") -> Array:
     """Pads every spatial side by `padding` and crops the original size at a uniform place.
 
     Args:
@@ -74,8 +81,7 @@ def random_crop(
     Raises:
       UserError: if `padding` is negative, or too large to mirror, or `mode` is unknown.
     """
-    if mode not in ("reflect", "zero"):
-        raise UserError(f"crop mode {mode!r} is unknown; choose 'reflect' or 'zero'.")
+    _check_mode(mode)
     smallest = min(image.shape[:-1])
     if padding < 0 or (mode == "reflect" and padding >= smallest):
         raise UserError(
@@ -126,25 +132,30 @@ def cutout(key: PRNGKey, image: Array, *, size: int) -> Array:
     return jnp.where(keep, image, 0.0)
 
 
-def translate(key: PRNGKey, image: Array, *, fraction: float = 0.125) -> Array:
-    """Moves the image by up to `fraction` of each side (rounded to a pixel), filling with 0.
+def translate(
+    key: PRNGKey, image: Array, *, fraction: float = 0.125, mode: _Filling = "zero"
+) -> Array:
+    """Moves the image by up to `fraction` of each side, rounded to a pixel.
 
     Args:
       key: one key.
       image: [*spatial, C].
       fraction: in [0, 1).
+      mode: what fills the place that it leaves: the image mirrored about its edge pixel, or 0
+        (grey).
 
     Returns:
       [*spatial, C].
 
     Raises:
-      UserError: if `fraction` is outside [0, 1).
+      UserError: if `fraction` is outside [0, 1), or `mode` is unknown.
     """
+    _check_mode(mode)
     if not 0.0 <= fraction < 1.0:
         raise UserError(f"translation fraction {fraction} is outside [0, 1); choose one inside.")
     reach = jnp.array([int(fraction * side + 0.5) for side in image.shape[:-1]])
     offsets = jax.random.randint(key, reach.shape, -reach, reach + 1)
-    return _shift(image, offsets, "zero")
+    return _shift(image, offsets, mode)
 
 
 def brightness(key: PRNGKey, image: Array, *, amplitude: float = 0.5) -> Array:
@@ -294,14 +305,20 @@ def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[A
     return mix(images), mix(labels)
 
 
+def _mirrored_translation(key: PRNGKey, image: Array) -> Array:
+    return translate(key, image, mode="reflect")
+
+
 def _half_cutout(key: PRNGKey, image: Array) -> Array:
     return cutout(key, image, size=int(0.5 * min(image.shape[:-1]) + 0.5))
 
 
-#: What a policy of `gan_augmentation` may name, with the strengths of DiffAugment.
+#: What a policy of `gan_augmentation` may name, with the strengths of DiffAugment; "shift" is its
+#: translation, filled as StyleGAN2-ADA's.
 GAN_AUGMENTATIONS: dict[str, Augmentation] = {
     "color": compose(brightness, saturation, contrast),
     "translation": translate,
+    "shift": _mirrored_translation,
     "cutout": _half_cutout,
     "flip": random_flip,
 }

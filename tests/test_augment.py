@@ -24,7 +24,8 @@ FUNCTIONS = {
     "saturation": augment.saturation,
     "contrast": augment.contrast,
     "classifier": augment.augmentation(crop_padding=2, flip=True, cutout_size=2),
-    "gan": augment.gan_augmentation("color,translation,cutout,flip"),
+    "translate_mirrored": lambda k, x: augment.translate(k, x, fraction=0.3, mode="reflect"),
+    "gan": augment.gan_augmentation("color,translation,cutout,flip,shift"),
 }
 
 
@@ -52,7 +53,7 @@ def test_shape_range_and_determinism_in_the_key(name):
     np.testing.assert_array_equal(out, run(FUNCTIONS[name]))
     assert not np.array_equal(out, run(FUNCTIONS[name], key=jax.random.key(8)))
     assert compiled(FUNCTIONS[name])._cache_size() == 1  # pyright: ignore
-    if name in ("crop", "crop_zero", "flip", "cutout", "translate", "classifier"):
+    if name not in ("brightness", "saturation", "contrast", "gan"):
         assert np.abs(out).max() <= 1.0
 
 
@@ -126,6 +127,13 @@ def test_translation_reaches_its_fraction_of_each_side_and_fills_with_grey():
     empty_rows = (moved == 0).all((2, 3)).sum(1)
     empty_columns = (moved == 0).all((1, 3)).sum(1)
     assert set(empty_rows) == {0, 1} and set(empty_columns) == {0, 1, 2}
+
+
+def test_a_shifted_image_is_mirrored_at_its_edge():
+    image = RNG.uniform(-1, 1, size=(8, 16, 1)).astype(np.float32)
+    padded = np.pad(image, ((1, 1), (2, 2), (0, 0)), mode="reflect")
+    windows = {padded[y : y + 8, x : x + 16].tobytes() for y in range(3) for x in range(5)}
+    assert {one.tobytes() for one in many(augment.gan_augmentation("shift"), image, 300)} == windows
 
 
 def test_colour_changes_stay_in_their_ranges():
@@ -209,7 +217,7 @@ def test_errors_say_what_to_choose():
         augment.cutout(KEY, image, size=-1)
     with pytest.raises(UserError, match=r"1\.5"):
         augment.translate(KEY, image, fraction=1.5)
-    with pytest.raises(UserError, match=r"'colour'.*color, translation, cutout, flip"):
+    with pytest.raises(UserError, match=r"'colour'.*color, translation, shift, cutout, flip"):
         augment.gan_augmentation("colour,cutout")
     with pytest.raises(UserError, match="even"):
         augment.mixup(keys, jnp.zeros((3, 2)), jnp.zeros((3, 2)), alpha=1.0)
