@@ -85,23 +85,27 @@ def network_fits(config: Any, init: Callable[[], TrainState], mesh: Mesh) -> Non
     memory.check_fits(size * copies, memory.available(device), f"training with {_large(config)}")
 
 
-def images_fit(count: int, shape: tuple[int, ...]) -> None:
+def images_fit(
+    count: int, shape: tuple[int, ...], *, per_value: int = 16, per_image: int = 1 << 15
+) -> None:
     """Fails, before they are made, for more images than the memory holds.
 
     Args:
       count: of the images.
       shape: of one.
+      per_value: bytes of memory for each channel of a pixel; by default those of float32 samples
+        and of bytes of them.
+      per_image: bytes besides; by default those of a cell of 64x64 pixels in their grid.
     """
     from experiments.benchmarks import memory
     from jaxnets.errors import UserError
 
-    # float32 samples and bytes of them, and their grid, a cell of which has 64x64 pixels.
-    needed = count * (16 * math.prod(shape) + (1 << 15))
+    needed = count * (per_value * math.prod(shape) + per_image)
     free = memory.host_available()
     if free is not None and needed > free:
         raise UserError(
             f"{count} images need {memory.amount(needed)} of memory and {memory.amount(free)} are "
-            "free; make fewer at a time, with another --seed each"
+            "free; make fewer at a time"
         )
 
 

@@ -117,8 +117,9 @@ class RunOptions(CacheOptions, processes.ProcessOptions):
     keep: int = 2
     """How many of the latest checkpoints are kept."""
     keep_best: int = 0
-    """How many of the best are kept beside them: by validation accuracy, or the Frechet distance
-    that --judge measures. `evaluate` and `sample` take the best there is."""
+    """How many of the best are kept beside them: by validation accuracy, or what --judge
+    measures of a GAN. `evaluate` and `sample` take the best there is; a run's own report is of its
+    last state."""
     max_rollbacks: int = 3
     """How often a run whose numbers are no longer finite goes back to its last good checkpoint, to
     try other random numbers, before it stops."""

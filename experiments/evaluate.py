@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import checks, common, provenance
+from experiments import checks, common, populations, provenance, sweeps
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from experiments.generate import Built, Generate
     from jaxnets.data import DataSet
     from jaxnets.state import TrainState
@@ -36,6 +38,8 @@ class Evaluate(common.CacheOptions):
     that it takes to compare it: the CNN and its weights, the real images, how many there were."""
     samples: int | None = None
     """How many samples --metrics takes; by default as many as there are test images."""
+    devices: int | None = None
+    """How many devices share the work; by default all."""
 
 
 def run(config: Evaluate) -> None:
@@ -49,7 +53,7 @@ def run(config: Evaluate) -> None:
     found = read_run(config.run)
     out = config.run / "evaluation.json"
     check_writable(out, "the file of the numbers")
-    mesh = parallel.make_mesh(1)
+    mesh = parallel.make_mesh(config.devices)
     scores: list[dict[str, Any]] = []
     if config.samples is not None and not config.metrics:
         raise UserError("--samples is of --metrics: say which")
@@ -62,7 +66,7 @@ def run(config: Evaluate) -> None:
             raise UserError(f"{config.run} is a classifier; --metrics is for runs of `generate`")
         options = checks.config_of_run(config.run, found, classify.Classify, classify.resolve)
         dataset = common.load_data(options)
-        built = classify.build(options, dataset, mesh)
+        built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
         built.task.pipeline.close()
         state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
         numbers = built.task.evaluate(state)
@@ -76,13 +80,24 @@ def run(config: Evaluate) -> None:
         if judge is None and not (gan.conditional and gan.accuracy_score):
             raise UserError("there is nothing to measure: name a classifier's run with --judge")
         dataset = common.load_data(gan)
-        maker = generate.build(gan, dataset, mesh)
+        if config.samples is not None:
+            shape = dataset.splits["test"].images.shape[1:]
+            checks.images_fit(config.samples, shape, per_value=1, per_image=0)
+        # It will not be trained here; and what the run asked of its judge may not suit another.
+        own = gan.metrics if config.judge is None else ""
+        looked = dataclasses.replace(gan, batch_size=mesh.size, micro_batches=1, metrics=own)
+        maker = generate.build(looked, dataset, mesh)
+        if maker.judge is not None:
+            names = scoring.names_for(names, maker.judge, dataset, every=config.metrics == "all")
         maker.task.pipeline.close()
         like = parallel.replicate(maker.task.init(), mesh)
-        state = judging.trained(config.run, like, higher_is_better=False)
+        state = judging.trained(config.run, like, best_by=gan.best_by)
         folder = config.run / f"accuracy_score-step-{int(state.step)}"
         numbers = generate.evaluate(gan, maker, dataset, mesh, state, folder)
-        scores = _scores(config, names, gan, maker, dataset, state)
+        scores = _scores(config, names, gan, maker, dataset, mesh, state)
+        if gan.sweep:
+            for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
+                print(sentence, file=sys.stderr)
     else:
         raise UserError(
             f"{config.run} is a run of `{found['experiment']}`; `evaluate` takes those of "
@@ -107,11 +122,12 @@ def _scores(
     gan: Generate,
     built: Built,
     dataset: DataSet,
+    mesh: Mesh,
     state: TrainState,
 ) -> list[dict[str, Any]]:
     """The records of the scores that --metrics names, those of a population's members in turn."""
-    from experiments import pictures, populations, scoring
-    from jaxnets import data
+    from experiments import pictures, scoring
+    from jaxnets.scoring import Looks, take
 
     if not names:
         return []
@@ -121,18 +137,15 @@ def _scores(
         labels = scoring.labels_like(labels, config.samples)
     records = []
     members = zip(
-        populations.names(gan), populations.seeds(gan), populations.members(gan, state), strict=True
+        populations.names(gan), built.trains, populations.members(gan, state), strict=True
     )
-    for called, seed, member in members:
+    for called, train, member in members:
         if populations.size(gan) > 1 and populations.has_diverged(member):
             continue
-        train = built.train
-        if gan.labels_per_class is not None:
-            train = data.take_per_class(dataset.splits["train"], gan.labels_per_class, seed)
         samples = built.samples_like(member, labels)
-        looks = scoring.Looks(built.judge, samples, dataset, train, gan.conditional)
+        looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
         name = f"{called}: " if populations.size(gan) > 1 else ""
-        for score in scoring.take(names, looks):
+        for score in take(names, looks):
             print(f"{name}{score}", file=sys.stderr)
             records.append({**score.record(), **({"member": called} if name else {})})
         if "memorisation" in names:

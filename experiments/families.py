@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from experiments.generate import Built, Generate
-    from experiments.judging import Judge
     from jaxnets.data import DataSet
+    from jaxnets.scoring import Judge
     from jaxnets.state import TrainState
 
 #: A tenth of Fashion-MNIST.
@@ -317,17 +317,18 @@ def _scores(
 ) -> dict[str, float]:
     """All that is measured of a generator, by name."""
     from experiments import judging, scoring
+    from jaxnets.scoring import Looks, take
 
     labels: np.ndarray = dataset.splits["test"].labels
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
-    looks = scoring.Looks(
+    looks = Looks(
         judge, built.samples_like(state, labels), dataset, built.train, options.conditional
     )
-    known = [name for name in _METRICS if name != "recognised" or judge.knows_classes]
+    known = scoring.names_for(_METRICS, judge, dataset, every=True)
     found: dict[str, float] = {}
     for name in known:
-        for score in scoring.METRICS[name](looks):
+        for score in take([name], looks):
             key = name if name != "memorisation" else score.name.replace(",", "").replace(" ", "_")
             found[key] = float(score.value)
             if name == "kid" and score.spread is not None:

@@ -162,6 +162,9 @@ def resolve(config: Generate) -> Generate:
     values["discriminator"] = values["generator"]
     if config.penalty in _LAMBDAS:
         values["penalty_weight"] = _LAMBDAS[config.penalty]
+    swept = sweeps.sweep_of(config)
+    if swept is not None and ramps.is_ramp(values.get(swept.field)):
+        values[swept.field] = swept.values[0]  # a preset's ramp is not what was asked for
     config = common.with_preset(config, {"default": values}, "default")
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     for one in sweeps.each(config):
@@ -205,6 +208,11 @@ def _check_what_belongs_together(config: Generate) -> None:
             "--adaptive-augment and --augment-probability are of --augment: say which, such as "
             "--augment translation,cutout"
         )
+    if config.adaptive_augment and config.loss == "wasserstein":
+        raise UserError(
+            "--adaptive-augment follows how sure the discriminator is of real images, which a "
+            "Wasserstein critic does not say; give --augment-probability instead"
+        )
     if config.adaptive_augment and ramps.is_ramp(config.augment_probability):
         raise UserError("--adaptive-augment moves the share itself; give it a number to start from")
     for name in ("generator_learning_rate", "discriminator_learning_rate"):
@@ -224,7 +232,7 @@ def _check_what_belongs_together(config: Generate) -> None:
         )
     if config.conditioning != "projection" and not config.conditional:
         raise UserError(f"--conditioning {config.conditioning} is of classes: train with them")
-    if config.matching_cnn is not None and config.matching_weight == 0:
+    if config.matching_cnn is not None and not sweeps.uses(config, "matching_weight"):
         raise UserError(
             "--matching-cnn is of feature matching: say how much with --matching-weight"
         )

@@ -108,7 +108,7 @@ def keeps_average(config: Generate) -> bool:
     """Whether the generator has a moving average."""
     assert config.ema_half_life is not None
     ends = ramps.ends(config.ema_half_life, "ema-half-life")
-    return max(ends) > 0 or _is_swept(config, "ema_half_life")
+    return max(ends) > 0 or sweeps.is_swept(config, "ema_half_life")
 
 
 def extra(config: Generate) -> dict[str, float]:
@@ -119,21 +119,11 @@ def extra(config: Generate) -> dict[str, float]:
     if config.adaptive_augment:
         probability = config.augment_probability or 0.0
         found[steps.AUGMENT_PROBABILITY] = ramps.ends(probability, "augment-probability")[0]
-    if uses(config, "lecam_weight"):
+    if sweeps.uses(config, "lecam_weight"):
         found |= {steps.LECAM_REAL: 0.0, steps.LECAM_FAKE: 0.0}
-    if uses(config, "path_length_weight"):
+    if sweeps.uses(config, "path_length_weight"):
         found[steps.PATH_LENGTH_MEAN] = 0.0
     return found
-
-
-def uses(config: Generate, weight: str) -> bool:
-    """Whether the term with this weight is in a loss: it is above zero, or swept."""
-    return getattr(config, weight) > 0 or _is_swept(config, weight)
-
-
-def _is_swept(config: Generate, field: str) -> bool:
-    found = sweeps.sweep_of(config)
-    return found is not None and found.field == field
 
 
 def maker(
@@ -176,13 +166,13 @@ def maker(
             penalty=penalty if penalised else None,
             penalty_weight=weight,
             lecam=losses.LeCam(numbers.of("lecam_weight"))
-            if uses(config, "lecam_weight")
+            if sweeps.uses(config, "lecam_weight")
             else None,
             matching=losses.FeatureMatching(numbers.of("matching_weight"), matched)
-            if uses(config, "matching_weight")
+            if sweeps.uses(config, "matching_weight")
             else None,
             path_length=losses.PathLength(numbers.of("path_length_weight") * every)
-            if penalised and uses(config, "path_length_weight")
+            if penalised and sweeps.uses(config, "path_length_weight")
             else None,
             auxiliary_weight=numbers.of("auxiliary_weight")
             if config.conditioning == "auxiliary"
@@ -209,7 +199,7 @@ def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
     from jaxnets import parallel
 
     penalised = populations.step(config, make)
-    nothing = config.penalty == "none" and not uses(config, "path_length_weight")
+    nothing = config.penalty == "none" and not sweeps.uses(config, "path_length_weight")
     if nothing or config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from jaxnets.data import DataSet, Split
     from jaxnets.evaluate import Sample
+    from jaxnets.scoring import Judge
     from jaxnets.state import TrainState
     from jaxnets.task import Task
 
@@ -39,15 +40,21 @@ class Built:
     """A GAN's task and what belongs to it."""
 
     task: Task
-    train: Split
+    #: of each member, the images that it is trained on
+    trains: Sequence[Split]
     steps_per_epoch: float
     sample: Sample
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
     #: (state, number of the member) -> what is measured of one GAN at every evaluation
     scores: Callable[[TrainState, int], dict[str, Any]]
-    judge: judging.Judge | None
+    judge: Judge | None
     conditional: bool
+
+    @property
+    def train(self) -> Split:
+        """The images that the first, or only, member is trained on."""
+        return self.trains[0]
 
 
 def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
@@ -55,11 +62,13 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     import jax
     import numpy as np
 
-    from jaxnets import data, evaluate
+    from jaxnets import data, evaluate, parallel
     from jaxnets.guard import CollapseWatch
     from jaxnets.task import Ranking, Task
 
     assert config.batch_size and config.epochs
+    if config.conditional:
+        _need_every_class(dataset)
     common.check_batch(config.batch_size, mesh, config.micro_batches)
     trains = [dataset.splits["train"]] * populations.size(config)
     if config.labels_per_class is not None:
@@ -113,6 +122,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
 
     names = scoring.names_of(config.metrics, conditional=config.conditional)
+    if judge is not None:
+        names = scoring.names_for(names, judge, dataset, every=config.metrics == "all")
     if config.sweep and judge is not None:
         names = list(dict.fromkeys([*names, "precision", "recall"]))
 
@@ -124,13 +135,13 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             config.conditional,
             metrics=names,
             train=trains[member],
+            mesh=parallel.own_mesh(mesh),
         )
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
         variables = of.nets["generator"].averaged
         asked: Any = like if config.conditional else len(like)
-        images = sample(variables, jax.random.key(seed), asked)
-        return data.Split(data.to_uint8(images), like)
+        return data.Split(sample(variables, jax.random.key(seed), asked, as_bytes=True), like)
 
     better = scoring.HIGHER_IS_BETTER[config.best_by]
     ranking = Ranking(scoring.number_name(config.best_by), higher_is_better=better)
@@ -143,11 +154,28 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         evaluate=lambda of: populations.numbers(config, of, scores),
         preview=preview,
         ranking=ranking if config.keep_best and judge else None,
-        warn=CollapseWatch(after_epochs=_settled(config, total_steps) / steps_per_epoch),
+        warn=CollapseWatch(
+            after_epochs=_settled(config, total_steps) / steps_per_epoch,
+            usual=["discriminator wins"] if config.loss == "wasserstein" else [],
+        ),
     )
     return Built(
-        task, train, steps_per_epoch, sample, samples_like, scores, judge, config.conditional
+        task, trains, steps_per_epoch, sample, samples_like, scores, judge, config.conditional
     )
+
+
+def _need_every_class(dataset: DataSet) -> None:
+    """Fails for classes that no training image has: the networks would be asked for them."""
+    from jaxnets.data import missing_classes
+    from jaxnets.errors import UserError
+
+    missing = missing_classes(dataset.splits["train"], dataset.class_names)
+    if missing:
+        raise UserError(
+            f"{dataset.name} has no training image of {', '.join(missing)}, so no generator can "
+            "learn to make one: leave these classes out of the data, or classes altogether with "
+            "--no-conditional"
+        )
 
 
 def _settled(config: Generate, total_steps: int) -> float:
@@ -174,11 +202,16 @@ def evaluate(
     The classifier of the accuracy score is trained in `folder`, those of a population's members in
     folders inside it.
     """
+    from jaxnets import metrics
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
         numbers = dict(built.scores(one, member))
         if built.judge is not None:
             numbers["frechet_judge"] = built.judge.name
+            width = built.judge.kept(dataset.splits["test"])[1].shape[1]
+            note = metrics.estimate_note(numbers["frechet_samples"], width)
+            if note is not None:
+                numbers["frechet_note"] = note
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
         if config.conditional and config.accuracy_score:
             samples = built.samples_like(one, built.train.labels)
@@ -207,8 +240,9 @@ def run(config: Generate) -> Path:
         "generate", config, dataset, built.task, mesh, built.steps_per_epoch
     )
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
-    first = populations.member(config, result.state, None)
-    looks = looking.seen(built, first, dataset) if config.pictures else None
+    member, why = sweeps.best_member(config, populations.names(config), numbers)
+    first = populations.member(config, result.state, member)
+    looks = looking.seen(built, first, dataset, member) if config.pictures else None
     first = to_look_at(first)
     if not processes.writes():
         return folder
@@ -222,7 +256,8 @@ def run(config: Generate) -> Path:
     compared: list[str] = []
     if config.sweep:
         (header, *values), compared = sweeps.winners(config, populations.names(config), numbers)
-        parts.append(report.Table(values, header=header))
+        parts += [report.Table(values, header=header), report.Text(why)]
+        compared.append(why)
         rows += [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
     parts = [*parts, *pictures.figures(built, first, dataset, folder)]
     if config.pictures:

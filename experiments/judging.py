@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
-    from experiments.scoring import Looks
     from jaxnets.data import DataSet, Split
+    from jaxnets.scoring import Judge, Looks
     from jaxnets.state import TrainState
 
 
@@ -32,16 +32,17 @@ _VARIETY = {
 }
 
 
-def trained(folder: Path, like: TrainState, *, higher_is_better: bool = True) -> TrainState:
+def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> TrainState:
     """The state that a finished or interrupted run has left, its best one where one is kept.
 
     Args:
       folder: of the run.
       like: a state of the same networks.
-      higher_is_better: what best means: an accuracy, or a distance.
+      best_by: which number the best has: an accuracy, or a score of `scoring.HIGHER_IS_BETTER`.
     """
     import sys
 
+    from experiments import scoring
     from jaxnets.checkpoint import Checkpoints
     from jaxnets.errors import UserError
 
@@ -51,49 +52,21 @@ def trained(folder: Path, like: TrainState, *, higher_is_better: bool = True) ->
         raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
     with Checkpoints(
         place,
-        higher_is_better=higher_is_better,
+        higher_is_better=scoring.HIGHER_IS_BETTER.get(best_by, True),
         say=lambda text: print(text, file=sys.stderr),
     ) as checkpoints:
         return checkpoints.restore(like, best=True)[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class Judge:
-    """A trained classifier as a source of features, and of classes.
-
-    Attributes:
-      look: split -> logits [N, K] and penultimate features [N, F].
-      real: what it sees in the test images, the same at every evaluation.
-      extractor: what it is: network and data.
-      digest: of its weights (see `jaxnets.evaluate.digest`).
-      knows_classes: whether its classes are those of the data set that it looks at.
-    """
-
-    look: Callable[[Split], tuple[np.ndarray, np.ndarray]]
-    real: Callable[[], tuple[np.ndarray, np.ndarray]]
-    extractor: str
-    digest: str
-    knows_classes: bool
-
-    @property
-    def name(self) -> str:
-        """What to print beside its scores."""
-        return f"{self.extractor}, weights {self.digest}"
-
-    def features(self, split: Split) -> np.ndarray:
-        """Penultimate features [N, F] of the images of a split."""
-        return self.look(split)[1]
-
-
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     """The classifier of a `classify` run, to look at images of a data set."""
     from jaxnets import evaluate
+    from jaxnets.scoring import Judge
 
     model, variables, own, network = _load(folder, dataset, mesh, "judge")
     predict = evaluate.make_predict(model, mesh)
     return Judge(
         look=partial(predict, variables),
-        real=cache(lambda: predict(variables, dataset.splits["test"])),
         extractor=f"{network} trained on {own.name}",
         digest=evaluate.digest(variables),
         knows_classes=own.class_names == dataset.class_names,
@@ -116,6 +89,11 @@ def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], A
     return features
 
 
+def for_looking(config: classify.Classify, mesh: Mesh) -> classify.Classify:
+    """The config of a network that will not be trained, whatever batch these devices divide."""
+    return dataclasses.replace(config, batch_size=mesh.size, micro_batches=1, mixup=0.0)
+
+
 def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
     """A trained classifier: module, averaged variables, its data set and its network's name."""
     from jaxnets.errors import UserError
@@ -135,12 +113,10 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
             f"the {what} {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
             f"are {_size(shapes[1])}"
         )
-    # It will not be trained here: its batch need not be one that these devices divide.
-    config = dataclasses.replace(config, batch_size=mesh.size, micro_batches=1, mixup=0.0)
-    built = classify.build(config, own, mesh)
+    built = classify.build(for_looking(config, mesh), own, mesh)
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
-    state = populations.member(config, state, None)
+    state = populations.member(config, state)
     return built.model, state.nets["classifier"].averaged, own, config.network
 
 
@@ -152,6 +128,7 @@ def sample_numbers(
     *,
     metrics: Sequence[str] = (),
     train: Split | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """What is measured of a generator at every evaluation.
 
@@ -162,18 +139,20 @@ def sample_numbers(
       conditional: whether the generator was asked for the samples' labels.
       metrics: names of further scores by the judge, see `scoring.names_of`.
       train: images that the generator was trained on; by default the training split.
+      mesh: devices of this process that share the further scores' pairs of images.
 
     Returns:
       Of a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
       without, of `pixel_numbers`.
     """
     from experiments import scoring
+    from jaxnets.scoring import Looks
 
     if judge is None:
         return pixel_numbers(make, dataset, conditional)
     samples = make(dataset.splits["test"].labels)
     train = dataset.splits["train"] if train is None else train
-    looks = scoring.Looks(judge, samples, dataset, train, conditional)
+    looks = Looks(judge, samples, dataset, train, conditional, mesh)
     return {
         **frechet_numbers(judge, samples, dataset),
         **variety_numbers(looks),
@@ -190,6 +169,7 @@ def variety_numbers(of: Looks) -> dict[str, float]:
     from jaxnets import metrics
 
     (logits, features), (real_logits, real_features) = of.made, of.real
+    assert logits is not None and real_logits is not None  # a classifier's
     found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
     classes = (found, real_found)
     if of.conditional:
@@ -289,6 +269,8 @@ def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("ceiling: of noise", populations.shown(numbers, "frechet_ceiling", ".2f")),
             ("features of", str(numbers["frechet_judge"])),
         ]
+        if "frechet_note" in numbers:
+            table.append(("what the distance is worth", str(numbers["frechet_note"])))
     table += [
         (text, populations.shown(numbers, name, form))
         for name, (text, form) in _VARIETY.items()

@@ -16,9 +16,10 @@ class List:
 
 def run(config: List) -> None:
     """The command."""
-    from experiments import presets
-    from jaxnets import augment, data, losses, models, optimizers
+    from experiments import presets, sweeps
+    from jaxnets import augment, data, losses, models, optimizers, scoring
     from jaxnets.errors import UserError
+    from jaxnets.models.conditioning import CONDITIONING
 
     if config.runs.exists() and not config.runs.is_dir():
         raise UserError(f"--runs {config.runs} is a file; name a folder of runs")
@@ -34,6 +35,9 @@ def run(config: List) -> None:
         "adversarial losses": losses.ADVERSARIAL_LOSSES,
         "penalties": losses.PENALTIES,
         "GAN augmentations": augment.GAN_AUGMENTATIONS,
+        "ways of classes into a discriminator": CONDITIONING,
+        "scores of samples": scoring.METRICS,
+        "numbers to sweep": sweeps.SCALARS,
         "optimizers": optimizers.OPTIMIZERS,
         "schedules": optimizers.SCHEDULES,
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import common, scoring
+from experiments import common
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from experiments.generate import Built, Generate
     from experiments.sample import Sample
     from jaxnets.data import DataSet
+    from jaxnets.scoring import Looks
     from jaxnets.state import TrainState
 
 #: Samples that are mixed with each other: as many rows and columns.
@@ -154,12 +155,14 @@ def pictures(
     return found
 
 
-def seen(built: Built, state: TrainState, dataset: DataSet) -> scoring.Looks | None:
+def seen(built: Built, state: TrainState, dataset: DataSet, member: int = 0) -> Looks | None:
     """What the CNN, if there is one, sees in samples and images; all processes must call it."""
     if built.judge is None:
         return None
+    from jaxnets.scoring import Looks
+
     samples = built.samples_like(state, dataset.splits["test"].labels)
-    looks = scoring.Looks(built.judge, samples, dataset, built.train, built.conditional)
+    looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
     _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
     return looks
 
@@ -170,7 +173,7 @@ def figures(
     state: TrainState,
     dataset: DataSet,
     folder: Path,
-    looks: scoring.Looks | None,
+    looks: Looks | None,
 ) -> list[Any]:
     """A report's pictures of what lies between and beside a GAN's samples; kept as files too.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.generate import Built
-    from experiments.scoring import Looks
     from jaxnets.data import DataSet
+    from jaxnets.scoring import Looks
     from jaxnets.state import TrainState
 
 

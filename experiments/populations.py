@@ -98,19 +98,27 @@ def members(config: common.RunOptions, state: TrainState) -> list[TrainState]:
     return [population.member_state(state, i) for i in range(size(config))]
 
 
-def member(config: common.RunOptions, state: TrainState, seed: int | None) -> TrainState:
-    """The state of the member with a seed, by default the first."""
-    check_member(config, seed)
-    return members(config, state)[0 if seed is None else seeds(config).index(seed)]
+def member(config: common.RunOptions, state: TrainState, number: int = 0) -> TrainState:
+    """The state of one member, by default the first."""
+    return members(config, state)[number]
 
 
-def check_member(config: common.RunOptions, seed: int | None) -> None:
-    """Fails, in one sentence, for a seed that no member has."""
+def number_of(config: common.RunOptions, text: str | None) -> int:
+    """The number of the member that a text names: its seed, or its name; by default the first.
+
+    Raises:
+      UserError: for a text that names none.
+    """
     from jaxnets.errors import UserError
 
-    if seed is not None and seed not in seeds(config):
-        known = ", ".join(map(str, seeds(config)))
-        raise UserError(f"the run has no member with the seed {seed}; it has {known}")
+    known = names(config)
+    if text is None:
+        return 0
+    wanted = f"seed-{text.lstrip('0') or '0'}" if text.isdecimal() else sweeps.canonical(text)
+    if wanted not in known:
+        some = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if known[8:] else "")
+        raise UserError(f"the run has no member {text[:60]!r}; it has {some}")
+    return known.index(wanted)
 
 
 def numbers(

@@ -27,8 +27,9 @@ class Sample(common.CacheOptions):
     """In (0, 1]: keep latents near the mean; more typical images, less variety."""
     seed: int = 0
     """Other seeds give other images."""
-    member: int | None = None
-    """Of a run with --seeds: the generator with this seed; by default the first."""
+    member: str | None = None
+    """Of a run with --seeds: the generator with this seed; of one with --sweep, that with this
+    value, such as gamma=0.1 (and gamma=0.1,seed-1 with --seeds too); by default the first."""
     interpolate: int | None = None
     """Make an animated picture as well: this many frames from each latent to the next, through
     --points of them and back to the first, of all classes or of the one asked for."""
@@ -85,7 +86,7 @@ def run(config: Sample) -> None:
     places = _check(config)
     shown_beside = looking.places(config, places.grid)
     options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
-    populations.check_member(options, config.member)
+    member = populations.number_of(options, config.member)
     dataset = common.load_data(options)
     shape = dataset.splits["train"].images.shape[1:]
     walked = 0 if config.interpolate is None else config.interpolate * config.points
@@ -106,8 +107,8 @@ def run(config: Sample) -> None:
     built = generate.build(dataclasses.replace(options, judge=None), dataset, mesh)
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)
-    state = judging.trained(config.run, like, higher_is_better=False)
-    one = populations.member(options, state, config.member)
+    state = judging.trained(config.run, like, best_by=options.best_by)
+    one = populations.member(options, state, member)
     variables = one.nets["generator"].averaged
     made = built.sample(
         variables,

@@ -50,6 +50,22 @@ class Sweep:
         return [f"{self.field}={value:g}" for value in self.values]
 
 
+def _field(name: str) -> str:
+    """The config's field that a name of a number means, known or not."""
+    field = name.strip().removeprefix("--").replace("-", "_")
+    return next((known for known, others in SCALARS.items() if field in others), field)
+
+
+def canonical(member: str) -> str:
+    """A member's name, as `names` has it, of a text such as "gamma=0.10" or "gamma=0.10,seed-1"."""
+    swept, comma, seed = member.partition(",")
+    name, equals, value = swept.partition("=")
+    try:
+        return f"{_field(name)}{equals}{float(value):g}{comma}{seed.strip()}"
+    except ValueError:
+        return member.strip()
+
+
 def sweep_of(config: Any) -> Sweep | None:
     """What a run sweeps, None if nothing.
 
@@ -64,8 +80,7 @@ def sweep_of(config: Any) -> Sweep | None:
     if not text:
         return None
     name, equals, rest = text.partition("=")
-    field = name.strip().removeprefix("--").replace("-", "_")
-    field = next((known for known, others in SCALARS.items() if field in others), field)
+    field = _field(name)
     if field not in SCALARS:
         known = ", ".join([*SCALARS, "gamma"])
         raise UserError(
@@ -88,6 +103,17 @@ def sweep_of(config: Any) -> Sweep | None:
     return Sweep(field, values)
 
 
+def is_swept(config: Any, field: str) -> bool:
+    """Whether the members differ in this field."""
+    found = sweep_of(config)
+    return found is not None and found.field == field
+
+
+def uses(config: Any, weight: str) -> bool:
+    """Whether the term with this weight is in a loss: it is above zero, or swept."""
+    return getattr(config, weight) > 0 or is_swept(config, weight)
+
+
 def check(config: Generate) -> None:
     """Fails, in one sentence, for a sweep that means nothing in this run."""
     from jaxnets.errors import UserError
@@ -107,7 +133,9 @@ def check(config: Generate) -> None:
         raise UserError("--sweep path_length_weight is of generators with styles, as stylegan2")
     flag = found.field.replace("_", "-")
     if ramps.is_ramp(getattr(config, found.field)):
-        raise UserError(f"--sweep {flag}: --{flag} goes from one value to another already")
+        raise UserError(
+            f"--sweep {flag}: --{flag} goes from one value to another already; leave it out"
+        )
 
 
 def each(config: Generate) -> list[Generate]:
@@ -121,6 +149,29 @@ def each(config: Generate) -> list[Generate]:
 def swept(extra: Mapping[str, Any]) -> dict[str, Any]:
     """The swept numbers among a member's `extra`, by field."""
     return {k.removeprefix(_PREFIX): v for k, v in extra.items() if k.startswith(_PREFIX)}
+
+
+def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -> tuple[int, str]:
+    """Which member's pictures a report shows, and why.
+
+    Args:
+      config: of the run.
+      names: of its members.
+      numbers: the run's, with `number/member`.
+
+    Returns:
+      Its number, the least Frechet distance's, and a sentence; 0 and "" where nothing is swept.
+    """
+    import math
+
+    if sweep_of(config) is None:
+        return 0, ""
+    distances = [float(numbers.get(f"frechet/{name}", math.nan)) for name in names]
+    known = [i for i, distance in enumerate(distances) if math.isfinite(distance)]
+    if not known:
+        return 0, f"The pictures are of {names[0]}; which is the best was not measured."
+    best = min(known, key=distances.__getitem__)
+    return best, f"The pictures are of {names[best]}, which has the least Frechet distance."
 
 
 def winners(

@@ -9,7 +9,8 @@ The parts, each a pure function or a Flax linen module:
 - `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`.
 - `make_mesh`, `compile_step`: onto one device or many, by jit or by pmap.
 - `fit`: the loop, with checkpoints, logs and resumption.
-- `make_predict`, `make_sample`, `frechet_scores`: trained networks at work.
+- `make_predict`, `make_sample`, `make_walk`: trained networks at work.
+- `score_samples`: generated images, as any network sees them.
 """
 
 from importlib import import_module
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "jaxnets.augment": ["augmentation", "gan_augmentation", "mixup"],
+    "jaxnets.augment": ["Adaptive", "augmentation", "gan_augmentation", "mixup"],
     "jaxnets.checkpoint": ["Checkpoints"],
     "jaxnets.compilation": ["enable_compilation_cache"],
     "jaxnets.data": [
@@ -38,6 +39,9 @@ _HOMES = {
     "jaxnets.interruption": ["Interrupted"],
     "jaxnets.loop": ["fit"],
     "jaxnets.losses": [
+        "FeatureMatching",
+        "LeCam",
+        "PathLength",
         "adversarial_loss",
         "classification_loss",
         "cross_entropy",
@@ -60,7 +64,7 @@ _HOMES = {
         "recognised",
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
-    "jaxnets.optimizers": ["make_optimizer", "make_schedule"],
+    "jaxnets.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
     "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.population": [
         "make_population_pipeline",
@@ -68,7 +72,8 @@ _HOMES = {
         "population_state",
         "population_step",
     ],
-    "jaxnets.sampling": ["make_sample", "style_mixing", "truncation_sweep"],
+    "jaxnets.sampling": ["make_sample", "make_walk", "slerp", "style_mixing", "truncation_sweep"],
+    "jaxnets.scoring": ["Judge", "score_samples"],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
     "jaxnets.task": ["FitOptions", "FitResult", "Ranking", "Task"],
@@ -78,7 +83,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
-    from jaxnets.augment import augmentation, gan_augmentation, mixup
+    from jaxnets.augment import Adaptive, augmentation, gan_augmentation, mixup
     from jaxnets.checkpoint import Checkpoints
     from jaxnets.compilation import enable_compilation_cache
     from jaxnets.data import (
@@ -98,6 +103,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.interruption import Interrupted
     from jaxnets.loop import fit
     from jaxnets.losses import (
+        FeatureMatching,
+        LeCam,
+        PathLength,
         adversarial_loss,
         classification_loss,
         cross_entropy,
@@ -120,7 +128,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         recognised,
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
-    from jaxnets.optimizers import make_optimizer, make_schedule
+    from jaxnets.optimizers import half_life_decay, make_optimizer, make_schedule
     from jaxnets.parallel import Lazily, compile_step, make_mesh, place, replicate
     from jaxnets.population import (
         make_population_pipeline,
@@ -128,7 +136,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         population_state,
         population_step,
     )
-    from jaxnets.sampling import make_sample, style_mixing, truncation_sweep
+    from jaxnets.sampling import make_sample, make_walk, slerp, style_mixing, truncation_sweep
+    from jaxnets.scoring import Judge, score_samples
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, sample_latents
     from jaxnets.task import FitOptions, FitResult, Ranking, Task

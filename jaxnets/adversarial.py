@@ -116,10 +116,11 @@ def adversarial_step(
       A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
       (share of reals above and fakes below zero), `d_sign_real` and `d_sign_fake` (mean signs of
       the logits, in [-1, 1]; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
-      overfitting), `penalty`, `lecam`, `matching`, `path_length` (the penalty), `path_length_mean`,
-      `class_accuracy` (of reals, by "class_logits") and `augment_probability` where there is
-      one, and the two networks' `grad_norm` and
-      `finite/...` (see `descend`).
+      overfitting; of a relativistic or Wasserstein loss, which looks at differences only, the three
+      are of a real's logit against that of its fake), `penalty`, `lecam`, `matching`,
+      `path_length` (the penalty), `path_length_mean`, `class_accuracy` (of reals, by
+      "class_logits") and `augment_probability` where there is one, and the two networks'
+      `grad_norm` and `finite/...` (see `descend`).
 
     Raises:
       UserError: for a path length of a generator without styles.
@@ -209,13 +210,14 @@ def adversarial_step(
                 others, _, model_state = single((fake, real)[which], 1 - which)
                 real_logits, fake_logits = (others, logits) if which else (logits, others)
             values = loss.d_loss(real_logits, fake_logits)
+            signs = loss.signs(real_logits, fake_logits)
             metrics = {
                 "d_loss": Mean.of(values, mask),
                 "d_real": Mean.of(real_logits, mask),
                 "d_fake": Mean.of(fake_logits, mask),
-                "d_accuracy": Mean.of(real_logits > 0, mask) + Mean.of(fake_logits < 0, mask),
-                "d_sign_real": Mean.of(jnp.sign(real_logits), mask),
-                "d_sign_fake": Mean.of(jnp.sign(fake_logits), mask),
+                "d_accuracy": Mean.of(signs[0] > 0, mask) + Mean.of(signs[1] < 0, mask),
+                "d_sign_real": Mean.of(signs[0], mask),
+                "d_sign_fake": Mean.of(signs[1], mask),
             }
             if penalty is not None:
                 size = penalty(*inputs) if size is None else size

@@ -7,7 +7,7 @@ finding a fault costs no further transfer.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxnets.descent import FINITE
@@ -148,7 +148,7 @@ class CollapseWatch:
     place of the true one.
     """
 
-    def __init__(self, after_epochs: float, records: int = 3):
+    def __init__(self, after_epochs: float, records: int = 3, *, usual: Collection[str] = ()):
         """Sets it up.
 
         Args:
@@ -156,8 +156,10 @@ class CollapseWatch:
           records: of training, in a row, that must agree. Each is about the images of one call of
             the step, and a discriminator may well know all of those. An evaluation is of many
             samples, and is believed at once.
+          usual: kinds of trouble that are none here, as "discriminator wins" of a Wasserstein
+            critic, which is to tell all images.
         """
-        self._after, self._records = after_epochs, records
+        self._after, self._records, self._usual = after_epochs, records, frozenset(usual)
         self._agreed: dict[str, int] = {}
 
     def __call__(self, values: Mapping[str, float]) -> dict[str, str]:
@@ -174,7 +176,8 @@ class CollapseWatch:
             ending = f"/{member}" if member else ""
             own = {k.removesuffix(ending): v for k, v in values.items() if k.endswith(ending)}
             head = f"{member}: " if member else ""
-            found |= {head + kind: head + text for kind, text in collapse_warnings(own).items()}
+            said = collapse_warnings(own)
+            found |= {head + k: head + text for k, text in said.items() if k not in self._usual}
         if not any(name.startswith("d_sign_") for name in values):
             return found
         self._agreed = {kind: self._agreed.get(kind, 0) + 1 for kind in found}

@@ -131,7 +131,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "image_size": [*at_least_1, 10**6, HUGE],
         "devices": [*at_least_1, 99, HUGE],
         "seed": [*at_least_0, 2**31, HUGE],
-        "member": [*at_least_0, 1, HUGE],
+        "member": [*NO_NAME, "-1", "1", "9" * 30, "gamma=1", "=", ","],
         "class_label": [*at_least_0, 10, HUGE],
         "crop_padding": [*at_least_0, 8, HUGE],
         "cutout": [*at_least_0, 15, HUGE],

@@ -45,7 +45,7 @@ LAYERS = [
     ["placement"],
     ["parallel", "compilation"],
     ["sampling"],
-    ["evaluate"],
+    ["evaluate", "scoring"],
     ["integrity", "retention"],
     ["checkpoint"],
     ["report", "log", "runs", "guard", "interruption"],

@@ -18,6 +18,7 @@ from jaxnets.errors import UserError
 from jaxnets.guard import CollapseWatch, collapse_warnings
 from jaxnets.loop import fit
 from jaxnets.population import make_population_pipeline, population_state, population_step
+from jaxnets.scoring import Judge
 from jaxnets.task import FitOptions, Task
 
 # --------------------------------------------------------------------- what is measured
@@ -39,9 +40,7 @@ def judge(digits):
         pixels = split.images.reshape(len(split), -1) / 255
         return pixels @ means.T - np.square(means).sum(axis=1) / 2, pixels
 
-    return judging.Judge(
-        look, lambda: look(digits.splits["test"]), "means", "0", knows_classes=True
-    )
+    return Judge(look, "means", "0", knows_classes=True)
 
 
 def faithful(digits):
@@ -151,6 +150,11 @@ def test_training_must_say_it_more_than_once_and_an_evaluation_only_once():
     assert not any(said)
     assert watch({"samples_spread": 0.1}) != {}  # and does not interrupt the count
     assert set(watch(WON)) == {"discriminator wins"}
+
+
+def test_what_is_usual_is_not_said():
+    watch = CollapseWatch(after_epochs=0.0, records=1, usual=["discriminator wins"])
+    assert watch(WON) == {} and set(watch(BLIND)) == {"discriminator is blind"}
 
 
 def test_of_a_population_the_member_is_named():

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from jaxnets.data import DataSet, Split, split_validation, take_per_class
+from jaxnets.data import DataSet, Split, missing_classes, split_validation, take_per_class
 from jaxnets.data.dataset import stratified_indices
 from jaxnets.errors import UserError
 
@@ -55,6 +55,12 @@ def test_a_fraction_outside_its_range_is_refused(fraction):
 def test_single_examples_cannot_be_divided():
     with pytest.raises(UserError, match="two or more"):
         split_validation(make_split((1, 1)), 0.5, seed=0)
+
+
+def test_classes_that_no_example_has_are_named():
+    split = make_split((2, 0, 1, 0))
+    assert missing_classes(split, ["a", "b", "c", "d"]) == ["b", "d"]
+    assert missing_classes(split.take(np.arange(0)), ["a"]) == ["a"]
 
 
 def test_take_per_class_grows_by_adding():

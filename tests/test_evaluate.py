@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics
 
 from jaxnets import evaluate, parallel
-from jaxnets.data import Split, normalise
+from jaxnets.data import Split, normalise, to_uint8
 from jaxnets.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -96,8 +96,8 @@ def test_sure_and_wrong_is_a_large_loss_and_not_infinity():
 def sampler(conditional=True, **options):
     make = evaluate.make_sample(Echo(), latent_size=6, conditional=conditional, **options)
 
-    def sample(*args):
-        return make({}, *args)[:, 0, :, 0]
+    def sample(*args, **more):
+        return make({}, *args, **more)[:, 0, :, 0]
 
     return sample
 
@@ -114,6 +114,13 @@ def test_an_image_depends_on_its_place_and_on_nothing_of_the_others():
     np.testing.assert_array_equal(other_classes[:, :-1], whole[:, :-1])
     assert not np.any(sampler()(jax.random.key(6), labels)[:, :-1] == whole[:, :-1])
     assert len(np.unique(whole[:, 0])) == 11
+
+
+def test_bytes_are_those_of_the_same_images():
+    labels = np.zeros(11, np.int32)
+    found = sampler(batch_size=4)(KEY, labels, as_bytes=True)
+    np.testing.assert_array_equal(found, to_uint8(sampler()(KEY, labels)))
+    assert found.dtype == np.uint8 and found.std() > 0
 
 
 def test_latents_are_normal_and_truncated_ones_smaller():

@@ -1,5 +1,6 @@
 """Every experiment through its command, at the smallest size that still goes all the way."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
-from experiments import judging
+from experiments import common, judging, scoring
+from experiments.gan_config import Generate
 from jaxnets.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -176,25 +178,49 @@ def test_a_run_names_the_images_that_have_changed(cli, workplace):
     assert_one_error(cli(*line), f"the images of folder:{images}", "their fingerprint was ")
 
 
-def test_the_best_gan_is_that_of_the_least_distance(cli, runs, workplace, monkeypatch):
-    distances = iter([3.0, 1.0, float("nan"), 2.0, 2.0, 7.0, 8.0])
+@pytest.mark.parametrize("best_by,best", [("frechet", 4), ("recall", 6)])
+def test_the_best_gan_is_that_of_the_least_distance_or_the_greatest_recall(
+    best_by, best, cli, runs, workplace, monkeypatch
+):
+    values = iter([3.0, 1.0, float("nan"), 2.0, 2.0, 7.0, 8.0])
+    if best_by == "recall":
+        values = iter([0.3, 0.1, 0.5, 0.2, float("nan"), 0.2, 0.2])
     rest = {"frechet_floor": 0.0, "frechet_ceiling": 9.0, "frechet_samples": 180}
-    monkeypatch.setattr(judging, "frechet_numbers", lambda *_: {"frechet": next(distances), **rest})
+    number = scoring.number_name(best_by)
+
+    def found(*_):
+        return {"frechet": 1.0, number: next(values), **rest}
+
+    monkeypatch.setattr(judging, "frechet_numbers", found)
+    monkeypatch.setattr(scoring, "numbers", lambda *_: {})
     run(
         [*GENERATE, "--judge", str(runs["classify"]), "--run-dir", "gan"],
         "--epochs 0.1 --eval-every 0.02 --save-every 0 --keep 1 --keep-best 1",
+        f"--metrics recall --best-by {best_by}",
     )
     records = read_records(workplace / "gan" / "metrics.jsonl")
-    judged = {r["step"]: r["frechet"] for r in records if r["split"] == "eval"}
-    assert judged == {2: 3.0, 4: 1.0, 6: None, 8: 2.0, 9: 2.0}
-    assert summary(workplace / "gan")["frechet"] == 7.0  # of the last state
+    judged = [r[number] for r in records if r["split"] == "eval"]
+    if best_by == "frechet":
+        assert judged == [3.0, 1.0, None, 2.0, 2.0]
+        assert summary(workplace / "gan")["frechet"] == 7.0  # of the last state
     code, out, err = cli("evaluate", "gan", "--no-accuracy-score")
-    assert code == 0 and json.loads(out)["step"] == 4, err
+    assert code == 0 and json.loads(out)["step"] == best, err
     for name in ("best", "last"):
         run(f"sample gan --count 2 --out {name}")
-        shutil.rmtree(workplace / "gan" / "checkpoints" / "4", ignore_errors=True)
+        shutil.rmtree(workplace / "gan" / "checkpoints" / str(best), ignore_errors=True)
     with np.load("best.npz") as best, np.load("last.npz") as last:
         assert not np.array_equal(best["images"], last["images"])
+
+
+def test_a_class_without_training_images_is_named(cli, workplace, monkeypatch):
+    whole = common.load_data(Generate(data="digits"))
+    train = whole.splits["train"]
+    splits = {**whole.splits, "train": train.take(np.flatnonzero(train.labels != 7))}
+    partly = dataclasses.replace(whole, splits=splits)
+    monkeypatch.setattr(common, "load_data", lambda *_, **__: partly)
+    assert_one_error(cli(*GENERATE, "--run-dir", "gan"), "no training image of 7,")
+    assert not (workplace / "gan").exists()
+    run(GENERATE, "--no-conditional --run-dir gan")
 
 
 def test_what_a_cnn_says_of_a_gans_variety_is_kept(runs, workplace):

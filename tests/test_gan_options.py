@@ -234,6 +234,51 @@ def test_a_sweep_has_a_member_for_each_value_and_seed():
     ]
 
 
+def test_members_are_named_by_seed_or_value():
+    swept = gan_config.Generate(sweep="gamma=0.1,1", seeds=2, seed=5)
+    known = {"gamma=0.10,seed-6": 1, "penalty_weight=1,seed-5": 2, "--penalty-weight=1,seed-6": 3}
+    for text, number in known.items():
+        assert populations.number_of(swept, text) == number
+    for text in ("5", "gamma=2,seed-5", "gamma=0.1", "b1=1,seed-5", ""):
+        with pytest.raises(UserError, match=r"no member .*penalty_weight=0.1,seed-5"):
+            populations.number_of(swept, text)
+    seeded = gan_config.Generate(seeds=12, seed=5)
+    assert populations.number_of(seeded, "7") == populations.number_of(seeded, "seed-7") == 2
+    assert populations.number_of(seeded, None) == 0
+    with pytest.raises(UserError, match=r"no member '99'; it has seed-5, .* and 4 more"):
+        populations.number_of(seeded, "99")
+
+
+def test_a_report_shows_the_best_member_of_a_sweep():
+    config = gan_config.Generate(sweep="gamma=0.1,1,2")
+    names = populations.names(config)
+    found = dict(zip((f"frechet/{name}" for name in names), (3.0, float("nan"), 1.0), strict=True))
+    best, why = sweeps.best_member(config, names, found)
+    assert best == 2 and "penalty_weight=2, which has the least Frechet" in why
+    assert sweeps.best_member(config, names, {})[0] == 0
+    assert sweeps.best_member(gan_config.Generate(seeds=2), ["a", "b"], found) == (0, "")
+
+
+def test_a_sweep_takes_the_place_of_a_presets_ramp():
+    config = gan_config.resolve(gan_config.Generate(preset="r3gan_64", sweep="gamma=0.5,2"))
+    assert config.penalty_weight == 0.5 and config.b2 == "0.9:0.99"
+    assert gan_config.resolve(config) == config
+    with pytest.raises(UserError, match="leave it out"):
+        gan_config.resolve(gan_config.Generate(penalty_weight="1:0.1", sweep="gamma=0.5,2"))
+
+
+def test_flags_of_a_swept_term_are_taken(tmp_path):
+    cnn = gan_config.Generate(matching_cnn=tmp_path, sweep="matching_weight=0.1,1")
+    assert gan_config.resolve(cnn).matching_weight == 0
+
+
+def test_a_wasserstein_critic_does_not_say_how_sure_it_is():
+    with pytest.raises(UserError, match="critic does not say"):
+        gan_config.resolve(
+            gan_config.Generate(loss="wasserstein", augment="flip", adaptive_augment=True)
+        )
+
+
 def test_members_of_a_sweep_are_runs_with_that_value():
     def made(swept):
         return tiny.gan(gamma=swept.get("penalty_weight", 0.5))

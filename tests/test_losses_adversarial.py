@@ -84,6 +84,20 @@ def test_saturating_game_stalls_where_the_other_does_not():
     assert abs(slopes["minimax"]) < 1e-6 and abs(slopes["non_saturating"]) > 0.99
 
 
+@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
+def test_the_border_of_a_relative_loss_is_the_other_image(name):
+    loss = adversarial_loss(name)
+    moved = [jax.jit(loss.d_loss)(REAL + shift, FAKE + shift) for shift in (0.0, 50.0)]
+    assert loss.relative == np.allclose(*moved, atol=1e-4)
+    real, fake = loss.signs(jnp.array([3.0, 3.0, -2.0]), jnp.array([1.0, 4.0, -2.0]))
+    if loss.relative:
+        np.testing.assert_array_equal(real, [1, -1, 0])
+        np.testing.assert_array_equal(fake, [-1, 1, 0])
+    else:
+        np.testing.assert_array_equal(real, [1, 1, -1])
+        np.testing.assert_array_equal(fake, [1, 1, -1])
+
+
 def test_errors():
     with pytest.raises(UserError, match=r"'hing'.*minimax, non_saturating.*relativistic"):
         adversarial_loss("hing")

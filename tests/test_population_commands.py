@@ -50,7 +50,25 @@ def test_a_population_of_gans(cli, workplace):
     with np.load("member-0.npz") as first, np.load("member-1.npz") as second:
         assert not np.array_equal(first["images"], second["images"])
     wrong = cli("sample", "gans", "--member", 2)
-    assert_one_error(wrong, "no member with the seed 2; it has 0, 1")
+    assert_one_error(wrong, "no member '2'; it has seed-0, seed-1")
+
+
+@pytest.mark.slow
+def test_a_sweep_shows_its_best_member_and_each_can_be_sampled(cli, workplace, runs):
+    run(GENERATE, "--sweep gamma=100,0.1 --run-dir gans", ["--judge", str(runs["classify"])])
+    found = summary(workplace / "gans")
+    names = ("penalty_weight=100", "penalty_weight=0.1")
+    best = min(names, key=lambda name: found[f"frechet/{name}"])
+    page = (workplace / "gans" / "report.html").read_text()
+    assert f"The pictures are of {best}, which has the least Frechet distance" in page
+    for name in ("gamma=100", "gamma=0.10"):
+        run(f"sample gans --count 2 --member {name} --out {name}")
+    with np.load("gamma=100.npz") as first, np.load("gamma=0.10.npz") as second:
+        assert not np.array_equal(first["images"], second["images"])
+    code, out, err = cli("evaluate", "gans", "--no-accuracy-score", "--metrics", "kid")
+    assert code == 0 and f"{best} has" not in err and "has the least Frechet distance" in err
+    assert [score["member"] for score in json.loads(out)["scores"]] == list(names)
+    assert_one_error(cli("sample", "gans", "--member", "gamma=3"), "no member 'gamma=3'")
 
 
 @pytest.mark.slow
@@ -78,5 +96,5 @@ def test_curves_that_can_be_told_apart():
     assert populations.curves(config, "a", "b")[::4] == ["a/seed-5", "b/seed-5"]
     assert populations.curves(config, "a", "b", "c") == ["a", "b", "c"]
     assert populations.curves(Classify(), "a") == ["a"]
-    with pytest.raises(UserError, match="has no member with the seed 4"):
-        populations.member(config, None, 4)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no member '4'"):
+        populations.number_of(config, "4")

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from command_lines import assert_one_error
-from experiments import judging, pictures, scoring
+from experiments import pictures, scoring
 from jaxnets import metrics
-from jaxnets.data import Split, load
+from jaxnets.data import Split, load, normalise
 from jaxnets.errors import UserError
+from jaxnets.scoring import METRICS, Judge, Looks, score_samples, take
 
 CLASSES = {"intra_class", "recognised"}
 
@@ -31,14 +33,13 @@ def judge(digits):
         pixels = split.images.reshape(len(split), -1) / 255
         return 20 * (pixels @ means.T - np.square(means).sum(axis=1) / 2), pixels
 
-    real = digits.splits["test"]
-    return judging.Judge(look, lambda: look(real), "mean images", "0123", knows_classes=True)
+    return Judge(look, "mean images", "0123", knows_classes=True)
 
 
 def looks(judge, digits, images, labels, **changes):
     train = digits.splits["train"]
     first = Split(train.images[:700], train.labels[:700])
-    made = scoring.Looks(judge, Split(images, labels), digits, first, conditional=True)
+    made = Looks(judge, Split(images, labels), digits, first, conditional=True)
     return dataclasses.replace(made, **changes)
 
 
@@ -51,8 +52,8 @@ def real(judge, digits):
 
 def taken(of, text="all"):
     names = scoring.names_of(text, conditional=of.conditional)
-    return {score.name.split(",")[0]: score for score in scoring.take(names, of)} | {
-        score.name: score for score in scoring.take(names, of)
+    return {score.name.split(",")[0]: score for score in take(names, of)} | {
+        score.name: score for score in take(names, of)
     }
 
 
@@ -96,7 +97,7 @@ def test_numbers_are_those_of_the_metrics(real):
 
 
 def test_each_says_what_it_was_taken_of(real, digits):
-    for score in scoring.take(list(scoring.METRICS), real):
+    for score in take(list(METRICS), real):
         record = score.record()
         assert record["extractor"] == "mean images" and record["digest"] == "0123"
         assert digits.fingerprint[:12] in record["reference"]
@@ -115,8 +116,8 @@ def test_few_samples_are_said_to_be_few(judge, digits):
 def test_names():
     assert scoring.names_of("", conditional=True) == []
     assert scoring.names_of("kid,frechet,kid", conditional=True) == ["kid", "frechet"]
-    assert scoring.names_of("all", conditional=True) == list(scoring.METRICS)
-    assert set(scoring.names_of("all", conditional=False)) == set(scoring.METRICS) - CLASSES
+    assert scoring.names_of("all", conditional=True) == list(METRICS)
+    assert set(scoring.names_of("all", conditional=False)) == set(METRICS) - CLASSES
     for name in CLASSES:
         with pytest.raises(UserError, match=f"{name}: the generator makes images without classes"):
             scoring.names_of(f"kid,{name}", conditional=False)
@@ -129,6 +130,10 @@ def test_a_judge_of_other_classes_recognises_none(real):
     strange = dataclasses.replace(real.judge, knows_classes=False)
     with pytest.raises(UserError, match="not its own; leave it out"):
         taken(dataclasses.replace(real, judge=strange), "recognised")
+    every = scoring.names_of("all", conditional=True)
+    left = scoring.names_for(every, strange, real.dataset, every=True)
+    assert set(every) - set(left) == {"recognised"}
+    assert scoring.names_for(every, real.judge, real.dataset) == every
 
 
 @pytest.mark.parametrize("count", [1, 10, 95, 250])
@@ -181,3 +186,53 @@ def test_the_command_takes_all(cli, copies, runs):
     assert again == [score for score in content["scores"] if score["name"] == "kid"]
     few = cli(*command, "--metrics", "kid", "--samples", "3")
     assert_one_error(few, "a kernel distance of 3 samples")
+
+
+def test_any_function_judges(digits):
+    def features(images):
+        assert images.dtype == np.float32 and images.min() >= -1 and images.max() <= 1
+        return images.reshape(len(images), -1)[:, 8:40]
+
+    judge = Judge.of(features, "some pixels", "v1", batch_size=100)
+    train, test = digits.splits["train"], digits.splits["test"]
+    seen = judge.look(test)
+    assert seen[0] is None
+    np.testing.assert_array_equal(seen[1], features(normalise(test.images)))
+    names = ("frechet", "kid", "coverage", "memorisation")
+    found = score_samples(judge, train, digits, names)
+    assert [score.name.split(",")[0] for score in found] == [*names, *names[-1:] * 2]
+    of = Looks(judge, train, digits, train, conditional=False)
+    assert [score.value for score in found] == [score.value for score in take(names, of)]
+    assert f"({len(train):,} samples against {len(test)} of digits, test" in str(found[0])
+    assert "some pixels, weights v1" in str(found[0])
+    (itself,) = score_samples(judge, train, digits, ["frechet"], reference="train")
+    assert itself.value == pytest.approx(0, abs=1e-6) and "digits, train" in itself.reference
+
+    def classes(images):
+        return 50 * np.eye(10)[np.arange(len(images)) % 10], features(images)
+
+    (score,) = score_samples(Judge.of(classes, "x", "1"), test, digits, ["inception"])
+    assert score.name.startswith("inception score") and score.value > 5
+
+
+def test_what_a_judge_cannot_do_is_said(digits):
+    test = digits.splits["test"]
+    pixels = Judge.of(lambda images: images.reshape(len(images), -1), "pixels", "1")
+    scores = partial(score_samples, pixels, test, digits)
+    for names, words in {
+        ("fid",): "unknown metric 'fid'; known are frechet",
+        ("recognised",): "classes were asked for",
+        ("inception",): "needs a judge with logits, and pixels has none",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            scores(names)
+    with pytest.raises(UserError, match="not its own"):
+        scores(["recognised"], conditional=True)
+    with pytest.raises(UserError, match="has no split 'val'; it has "):
+        scores(reference="val")
+    with pytest.raises(UserError, match=r"features of shape \(256, 8, 8, 1\)"):
+        Judge.of(lambda images: images, "images", "1").look(test)
+    with pytest.raises(UserError, match="gives 2 rows for 359 images"):
+        Judge.of(lambda images: images[:1, 0, 0], "one", "1").look(test)
+    with pytest.raises(UserError, match="holds no examples"):
+        pixels.look(test.take(np.arange(0)))

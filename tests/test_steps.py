@@ -152,6 +152,13 @@ def test_parts_of_a_batch_are_dealt():
     np.testing.assert_array_equal(parts[1], [1, 5, 9, 13])
 
 
+def test_how_sure_a_discriminator_is_under_a_loss_of_differences():
+    start, step = tiny.gan(loss="relativistic")
+    metrics = {k: v.compute() for k, v in jax.jit(step)(start, tiny.batch())[1].items()}
+    assert metrics["d_sign_real"] == pytest.approx(-metrics["d_sign_fake"], abs=1e-6)
+    assert metrics["d_accuracy"] == pytest.approx((1 + metrics["d_sign_real"]) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("loss", losses.ADVERSARIAL_LOSSES)
 def test_every_loss_trains_both_networks(loss):
     s, step = tiny.gan(loss, penalty=None)

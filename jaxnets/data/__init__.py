@@ -1,7 +1,13 @@
 """Data sets by name, and the pipelines that turn them into batches."""
 
 from jaxnets.data.cache import cache_dir
-from jaxnets.data.dataset import DataSet, Split, split_validation, take_per_class
+from jaxnets.data.dataset import (
+    DataSet,
+    Split,
+    missing_classes,
+    split_validation,
+    take_per_class,
+)
 from jaxnets.data.inspect import contact_sheet, describe
 from jaxnets.data.pipeline import (
     Order,
@@ -29,6 +35,7 @@ __all__ = [
     "eval_batches",
     "load",
     "make_pipeline",
+    "missing_classes",
     "normalise",
     "split_validation",
     "take_per_class",

@@ -19,6 +19,7 @@ __all__ = [
     "fingerprint",
     "first_unreadable",
     "generator",
+    "missing_classes",
     "read_rows",
     "split_validation",
     "stratified_indices",
@@ -245,6 +246,17 @@ def first_unreadable(
             found = row, own
             break
     return found[0], f"{type(found[1]).__name__}: {' '.join(str(found[1]).split())[:200]}"
+
+
+def missing_classes(split: Split, class_names: Sequence[str]) -> list[str]:
+    """The names of the classes that no example of a split has.
+
+    Args:
+      split: with labels in 0..K-1.
+      class_names: of the K classes.
+    """
+    there = set(np.unique(split.labels).tolist())
+    return [name for label, name in enumerate(class_names) if label not in there]
 
 
 def take_per_class(split: Split, n: int, seed: int) -> Split:

@@ -28,12 +28,29 @@ class AdversarialLoss:
       d_loss: (real_logits [B], fake_logits [B]) -> [B] float32, for the discriminator.
       g_loss: the same for the generator.
       doc: one sentence with the paper, for help texts.
+      relative: whether only differences of logits count, so that the sign of one says nothing.
     """
 
     name: str
     d_loss: _Objective
     g_loss: _Objective
     doc: str
+    relative: bool = False
+
+    def signs(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array]:
+        """On which side of its border a discriminator puts reals and fakes.
+
+        Args:
+          real_logits: [B].
+          fake_logits: [B].
+
+        Returns:
+          Signs [B] of each, above 0 for what is taken for real. Where the loss is relative, the
+          border of each image is the logit of the other one of its pair.
+        """
+        if self.relative:
+            return jnp.sign(real_logits - fake_logits), jnp.sign(fake_logits - real_logits)
+        return jnp.sign(real_logits), jnp.sign(fake_logits)
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {}
@@ -49,8 +66,11 @@ def _checked(objective: _Objective) -> _Objective:
     return loss
 
 
-def _register(name: str, doc: str, d_loss: _Objective, g_loss: _Objective) -> None:
-    ADVERSARIAL_LOSSES[name] = AdversarialLoss(name, _checked(d_loss), _checked(g_loss), doc)
+def _register(
+    name: str, doc: str, d_loss: _Objective, g_loss: _Objective, *, relative: bool = False
+) -> None:
+    loss = AdversarialLoss(name, _checked(d_loss), _checked(g_loss), doc, relative)
+    ADVERSARIAL_LOSSES[name] = loss
 
 
 def _logistic_d(real: Array, fake: Array) -> Array:
@@ -135,6 +155,7 @@ _register(
     "arXiv:1701.07875.",
     _wasserstein_d,
     _critic_g,
+    relative=True,
 )
 _register(
     "relativistic",
@@ -142,6 +163,7 @@ _register(
     "in Huang et al. 2024, R3GAN, arXiv:2501.05441.",
     _relativistic_d,
     _relativistic_g,
+    relative=True,
 )
 
 
