@@ -94,6 +94,10 @@ class Generate(common.RunOptions, common.DataOptions):
     Or START:END."""
     adaptive_augment: bool = False
     """Let that share follow how sure the discriminator is of real images (ADA)."""
+    augment_target: float = 0.6
+    """How sure it may be, of --adaptive-augment: the mean sign of its logits of real images."""
+    augment_images: float = 500_000.0
+    """Images over which --adaptive-augment moves the share from 0 to 1 at most."""
 
     optimizer: str = "adam"
     """sgd, nesterov, adam, rmsprop, lion or lamb."""
@@ -208,6 +212,10 @@ def _check_what_belongs_together(config: Generate) -> None:
             "--adaptive-augment and --augment-probability are of --augment: say which, such as "
             "--augment translation,cutout"
         )
+    if not -1 < config.augment_target < 1:
+        raise UserError(f"--augment-target must be between -1 and 1, got {config.augment_target}")
+    if config.augment_images <= 0:
+        raise UserError(f"--augment-images must be above 0, got {config.augment_images}")
     if config.adaptive_augment and config.loss == "wasserstein":
         raise UserError(
             "--adaptive-augment follows how sure the discriminator is of real images, which a "

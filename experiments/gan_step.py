@@ -153,7 +153,7 @@ def maker(
         numbers = numbers_of(config, total_steps, swept)
         every = common.given(config.penalty_every)
         weight = _times(numbers.of("penalty_weight"), every)
-        probability = augment.Adaptive()
+        probability = augment.Adaptive(config.augment_target, config.augment_images)
         if not config.adaptive_augment:
             probability = numbers.of("augment_probability")
         return steps.adversarial_step(

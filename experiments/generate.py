@@ -49,6 +49,8 @@ class Built:
     #: (state, number of the member) -> what is measured of one GAN at every evaluation
     scores: Callable[[TrainState, int], dict[str, Any]]
     judge: Judge | None
+    #: names of the further scores by the judge
+    metrics: Sequence[str]
     conditional: bool
 
     @property
@@ -160,7 +162,15 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         ),
     )
     return Built(
-        task, trains, steps_per_epoch, sample, samples_like, scores, judge, config.conditional
+        task,
+        trains,
+        steps_per_epoch,
+        sample,
+        samples_like,
+        scores,
+        judge,
+        names,
+        config.conditional,
     )
 
 
@@ -221,6 +231,7 @@ def evaluate(
             numbers["classification_accuracy_score"] = judging.accuracy_score(
                 samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed
             )
+            numbers["accuracy_score_of"] = judging.taught_by(samples, dataset, config.score_epochs)
         return numbers
 
     return populations.numbers(config, state, of_one)
@@ -242,13 +253,16 @@ def run(config: Generate) -> Path:
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
     member, why = sweeps.best_member(config, populations.names(config), numbers)
     first = populations.member(config, result.state, member)
-    looks = looking.seen(built, first, dataset, member) if config.pictures else None
+    wanted = config.pictures or built.metrics
+    looks = looking.seen(built, first, dataset, member) if wanted else None
     first = to_look_at(first)
     if not processes.writes():
         return folder
-    common.write_summary(folder, numbers, result)
+    records, scored = judging.records(config, built.metrics, numbers, looks)
+    common.write_summary(folder, {**numbers, **records}, result)
     rows = [
         *judging.rows(numbers),
+        *scored,
         ("training time, compilation included", f"{result.seconds:.0f} s"),
         ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
     ]

@@ -230,6 +230,13 @@ def accuracy_score(
     return train_on(samples, dataset, mesh, folder, epochs=epochs, seed=seed)["test_accuracy"]
 
 
+def taught_by(samples: Split, dataset: DataSet, epochs: float) -> str:
+    """What an accuracy score was taken with, to be kept beside it."""
+    network = classify.resolve(classify.Classify(data=dataset.name)).network
+    tested = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+    return f"{network}, {epochs:g} epochs of {len(samples):,} samples, tested on {tested}"
+
+
 def train_on(
     train: Split, dataset: DataSet, mesh: Mesh, folder: Path, **fields: Any
 ) -> Mapping[str, float]:
@@ -250,6 +257,40 @@ def train_on(
     folder.mkdir(parents=True, exist_ok=True)
     options = common.fit_options(config, built.steps_per_epoch)
     return fit(built.task, folder, mesh, options).metrics
+
+
+def records(
+    config: Any, metrics: Sequence[str], numbers: Mapping[str, Any], looks: Looks | None
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The further scores of a finished run, for its summary and for its table.
+
+    Args:
+      config: of the run.
+      metrics: names of the scores.
+      numbers: the run's.
+      looks: what the judge sees in its one GAN's samples; a population's numbers have no records.
+
+    Returns:
+      `scores`, with all that it takes to compare them, where there are any; and rows.
+    """
+    from experiments import scoring
+    from jaxnets.scoring import take
+
+    if not metrics or looks is None:
+        return {}, []
+    if populations.size(config) > 1:
+        names = [name for name in metrics if name != "frechet"]
+        return {}, [
+            (name, populations.shown(numbers, scoring.number_name(name), ".4g")) for name in names
+        ]
+    found = take(metrics, looks)
+    shown = []
+    for score in found:
+        spread = "" if score.spread is None else f" +- {score.spread:.4g}"
+        shown.append(
+            (score.name, f"{score.value:.4g}{spread}" + f" ({score.note})" * bool(score.note))
+        )
+    return {"scores": [common.finite(score.record()) for score in found]}, shown
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -279,6 +320,8 @@ def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "classification_accuracy_score" in numbers:
         score = populations.shown(numbers, "classification_accuracy_score", ".2%")
         table.append(("classification accuracy score (trained on samples only)", score))
+        if "accuracy_score_of" in numbers:
+            table.append(("of", str(numbers["accuracy_score_of"])))
     return table
 
 

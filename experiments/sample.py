@@ -91,6 +91,11 @@ def run(config: Sample) -> None:
     shape = dataset.splits["train"].images.shape[1:]
     walked = 0 if config.interpolate is None else config.interpolate * config.points
     checks.images_fit(config.count + walked * dataset.num_classes, shape)
+    if config.images and shape[-1] not in (1, 3):
+        raise UserError(
+            f"--images writes PNGs of 1 or 3 channels, and {dataset.name} has {shape[-1]}; the "
+            ".npz has all of them"
+        )
     if config.watermark is not None:  # which fails for images that are too small, and empty keys
         watermark.embed(np.zeros((1, *shape), np.uint8), config.watermark)
     labels = np.arange(config.count, dtype=np.int32) % dataset.num_classes

@@ -63,11 +63,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
 def _pixels(images: ArrayLike) -> np.ndarray:
     """[N, H, W, 3] uint8; NaN becomes magenta, so that a diverged sample is not taken for black."""
     values = np.asarray(images)
-    if values.ndim != 4 or values.shape[-1] not in (1, 3) or not values.size:
+    if values.ndim != 4 or not values.size:
         raise UserError(
             f"a grid of images of shape {values.shape} cannot be drawn; "
-            "give [N, H, W, C] with N > 0 and C = 1 or 3."
+            "give [N, H, W, C] with N > 0 and C > 0."
         )
+    if values.shape[-1] == 2:
+        no_blue = np.full_like(values[..., :1], 0 if values.dtype == np.uint8 else -1)
+        values = np.concatenate([values, no_blue], axis=-1)
+    values = values[..., :3]
     if values.dtype == np.uint8:
         return np.broadcast_to(values, (*values.shape[:-1], 3))
     values = np.broadcast_to(values.astype(np.float32), (*values.shape[:-1], 3))
@@ -87,7 +91,8 @@ def grid_png(
     """Images in rows, as a PNG.
 
     Args:
-      images: [N, H, W, C], float in [-1, 1] (clipped; NaN is drawn magenta) or uint8, C 1 or 3.
+      images: [N, H, W, C], float in [-1, 1] (clipped; NaN is drawn magenta) or uint8. Of two
+        channels the first is drawn red and the second green, of more than three the first three.
       columns: images in a row; the last row may be short.
       scale: whole factor of enlargement, without smoothing; None makes a cell about 64 pixels.
       row_labels: a short text for each row, on its left.

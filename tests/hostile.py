@@ -146,6 +146,8 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "weight_clip": [0.0, *negative],
         "ema_warmup": [-0.1, 1.1, 1e300],
         "ramp_images": negative,
+        "augment_images": [0.0, *negative],
+        "augment_target": [-1.0, 1.0, 2.0, 1e300],
         **{key: [name for name in NO_NAME if name] for key in ("conditioning", "preset")},
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
         "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight

@@ -88,12 +88,13 @@ def test_a_state_without_it_is_refused():
 
 def test_the_command(cli, workplace):
     flags = "--augment translation --adaptive-augment --log-every 1 --epochs 0.05"
-    run(GENERATE, flags, "--run-dir gan")
-    shares = [
-        r[AUGMENT_PROBABILITY]
-        for r in read_records(workplace / "gan" / "metrics.jsonl")
-        if r["split"] == "train"
-    ]
-    assert len(shares) == 2 and all(0 <= share < 0.001 for share in shares)
+    more = {"default": "", "quick": "--augment-images 64 --augment-target -0.99"}
+    shares = {}
+    for name, other in more.items():
+        run(GENERATE, flags, other, f"--run-dir {name}")
+        records = read_records(workplace / name / "metrics.jsonl")
+        shares[name] = [r[AUGMENT_PROBABILITY] for r in records if r["split"] == "train"]
+    assert len(shares["default"]) == 2 and all(0 <= share < 0.001 for share in shares["default"])
+    assert max(shares["quick"]) >= 0.125
     assert_one_error(cli(*GENERATE, "--adaptive-augment"), "--augment translation,cutout")
     assert_one_error(cli(*GENERATE, "--augment", "flip", "--augment-probability", 2), "[0, 1]")

@@ -149,11 +149,25 @@ def test_page_is_self_contained_and_escapes_everything(tmp_path):
     assert "default-src 'none'" in source and 'name="viewport"' in source
 
 
+@pytest.mark.parametrize("dtype,low,high", [(np.uint8, 0, 255), (np.float32, -1.0, 1.0)])
+def test_images_of_any_number_of_channels_are_drawn(dtype, low, high):
+    bright = np.full((1, 4, 4, 5), low, dtype)
+    bright[..., 1] = high
+
+    def middle(images):
+        drawn = Image.open(io.BytesIO(report.grid_png(images, 1, scale=1))).convert("RGB")
+        return drawn.getpixel((drawn.width // 2, drawn.height // 2))
+
+    for channels in (2, 3, 4, 5):
+        assert middle(bright[..., :channels]) == (0, 255, 0)
+    assert middle(bright[..., 1:2]) == (255, 255, 255)
+
+
 def test_errors():
     with pytest.raises(UserError, match=r"\(0, 4, 4, 1\)"):
         report.grid_png(np.zeros((0, 4, 4, 1)), 1)
-    with pytest.raises(UserError, match="C = 1 or 3"):
-        report.grid_png(np.zeros((2, 4, 4, 2)), 1)
+    with pytest.raises(UserError, match="C > 0"):
+        report.grid_png(np.zeros((2, 4, 4, 0)), 1)
     with pytest.raises(UserError, match="1 row labels for 2 rows"):
         report.grid_png(np.zeros((2, 4, 4, 1)), 1, row_labels=["a"])
     with pytest.raises(UserError, match="columns=0"):
