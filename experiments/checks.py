@@ -116,6 +116,9 @@ def _large(config: Any) -> str:
         widths = getattr(config, name, None) or ()
         if max(widths, default=0) > _CHANNELS:
             parts.append(f"--{name.replace('_', '-')} {' '.join(map(str, widths))}")
+    for name in ("generator_fields", "discriminator_fields"):
+        if getattr(config, name, None):
+            parts.append(f"--{name.replace('_', '-')} {' '.join(getattr(config, name))}")
     if getattr(config, "latent_size", 0) > _LONG:
         parts.append(f"--latent-size {config.latent_size}")
     return " and ".join(parts)

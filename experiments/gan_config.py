@@ -52,6 +52,11 @@ class Generate(common.RunOptions, common.DataOptions):
     discriminator_attention: tuple[int, ...] = ()
     """Self-attention after these of the discriminator's stages; 1 is that of the image's size, or
     of half of it."""
+    generator_fields: tuple[str, ...] | None = None
+    """Other values of the generator's own fields, as blocks=3 of r3gan, or mapping_layers=2 and
+    style_size=128 of stylegan2; what there is, `make_generator` in Python says."""
+    discriminator_fields: tuple[str, ...] | None = None
+    """The same of the discriminator, as blocks=3 of r3gan, or dropout=0.3 of dcgan."""
     spectral_norm: bool = False
     """Divide each kernel of the discriminator by its largest singular value (dcgan; sngan does in
     any case)."""
@@ -77,9 +82,9 @@ class Generate(common.RunOptions, common.DataOptions):
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
     lecam_weight: float = 0.0
     """Keep the discriminator near the mean of what it said so far (LeCam), for few images."""
-    path_length_weight: float = 0.0
+    path_length_weight: float | None = None
     """Let a step in the styles change the image by as much everywhere (stylegan2; its paper has
-    2), at the steps of --penalty-every."""
+    2, and so have the presets of 64 pixels and more), at the steps of --penalty-every."""
     matching_weight: float = 0.0
     """Draw the mean features of samples to those of real images (feature matching)."""
     matching_cnn: Path | None = None
@@ -162,7 +167,7 @@ def resolve(config: Generate) -> Generate:
     if config.width is not None:
         values = {**values, "generator_widths": None, "discriminator_widths": None}
     if config.discriminator not in (None, values["generator"]):
-        values["discriminator_widths"] = None
+        values |= {"discriminator_widths": None, "discriminator_fields": None}
     values["discriminator"] = values["generator"]
     if config.penalty in _LAMBDAS:
         values["penalty_weight"] = _LAMBDAS[config.penalty]
@@ -229,7 +234,7 @@ def _check_what_belongs_together(config: Generate) -> None:
                 f"--{name.replace('_', '-')} is START:END already; leave out --schedule "
                 f"{config.schedule}"
             )
-    if config.path_length_weight > 0 and config.generator != "stylegan2":
+    if common.given(config.path_length_weight) > 0 and config.generator != "stylegan2":
         raise UserError(
             f"--path-length-weight is of generators with styles, as stylegan2, and not of "
             f"{config.generator}"

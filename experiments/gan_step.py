@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import common, populations, ramps, sweeps
@@ -34,8 +35,28 @@ def networks(config: Generate, dataset: DataSet) -> Any:
         generator_attention=config.generator_attention,
         discriminator_attention=config.discriminator_attention,
         spectral_norm=config.spectral_norm,
+        generator_fields=_fields(config.generator_fields, "--generator-fields"),
+        discriminator_fields=_fields(config.discriminator_fields, "--discriminator-fields"),
         dtype=config.dtype,
     )
+
+
+def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """NAME=VALUE, ... as names and numbers, or texts."""
+    from jaxnets.errors import UserError
+
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in found:
+            raise UserError(
+                f"{flag} takes NAME=VALUE, each name once, as in blocks=3; got {text!r}"
+            )
+        found[name] = value
+        for kind in (float, int):
+            with contextlib.suppress(ValueError):
+                found[name] = kind(value)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ DEFAULTS: Values = {
     "generator": "dcgan",
     "latent_size": 64,
     "width": 1.0,
+    "path_length_weight": 0.0,
     "epochs": 100.0,
     "batch_size": 64,
     "discriminator_steps": 1,
@@ -177,14 +178,15 @@ def sngan_128() -> Values:
     """SNGAN-ResNet of 128 pixels as Miyato and Koyama have it for ImageNet.
 
     `generate --preset sngan_128 --data folder:PATH --image-size 128 --channels 3`, for a TPU slice
-    or several GPUs. The values are those of https://arxiv.org/abs/1802.05637, section 5.1. Not yet
-    run on an accelerator.
+    or several GPUs. The values are those of https://arxiv.org/abs/1802.05637, section 5.1, but for
+    the rates, which fall from the start and not in the last ninth only. Not yet run on an
+    accelerator.
     """
     return {**sngan_32(), "epochs": 100.0}
 
 
-def _r3gan(gamma: float, half_life: float, batch_size: int, images: float) -> Values:
-    """R3GAN's cosine ramps: gamma falls to a tenth, the rates to a fourth."""
+def _r3gan(gamma: float, half_life: float, batch_size: int, augmented: float) -> Values:
+    """R3GAN's cosine ramps: gamma falls to a tenth, the rates to a fourth, augmentation grows."""
     return {
         "generator": "r3gan",
         "batch_size": batch_size,
@@ -193,7 +195,9 @@ def _r3gan(gamma: float, half_life: float, batch_size: int, images: float) -> Va
         "discriminator_learning_rate": "2e-4:5e-5",
         "b2": "0.9:0.99",
         "ema_half_life": f"0:{half_life:g}",
-        "ramp_images": images,
+        "ramp_images": 2e7,
+        "augment": "color,translation,cutout",
+        "augment_probability": f"0:{augmented:g}",
     }
 
 
@@ -205,22 +209,17 @@ def r3gan_32() -> Values:
     over the first 20 million images (400 epochs), augmentation of up to 55% of the images. Its
     augmentation is StyleGAN2-ADA's; here it is DiffAugment's. Not yet run on an accelerator.
     """
-    return {
-        **_r3gan(0.05, 5e6, 512, 2e7),
-        "epochs": 1000.0,
-        "augment": "color,translation,cutout",
-        "augment_probability": "0:0.55",
-    }
+    return {**_r3gan(0.05, 5e6, 512, 0.55), "epochs": 1000.0}
 
 
 def r3gan_64() -> Values:
     """R3GAN of 64 pixels as its paper has it for FFHQ: gamma 2 to 0.2.
 
     `generate --preset r3gan_64 --data folder:PATH --image-size 64 --channels 3`, for eight GPUs or
-    a TPU slice. Where the images are many and of many kinds (ImageNet) the paper halves gamma. Not
-    yet run on an accelerator.
+    a TPU slice. At most 30% of the images are augmented, as `r3gan_32` has it. Where the images are
+    many and of many kinds (ImageNet) the paper halves gamma. Not yet run on an accelerator.
     """
-    return _r3gan(2.0, 5e5, 256, 2e7)
+    return _r3gan(2.0, 5e5, 256, 0.3)
 
 
 def r3gan_256() -> Values:
@@ -229,15 +228,22 @@ def r3gan_256() -> Values:
     `generate --preset r3gan_256 --data folder:PATH --image-size 256 --channels 3`, for eight GPUs
     or a TPU slice. Not yet run on an accelerator.
     """
-    return _r3gan(150.0, 5e5, 256, 2e7)
+    return _r3gan(150.0, 5e5, 256, 0.3)
 
 
 def _stylegan2(size: int, batch_size: int) -> Values:
-    """The authors' rules for a size and a batch: gamma, half-life, and R1 at every 16th step."""
+    """The authors' rules for a size and a batch: gamma, half-life, lazy penalties, two layers.
+
+    Path lengths are theirs in the mean: they have them at every fourth step, and here both
+    penalties are taken at every 16th, where each is 16 times as strong.
+    """
     return {
         "generator": "stylegan2",
         "latent_size": 512,
+        "generator_fields": ("mapping_layers=2",),
+        "discriminator_fields": ("mapping_layers=2",),
         "batch_size": batch_size,
+        "path_length_weight": 2.0,
         "penalty_weight": 2e-4 * size**2 / batch_size,
         "penalty_every": 16,
         "generator_learning_rate": 2.5e-3,

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from hostile_pools import (
     CALLED,
     NO_DATA,
+    NO_FIELDS,
     NO_NAME,
     NO_RAMP,
     NO_RUN,
@@ -143,6 +144,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         **dict.fromkeys(WEIGHTS, negative),
         **dict.fromkeys(("generator_widths", "discriminator_widths"), NO_WIDTHS),
         **dict.fromkeys(("generator_attention", "discriminator_attention"), NO_STAGES),
+        **dict.fromkeys(("generator_fields", "discriminator_fields"), NO_FIELDS),
         "weight_clip": [0.0, *negative],
         "ema_warmup": [-0.1, 1.1, 1e300],
         "ramp_images": negative,

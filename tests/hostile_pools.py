@@ -14,6 +14,10 @@ NO_DATA: Pool = [*NO_NAME, "folder:", "folder:nowhere", "folder:file", "folder:f
 NO_DATA += ["folder:~no-such-user/x", "folder:\udcff", "digits:", "tfds:", f"folder:{LONG}"]
 NO_DATA += ["tfds:no_such_data_set", "tfds:../../x", "tfds:mnist:99.0.0", "tfds:a b"]
 
+#: Fields that a DCGAN has not, or values that they can't have.
+NO_FIELDS: Pool = [("",), ("=",), ("blocks",), ("blocks=3",), ("norm=1",), ("embedding_size=0",)]
+NO_FIELDS += [("dropout=2",), ("dropout=nan",), ("embedding_size=1e3",), ("name=x",), ("=1", "=1")]
+
 #: No number, nor one and another.
 NO_RAMP: Pool = ["", ":", "1:", ":1", "a:b", "1:2:3", "0.1:-1", "nan:1", "0.1:inf", "1:1e39", "1,2"]
 NO_SWEEP: Pool = ["gamma", "gamma=", "gamma=1", "gamma=1,1", "gamma=1,a", "gamma=1,nan", "=1,2"]

@@ -188,10 +188,19 @@ def test_fields_of_the_networks_are_those_of_the_flags():
         generator_attention=(1,),
         discriminator_attention=(2,),
         spectral_norm=True,
+        generator_fields=("embedding_size=5",),
+        discriminator_fields=("dropout=0.5", "norm=none"),
     )
     generator, discriminator = gan_step.networks(gan_config.resolve(config), data.load("digits"))
     assert (generator.attention, discriminator.attention) == ((1,), (2,))
     assert discriminator.spectral_norm
+    assert generator.embedding_size == 5 and discriminator.dropout == 0.5
+    for fields in (("blocks",), ("=3",), ("embedding_size=1", "embedding_size=2")):
+        with pytest.raises(UserError, match="NAME=VALUE, each name once"):
+            gan_step.networks(
+                gan_config.resolve(gan_config.Generate(generator_fields=fields)),
+                data.load("digits"),
+            )
 
 
 def test_schedules_of_both_networks_are_over_the_images_seen():

@@ -53,6 +53,31 @@ def built_discriminator(name="dcgan"):
     return module, random_variables(module, images(), LABEL)
 
 
+def test_fields_of_a_family_by_name():
+    options = {"image_shape": (16, 16, 1), "num_classes": 3, "width": 0.05}
+    generator, discriminator = make_gan(
+        "stylegan2",
+        generator_fields={"mapping_layers": 1, "style_size": 7, "mixing": 0},
+        discriminator_fields={"embedding_size": 5},
+        **options,
+    )
+    assert (generator.mapping_layers, generator.style_size, generator.mixing) == (1, 7, 0)
+    assert discriminator.embedding_size == 5
+    for fields, words in {
+        (("blocks", 3),): "no field 'blocks'; it has embedding_size",
+        (("image_shape", 3),): "no field 'image_shape'",
+        (("embedding_size", 0),): r"must be in 1..16384, got 0",
+        (("embedding_size", 1.5),): "takes a whole number, got 1.5",
+        (("embedding_size", True),): "takes a whole number, got True",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            make_generator("dcgan", fields=dict(fields), **options)
+    with pytest.raises(UserError, match=r"dropout must be in \[0, 1\], got 2"):
+        make_discriminator("dcgan", fields={"dropout": 2}, **options)
+    with pytest.raises(UserError, match="has none to set"):
+        make_discriminator("lenet5", fields={"dropout": 2}, image_shape=(28, 28, 1))
+
+
 def play(generator_variables, discriminator_variables):
     """The generator's loss and every output of both networks."""
     module, _ = built_generator()

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import gan_config, generate, presets
+from experiments import gan_config, gan_step, generate, presets
 from jaxnets import data, parallel
 from jaxnets.errors import UserError
 
@@ -34,6 +35,35 @@ def test_networks_that_were_asked_for_have_not_the_presets_channels():
     # A run's config.json has every value, and means the same when it is read again.
     for config in (of(), of(width=0.25), other, of(generator_widths=(8, 8))):
         assert gan_config.resolve(config) == config
+
+
+def sized(name):
+    """Two images of a preset's size and classes, as a data set."""
+    size = int(name.rpartition("_")[2])
+    labels = np.arange(2, dtype=np.int32)
+    two = data.Split(np.zeros((2, size, size, 3), np.uint8), labels)
+    return data.DataSet("two", 2, ("a", "b"), {"train": two, "test": two}, 0, "0" * 64)
+
+
+@pytest.mark.parametrize("name", [name for name in presets.PRESETS if "small" not in name])
+def test_networks_of_every_preset_are_of_its_size(name):
+    config = gan_config.resolve(gan_config.Generate(preset=name, data="folder:x"))
+    dataset = sized(name)
+    networks = gan_step.networks(config, dataset)
+    shape = dataset.splits["train"].images.shape[1:]
+    keys = lambda member: jax.random.split(jax.random.key(member), 4)  # noqa: E731
+    init = gan_step.first_state(config, networks, shape, 10, keys)
+    state = jax.eval_shape(lambda: init(0))
+    made, _ = jax.eval_shape(
+        lambda net: networks[0].apply(
+            {"params": net.params, **net.model_state},
+            jnp.zeros((2, config.latent_size)),
+            jnp.zeros(2, jnp.int32),
+            train=False,
+        ),
+        state.nets["generator"],
+    )
+    assert made.shape == (2, *shape)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

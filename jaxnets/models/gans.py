@@ -1,12 +1,10 @@
 """Generators and discriminators by name."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
@@ -14,6 +12,7 @@ from jaxnets.errors import UserError
 from jaxnets.models import dcgan, r3gan, resnet_gan, style_gan
 from jaxnets.models.classifiers import CLASSIFIERS, make_classifier, scale_widths
 from jaxnets.models.conditioning import CONDITIONING
+from jaxnets.models.sizes import check_traces, with_fields
 from jaxnets.models.trunk import TrunkDiscriminator
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
@@ -214,14 +213,6 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
     return height, width, channels
 
 
-def _check_stages(module: nn.Module, shape: Sequence[int], num_classes: int | None) -> None:
-    """Raises a `UserError` unless the stages of a network that attention shall follow are there."""
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    label = None if num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
-    key = jax.eval_shape(jax.random.key, 0)
-    jax.eval_shape(partial(module.init, train=False), key, x, label)
-
-
 def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
     if widths is None:
         return None
@@ -245,6 +236,7 @@ def make_generator(
     width: float = 1.0,
     widths: Sequence[int] | None = None,
     attention: Sequence[int] = (),
+    fields: Mapping[str, Any] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a generator: `(latents, label, *, train) -> (images in [-1, 1], features)`.
@@ -261,6 +253,8 @@ def make_generator(
         less one says how often the size is doubled. DCGAN takes one number, the last stage's.
       attention: the stages, of 0, 1, ..., after which self-attention follows; stage 0 has the
         fewest pixels.
+      fields: other values of the family's own fields: `embedding_size` of dcgan and r3gan, `blocks`
+        of r3gan, `mapping_layers`, `style_size` and `mixing` of stylegan2.
       dtype: compute type; parameters and images are float32.
 
     Raises:
@@ -272,9 +266,9 @@ def make_generator(
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
     size = _Size(shape, num_classes, width, _check_widths(widths), dtype, tuple(attention))
-    made = _look_up("generator", family, GENERATORS)(size, latent_size)
-    if attention:
-        _check_stages(made, (latent_size,), num_classes)
+    made = with_fields(_look_up("generator", family, GENERATORS)(size, latent_size), fields or {})
+    if attention or fields:
+        check_traces(made, (latent_size,), num_classes)
     return made
 
 
@@ -288,6 +282,7 @@ def make_discriminator(
     conditioning: str = "projection",
     attention: Sequence[int] = (),
     spectral_norm: bool = False,
+    fields: Mapping[str, Any] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> nn.Module:
     """Builds a discriminator: `(images, label, *, train) -> (logits [B], features)`.
@@ -305,6 +300,9 @@ def make_discriminator(
         most pixels. Of a GAN family's discriminator.
       spectral_norm: divide every kernel by its largest singular value (see `jaxnets.spectral`).
         SNGAN's discriminator does so in any case; of the others DCGAN's can.
+      fields: other values of the family's own fields: `norm` and `dropout` of dcgan, `halvings` of
+        sngan, `blocks` and `embedding_size` of r3gan, `mapping_layers` and `embedding_size` of
+        stylegan2.
       dtype: compute type; parameters and logits are float32.
 
     Raises:
@@ -323,9 +321,10 @@ def make_discriminator(
     made = build(
         _Size(shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm)
     )
+    made = with_fields(made, fields or {})
     made = made if around is None else around(made, num_classes)
-    if attention:
-        _check_stages(made, shape, num_classes)
+    if attention or fields:
+        check_traces(made, shape, num_classes)
     return made
 
 
@@ -343,6 +342,8 @@ def make_gan(
     generator_attention: Sequence[int] = (),
     discriminator_attention: Sequence[int] = (),
     spectral_norm: bool = False,
+    generator_fields: Mapping[str, Any] | None = None,
+    discriminator_fields: Mapping[str, Any] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> tuple[nn.Module, nn.Module]:
     """Builds a generator and the discriminator to train it against.
@@ -360,6 +361,8 @@ def make_gan(
       generator_attention: `attention` of `make_generator`.
       discriminator_attention: `attention` of `make_discriminator`.
       spectral_norm: see `make_discriminator`.
+      generator_fields: `fields` of `make_generator`.
+      discriminator_fields: `fields` of `make_discriminator`.
       dtype: compute type.
 
     Returns:
@@ -376,6 +379,7 @@ def make_gan(
         width=width,
         widths=generator_widths,
         attention=generator_attention,
+        fields=generator_fields,
         dtype=dtype,
     )
     opponent = make_discriminator(
@@ -387,6 +391,7 @@ def make_gan(
         conditioning=conditioning,
         attention=discriminator_attention,
         spectral_norm=spectral_norm,
+        fields=discriminator_fields,
         dtype=dtype,
     )
     return generator, opponent

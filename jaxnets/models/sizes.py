@@ -1,14 +1,34 @@
 """How generators and discriminators get from a few pixels to an image's size, and back."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxnets.errors import UserError
 from jaxnets.ops import windows
 from jaxnets.typing import Array
 
-__all__ = ["check_attention", "check_latents", "crop", "fill_up", "first_size", "halvings"]
+__all__ = [
+    "check_attention",
+    "check_latents",
+    "check_traces",
+    "crop",
+    "fill_up",
+    "first_size",
+    "halvings",
+    "with_fields",
+]
+
+#: Fields of networks that have an argument of their own where networks are made by name.
+_OWN_ARGUMENTS = {"image_shape", "latent_size", "num_classes", "width", "widths", "attention"}
+_OWN_ARGUMENTS |= {"spectral_norm", "dtype", "parent", "name"}
+
+_MOST = 1 << 14
 
 
 def halvings(size: int, least: int = 8) -> int:
@@ -55,6 +75,50 @@ def check_attention(asked: Iterable[int], stages: Iterable[int]) -> None:
                 f"there is no stage {stage} to put self-attention after; this network has the "
                 f"stages {known[0]} to {known[-1]}"
             )
+
+
+def check_traces(module: nn.Module, shape: Sequence[int], num_classes: int | None) -> None:
+    """Raises the `UserError` of a network that no variables can be made for; it is only traced."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    label = None if num_classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    key = jax.eval_shape(jax.random.key, 0)
+    jax.eval_shape(partial(module.init, train=False), key, x, label)
+
+
+def with_fields(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
+    """The network with other values of fields of its own, such as `blocks`.
+
+    Args:
+      module: a generator or a discriminator.
+      fields: name -> value.
+
+    Raises:
+      UserError: for a field that it has not, or a value that it can't have.
+    """
+    kinds = {
+        field.name: int
+        if getattr(module, field.name) is None
+        else type(getattr(module, field.name))
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in _OWN_ARGUMENTS
+    }
+    known = {name: kind for name, kind in kinds.items() if kind in (int, float, str)}
+    for name, value in fields.items():
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none to set"
+            raise UserError(f"this network has no field {name!r}; {has}")
+        kind: Any = known[name]
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not fits or isinstance(value, bool):
+            raise UserError(f"the field {name} takes {_KINDS[kind]}, got {value!r}")
+        least, most, told = _RANGES.get(kind, (value, value, ""))
+        if not least <= value <= most:
+            raise UserError(f"the field {name} must be in {told}, got {value}")
+    return module.clone(**fields)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text"}
+_RANGES: dict[Any, tuple[Any, Any, str]] = {int: (1, _MOST, f"1..{_MOST}"), float: (0, 1, "[0, 1]")}
 
 
 def check_latents(z: Array, size: int) -> None:
