@@ -40,7 +40,7 @@ from experiments import (
     reproduce,
     sample,
 )
-from experiments.benchmarks import bench, input_rate, population, startup, time_to_accuracy
+from experiments.benchmarks import bench, input_rate, population, scores, startup, time_to_accuracy
 from experiments.benchmarks.watermark import Watermark
 
 SEED = 0
@@ -69,6 +69,7 @@ COMMANDS: dict[str, Any] = {
         data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
     ),
     "bench startup": startup.Startup("list", rounds=1),
+    "bench scores": scores.Scores(data="digits", samples=30, devices=1),
     "bench watermark": Watermark(keys=1, images=1),
     "bench time-to-accuracy": time_to_accuracy.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
 }
@@ -235,6 +236,7 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("bench population", "members"): [0, -1, 10**4, HUGE],
         ("bench population", "image_size"): [0, -1, 10**9, HUGE],
         ("bench startup", "command"): ["list '", 'classify "x', "clasify", "", "list", "bench gan"],
+        ("bench scores", "samples"): [0, -1, 10**6, HUGE],
         ("bench time-to-accuracy", "batch_size"): [0, -1, -HUGE],
         ("bench time-to-accuracy", "width"): [0.0, -1.0, 1e39],
     }

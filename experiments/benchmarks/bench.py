@@ -22,6 +22,7 @@ from experiments.benchmarks import (
     measure,
     population,
     report,
+    scores,
     startup,
     time_to_accuracy,
     watermark,
@@ -96,6 +97,7 @@ Subcommand = (
     | Annotated[population.Population, tyro.conf.subcommand("population")]
     | Annotated[input_rate.Input, tyro.conf.subcommand("input")]
     | Annotated[startup.Startup, tyro.conf.subcommand("startup")]
+    | Annotated[scores.Scores, tyro.conf.subcommand("scores")]
     | Annotated[checkpoints.Checkpoints, tyro.conf.subcommand("checkpoints")]
     | Annotated[watermark.Watermark, tyro.conf.subcommand("watermark")]
 )
@@ -149,6 +151,7 @@ RUN: dict[type, Callable[[Any], Any]] = {
     population.Population: population.run,
     input_rate.Input: input_rate.run,
     startup.Startup: startup.run,
+    scores.Scores: scores.run,
     checkpoints.Checkpoints: checkpoints.run,
     watermark.Watermark: watermark.run,
 }

@@ -131,6 +131,15 @@ def host_available() -> int | None:
     return max(0, min(limits)) if limits else None
 
 
+def process_peak() -> int:
+    """The most bytes of memory that this process has had so far, mapped files included."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
 def check_fits(needed: int, at_hand: int | None, what: str) -> None:
     """Refuses, before anything is computed, what can't be held.
 

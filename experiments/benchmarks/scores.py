@@ -1,0 +1,123 @@
+"""What the scores of generated images cost: seconds of each, features included, and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import checks, common
+
+if TYPE_CHECKING:
+    from jaxnets.data import DataSet, Split
+    from jaxnets.scoring import Judge
+
+#: Of samples: float32 of a feature, and bytes of an image, several times over.
+_BYTES = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Time every score of `evaluate --metrics`, of as many images, compared with as many.
+
+    Training images stand for samples, and the network of `classify` is not trained: neither changes
+    what the scores cost. The first round compiles, or reads kept programs; the second is the one
+    that a training pays at every evaluation.
+    """
+
+    data: str = "fashion_mnist"
+    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
+    samples: int = 10_000
+    """How many images are scored, at most as many as there are to train on."""
+    devices: int | None = None
+    """How many devices share the work; by default all."""
+    json: Path | None = None
+    """A JSON file to keep the numbers in."""
+
+
+def run(config: Scores) -> dict[str, Any]:
+    """The benchmark: seconds of each score in both rounds, and the most memory of the process."""
+    import numpy as np
+
+    from experiments.benchmarks import memory
+    from jaxnets import parallel
+    from jaxnets.errors import UserError
+    from jaxnets.files import write_json
+
+    common.need_at_least_one(config, "samples")
+    checks.json_file(config)
+    mesh = parallel.make_mesh(config.devices)
+    dataset = common.load_data(common.DataOptions(data=config.data))
+    train = dataset.splits["train"]
+    if config.samples > len(train):
+        raise UserError(
+            f"--samples must be at most the {len(train)} training images of {dataset.name}, got "
+            f"{config.samples}"
+        )
+    memory.check_fits(_BYTES * config.samples, memory.host_available(), "scoring so many images")
+    judge, features = _judge(config, dataset, mesh)
+    samples = train.take(np.arange(config.samples))
+    first, second = (_round(judge, samples, dataset, mesh) for _ in range(2))
+    numbers = {
+        "data": dataset.name,
+        "samples": config.samples,
+        "real": len(dataset.splits["test"]),
+        "features": features,
+        "first": first,
+        "second": second,
+        "peak_bytes": memory.process_peak(),
+        "machine": common.machine(),
+    }
+    if config.json is not None:
+        write_json(config.json, numbers)
+    print(json.dumps(numbers, indent=2))
+    return numbers
+
+
+def _judge(config: Scores, dataset: DataSet, mesh: Any) -> tuple[Judge, int]:
+    """The data's default classifier, as it begins, and the number of its features."""
+    import jax
+
+    from experiments import classify, judging
+    from jaxnets import evaluate, parallel
+    from jaxnets.scoring import Judge
+
+    options = classify.resolve(classify.Classify(data=config.data))
+    built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
+    built.task.pipeline.close()
+    variables = parallel.replicate(built.task.init(), mesh).nets["classifier"].averaged
+    predict = evaluate.make_predict(built.model, mesh)
+    judge = Judge(lambda split: predict(variables, split), options.network, "untrained", True)
+    shape = jax.eval_shape(
+        lambda images: built.model.apply(variables, images, train=False)[1]["penultimate"],
+        jax.ShapeDtypeStruct((1, *dataset.splits["test"].images.shape[1:]), "float32"),
+    )
+    return judge, shape.shape[-1]
+
+
+def _round(judge: Judge, samples: Split, dataset: DataSet, mesh: Any) -> dict[str, float]:
+    """Seconds of the features of samples, test and training images, of each score, and of all.
+
+    Precision, recall, density and coverage are of one pass over all pairs, which the first pays.
+    """
+    from jaxnets import parallel
+    from jaxnets.scoring import METRICS, Looks, take
+
+    judge = dataclasses.replace(judge)  # which has looked at nothing
+    train = dataset.splits["train"]
+    looks = Looks(judge, samples, dataset, train, True, parallel.own_mesh(mesh))
+    steps: dict[str, Any] = {
+        "features of samples": lambda: looks.made,
+        "features of test images": lambda: looks.real,
+        "features of training images": lambda: looks.trained,
+        **{name: partial(take, [name], looks) for name in METRICS},
+    }
+    seconds = {}
+    for name, step in steps.items():
+        begin = time.perf_counter()
+        step()
+        seconds[name] = round(time.perf_counter() - begin, 3)
+    return {**seconds, "all": round(sum(seconds.values()), 3)}

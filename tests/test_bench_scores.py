@@ -1,0 +1,27 @@
+"""The benchmark of the scores of samples, at its smallest."""
+
+import json
+
+import pytest
+
+from experiments.benchmarks import memory, scores
+from jaxnets.errors import UserError
+from jaxnets.scoring import METRICS
+
+
+def test_every_score_is_timed_twice(tmp_path):
+    before = memory.process_peak()
+    out = tmp_path / "out.json"
+    found = scores.run(scores.Scores(data="digits", samples=60, devices=2, json=out))
+    assert found == json.loads(out.read_text())
+    for way in (found["first"], found["second"]):
+        assert set(METRICS) < set(way) and all(seconds >= 0 for seconds in way.values())
+        assert way["all"] == pytest.approx(sum(way.values()) - way["all"], abs=0.01)
+    assert found["samples"] == 60 and found["real"] == 359 and found["features"] > 8
+    assert before <= found["peak_bytes"] < 1 << 40
+    assert memory.process_peak() > 50 << 20
+
+
+def test_no_more_images_than_there_are():
+    with pytest.raises(UserError, match="at most the 1438 training images of digits, got 1439"):
+        scores.run(scores.Scores(data="digits", samples=1439))
