@@ -64,8 +64,8 @@ def test_fields_of_a_family_by_name():
     assert (generator.mapping_layers, generator.style_size, generator.mixing) == (1, 7, 0)
     assert discriminator.embedding_size == 5
     for fields, words in {
-        (("blocks", 3),): "no field 'blocks'; it has embedding_size",
-        (("image_shape", 3),): "no field 'image_shape'",
+        (("blocks", 3),): "no 'blocks' here; this one has embedding_size",
+        (("image_shape", 3),): "no 'image_shape' here",
         (("embedding_size", 0),): r"must be in 1..16384, got 0",
         (("embedding_size", 1.5),): "takes a whole number, got 1.5",
         (("embedding_size", True),): "takes a whole number, got True",
@@ -74,7 +74,7 @@ def test_fields_of_a_family_by_name():
             make_generator("dcgan", fields=dict(fields), **options)
     with pytest.raises(UserError, match=r"dropout must be in \[0, 1\], got 2"):
         make_discriminator("dcgan", fields={"dropout": 2}, **options)
-    with pytest.raises(UserError, match="has none to set"):
+    with pytest.raises(UserError, match="this one has none to set"):
         make_discriminator("lenet5", fields={"dropout": 2}, image_shape=(28, 28, 1))
 
 

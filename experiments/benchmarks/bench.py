@@ -166,6 +166,8 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
         checks.float_fields_are_finite(case)
         common.need_at_least_one(case, "batch_size", "image_size", "channels")
         cases.networks(case)
+        if isinstance(case, cases.GanCase):
+            cases.objectives(case)
     checks.json_file(config)
     mesh = machine.start(config.devices, share=rival is not None)
     for case in chosen:

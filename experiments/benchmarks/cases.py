@@ -161,6 +161,18 @@ def networks(case: Case) -> tuple[nn.Module, ...]:
     )
 
 
+def objectives(case: GanCase) -> tuple[Any, Any]:
+    """The adversarial loss and the penalty, or None, of a case.
+
+    Raises:
+      UserError: if a name is unknown.
+    """
+    from jaxnets import losses
+
+    penalty = None if case.penalty == "none" else losses.penalty(case.penalty)
+    return losses.adversarial_loss(case.loss), penalty
+
+
 def _classifier(case: ClassifierCase, batch: Any) -> Work:
     import jax
 
@@ -184,9 +196,10 @@ def _gan(case: GanCase, batch: Any) -> Work:
     import jax
     import jax.numpy as jnp
 
-    from jaxnets import losses, optimizers, state, steps
+    from jaxnets import optimizers, state, steps
 
     generator, discriminator = networks(case)
+    loss, penalty = objectives(case)
     adam = optimizers.make_optimizer("adam", 2e-4, b1=0.5, b2=0.99)
     g_key, d_key, run_key = jax.random.split(jax.random.key(case.seed), 3)
     labels = batch["label"][:1] if case.conditional else None
@@ -198,12 +211,12 @@ def _gan(case: GanCase, batch: Any) -> Work:
     step = steps.adversarial_step(
         generator,
         discriminator,
-        losses.adversarial_loss(case.loss),
+        loss,
         adam,
         adam,
         latent_size=case.latent_size,
         conditional=case.conditional,
-        penalty=None if case.penalty == "none" else losses.penalty(case.penalty),
+        penalty=penalty,
         penalty_weight=0.1,
     )
     first = state.TrainState.create(run_key, {"generator": g_net, "discriminator": d_net})

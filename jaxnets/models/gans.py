@@ -266,7 +266,8 @@ def make_generator(
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
     size = _Size(shape, num_classes, width, _check_widths(widths), dtype, tuple(attention))
-    made = with_fields(_look_up("generator", family, GENERATORS)(size, latent_size), fields or {})
+    made = _look_up("generator", family, GENERATORS)(size, latent_size)
+    made = with_fields(made, fields or {}, "generator")
     if attention or fields:
         check_traces(made, (latent_size,), num_classes)
     return made
@@ -321,7 +322,7 @@ def make_discriminator(
     made = build(
         _Size(shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm)
     )
-    made = with_fields(made, fields or {})
+    made = with_fields(made, fields or {}, "discriminator")
     made = made if around is None else around(made, num_classes)
     if attention or fields:
         check_traces(made, shape, num_classes)

@@ -85,12 +85,13 @@ def check_traces(module: nn.Module, shape: Sequence[int], num_classes: int | Non
     jax.eval_shape(partial(module.init, train=False), key, x, label)
 
 
-def with_fields(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
+def with_fields(module: nn.Module, fields: Mapping[str, Any], what: str) -> nn.Module:
     """The network with other values of fields of its own, such as `blocks`.
 
     Args:
       module: a generator or a discriminator.
       fields: name -> value.
+      what: which of them it is, for an error.
 
     Raises:
       UserError: for a field that it has not, or a value that it can't have.
@@ -105,15 +106,15 @@ def with_fields(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
     known = {name: kind for name, kind in kinds.items() if kind in (int, float, str)}
     for name, value in fields.items():
         if name not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none to set"
-            raise UserError(f"this network has no field {name!r}; {has}")
+            has = ", ".join(known) or "none to set"
+            raise UserError(f"{what} fields: there is no {name!r} here; this one has {has}")
         kind: Any = known[name]
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not fits or isinstance(value, bool):
-            raise UserError(f"the field {name} takes {_KINDS[kind]}, got {value!r}")
+            raise UserError(f"{what} fields: {name} takes {_KINDS[kind]}, got {value!r}")
         least, most, told = _RANGES.get(kind, (value, value, ""))
         if not least <= value <= most:
-            raise UserError(f"the field {name} must be in {told}, got {value}")
+            raise UserError(f"{what} fields: {name} must be in {told}, got {value}")
     return module.clone(**fields)
 
 
