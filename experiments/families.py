@@ -168,10 +168,11 @@ def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: floa
 
 
 def _digest(options: Generate) -> str:
-    """Of the values of a training, whatever its length: cells of other values are others."""
+    """Of the values of a training, but for defaults, so that a flag added later changes nothing."""
     from jaxnets.files import json_digest
 
-    return json_digest(common.experiment_values(options))[:12]
+    values, plain = (common.experiment_values(of) for of in (options, type(options)()))
+    return json_digest({k: v for k, v in values.items() if v != plain[k]})[:12]
 
 
 def _score_epochs(config: Families, options: Generate) -> float | None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from experiments import families
+from experiments.gan_config import Generate
 from experiments.presets import dcgan_small
 from jaxnets.errors import UserError
 
@@ -47,6 +49,22 @@ def judge_of(folder):
         return path
 
     return own
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(Generate):
+    """The flags of a later version."""
+
+    another: float = 0.5
+    one: str | None = None
+
+
+def test_a_later_version_knows_its_cells_again():
+    config = families._config_of(families.Families(), "sngan", 0, Path("runs"), 1.0)
+    later = Later(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+    assert families._digest(later) == families._digest(config)
+    for change in ({"penalty": "r1"}, {"another": 0.7}, {"labels_per_class": 3}):
+        assert families._digest(dataclasses.replace(later, **change)) != families._digest(config)
 
 
 def test_every_cell_is_judged_after_its_minutes(made):
