@@ -27,6 +27,9 @@ MAX_FLOAT = 3.4e38
 #: Of one population: each member has a pipeline, and a name in every record.
 MAX_MEMBERS = 1024
 
+#: Bytes of memory for a sample that is scored: its features, several times over.
+SCORED = 1 << 14
+
 #: Above these a network is traced, to see how large it is, before its run begins; below them that
 #: would only make every start slower.
 _WIDE, _CHANNELS, _LONG = 4.0, 1024, 1 << 14

@@ -296,7 +296,7 @@ def open_run(experiment: str, config: Any, dataset: DataSet) -> Path:
 
     def make() -> Path:
         provenance.check(config.run_dir, experiment, values, dataset)
-        defaults = experiment_values(type(config)())
+        defaults = {**experiment_values(type(config)()), **getattr(config, "BEFORE", {})}
         folder = runs.open_run(config.run_dir, experiment, values, defaults=defaults)
         provenance.keep(folder, dataset)
         return folder

@@ -44,7 +44,7 @@ class Evaluate(common.CacheOptions):
 
 def run(config: Evaluate) -> None:
     """The command."""
-    from experiments import classify, generate, judging, scoring
+    from experiments import classify, gan_config, generate, judging, scoring
     from jaxnets import parallel
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_json
@@ -71,7 +71,7 @@ def run(config: Evaluate) -> None:
         state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
         numbers = built.task.evaluate(state)
     elif found["experiment"] == "generate":
-        gan = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
+        gan = checks.config_of_run(config.run, found, gan_config.Generate, gan_config.read_again)
         judge = config.judge if config.judge is not None else gan.judge
         gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
         names = scoring.names_of(config.metrics, conditional=gan.conditional)
@@ -82,10 +82,10 @@ def run(config: Evaluate) -> None:
         dataset = common.load_data(gan)
         if config.samples is not None:
             shape = dataset.splits["test"].images.shape[1:]
-            checks.images_fit(config.samples, shape, per_value=1, per_image=0)
+            checks.images_fit(config.samples, shape, per_value=2, per_image=checks.SCORED)
         # It will not be trained here; and what the run asked of its judge may not suit another.
         own = gan.metrics if config.judge is None else ""
-        looked = dataclasses.replace(gan, batch_size=mesh.size, micro_batches=1, metrics=own)
+        looked = dataclasses.replace(judging.for_looking(gan, mesh), metrics=own)
         maker = generate.build(looked, dataset, mesh)
         if maker.judge is not None:
             names = scoring.names_for(names, maker.judge, dataset, every=config.metrics == "all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ class Families(common.CacheOptions):
 
 def run(config: Families) -> Path:
     """The command."""
-    from experiments import judging
+    from experiments import generate, judging
     from jaxnets import parallel, runs
     from jaxnets.files import check_writable
 
@@ -112,6 +113,7 @@ def run(config: Families) -> Path:
     check_writable(out, "--out")
     mesh = parallel.make_mesh(1)
     dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0))
+    generate.need_every_class(dataset)
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
     runs.open_run(root, "families", {"data": config.data})
     judged_by = config.judge or _own_judge(config, root / "judge")
@@ -167,12 +169,12 @@ def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: floa
     )
 
 
-def _digest(options: Generate) -> str:
-    """Of the values of a training, but for defaults, so that a flag added later changes nothing."""
-    from jaxnets.files import json_digest
-
-    values, plain = (common.experiment_values(of) for of in (options, type(options)()))
-    return json_digest({k: v for k, v in values.items() if v != plain[k]})[:12]
+def _is_of(found: Mapping[str, Any], wanted: Mapping[str, Any], options: Generate) -> bool:
+    """Whether a cell that was found is the one wanted; a flag added since had its default then."""
+    before = {**common.experiment_values(type(options)()), **options.BEFORE}
+    kept = found["values"] if isinstance(found.get("values"), dict) else {}  # else a digest
+    values = {name: kept.get(name, before[name]) for name in wanted["values"]}
+    return {**{name: found.get(name) for name in wanted}, "values": values} == wanted
 
 
 def _score_epochs(config: Families, options: Generate) -> float | None:
@@ -272,11 +274,11 @@ def _cell(
         "judge": judge.digest,
         "samples": config.samples or len(dataset.splits["test"]),
         "score_epochs": _score_epochs(config, options),
-        "values": _digest(options),
+        "values": json.loads(json.dumps(common.experiment_values(options))),
     }
     if path.exists():
         found = read_json(path)
-        if {name: found.get(name) for name in wanted} == wanted:
+        if _is_of(found, wanted, options):
             return found
     # The whole training's length is in the run's config, whatever part of it this is.
     train = len(dataset.splits["train"])
@@ -356,7 +358,7 @@ def _write(
     cells: Sequence[Mapping[str, Any]],
 ) -> None:
     """The file, after every cell, so that what there is can be read."""
-    from jaxnets.files import read_json, write_json
+    from jaxnets.files import json_digest, read_json, write_json
 
     summary = judged_by / "summary.json"
     accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
@@ -371,7 +373,7 @@ def _write(
             "judge": {"name": judge.name, "test_accuracy": accuracy},
             "seconds_per_step": dict(seconds),
             "table": table,
-            "cells": list(cells),
+            "cells": [{**cell, "values": json_digest(cell["values"])[:12]} for cell in cells],
         },
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from pathlib import Path
 from typing import Literal
 
@@ -148,6 +149,9 @@ class Generate(common.RunOptions, common.DataOptions):
     """Show in the report, beside samples, a walk through the latents, truncations, mixed styles (of
     stylegan2) and, with --judge, the training images nearest to samples."""
 
+    #: Fields -> what was done before there was a choice, where that is not the default.
+    BEFORE = types.MappingProxyType({"path_length_weight": 0.0})
+
     @property
     def step_images(self) -> int:
         """Images that a step sees, over all its updates of the discriminator; once resolved."""
@@ -162,6 +166,11 @@ def resolve(config: Generate) -> Generate:
     """
     from jaxnets.errors import UserError
 
+    if config.adaptive_augment and config.loss == "wasserstein":
+        raise UserError(
+            "--adaptive-augment follows how sure the discriminator is of real images, which a "
+            "Wasserstein critic does not say; give --augment-probability instead"
+        )
     values = presets.values(config.preset, config.generator, config.data)
     # Networks that were asked for are not those whose channels the preset has.
     if config.width is not None:
@@ -174,7 +183,32 @@ def resolve(config: Generate) -> Generate:
     swept = sweeps.sweep_of(config)
     if swept is not None and ramps.is_ramp(values.get(swept.field)):
         values[swept.field] = swept.values[0]  # a preset's ramp is not what was asked for
-    config = common.with_preset(config, {"default": values}, "default")
+    if config.augment == "" or config.adaptive_augment:
+        values.pop("augment_probability", None)
+    fields = {}
+    for name in ("generator_fields", "discriminator_fields"):
+        own, preset = getattr(config, name), values.get(name)
+        if own and preset:  # those that were not asked for are still the preset's
+            asked = {text.partition("=")[0] for text in own}
+            fields[name] = (*(t for t in preset if t.partition("=")[0] not in asked), *own)
+    config = dataclasses.replace(config, **fields)
+    return _checked(common.with_preset(config, {"default": values}, "default"))
+
+
+def read_again(config: Generate) -> Generate:
+    """The config of an earlier run: it has every value, and presets may have changed since.
+
+    Raises:
+      UserError: for a value that no run can be made with.
+    """
+    values = {**presets.DEFAULTS, "discriminator": config.generator}
+    return _checked(common.with_preset(config, {"default": values}, "default"))
+
+
+def _checked(config: Generate) -> Generate:
+    """The config, every value of which is one that a run can be made with."""
+    from jaxnets.errors import UserError
+
     common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     for one in sweeps.each(config):
         common.check_numbers(one)
@@ -221,11 +255,6 @@ def _check_what_belongs_together(config: Generate) -> None:
         raise UserError(f"--augment-target must be between -1 and 1, got {config.augment_target}")
     if config.augment_images <= 0:
         raise UserError(f"--augment-images must be above 0, got {config.augment_images}")
-    if config.adaptive_augment and config.loss == "wasserstein":
-        raise UserError(
-            "--adaptive-augment follows how sure the discriminator is of real images, which a "
-            "Wasserstein critic does not say; give --augment-probability instead"
-        )
     if config.adaptive_augment and ramps.is_ramp(config.augment_probability):
         raise UserError("--adaptive-augment moves the share itself; give it a number to start from")
     for name in ("generator_learning_rate", "discriminator_learning_rate"):

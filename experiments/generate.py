@@ -69,8 +69,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     from jaxnets.task import Ranking, Task
 
     assert config.batch_size and config.epochs
-    if config.conditional:
-        _need_every_class(dataset)
     common.check_batch(config.batch_size, mesh, config.micro_batches)
     trains = [dataset.splits["train"]] * populations.size(config)
     if config.labels_per_class is not None:
@@ -126,6 +124,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     names = scoring.names_of(config.metrics, conditional=config.conditional)
     if judge is not None:
         names = scoring.names_for(names, judge, dataset, every=config.metrics == "all")
+        if config.best_by not in ("frechet", *names):
+            judge.need_classes(dataset)
     if config.sweep and judge is not None:
         names = list(dict.fromkeys([*names, "precision", "recall"]))
 
@@ -174,7 +174,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     )
 
 
-def _need_every_class(dataset: DataSet) -> None:
+def need_every_class(dataset: DataSet) -> None:
     """Fails for classes that no training image has: the networks would be asked for them."""
     from jaxnets.data import missing_classes
     from jaxnets.errors import UserError
@@ -231,7 +231,9 @@ def evaluate(
             numbers["classification_accuracy_score"] = judging.accuracy_score(
                 samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed
             )
-            numbers["accuracy_score_of"] = judging.taught_by(samples, dataset, config.score_epochs)
+            numbers["accuracy_score_of"] = judging.taught_by(
+                samples, dataset, mesh, config.score_epochs
+            )
         return numbers
 
     return populations.numbers(config, state, of_one)
@@ -239,19 +241,21 @@ def evaluate(
 
 def run(config: Generate) -> Path:
     """The command."""
-    from jaxnets import parallel, report
+    from jaxnets import distributed, parallel, report
     from jaxnets.evaluate import to_look_at
 
     config = resolve(config)
     common.start_processes(config)
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config)
+    if config.conditional:
+        need_every_class(dataset)
     built = build(config, dataset, mesh)
     folder, result = common.start_run(
         "generate", config, dataset, built.task, mesh, built.steps_per_epoch
     )
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
-    member, why = sweeps.best_member(config, populations.names(config), numbers)
+    member, why = distributed.agree(sweeps.best_member(config, populations.names(config), numbers))
     first = populations.member(config, result.state, member)
     wanted = config.pictures or built.metrics
     looks = looking.seen(built, first, dataset, member) if wanted else None

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments import checks, classify, common, populations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxnets.scoring import Judge, Looks
     from jaxnets.state import TrainState
 
+
+T = TypeVar("T")
 
 #: Of how many classes at most, and of each how many, samples and test images are compared pixel by
 #: pixel. More than `jaxnets.metrics.collapse.ENOUGH`, and few enough to cost nothing.
@@ -89,9 +91,14 @@ def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], A
     return features
 
 
-def for_looking(config: classify.Classify, mesh: Mesh) -> classify.Classify:
-    """The config of a network that will not be trained, whatever batch these devices divide."""
-    return dataclasses.replace(config, batch_size=mesh.size, micro_batches=1, mixup=0.0)
+def for_looking(config: T, mesh: Mesh) -> T:
+    """The config of networks that will not be trained, with a batch that these devices divide."""
+    options: Any = config
+    size = -(-options.batch_size // mesh.size) * mesh.size
+    changes = {"batch_size": size, "micro_batches": 1}
+    if hasattr(config, "mixup"):
+        changes["mixup"] = 0.0
+    return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]
 
 
 def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
@@ -230,11 +237,20 @@ def accuracy_score(
     return train_on(samples, dataset, mesh, folder, epochs=epochs, seed=seed)["test_accuracy"]
 
 
-def taught_by(samples: Split, dataset: DataSet, epochs: float) -> str:
+def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> str:
     """What an accuracy score was taken with, to be kept beside it."""
-    network = classify.resolve(classify.Classify(data=dataset.name)).network
+    config = classify.resolve(classify.Classify(data=dataset.name))
+    size = _batch_of(config, len(samples), mesh)
     tested = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
-    return f"{network}, {epochs:g} epochs of {len(samples):,} samples, tested on {tested}"
+    return (
+        f"{config.network}, {epochs:g} epochs of {len(samples):,} samples in batches of {size}, "
+        f"tested on {tested}"
+    )
+
+
+def _batch_of(config: classify.Classify, images: int, mesh: Mesh) -> int:
+    """One that fits into so many images, and that the devices divide."""
+    return max(1, min(common.given(config.batch_size), images) // mesh.size) * mesh.size
 
 
 def train_on(
@@ -246,9 +262,7 @@ def train_on(
     from jaxnets.loop import fit
 
     config = classify.resolve(classify.Classify(data=dataset.name, eval_every=0.0, **fields))
-    # A batch must fit into the images, and be one that the devices divide.
-    assert config.batch_size is not None and config.epochs is not None
-    size = max(1, min(config.batch_size, len(train)) // mesh.size) * mesh.size
+    size = _batch_of(config, len(train), mesh)
     config = dataclasses.replace(config, batch_size=size)
     if len(train) < size:
         train = train.take(np.resize(np.arange(len(train)), size))

@@ -72,7 +72,7 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import gan_step, generate, judging, looking, pictures, populations
+    from experiments import gan_config, gan_step, generate, judging, looking, pictures, populations
     from jaxnets import data, evaluate, parallel, provenance, report, watermark
     from jaxnets.errors import UserError
     from jaxnets.files import write_files
@@ -85,7 +85,7 @@ def run(config: Sample) -> None:
         )
     places = _check(config)
     shown_beside = looking.places(config, places.grid)
-    options = checks.config_of_run(config.run, found, generate.Generate, generate.resolve)
+    options = checks.config_of_run(config.run, found, gan_config.Generate, gan_config.read_again)
     member = populations.number_of(options, config.member)
     dataset = common.load_data(options)
     shape = dataset.splits["train"].images.shape[1:]

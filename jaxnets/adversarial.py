@@ -114,8 +114,9 @@ def adversarial_step(
 
     Returns:
       A step with the metrics `d_loss`, `g_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy`
-      (share of reals above and fakes below zero), `d_sign_real` and `d_sign_fake` (mean signs of
-      the logits, in [-1, 1]; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
+      (share of reals and fakes on the right side of the loss's border, which is 0 as a rule),
+      `d_sign_real` and `d_sign_fake` (on which side, as mean signs in [-1, 1], see
+      `AdversarialLoss.signs`; Karras et al. 2020, arXiv:2006.06676, take the first for a measure of
       overfitting; of a relativistic or Wasserstein loss, which looks at differences only, the three
       are of a real's logit against that of its fake), `penalty`, `lecam`, `matching`,
       `path_length` (the penalty), `path_length_mean`, `class_accuracy` (of reals, by

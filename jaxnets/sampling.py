@@ -12,6 +12,7 @@ import numpy as np
 from jaxnets.data.pipeline import to_uint8
 from jaxnets.errors import UserError
 from jaxnets.parallel import on_this_process, whole
+from jaxnets.placement import on_one_device
 from jaxnets.typing import Array, PRNGKey, PyTree
 
 __all__ = [
@@ -159,14 +160,15 @@ def make_sample(
         if not count:
             raise UserError("no samples were asked for; the count must be at least 1")
         size = min(batch_size, count)
-        variables = on_this_process(whole(variables))  # it takes no other process to sample
+        # It takes no other process to sample, and no second device to make the same image.
+        variables = on_one_device(on_this_process(whole(variables)))
         means, place = None, np.zeros(count, np.int32)
         if styled and truncation is not None:
             classes, place = np.unique(np.asarray(labels, np.int32), return_inverse=True)
             # Of a key of its own: what is typical depends on nothing that is asked for.
             key_of_means = jax.random.key(0)
             means = means_of(variables, key_of_means, classes if conditional else None)
-        parts = []
+        found = np.empty(0)
         for start in range(0, count, size):
             index = np.arange(start, start + size)
             padded = np.resize(labels[start : start + size], size).astype(np.int32)
@@ -176,8 +178,11 @@ def make_sample(
             else:
                 images = make_near(*inputs, means[np.resize(place[start : start + size], size)])
             part = np.asarray(images)[: count - start]
-            parts.append(to_uint8(part) if as_bytes else part)
-        return np.concatenate(parts)
+            part = to_uint8(part) if as_bytes else part
+            if not start:
+                found = np.empty((count, *part.shape[1:]), part.dtype)
+            found[start : start + size] = part
+        return found
 
     return sample
 

@@ -72,20 +72,19 @@ class Judge:
                 raise UserError("there is nothing to look at: the split holds no examples")
             parts = []
             for batch in eval_batches(split, min(batch_size, len(split))):
-                found = function(batch["image"][batch["mask"]])
-                logits, features = found if isinstance(found, tuple) else (None, found)
-                parts.append((logits, np.asarray(features)))
-                if parts[-1][1].ndim != 2:
-                    raise UserError(
-                        f"{extractor} gives features of shape {parts[-1][1].shape}; a judge gives "
-                        "one row for each image"
-                    )
-            features = np.concatenate([part[1] for part in parts])
-            if len(features) != len(split):
-                raise UserError(f"{extractor} gives {len(features)} rows for {len(split)} images")
-            if parts[0][0] is None:
-                return None, features
-            return np.concatenate([np.asarray(part[0]) for part in parts]), features
+                images = batch["image"][batch["mask"]]
+                found = function(images)
+                pair = found if isinstance(found, tuple | list) else (found,)
+                parts.append([np.asarray(rows) for rows in pair])
+                for rows in parts[-1]:
+                    if rows.ndim != 2 or len(rows) != len(images) or len(pair) > 2:
+                        shapes = " and ".join(str(part.shape) for part in parts[-1])
+                        raise UserError(
+                            f"{extractor} gives {shapes} for {len(images)} images; a judge gives "
+                            "features [B, F], or logits [B, K] and features"
+                        )
+            *logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+            return (logits[0] if logits else None), features
 
         return cls(look, extractor, digest, knows_classes)
 
@@ -103,7 +102,7 @@ class Judge:
         if not self.knows_classes:
             raise UserError(
                 f"`recognised` asks whether {self.extractor} takes samples for the classes of "
-                f"{dataset.name}, which are not its own; leave it out"
+                f"{dataset.name}, which are not its own (knows_classes); leave it out"
             )
 
     def kept(self, split: Split) -> Seen:

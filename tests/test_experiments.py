@@ -212,6 +212,15 @@ def test_the_best_gan_is_that_of_the_least_distance_or_the_greatest_recall(
         assert not np.array_equal(best["images"], last["images"])
 
 
+def test_what_a_judge_cannot_rank_by_is_said_before_training(cli, runs, workplace, monkeypatch):
+    load = judging.load_judge
+    strange = lambda *args: dataclasses.replace(load(*args), knows_classes=False)  # noqa: E731
+    monkeypatch.setattr(judging, "load_judge", strange)
+    line = [*GENERATE, "--judge", str(runs["classify"]), "--run-dir", "gan", "--metrics", "all"]
+    assert_one_error(cli(*line, "--best-by", "recognised", "--keep-best", 1), "not its own")
+    assert not (workplace / "gan").exists()
+
+
 def test_a_class_without_training_images_is_named(cli, workplace, monkeypatch):
     whole = common.load_data(Generate(data="digits"))
     train = whole.splits["train"]

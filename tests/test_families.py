@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import families
+from experiments import common, families
 from experiments.gan_config import Generate
 from experiments.presets import dcgan_small
 from jaxnets.errors import UserError
@@ -62,9 +62,20 @@ class Later(Generate):
 def test_a_later_version_knows_its_cells_again():
     config = families._config_of(families.Families(), "sngan", 0, Path("runs"), 1.0)
     later = Later(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
-    assert families._digest(later) == families._digest(config)
+
+    def cell(options, **more):
+        values = json.loads(json.dumps(common.experiment_values(options)))
+        return {"step": 3, "values": {**values, **more}}
+
+    old = {**cell(config), "scores": {}}
+    assert families._is_of(old, cell(later), later)
     for change in ({"penalty": "r1"}, {"another": 0.7}, {"labels_per_class": 3}):
-        assert families._digest(dataclasses.replace(later, **change)) != families._digest(config)
+        assert not families._is_of(old, cell(dataclasses.replace(later, **change)), later)
+    assert not families._is_of({**old, "step": 4}, cell(later), later)
+    # Before there was a choice, and under another default.
+    del old["values"]["path_length_weight"]
+    assert families._is_of(old, cell(later), later)
+    assert not families._is_of(cell(config, ema_warmup=0.5), cell(later), later)
 
 
 def test_every_cell_is_judged_after_its_minutes(made):

@@ -96,6 +96,13 @@ def test_the_border_of_a_relative_loss_is_the_other_image(name):
     else:
         np.testing.assert_array_equal(real, [1, 1, -1])
         np.testing.assert_array_equal(fake, [1, 1, -1])
+        # A discriminator that knows nothing answers with the border, at which its loss is least.
+        answers = jnp.linspace(-1, 1, 201)
+        least = answers[jnp.argmin(jax.vmap(lambda x: loss.d_loss(x[None], x[None])[0])(answers))]
+        if name != "hinge":  # which is as content anywhere between -1 and 1
+            assert least == pytest.approx(loss.border, abs=1e-6)
+        near = loss.signs(jnp.array([loss.border + 0.1]), jnp.array([loss.border - 0.1]))
+        assert (near[0][0], near[1][0]) == (1, -1)
 
 
 def test_errors():

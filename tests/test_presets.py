@@ -1,11 +1,13 @@
 """Presets of `generate`: what they fill, and that each of them makes a step."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gan_config, gan_step, generate, presets
+from experiments import checks, common, gan_config, gan_step, generate, judging, presets
 from jaxnets import data, parallel
 from jaxnets.errors import UserError
 
@@ -35,6 +37,47 @@ def test_networks_that_were_asked_for_have_not_the_presets_channels():
     # A run's config.json has every value, and means the same when it is read again.
     for config in (of(), of(width=0.25), other, of(generator_widths=(8, 8))):
         assert gan_config.resolve(config) == config
+
+
+def read(preset, **changes):
+    """The config of a run that an earlier version made with a preset."""
+    values = common.experiment_values(
+        gan_config.resolve(gan_config.Generate(preset=preset, data="folder:x"))
+    )
+    later = ("path_length_weight", "generator_fields", "discriminator_fields", "augment_target")
+    values = {**{k: v for k, v in values.items() if k not in later}, **changes}
+    return checks.config_of_run(
+        Path("run"), {"config": values}, gan_config.Generate, gan_config.read_again
+    )
+
+
+def test_a_run_is_read_as_it_was_made_though_its_preset_has_changed():
+    run = read("r3gan_64", augment="", augment_probability=None)
+    assert (run.augment, run.augment_probability, run.augment_target) == ("", None, 0.6)
+    run = read("stylegan2_64", batch_size=64)
+    assert (run.generator_fields, run.path_length_weight, run.batch_size) == (None, 0.0, 64)
+    assert gan_config.read_again(run) == run
+
+
+def test_what_is_asked_for_is_added_to_a_preset_or_takes_its_place():
+    of = lambda **options: gan_config.resolve(gan_config.Generate(data="folder:x", **options))  # noqa: E731
+    assert of(preset="r3gan_64").augment_probability == "0:0.3"
+    plain = of(preset="r3gan_64", augment="")
+    assert (plain.augment, plain.augment_probability) == ("", None)
+    assert of(preset="r3gan_64", adaptive_augment=True).augment_probability is None
+    fields = ("mixing=0.5",)
+    assert of(preset="stylegan2_64", generator_fields=fields).generator_fields == (
+        "mapping_layers=2",
+        "mixing=0.5",
+    )
+    fields = ("mapping_layers=4",)
+    assert of(preset="stylegan2_64", generator_fields=fields).generator_fields == fields
+
+
+def test_a_run_is_looked_at_on_any_number_of_devices():
+    long = gan_config.resolve(gan_config.Generate(epochs=1e5))
+    looked = judging.for_looking(long, parallel.make_mesh(3))
+    assert (looked.batch_size, looked.micro_batches, looked.epochs) == (33, 1, 1e5)
 
 
 def sized(name):

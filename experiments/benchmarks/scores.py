@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from jaxnets.data import DataSet, Split
     from jaxnets.scoring import Judge
 
-#: Of samples: float32 of a feature, and bytes of an image, several times over.
-_BYTES = 1 << 14
-
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -57,7 +54,9 @@ def run(config: Scores) -> dict[str, Any]:
             f"--samples must be at most the {len(train)} training images of {dataset.name}, got "
             f"{config.samples}"
         )
-    memory.check_fits(_BYTES * config.samples, memory.host_available(), "scoring so many images")
+    memory.check_fits(
+        checks.SCORED * config.samples, memory.host_available(), "scoring so many images"
+    )
     judge, features = _judge(config, dataset, mesh)
     samples = train.take(np.arange(config.samples))
     first, second = (_round(judge, samples, dataset, mesh) for _ in range(2))

@@ -29,6 +29,7 @@ class AdversarialLoss:
       g_loss: the same for the generator.
       doc: one sentence with the paper, for help texts.
       relative: whether only differences of logits count, so that the sign of one says nothing.
+      border: the logit of an image that a discriminator can't place, where they are not relative.
     """
 
     name: str
@@ -36,6 +37,7 @@ class AdversarialLoss:
     g_loss: _Objective
     doc: str
     relative: bool = False
+    border: float = 0.0
 
     def signs(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array]:
         """On which side of its border a discriminator puts reals and fakes.
@@ -45,12 +47,12 @@ class AdversarialLoss:
           fake_logits: [B].
 
         Returns:
-          Signs [B] of each, above 0 for what is taken for real. Where the loss is relative, the
-          border of each image is the logit of the other one of its pair.
+          Signs [B] of the distances from the border, above 0 for what is taken for real. Where the
+          loss is relative, the border of each image is the logit of the other one of its pair.
         """
         if self.relative:
             return jnp.sign(real_logits - fake_logits), jnp.sign(fake_logits - real_logits)
-        return jnp.sign(real_logits), jnp.sign(fake_logits)
+        return jnp.sign(real_logits - self.border), jnp.sign(fake_logits - self.border)
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {}
@@ -67,9 +69,9 @@ def _checked(objective: _Objective) -> _Objective:
 
 
 def _register(
-    name: str, doc: str, d_loss: _Objective, g_loss: _Objective, *, relative: bool = False
+    name: str, doc: str, d_loss: _Objective, g_loss: _Objective, **border: bool | float
 ) -> None:
-    loss = AdversarialLoss(name, _checked(d_loss), _checked(g_loss), doc, relative)
+    loss = AdversarialLoss(name, _checked(d_loss), _checked(g_loss), doc, **border)  # type: ignore[arg-type]
     ADVERSARIAL_LOSSES[name] = loss
 
 
@@ -141,6 +143,7 @@ _register(
     "Squared distance to the labels 1 and 0: Mao et al. 2017, LSGAN, arXiv:1611.04076, eq. 9.",
     _least_squares_d,
     _least_squares_g,
+    border=0.5,
 )
 _register(
     "hinge",
