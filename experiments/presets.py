@@ -94,8 +94,9 @@ def r3gan_small() -> Values:
 
     `generate --generator r3gan --judge runs/cnn`; on the machine and by the measure of
     `dcgan_small` a step of half as many images takes 38 ms. One seed: Frechet distance 5.8 and
-    recall 0.30 after 600 s of training, when the CNN recognises 91.3%; with rates that fell within
-    90,000 images, 18.4 and 0.18 after 110 s (2836 steps), 9.0 and 0.22 after 220 s.
+    recall 0.30 after 600 s of training, when the CNN recognises 91.3%, 3.4 and 0.33 after 1800 s;
+    with rates that fell within 90,000 images, 18.4 and 0.18 after 110 s (2836 steps), 9.0 and 0.22
+    after 220 s.
 
     Without normalisation the rates must fall, as in its paper: kept at 2e-3 it was 11.8 after 220 s
     and still 11.2 after 600 s. Kept at 1e-3 it was 5.8 after 600 s as well. With gamma falling from

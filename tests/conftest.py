@@ -51,14 +51,18 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys):
+def cli(capsys, monkeypatch):
     """Runs a command: (exit code, standard output, standard error)."""
-    from experiments.__main__ import main
+    from experiments import __main__ as commands
+
+    # The process that would be ended after a signal is that of the tests, which may have to wait
+    # for a processor.
+    monkeypatch.setattr(commands, "_GRACE_SECONDS", 300.0)
 
     def run(*arguments):
         capsys.readouterr()
         try:
-            code = main([str(argument) for argument in arguments])
+            code = commands.main([str(argument) for argument in arguments])
         except SystemExit as left:
             code = left.code
         return code, *capsys.readouterr()

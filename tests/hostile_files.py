@@ -105,7 +105,8 @@ def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple
         for field, hint in get_type_hints(kind).items():
             odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
             yield name, {field: draw.choice(odd)}, (f"`{field}`",)
-        not_kept = ("devices", "run_dir", "judge", *processes.FIELDS)  # those of each command
+        # Those of each command, and where the values are from, which a later version may not have.
+        not_kept = ("devices", "run_dir", "judge", "preset", *processes.FIELDS)
         for field, pool in pools(draw).items():
             if field in get_type_hints(kind) and field not in not_kept:
                 value = draw.choice([v for v in pool if "tfds:" not in str(v)])
