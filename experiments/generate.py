@@ -257,7 +257,7 @@ def run(config: Generate) -> Path:
     numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
     member, why = distributed.agree(sweeps.best_member(config, populations.names(config), numbers))
     first = populations.member(config, result.state, member)
-    wanted = config.pictures or built.metrics
+    wanted = config.pictures or (built.metrics and populations.size(config) == 1)
     looks = looking.seen(built, first, dataset, member) if wanted else None
     first = to_look_at(first)
     if not processes.writes():

@@ -290,13 +290,13 @@ def records(
     from experiments import scoring
     from jaxnets.scoring import take
 
-    if not metrics or looks is None:
-        return {}, []
     if populations.size(config) > 1:
         names = [name for name in metrics if name != "frechet"]
         return {}, [
             (name, populations.shown(numbers, scoring.number_name(name), ".4g")) for name in names
         ]
+    if not metrics or looks is None:
+        return {}, []
     found = take(metrics, looks)
     shown = []
     for score in found:

@@ -57,14 +57,14 @@ def run(config: Scores) -> dict[str, Any]:
     memory.check_fits(
         checks.SCORED * config.samples, memory.host_available(), "scoring so many images"
     )
-    judge, features = _judge(config, dataset, mesh)
+    judge = _judge(config, dataset, mesh)
     samples = train.take(np.arange(config.samples))
     first, second = (_round(judge, samples, dataset, mesh) for _ in range(2))
     numbers = {
         "data": dataset.name,
         "samples": config.samples,
         "real": len(dataset.splits["test"]),
-        "features": features,
+        "features": judge.features(train.take(np.arange(1))).shape[1],
         "first": first,
         "second": second,
         "peak_bytes": memory.process_peak(),
@@ -76,10 +76,8 @@ def run(config: Scores) -> dict[str, Any]:
     return numbers
 
 
-def _judge(config: Scores, dataset: DataSet, mesh: Any) -> tuple[Judge, int]:
-    """The data's default classifier, as it begins, and the number of its features."""
-    import jax
-
+def _judge(config: Scores, dataset: DataSet, mesh: Any) -> Judge:
+    """The data's default classifier, as it begins."""
     from experiments import classify, judging
     from jaxnets import evaluate, parallel
     from jaxnets.scoring import Judge
@@ -89,12 +87,7 @@ def _judge(config: Scores, dataset: DataSet, mesh: Any) -> tuple[Judge, int]:
     built.task.pipeline.close()
     variables = parallel.replicate(built.task.init(), mesh).nets["classifier"].averaged
     predict = evaluate.make_predict(built.model, mesh)
-    judge = Judge(lambda split: predict(variables, split), options.network, "untrained", True)
-    shape = jax.eval_shape(
-        lambda images: built.model.apply(variables, images, train=False)[1]["penultimate"],
-        jax.ShapeDtypeStruct((1, *dataset.splits["test"].images.shape[1:]), "float32"),
-    )
-    return judge, shape.shape[-1]
+    return Judge(partial(predict, variables), options.network, "untrained", knows_classes=True)
 
 
 def _round(judge: Judge, samples: Split, dataset: DataSet, mesh: Any) -> dict[str, float]:

@@ -96,14 +96,10 @@ def with_fields(module: nn.Module, fields: Mapping[str, Any], what: str) -> nn.M
     Raises:
       UserError: for a field that it has not, or a value that it can't have.
     """
-    kinds = {
-        field.name: int
-        if getattr(module, field.name) is None
-        else type(getattr(module, field.name))
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in _OWN_ARGUMENTS
-    }
-    known = {name: kind for name, kind in kinds.items() if kind in (int, float, str)}
+    names = [f.name for f in dataclasses.fields(module) if f.init and f.name not in _OWN_ARGUMENTS]
+    values = {name: getattr(module, name) for name in names}
+    kinds = {name: int if value is None else type(value) for name, value in values.items()}
+    known = {name: kind for name, kind in kinds.items() if kind in _KINDS}
     for name, value in fields.items():
         if name not in known:
             has = ", ".join(known) or "none to set"
