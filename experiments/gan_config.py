@@ -14,6 +14,16 @@ from experiments.ramps import Ramp
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
 _LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
 
+#: Numbers that may be START:END -> which no end of theirs reaches, and their range in words.
+_RAMPS = {
+    "penalty_weight": (math.inf, "at least 0"),
+    "augment_probability": (math.nextafter(1, 2), "in [0, 1]"),
+    "generator_learning_rate": (math.inf, "at least 0"),
+    "discriminator_learning_rate": (math.inf, "at least 0"),
+    "b2": (1.0, "in [0, 1)"),
+    "ema_half_life": (math.inf, "at least 0"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Generate(common.RunOptions, common.DataOptions):
@@ -191,8 +201,13 @@ def resolve(config: Generate) -> Generate:
         if own and preset:  # those that were not asked for are still the preset's
             asked = {text.partition("=")[0] for text in own}
             fields[name] = (*(t for t in preset if t.partition("=")[0] not in asked), *own)
-    config = dataclasses.replace(config, **fields)
-    return _checked(common.with_preset(config, {"default": values}, "default"))
+    found = common.with_preset(
+        dataclasses.replace(config, **fields), {"default": values}, "default"
+    )
+    # A config that is resolved already does not tell what was asked for from what was filled.
+    if any(getattr(config, name) is None for name in presets.DEFAULTS):
+        _check_that_all_is_heeded(config, found)
+    return _checked(found)
 
 
 def read_again(config: Generate) -> Generate:
@@ -227,17 +242,40 @@ def _checked(config: Generate) -> Generate:
     return config
 
 
+def _check_that_all_is_heeded(asked: Generate, config: Generate) -> None:
+    """Fails for a number that was asked for, and is of something that the resolved run has not."""
+    from jaxnets.errors import UserError
+
+    penalised = config.penalty != "none"
+    lazy = penalised or sweeps.uses(config, "path_length_weight")
+    heeded = {
+        "penalty_weight": (penalised, "of a penalty, and there is none: say which with --penalty"),
+        "penalty_every": (lazy, "of a penalty, and there is none: say which with --penalty"),
+        "auxiliary_weight": (
+            config.conditional and config.conditioning == "auxiliary",
+            "of --conditioning auxiliary",
+        ),
+        "augment_target": (config.adaptive_augment, "of --adaptive-augment"),
+        "augment_images": (config.adaptive_augment, "of --adaptive-augment"),
+        "ramp_images": (
+            any(ramps.is_ramp(getattr(config, name)) for name in _RAMPS),
+            "of values that are START:END, and none is",
+        ),
+        "score_epochs": (
+            config.accuracy_score,
+            "of the accuracy score: leave out --no-accuracy-score",
+        ),
+    }
+    for field in dataclasses.fields(asked):
+        is_heeded, why = heeded.get(field.name, (True, ""))
+        if not is_heeded and getattr(asked, field.name) != field.default:
+            raise UserError(f"--{field.name.replace('_', '-')} is {why}")
+
+
 def _check_ramps(config: Generate) -> None:
     """Fails for a number, or an end of a ramp, that is out of its range."""
-    for name in (
-        "penalty_weight",
-        "generator_learning_rate",
-        "discriminator_learning_rate",
-        "ema_half_life",
-    ):
-        ramps.check(config, name, 0.0, math.inf, "at least 0")
-    ramps.check(config, "b2", 0.0, 1.0, "in [0, 1)")
-    ramps.check(config, "augment_probability", 0.0, math.nextafter(1, 2), "in [0, 1]")
+    for name, (high, what) in _RAMPS.items():
+        ramps.check(config, name, 0.0, high, what)
 
 
 def _check_what_belongs_together(config: Generate) -> None:

@@ -182,6 +182,33 @@ def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
     assert (own.loss, own.b2) == ("hinge", "0.9:0.99")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"generator": "sngan", "penalty_weight": 3.0}, "penalty-weight is of a penalty"),
+        ({"penalty": "none", "penalty_every": 4}, "penalty-every is of a penalty"),
+        ({"auxiliary_weight": 1.0}, "of --conditioning auxiliary"),
+        ({"augment": "flip", "augment_target": 0.5}, "of --adaptive-augment"),
+        ({"data": "folder:a:b", "ramp_images": 9.0}, "START:END, and none is"),
+        ({"accuracy_score": False, "score_epochs": 3.0}, "leave out --no-accuracy-score"),
+    ],
+)
+def test_a_number_that_nothing_heeds_is_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        gan_config.resolve(gan_config.Generate(**flags))
+
+
+def test_numbers_that_a_preset_has_for_what_was_left_out_are_no_mistake():
+    for flags in (
+        {"generator": "stylegan2", "penalty": "none", "path_length_weight": 2.0},
+        {"generator": "r3gan", "penalty": "none", "generator_learning_rate": 1e-3},
+    ):
+        config = gan_config.resolve(gan_config.Generate(**flags))
+        assert gan_config.resolve(config) == config
+    lazy = {"path_length_weight": 2.0, "penalty": "none", "penalty_every": 4}
+    assert gan_config.resolve(gan_config.Generate(generator="stylegan2", **lazy)).penalty_every == 4
+
+
 def test_fields_of_the_networks_are_those_of_the_flags():
     config = gan_config.Generate(
         data="digits",
