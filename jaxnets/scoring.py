@@ -245,6 +245,12 @@ def _memorisation(of: Looks) -> list[Judgement]:
         of.score("memorisation, share of nearer pairs", found.nearer, **more),
         of.score("memorisation, ratio of median distances", found.median_ratio, **more),
         of.score("memorisation, share of copies", found.copies, **more),
+        of.score(
+            "memorisation, share nearer to training than to unseen images",
+            found.preferring_train,
+            note=f"nearest of {found.pool:,} each",
+            **more,
+        ),
     ]
 
 
@@ -293,7 +299,7 @@ def score_samples(
       mesh: devices of this process that share the pairs of images; by default one.
 
     Returns:
-      A `Judgement` for each metric, and three of `memorisation`; printed, each is a line.
+      A `Judgement` for each metric, and four of `memorisation`; printed, each is a line.
 
     Raises:
       UserError: for a metric that there is not, that needs classes where there are none, or that

@@ -51,6 +51,22 @@ def test_held_out_images_are_as_new_as_held_out_images():
     assert found.nearer == pytest.approx(0.5, abs=0.05)
     assert found.median_ratio == pytest.approx(1, abs=0.1)
     assert found.copies < 0.04
+    assert found.preferring_train == pytest.approx(0.5, abs=0.05) and found.pool == 500
+
+
+def test_a_pool_of_training_images_is_as_large_as_that_of_unseen_ones():
+    found = memorisation(QUERIES[:20], QUERIES[20:], TRAIN, block=16)
+    train = TRAIN[np.round(np.arange(30) * 119 / 29).astype(int)]
+    distance = [
+        NearestNeighbors(n_neighbors=1).fit(of).kneighbors(QUERIES[:20])[0]
+        for of in (train, QUERIES[20:])
+    ]
+    assert found.pool == 30
+    assert found.preferring_train == (distance[0] < distance[1]).mean()
+    copies = memorisation(TRAIN[:60] + 0.01, RNG.normal(size=(300, 9)), TRAIN)
+    assert (copies.preferring_train, copies.pool) == (1, 120)
+    between = memorisation(np.zeros((4, 1)), [[-1.0], [-3.0]], [[1.0], [3.0]])
+    assert between.preferring_train == 0.5
 
 
 def test_copies_are_seen():

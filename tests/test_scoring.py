@@ -65,6 +65,8 @@ def test_real_images_score_as_real_ones(real):
         assert found[name].value > 0.8, found[name]
     assert 0.4 < found["memorisation, share of nearer pairs"].value < 0.6
     assert found["memorisation, share of copies"].value < 0.05
+    of_unseen = found["memorisation, share nearer to training than to unseen images"]
+    assert 0.3 < of_unseen.value < 0.7 and of_unseen.note == "nearest of 359 each"
 
 
 def test_copies_and_one_image_for_all_are_told(judge, digits, real):
@@ -178,7 +180,7 @@ def test_the_command_takes_all(cli, copies, runs):
     names = [score["name"].split(",")[0] for score in content["scores"]]
     assert names[:6] == ["frechet", "kid", "precision", "recall", "density", "coverage"]
     assert (
-        names[6:] == ["inception score", "intra-class frechet", "recognised"] + ["memorisation"] * 3
+        names[6:] == ["inception score", "intra-class frechet", "recognised"] + ["memorisation"] * 4
     )
     assert {score["samples"] for score in content["scores"]} == {60}
     assert err.count("weights ") >= len(names) and (gan / "samples" / "nearest.png").exists()
@@ -200,7 +202,7 @@ def test_any_function_judges(digits):
     np.testing.assert_array_equal(seen[1], features(normalise(test.images)))
     names = ("frechet", "kid", "coverage", "memorisation")
     found = score_samples(judge, train, digits, names)
-    assert [score.name.split(",")[0] for score in found] == [*names, *names[-1:] * 2]
+    assert [score.name.split(",")[0] for score in found] == [*names, *names[-1:] * 3]
     of = Looks(judge, train, digits, train, conditional=False)
     assert [score.value for score in found] == [score.value for score in take(names, of)]
     assert f"({len(train):,} samples against {len(test)} of digits, test" in str(found[0])
