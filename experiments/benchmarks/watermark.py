@@ -21,6 +21,9 @@ BATCHES = (1, 16, 64)
 #: Pixels that the detector takes to be cut off at most, of Fashion-MNIST and of photographs.
 _SEARCHED, _SEARCHED_LARGE = 4, 16
 _LARGE = 128
+
+#: Keys, and test images of Fashion-MNIST, that there are at most.
+_MOST = 10_000
 #: Marked images that an attacker who knows the method averages, and how much of what is common to
 #: them is subtracted: more than all of it, as the average is of a residual.
 _AVERAGED, _STRENGTH = 64, 1.5
@@ -52,11 +55,10 @@ def run(config: Watermark) -> dict[str, Any]:
 
     common.need_at_least_one(config, "keys", "images")
     checks.json_file(config)
+    for name in ("keys", "images"):
+        if getattr(config, name) > _MOST:
+            raise UserError(f"--{name} must be at most {_MOST}, got {getattr(config, name)}")
     test = data.load("fashion_mnist").splits["test"].images
-    if config.images > len(test):
-        raise UserError(f"--images must be at most {len(test)}, got {config.images}")
-    if config.keys > 10_000:
-        raise UserError(f"--keys must be at most 10000, got {config.keys}")
     order = np.random.default_rng(0).permutation(len(test))
     small = [
         test[np.take(order, range(key * config.images, (key + 1) * config.images), mode="wrap")]
