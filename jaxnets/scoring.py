@@ -246,9 +246,10 @@ def _memorisation(of: Looks) -> list[Judgement]:
         of.score("memorisation, ratio of median distances", found.median_ratio, **more),
         of.score("memorisation, share of copies", found.copies, **more),
         of.score(
-            "memorisation, share nearer to training than to unseen images",
-            found.preferring_train,
-            note=f"nearest of {found.pool:,} each",
+            "memorisation, ratio of unseen nearest images",
+            found.unseen_ratio,
+            spread=found.unseen_deviation / found.unseen_expected,
+            note=f"{found.unseen:.2%} of the samples; {found.unseen_expected:.2%} expected",
             **more,
         ),
     ]

@@ -51,22 +51,32 @@ def test_held_out_images_are_as_new_as_held_out_images():
     assert found.nearer == pytest.approx(0.5, abs=0.05)
     assert found.median_ratio == pytest.approx(1, abs=0.1)
     assert found.copies < 0.04
-    assert found.preferring_train == pytest.approx(0.5, abs=0.05) and found.pool == 500
+    assert found.unseen_ratio == pytest.approx(
+        1, abs=3 * found.unseen_deviation / found.unseen_expected
+    )
 
 
-def test_a_pool_of_training_images_is_as_large_as_that_of_unseen_ones():
+def test_samples_as_near_to_unseen_images_as_to_training_images_are_no_copies():
+    rng = np.random.default_rng(4)
+    samples, real = 0.3 * rng.normal(size=(300, 6)), rng.normal(size=(600, 6))
+    found = []
+    for _ in range(40):
+        train, held_out = np.split(rng.permutation(real), [400])
+        found.append(memorisation(samples, held_out, train, block=256))
+        assert found[-1].median_ratio < 0.8 and found[-1].nearer > 0.6  # nearer than real images
+    unseen = np.array([one.unseen for one in found])
+    deviation = np.mean([one.unseen_deviation for one in found])
+    assert unseen.mean() == pytest.approx(1 / 3, abs=3 * deviation / np.sqrt(40))
+    assert unseen.std() == pytest.approx(deviation, rel=0.3)
+    assert deviation > 2 * np.sqrt(2 / 9 / 300)  # some images are the nearest of many samples
+    copies = memorisation(train[:200] + 0.01, held_out, train)
+    assert (copies.unseen, copies.unseen_ratio) == (0, 0)
     found = memorisation(QUERIES[:20], QUERIES[20:], TRAIN, block=16)
-    train = TRAIN[np.round(np.arange(30) * 119 / 29).astype(int)]
-    distance = [
-        NearestNeighbors(n_neighbors=1).fit(of).kneighbors(QUERIES[:20])[0]
-        for of in (train, QUERIES[20:])
-    ]
-    assert found.pool == 30
-    assert found.preferring_train == (distance[0] < distance[1]).mean()
-    copies = memorisation(TRAIN[:60] + 0.01, RNG.normal(size=(300, 9)), TRAIN)
-    assert (copies.preferring_train, copies.pool) == (1, 120)
+    everything = np.concatenate([TRAIN, QUERIES[20:]])
+    index = NearestNeighbors(n_neighbors=1).fit(everything).kneighbors(QUERIES[:20])[1]
+    assert found.unseen == (index >= 120).mean() and found.unseen_expected == 30 / 150
     between = memorisation(np.zeros((4, 1)), [[-1.0], [-3.0]], [[1.0], [3.0]])
-    assert between.preferring_train == 0.5
+    assert between.unseen == 0.5
 
 
 def test_copies_are_seen():

@@ -176,11 +176,13 @@ class Memorisation:
         1 if all are nearer than any.
       median_ratio: median distance of the samples over that of the held-out images; 1 if as new.
       copies: the share of samples as near as the nearest 1% of held-out images: 0.01 if as new.
-      preferring_train: the share of samples that are nearer to the nearest of `pool` training images
-        than to the nearest of as many held-out ones (a tie counts half): 0.5 if the generator
-        does not know which it was trained on. Samples that are all typical have small distances,
-        and so the three numbers above, but no preference.
-      pool: how many of each; those in equal steps of the larger set.
+      unseen: the share of samples whose nearest image of all, training and held-out, is a held-out
+        one (a tie counts half). Samples that are all typical have small distances, by which the
+        three numbers above take them for copies; they are as near to images that were held out.
+      unseen_expected: the share of the held-out images among all: what `unseen` is in the mean of
+        a generator that does not know which images it was trained on. With copies alone it is 0.
+      unseen_deviation: how far it is from that by chance, such a generator's standard deviation:
+        of drawing anew which images are held out, as many samples may share a nearest image.
       samples: their nearest training images.
       held_out: those of the held-out images.
     """
@@ -188,10 +190,16 @@ class Memorisation:
     nearer: float
     median_ratio: float
     copies: float
-    preferring_train: float
-    pool: int
+    unseen: float
+    unseen_expected: float
+    unseen_deviation: float
     samples: Neighbours
     held_out: Neighbours
+
+    @property
+    def unseen_ratio(self) -> float:
+        """`unseen` by what is expected: 1 if as new, 0 of copies."""
+        return self.unseen / self.unseen_expected
 
 
 def memorisation(
@@ -207,9 +215,9 @@ def memorisation(
     Samples of low quality are far from everything and look new, so this number says something
     only beside one of quality. The extractor should be another than what the GAN was trained with.
     The share of nearer pairs is the statistic of Meehan et al. 2020
-    (https://arxiv.org/abs/2004.05675), for all of the space as one cell; `preferring_train` is that
-    of Platzer and Reutterer 2021 (Holdout-Based Empirical Assessment of Mixed-Type Synthetic Data,
-    Frontiers in Big Data 4).
+    (https://arxiv.org/abs/2004.05675), for all of the space as one cell; `unseen` is that of
+    Platzer and Reutterer 2021 (Holdout-Based Empirical Assessment of Mixed-Type Synthetic Data,
+    Frontiers in Big Data 4), for sets of any sizes.
 
     Args:
       samples: [N, F] features of generated images.
@@ -243,26 +251,19 @@ def memorisation(
     ordered = np.sort(theirs)
     farther = len(ordered) - np.searchsorted(ordered, ours, side="right")
     tied = np.searchsorted(ordered, ours, side="right") - np.searchsorted(ordered, ours)
-    # The nearest of many is nearer than the nearest of few, so that both pools have one size.
-    made, unseen = kept.values()
-    pool = min(len(train), len(unseen))
-    to_train, to_unseen = (
-        nearest(
-            centred(made, centre),
-            centred(of[np.linspace(0, len(of) - 1, pool).round().astype(int)], centre),
-            1,
-            within=False,
-            mesh=mesh,
-            block=block,
-        ).distance[:, 0]
-        for of in (train, unseen)
-    )
+    made, unseen = (centred(values, centre) for values in kept.values())
+    beyond = nearest(made, unseen, 1, within=False, mesh=mesh, block=block)
+    away = beyond.distance[:, 0]
+    expected = len(unseen) / (len(unseen) + len(train))
+    nearest_of_all = np.where(away < ours, len(train) + beyond.index[:, 0], found[0].index[:, 0])
+    weights = np.unique(nearest_of_all, return_counts=True)[1] / len(made)
     return Memorisation(
         nearer=float((farther + 0.5 * tied).mean() / len(ordered)),
         median_ratio=float(np.median(ours)) / middle,
         copies=float((ours <= np.quantile(theirs, 0.01)).mean()),
-        preferring_train=float(((to_train < to_unseen) + 0.5 * (to_train == to_unseen)).mean()),
-        pool=pool,
+        unseen=float(((away < ours) + 0.5 * (away == ours)).mean()),
+        unseen_expected=expected,
+        unseen_deviation=float(np.sqrt(expected * (1 - expected) * np.square(weights).sum())),
         samples=found[0],
         held_out=found[1],
     )
