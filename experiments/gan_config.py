@@ -247,10 +247,10 @@ def _check_that_all_is_heeded(asked: Generate, config: Generate) -> None:
     from jaxnets.errors import UserError
 
     penalised = config.penalty != "none"
-    lazy = penalised or sweeps.uses(config, "path_length_weight")
+    no_penalty = "of a penalty, and there is none: say which with --penalty"
     heeded = {
-        "penalty_weight": (penalised, "of a penalty, and there is none: say which with --penalty"),
-        "penalty_every": (lazy, "of a penalty, and there is none: say which with --penalty"),
+        "penalty_weight": (penalised, no_penalty),
+        "penalty_every": (penalised or sweeps.uses(config, "path_length_weight"), no_penalty),
         "auxiliary_weight": (
             config.conditional and config.conditioning == "auxiliary",
             "of --conditioning auxiliary",
@@ -262,8 +262,8 @@ def _check_that_all_is_heeded(asked: Generate, config: Generate) -> None:
             "of values that are START:END, and none is",
         ),
         "score_epochs": (
-            config.accuracy_score,
-            "of the accuracy score: leave out --no-accuracy-score",
+            config.conditional and config.accuracy_score,
+            "of the accuracy score, which --no-conditional and --no-accuracy-score leave out",
         ),
     }
     for field in dataclasses.fields(asked):

@@ -190,7 +190,8 @@ def test_a_family_brings_its_own_values_and_a_flag_overrides_them():
         ({"auxiliary_weight": 1.0}, "of --conditioning auxiliary"),
         ({"augment": "flip", "augment_target": 0.5}, "of --adaptive-augment"),
         ({"data": "folder:a:b", "ramp_images": 9.0}, "START:END, and none is"),
-        ({"accuracy_score": False, "score_epochs": 3.0}, "leave out --no-accuracy-score"),
+        ({"accuracy_score": False, "score_epochs": 3.0}, "of the accuracy score, which"),
+        ({"conditional": False, "score_epochs": 3.0}, "of the accuracy score, which"),
     ],
 )
 def test_a_number_that_nothing_heeds_is_refused(flags, message):

@@ -21,7 +21,6 @@ BATCHES = (1, 16, 64)
 #: Pixels that the detector takes to be cut off at most, of Fashion-MNIST and of photographs.
 _SEARCHED, _SEARCHED_LARGE = 4, 16
 _LARGE = 128
-
 #: Keys, and test images of Fashion-MNIST, that there are at most.
 _MOST = 10_000
 #: Marked images that an attacker who knows the method averages, and how much of what is common to

@@ -237,11 +237,10 @@ def memorisation(
         if not len(values):
             raise UserError(f"{name} are none; memorisation compares three sets of images.")
     centre = train.mean(axis=0, dtype=np.float64)
-    points = centred(train, centre)
-    found = [
-        nearest(centred(values, centre), points, 1, within=False, mesh=mesh, block=block)
-        for values in kept.values()
-    ]
+    made, unseen, points = (centred(values, centre) for values in (*kept.values(), train))
+    search = functools.partial(nearest, k=1, within=False, mesh=mesh, block=block)
+    found = [search(made, points), search(unseen, points)]
+    beyond = search(made, unseen)
     ours, theirs = (neighbours.distance[:, 0] for neighbours in found)
     middle = float(np.median(theirs))
     if not middle:
@@ -251,8 +250,6 @@ def memorisation(
     ordered = np.sort(theirs)
     farther = len(ordered) - np.searchsorted(ordered, ours, side="right")
     tied = np.searchsorted(ordered, ours, side="right") - np.searchsorted(ordered, ours)
-    made, unseen = (centred(values, centre) for values in kept.values())
-    beyond = nearest(made, unseen, 1, within=False, mesh=mesh, block=block)
     away = beyond.distance[:, 0]
     expected = len(unseen) / (len(unseen) + len(train))
     nearest_of_all = np.where(away < ours, len(train) + beyond.index[:, 0], found[0].index[:, 0])
