@@ -58,7 +58,9 @@ def _describe(path: Path) -> str:
 
     try:
         made = read_run(path.parent)
-        text = f"{made['experiment']} on {made['config'].get('data', '?')}"
+        text = made["experiment"]
+        if "data" in made["config"]:
+            text += f" on {made['config']['data']}"
     except (UserError, OSError):
         return "(its config.json cannot be read)"
     if not (path.parent / "summary.json").exists():

@@ -24,7 +24,8 @@ _BATCH = 128
 class Quickstart(common.CacheOptions):
     """Train a CNN and a GAN on handwritten digits, and show what they do for each other.
 
-    Takes about two minutes on two CPU cores, and needs no network.
+    Takes about two minutes on two CPU cores, and needs no network. Its folders cnn and gan are runs
+    that `evaluate` and `sample` take.
     """
 
     run_dir: Path | None = None
@@ -56,8 +57,8 @@ class _Workshop:
 
         from jaxnets import evaluate
 
-        # A batch must fit into the images, and be one that the devices divide.
-        images = images.take(np.resize(np.arange(len(images)), max(len(images), _BATCH)))
+        if len(images) < _BATCH:  # a batch must fit into them
+            images = images.take(np.resize(np.arange(len(images)), _BATCH))
         config = classify.Classify(
             data="digits",
             seed=self.config.seed,
@@ -91,10 +92,21 @@ class _Workshop:
         built = experiment.build(config, changed, self.mesh)
         task = dataclasses.replace(built.task, name=name)
         folder = self.folder / name
-        folder.mkdir(exist_ok=True)
+        if images is self.dataset.splits["train"]:
+            self._describe(experiment, config, folder)
+        else:
+            folder.mkdir(exist_ok=True)
         return built, fit(
             task, folder, self.mesh, common.fit_options(config, built.steps_per_epoch)
         )
+
+    def _describe(self, experiment: Any, config: Any, folder: Path) -> None:
+        """Makes the folder one that `sample` and `evaluate` take: a run of the data set itself."""
+        from experiments import provenance
+        from jaxnets import runs
+
+        values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
+        runs.open_run(folder, experiment.__name__.rpartition(".")[2], values)
 
 
 @dataclasses.dataclass(frozen=True)

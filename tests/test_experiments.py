@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.mark.slow
-def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys):
+def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys, cli):
     line = "quickstart --cnn-steps 4 --gan-steps 4 --devices 2 --run-dir q"
     run(line)
     first = summary(workplace / "q")
@@ -41,6 +41,14 @@ def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys)
     assert {k: v for k, v in summary(workplace / "q").items() if k != "seconds"} == {
         k: v for k, v in first.items() if k != "seconds"
     }
+    # Its networks are runs as any, but for those of images that are no data set's.
+    run("sample q/gan --class-label 3 --count 4 --out made")
+    assert len(np.load(workplace / "made.npz")["images"]) == 4
+    run("evaluate q/cnn")
+    assert f"{first['test_accuracy']:.2%}" in capsys.readouterr().out
+    run("evaluate q/gan --judge q/cnn --metrics recognised --samples 20")
+    assert first["frechet_judge"].rpartition(" ")[2] in capsys.readouterr().out
+    assert_one_error(cli("sample", "q/gan-few-labels"), "it has no config.json")
 
 
 @pytest.mark.slow
