@@ -41,13 +41,17 @@ def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys,
     assert {k: v for k, v in summary(workplace / "q").items() if k != "seconds"} == {
         k: v for k, v in first.items() if k != "seconds"
     }
+    run("list --runs .")
+    assert f"q  quickstart, test_accuracy {first['test_accuracy']:.4g}" in capsys.readouterr().out
     # Its networks are runs as any, but for those of images that are no data set's.
     run("sample q/gan --class-label 3 --count 4 --out made")
     assert len(np.load(workplace / "made.npz")["images"]) == 4
+    capsys.readouterr()
     run("evaluate q/cnn")
-    assert f"{first['test_accuracy']:.2%}" in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] == first["test_accuracy"]
     run("evaluate q/gan --judge q/cnn --metrics recognised --samples 20")
-    assert first["frechet_judge"].rpartition(" ")[2] in capsys.readouterr().out
+    found = json.loads(capsys.readouterr().out)
+    assert found["frechet_judge"].rpartition(" ")[2] == first["frechet_judge"].rpartition(" ")[2]
     assert_one_error(cli("sample", "q/gan-few-labels"), "it has no config.json")
 
 
