@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import common, gan_config, generate
 from experiments.benchmarks import cases, hlo, paths
 from jaxnets import losses, models, ops, parallel
 from jaxnets.ops import native
@@ -279,4 +280,39 @@ def test_no_convolution_of_a_shipped_step_is_a_loop_nest(case):
     text = lowered.compile(compiler_options=ONLY_TO_LOOK_AT).as_text()
     found = paths.operations(text)
     assert found
+    assert not paths.loop_nests(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"generator": "stylegan2", "path_length_weight": 2.0, "penalty_every": 2},
+        {
+            "generator": "sngan",
+            "conditioning": "auxiliary",
+            "augment": "color,translation,shift,cutout,flip",
+            "adaptive_augment": True,
+            "lecam_weight": 0.1,
+            "matching_weight": 1.0,
+            "discriminator_steps": 2,
+            "generator_attention": (1,),
+            "discriminator_attention": (1,),
+        },
+    ],
+    ids=lambda flags: flags["generator"],
+)
+def test_nor_is_one_of_what_a_gan_can_be_told_besides(flags):
+    config = gan_config.resolve(
+        gan_config.Generate(data="digits", preset="", width=0.1, batch_size=8, **flags)
+    )
+    mesh = parallel.make_mesh(1)
+    task = generate.build(config, common.load_data(config), mesh).task
+    # A whole period in one call, so that penalties of some steps only are among them.
+    step = task.step.steps(0, 2) if isinstance(task.step, parallel.Lazily) else task.step
+    program = parallel.compile_step(step, mesh, steps_per_call=2, fetch=task.pipeline.fetch)
+    feed = parallel.take_feed(task.pipeline, 0, 2)
+    lowered = program.lower(jax.eval_shape(task.init), feed, task.pipeline.source)
+    text = lowered.compile(compiler_options=ONLY_TO_LOOK_AT).as_text()
+    assert paths.operations(text)
     assert not paths.loop_nests(text)
