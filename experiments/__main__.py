@@ -6,8 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -44,8 +43,6 @@ Command = (
     | Annotated[listing.List, tyro.conf.subcommand("list")]
 )
 
-_GRACE_SECONDS = 8.0  # from a signal to the end of a command that has nothing to save
-
 _RUN: dict[type, Callable[[Any], Any]] = {
     quickstart.Quickstart: quickstart.run,
     classify.Classify: classify.run,
@@ -75,44 +72,41 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command in this process.
 
     Returns:
       The exit code: 0, or the command's own; 2 for what the user can put right, after one
       sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = parse(arguments)
+    return _end(*_command(arguments))
+
+
+def program() -> None:
+    """The process of one command, from the command line to its exit code; does not return.
+
+    Outside the training loop, which saves its state first, SIGINT and SIGTERM end it at once.
+    """
     from jaxnets.interruption import Watchdog
 
-    common.begin_command(arguments)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.unraisablehook = _report_unraisable
-    _ended.clear()
-    came: list[int] = []
-    try:
-        with Watchdog(_GRACE_SECONDS, _last_words), _heeding_signals(came):
-            try:
-                code, said, together = _run(command, came)
-            finally:  # while the handlers are still there
-                _ended.set()
-    except (_Terminated, KeyboardInterrupt) as error:
-        code, said, together = _by_signal(
-            signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        )
-    if said:
-        print(said, file=sys.stderr)
-    processes.end(code, said, together=together)
-    return code
+    with Watchdog(0.0, _last_words):
+        ended = _command(None)
+    code = _end(*ended)
+    if code:
+        # All is saved and said. Python's own end may crash where Ctrl-C comes again, and prints the
+        # tracebacks of saves that a full disk ended.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
-def _run(command: Any, came: Sequence[int]) -> tuple[int, str, bool]:
-    """Runs a command: exit code, last words, and whether all processes of a run end like this.
-
-    Args:
-      command: its config.
-      came: the signals that came to end it. What is under way may make an error of its own of one,
-        as the start of an extension module does.
-    """
+def _command(arguments: Sequence[str] | None) -> tuple[int, str, bool]:
+    """Runs a command line: exit code, last words, whether all processes of a run end like this."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = parse(arguments)
+    common.begin_command(arguments)
     from jaxnets.errors import UserError
     from jaxnets.interruption import Interrupted
 
@@ -123,10 +117,8 @@ def _run(command: Any, came: Sequence[int]) -> tuple[int, str, bool]:
         sys.stdout.flush()  # what was printed may go to a disk that is full
         return code if isinstance(code, int) else 0, "", True
     except UserError as error:
-        return _by_signal(came[0]) if came else (2, _sentence(str(error)), False)
+        return 2, _sentence(str(error)), False
     except OSError as error:
-        if came:
-            return _by_signal(came[0])
         if error.strerror is None:
             processes.end_by(error)
             raise
@@ -135,74 +127,32 @@ def _run(command: Any, came: Sequence[int]) -> tuple[int, str, bool]:
         return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
     except Interrupted as error:
         return 128 + error.signum, f"{error}{_how_to_go_on()}", True
+    except KeyboardInterrupt:  # of a caller that keeps Python's own handler
+        return 128 + signal.SIGINT, _last_words(signal.SIGINT), False
     except Exception as error:
-        if came:
-            return _by_signal(came[0])
         processes.end_by(error)
         raise
 
 
-def _by_signal(signum: int) -> tuple[int, str, bool]:
-    """The end of a command that a signal has ended, as `_run` gives it."""
-    return 128 + signum, _last_words(signum), False
-
-
-#: Set when a signal has ended the command.
-_ended = threading.Event()
-
-
-class _Terminated(BaseException):
-    """SIGTERM, outside the training loop."""
-
-
-@contextlib.contextmanager
-def _heeding_signals(came: list[int]) -> Iterator[None]:
-    """Makes SIGTERM end the command as Ctrl-C does; in the loop, the loop sees to it.
-
-    Args:
-      came: gets the signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum: int, frame: Any) -> None:
-        came.append(signum)
-        raise _Terminated if signum == signal.SIGTERM else KeyboardInterrupt
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:  # what is left to do is Python's own, which it would do with a traceback
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(code: int, said: str, together: bool) -> int:
+    """Says the last words of a command; gives its exit code."""
+    if said:
+        print(said, file=sys.stderr)
+    processes.end(code, said, together=together)
+    return code
 
 
 def _last_words(signum: int) -> str:
-    """Said where a call under way, or a destructor, kept a signal from ending the command."""
+    """Said where a signal ends the command."""
     how = "interrupted" if signum == signal.SIGINT else "terminated"
     return f"{how}{_how_to_go_on()}"
 
 
 def _report_unraisable(unraisable: Any) -> None:
-    if isinstance(unraisable.exc_value, (_Terminated, KeyboardInterrupt)):
-        # A destructor was running, which loses exceptions: the signal comes again, a moment later.
-        term = isinstance(unraisable.exc_value, _Terminated)
-        signum = signal.SIGTERM if term else signal.SIGINT
-        threading.Thread(target=_send_again, args=(signum,), daemon=True).start()
-        return
     # A checkpoint that could not be written leaves callbacks to an event loop that is gone, and
     # each of them would print a traceback before the one sentence that says what happened.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _send_again(signum: int) -> None:
-    """Sends the signal to this process until the command heeds it: one may be lost once more."""
-    while not _ended.wait(0.5):
-        os.kill(os.getpid(), signum)
 
 
 def _give_up_full_output() -> None:
@@ -225,11 +175,4 @@ def _how_to_go_on() -> str:
 
 
 if __name__ == "__main__":
-    _code = main()
-    if _code:
-        # All is saved and said. Python's own end may crash where a signal cut a compilation off, or
-        # where Ctrl-C comes again, and prints the tracebacks of saves that a full disk ended.
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(_code)
-    sys.exit(_code)
+    program()

@@ -4,8 +4,9 @@ import contextlib
 import logging
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from jaxnets.integrity import (
     Leaf,
     array_sums,
     change_manifest,
+    first_line,
     manifest_alone,
     misfit,
+    nothing_good,
     read_manifest,
     set_aside,
     shapes_of,
     unlisted,
+    unsaved,
     write_manifest,
 )
 from jaxnets.placement import on_one_device
@@ -34,13 +38,16 @@ from jaxnets.state import TrainState
 
 __all__ = ["Checkpoints"]
 
+#: Seconds before each further attempt to write a state whose save has failed.
+_PAUSES = (0.2, 1.0, 3.0)
+
 
 class Checkpoints:
     """The checkpoints of one run, in one folder.
 
     Saves are asynchronous and atomic: training goes on while a copy of the state is written, and
-    a save that was cut off is not there. A save that failed is raised by the next call, `wait` or
-    the end of the `with` block.
+    a save that was cut off is not there. One that failed is made up for by the next save; where
+    that fails too, or another call comes first, it is raised.
 
     Every checkpoint has a manifest with checksums of its arrays and of its files, and with the
     configuration of its run; what does not agree with it is never restored.
@@ -107,7 +114,7 @@ class Checkpoints:
         except Exception as error:  # its notes on a step make no sense to Orbax
             wrong = distributed.on_first(lambda: unlisted(self.directory))
             if not wrong:
-                raise UserError(f"cannot read {self.directory}: {_first_line(error)}") from error
+                raise UserError(f"cannot read {self.directory}: {first_line(error)}") from error
             set_aside(self.directory, dict(wrong))
             self._say("; ".join(f"warning: step {n} is moved aside: {why}" for n, why in wrong))
             manager = ocp.CheckpointManager(self.directory, options=options)
@@ -165,14 +172,18 @@ class Checkpoints:
           value: what the checkpoint is ranked by. One that is not finite never ranks.
 
         Raises:
-          UserError: if this save, or the one before it, could not be written.
+          UserError: if it could not be written, and the one before it neither.
         """
         step = int(state.step)
         self._mend_folder()
         if step in self.steps():
             return
-        with self._mending():
-            self.wait()
+        begin = partial(self._begin, step, state, notes, value)
+        self._insist(step, lambda: (self.wait(), begin()), begin)
+
+    def _begin(
+        self, step: int, state: TrainState, notes: dict[str, Any] | None, value: float | None
+    ) -> None:
         # The caller donates the state's buffers, and on CPU what Orbax holds are views of them: so
         # a copy. Of one device: Orbax cuts what is on several, by as many programs to compile.
         copy = jax.tree.map(jnp.copy, on_one_device(state))
@@ -189,7 +200,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # Orbax raises whatever its storage layer did
-            raise self._unsaved(step, error) from error
+            raise unsaved(self.directory, step, error) from error
         if not saved:
             raise UserError(
                 f"{self.directory} already holds step {self.latest_step()}, beyond step {step}; "
@@ -208,11 +219,7 @@ class Checkpoints:
         step = int(state.step)
         self.save(state, notes, value)
         value = self._retention.values.get(step)  # that of an earlier `save` of this step
-        with self._mending():
-            self.wait()
-        if step not in self.steps():  # it was deleted as it was written
-            self.save(state, notes, value)
-            self.wait()
+        self._insist(step, self.wait, partial(self._begin, step, state, notes, value))
 
     def set_value(self, step: int, value: float) -> None:
         """Ranks a checkpoint that was saved before its value was known."""
@@ -234,10 +241,11 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._unsaved(step, error) from error
+            raise unsaved(self.directory, step, error) from error
         if jax.process_index() == 0:
             if not (self.directory / str(step)).is_dir():
-                raise self._unsaved(step, FileNotFoundError("it is not there after all"))
+                gone = FileNotFoundError("someone deleted it")
+                raise unsaved(self.directory, step, gone) from gone
             write_json(self._index, {"latest": step})
 
     def restore(
@@ -276,7 +284,8 @@ class Checkpoints:
             if repair:
                 self._set_aside(later_than=step)
             return found
-        raise UserError(self._nothing_good())
+        ever = self._index.exists()
+        raise UserError(nothing_good(self.directory, self.damaged, ever_saved=ever))
 
     def _newest_saved(self) -> int:
         """The newest step that was known to be whole, which may be gone; -1 if none is known."""
@@ -301,7 +310,7 @@ class Checkpoints:
         try:
             read = self._manager.restore(step, args=wanted)
         except Exception as error:
-            raise Damaged(f"it cannot be read: {_first_line(error)}") from error
+            raise Damaged(f"it cannot be read: {first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
         sums = array_sums(state)()
@@ -318,16 +327,6 @@ class Checkpoints:
                 f"using step {step}"
             )
 
-    def _nothing_good(self) -> str:
-        advice = "or start over in another run folder"
-        if self.damaged:
-            each = "; ".join(f"step {step}: {why}" for step, why in sorted(self.damaged.items()))
-            return f"no checkpoint in {self.directory} is good ({each}); put back a copy, {advice}"
-        if self._index.exists():
-            gone = f"the checkpoints in {self.directory} are gone, and there was at least one"
-            return f"{gone}; put them back, {advice}"
-        return f"there is no checkpoint in {self.directory}"
-
     def _set_aside(self, later_than: int) -> None:
         """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
         moved = [step for step in self.steps() if step in self.damaged or step > later_than]
@@ -336,17 +335,31 @@ class Checkpoints:
         set_aside(self.directory, moved)
         self._manager.reload()
 
-    @contextlib.contextmanager
-    def _mending(self) -> Iterator[None]:
-        """Makes the folder again if a save failed because someone deleted what it had written."""
-        step = self._saving
+    def _insist(self, step: int, save: Callable[[], object], again: Callable[[], None]) -> None:
+        """Saves; where that fails, makes the folder anew and saves again, and waits.
+
+        A folder that is deleted while a checkpoint is written there is such a case, and a deletion
+        may take its time. Where the disk is full, all attempts fail.
+        """
         try:
-            yield
-        except UserError:
-            left = self.directory.glob(f"{step}.*")  # of a save that failed by itself
-            if any(left) or (self.directory / str(step)).is_dir() or jax.process_count() > 1:
+            save()
+            return
+        except UserError as error:
+            if jax.process_count() > 1:  # all of them would have to know
                 raise
-            self._open_again()
+            why = first_line(error.__cause__ or error)
+        for number, seconds in enumerate(_PAUSES, 1):
+            time.sleep(seconds)
+            try:
+                self._open_again()
+                again()
+                self.wait()
+                break
+            except UserError:
+                if number == len(_PAUSES):
+                    raise
+        lost = f"a checkpoint was lost while it was written to {self.directory} ({why})"
+        self._say(f"warning: {lost}; step {step} is saved in its place")
 
     def _mend_folder(self) -> None:
         """Makes the folder again if someone deleted it, or part of it, while the run went on."""
@@ -355,6 +368,8 @@ class Checkpoints:
         if (self.directory.is_dir() and not gone) or jax.process_count() > 1:
             return  # several processes would have to agree on what they see
         self._open_again()
+        place = f"from {self.directory} while the run went on"
+        self._say(f"warning: checkpoints were deleted {place}; it goes on saving there")
 
     def _open_again(self) -> None:
         with contextlib.suppress(Exception):  # the save under way lost its folder
@@ -362,8 +377,6 @@ class Checkpoints:
         self._saving = None
         self._retention.values = {}
         self._manager = self._open()
-        place = f"from {self.directory} while the run went on"
-        self._say(f"warning: checkpoints were deleted {place}; it goes on saving there")
 
     def _complete(self) -> None:
         """Called by Orbax, in its own thread, before a complete save gets its final name."""
@@ -373,14 +386,6 @@ class Checkpoints:
         content = {**self._manifest, "jaxnets": jaxnets.__version__, "leaves": self._sums()}
         self._sums = dict  # lets go of the copy
         write_manifest(folder, content)
-
-    def _unsaved(self, step: int | None, error: Exception) -> UserError:
-        free = shutil.disk_usage(self.directory).free if self.directory.is_dir() else 0
-        return UserError(
-            f"the checkpoint of step {step} could not be saved in {self.directory} "
-            f"({free / 1e6:,.0f} MB free there): {_first_line(error)}; free some space and run "
-            "the same command again to go on from the last good checkpoint"
-        )
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -393,8 +398,3 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     Of several writes that failed at once it raises the first, and asyncio tells of the others.
     """
     return "orbax" not in (record.getMessage() if record.name == "asyncio" else record.pathname)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

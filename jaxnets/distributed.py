@@ -27,12 +27,13 @@ __all__ = [
     "agree",
     "asked_to_leave",
     "count",
-    "cuttable",
     "end",
+    "fail",
     "gather",
     "index",
     "on_first",
     "pause",
+    "pausing",
     "start",
     "when_asked",
     "writes",
@@ -41,7 +42,7 @@ __all__ = [
 T = TypeVar("T")
 
 _peers: Peers | None = None
-_cut: Callable[[], None] | None = None
+_at_pause: Callable[[], None] | None = None
 
 #: jax's own watch only ends processes, with a stack trace; ours is to be the first by far.
 _JAX_HEARTBEAT_SECONDS = 100
@@ -281,20 +282,20 @@ def asked_to_leave() -> int:
 
 
 @contextlib.contextmanager
-def cuttable(cut: Callable[[], None]) -> Iterator[None]:
-    """Work that may be left at every `pause` in it, by what `cut` raises."""
-    global _cut
-    _cut = cut
+def pausing(call: Callable[[], None]) -> Iterator[None]:
+    """Has a function called at every `pause` in the block; it may leave the block by an error."""
+    global _at_pause
+    _at_pause = call
     try:
         yield
     finally:
-        _cut = None
+        _at_pause = None
 
 
 def pause() -> None:
     """Called between the parts of long work, by all processes alike: where it may be cut off."""
-    if _peers is not None and _cut is not None and _peers.pass_point():
-        _cut()
+    if _at_pause is not None:
+        _at_pause()
 
 
 def end(code: int, sentence: str = "", *, together: bool) -> None:
@@ -316,7 +317,13 @@ def end(code: int, sentence: str = "", *, together: bool) -> None:
         jax.distributed.shutdown()
         _peers = None
         return
-    _peers.fail(code, sentence)
+    fail(code, sentence)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # an ordinary exit would wait for the others at jax's own last barrier
+
+
+def fail(code: int, sentence: str) -> None:
+    """Tells the other processes, if there are any, that this one ends, with which code, and why."""
+    if _peers is not None:
+        _peers.fail(code, sentence)

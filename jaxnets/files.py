@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,41 @@ from jaxnets.errors import UserError
 __all__ = [
     "check_path",
     "check_writable",
+    "clean_up",
+    "cleaning",
     "json_digest",
     "new_folder",
     "read_json",
     "write_files",
     "write_json",
 ]
+
+
+_cleanings: dict[object, Callable[[], object]] = {}
+
+
+@contextlib.contextmanager
+def cleaning(clean: Callable[[], object]) -> Iterator[None]:
+    """Calls a function when the block ends, or when a signal ends the process in it.
+
+    A process that a signal ends runs no `finally`: see `jaxnets.interruption.Watchdog`.
+    """
+    key = object()
+    _cleanings[key] = clean
+    try:
+        yield
+    finally:
+        try:
+            clean()
+        finally:
+            del _cleanings[key]
+
+
+def clean_up() -> None:
+    """Calls what `cleaning` would, the innermost first; for the end of the process, in a thread."""
+    for clean in reversed(list(_cleanings.values())):
+        with contextlib.suppress(Exception):
+            clean()
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +100,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             try:
                 stack.enter_context(new_folder(path.parent))
                 fresh[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                stack.callback(fresh[path].unlink, missing_ok=True)
+                stack.enter_context(cleaning(partial(fresh[path].unlink, missing_ok=True)))
                 fresh[path].write_bytes(content)
             except OSError as error:  # a write that fails does not know the file's name
                 raise OSError(error.errno, error.strerror, str(path)) from error
@@ -92,14 +122,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
     while not above.exists():
         missing.append(above)
         above = above.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except BaseException:
+
+    def remove() -> None:
         for made in missing:
             with contextlib.suppress(OSError):
                 made.rmdir()
-        raise
+
+    with cleaning(remove):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        missing.clear()
 
 
 def check_path(path: Path | str, what: str) -> None:

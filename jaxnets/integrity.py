@@ -9,6 +9,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,12 +29,15 @@ __all__ = [
     "Leaf",
     "array_sums",
     "change_manifest",
+    "first_line",
     "manifest_alone",
     "misfit",
+    "nothing_good",
     "read_manifest",
     "set_aside",
     "shapes_of",
     "unlisted",
+    "unsaved",
     "write_manifest",
 ]
 
@@ -286,9 +290,9 @@ def _notes_of_orbax(folder: Path) -> dict[str, Any]:
     """What `_unstamped` will find: a thread of Orbax's own writes it, and may not have done so yet.
 
     Raises:
-      TimeoutError: if it has not after a minute.
+      TimeoutError: if it has not after some seconds, as where someone deletes what it writes.
     """
-    end = time.monotonic() + 60
+    end = time.monotonic() + 5
     while not (found := _unstamped(folder) or {}).get("item_handlers"):
         if time.monotonic() > end or not folder.is_dir():
             raise TimeoutError(f"Orbax has not written {_STAMPED}")
@@ -299,3 +303,37 @@ def _notes_of_orbax(folder: Path) -> dict[str, Any]:
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nothing_good(directory: Path, damaged: Mapping[int, str], *, ever_saved: bool) -> str:
+    """Why no checkpoint of a folder can be restored, in one sentence.
+
+    Args:
+      directory: of the checkpoints.
+      damaged: step -> what is wrong with it.
+      ever_saved: whether there has been one.
+    """
+    advice = "or start over in another run folder"
+    if damaged:
+        each = "; ".join(f"step {step}: {why}" for step, why in sorted(damaged.items()))
+        return f"no checkpoint in {directory} is good ({each}); put back a copy, {advice}"
+    if ever_saved:
+        gone = f"the checkpoints in {directory} are gone, and there was at least one"
+        return f"{gone}; put them back, {advice}"
+    return f"there is no checkpoint in {directory}"
+
+
+def unsaved(directory: Path, step: int, error: Exception) -> UserError:
+    """What a user is told of a checkpoint that could not be written, for whatever reason."""
+    free = shutil.disk_usage(directory).free if directory.is_dir() else 0
+    return UserError(
+        f"the checkpoint of step {step} could not be saved in {directory} "
+        f"({free / 1e6:,.0f} MB free there): {first_line(error)}; put that right and run the same "
+        "command again to go on from the last good checkpoint"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """An error in short: its type, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,21 +1,30 @@
-"""Signals that end a run: noted while a call is under way, acted on when the state can be saved."""
+"""Signals that end a run: noted when they come, heeded where the run can leave.
+
+No handler here raises. An exception that comes from a handler comes up in whatever Python is
+running at that moment: a callback or a destructor, which loses it and prints a traceback, or the
+start of an extension module, which makes another error of it. So a handler only takes a note; the
+main thread reads it where it may leave; and a thread that the signal itself wakes ends the process
+when the main thread does not come to such a place.
+"""
 
 import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from jaxnets import distributed
+from jaxnets import distributed, files
 
 __all__ = ["Cut", "Interrupted", "Interruption", "Watchdog"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: How often, after a signal, the main thread is woken from what it waits for.
-_NUDGE_SECONDS = 0.5
+#: Of the time to leave, what work gets that need not be finished before the state is saved.
+_SHARE_OF_WORK_AT_REST = 0.5
+
+_SHOW_CURSOR = b"\x1b[?25h"  # which a live progress bar has hidden
 
 
 class Interrupted(Exception):
@@ -31,32 +40,41 @@ class Interrupted(Exception):
         self.step, self.signum = step, signum
 
 
-class Cut(BaseException):
-    """A signal came in work that may be left where it stands (see `Interruption.cuttable`)."""
+class Cut(Exception):
+    """Work that may be left where it stands is left, for a signal (see `Interruption.cuttable`)."""
 
 
 class Watchdog:
-    """Ends the process some seconds after SIGINT or SIGTERM, if nothing else has.
+    """Ends the process some seconds after SIGINT or SIGTERM, if it has not ended by then.
 
-    A signal handler of Python waits for the call under way, and compiling a large network may take
-    minutes; and an exception that it raises may be lost, as in a destructor. So there is a thread
-    that is woken by the signal itself. A signal may also come in the moment before the main thread
-    begins to wait for something, which Python would notice at the end of the wait only: the thread
-    breaks such waits off, by SIGURG, whose handler does nothing.
+    It works while the main thread is in one long call, such as a compilation. A signal that the
+    process ignores, as a shell has it in the background, stays ignored.
+
+    Attributes:
+      rescue: called before the process is ended, if there is one: it saves what can be saved, and
+        gives the last words.
     """
 
-    def __init__(self, grace_seconds: float, last_words: Callable[[int], str]):
+    def __init__(
+        self,
+        grace_seconds: float,
+        last_words: Callable[[int], str],
+        note: Callable[[int], None] | None = None,
+    ):
         """Sets it up; `with` makes it work.
 
         Args:
           grace_seconds: what the process gets from the first signal on.
           last_words: signal -> what is said before the process is ended.
+          note: called in the main thread with each signal, as soon as Python can.
         """
-        self._grace, self._last_words = grace_seconds, last_words
+        self.rescue: Callable[[int], str] | None = None
+        self._grace, self._last_words, self._note = grace_seconds, last_words, note or self.wake
         self._done = threading.Event()
+        self._ending = threading.Lock()
         self._ends: tuple[socket.socket, ...] = ()
         self._wakeup = -1
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Watchdog":
         if threading.current_thread() is not threading.main_thread():
@@ -66,18 +84,25 @@ class Watchdog:
             end.setblocking(False)
         self._ends[0].setblocking(True)
         self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
-        self._before = signal.signal(signal.SIGURG, lambda signum, frame: None)
+        heeded = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self.handle) for number in heeded}
         threading.Thread(target=self._watch, daemon=True, name="signal watchdog").start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._done.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if self._ends:
-            # SIGURG stays harmless if the thread sends it now: by default it is ignored.
-            signal.signal(signal.SIGURG, self._before or signal.SIG_DFL)
             signal.set_wakeup_fd(self._wakeup)
+        self.stop()
+        if self._ends:
             self._ends[1].close()  # the thread reads the end of it and goes
             self._ends = ()
+
+    def stop(self) -> None:
+        """Lets the process live from now on; does not return if it is being ended already."""
+        with self._ending:
+            self._done.set()
 
     def wake(self, signum: int) -> None:
         """Wakes the thread, as the signal would have."""
@@ -85,6 +110,27 @@ class Watchdog:
         if ends:
             with suppress(OSError):  # what it watched has ended
                 ends[1].send(bytes([signum]))
+
+    @contextmanager
+    def rescuing(self, rescue: Callable[[int], str]) -> Iterator[None]:
+        """Work that need not be finished: before the process is ended in it, `rescue` is called."""
+        with self._ending:
+            self.rescue = rescue
+        try:
+            yield
+        finally:
+            with self._ending:  # the process may be being ended
+                self.rescue = None
+
+    def handle(self, signum: int, frame: Any) -> None:
+        """The handler of signals, which keeps Python from its own way to end."""
+        self._note(signum)
+
+    def pass_on(self, signum: int) -> None:
+        """Gives the signal to the handler that there was before this watchdog."""
+        before = self._before.get(signum)
+        if callable(before):
+            before(signum, None)
 
     def _watch(self) -> None:
         reader = self._ends[0]
@@ -96,26 +142,41 @@ class Watchdog:
                     return
                 if not woken:
                     return
-                if woken[0] in (signal.SIGINT, signal.SIGTERM):
+                if woken[0] in _SIGNALS:
                     break
             distributed.ask_to_leave(woken[0])
-            end = time.monotonic() + self._grace
-            while (left := end - time.monotonic()) > 0:
-                if self._done.wait(min(left, _NUDGE_SECONDS)):
+            first = self._grace * _SHARE_OF_WORK_AT_REST
+            for seconds, ready in ((first, self._at_rest), (self._grace - first, lambda: True)):
+                if self._done.wait(seconds):
                     return
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGURG)  # type: ignore[arg-type]
-            try:
-                os.write(2, f"{self._last_words(woken[0])}\n".encode())
-            finally:  # whether or not anyone listens
-                os._exit(128 + woken[0])
+                with self._ending:
+                    if ready() and not self._done.is_set():
+                        self._end(woken[0])
+
+    def _at_rest(self) -> bool:
+        return self.rescue is not None
+
+    def _end(self, signum: int) -> None:
+        try:
+            files.clean_up()
+            words = self._last_words(signum)
+            if self.rescue is not None:
+                with suppress(Exception):  # a full disk, say: then there are the other words
+                    words = self.rescue(signum)
+            shown = f"{words}\n".encode()
+            os.write(2, _SHOW_CURSOR + shown if os.isatty(2) else shown)
+            distributed.fail(128 + signum, words)
+        finally:  # whether or not anyone listens
+            os._exit(128 + signum)
 
 
 class Interruption:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once.
+    """Collects SIGINT and SIGTERM instead of dying of them.
 
-    A `Watchdog` ends the process if nothing else has.
+    A `Watchdog` ends the process if nothing else has. A second SIGINT is for whoever had it before:
+    Python raises KeyboardInterrupt, and a command ends at once.
 
-    Of several processes (`jaxnets.distributed`) all leave at one point for a signal that came to
+    With several processes (`jaxnets.distributed`) all leave at one point for a signal that came to
     any of them; the watchdog passes it on.
 
     Attributes:
@@ -130,57 +191,48 @@ class Interruption:
           last_words: signal -> what the watchdog says before it ends the process.
         """
         self.caught: list[int] = []
-        self._watchdog = Watchdog(grace_seconds, last_words)
-        self._may_cut = False
-        self._before: dict[int, Any] = {}
+        self._watchdog = Watchdog(grace_seconds, last_words, self._note)
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is not threading.main_thread():
-            return self  # Python lets only the main thread have handlers
         self._watchdog.__enter__()
-        numbers = (signal.SIGINT, signal.SIGTERM)
         distributed.when_asked(self._watchdog.wake)
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exc: object) -> None:
         distributed.when_asked(lambda signum: None)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
         self._watchdog.__exit__()
 
     @contextmanager
-    def cuttable(self) -> Iterator[None]:
-        """Work that changes nothing: a signal raises `Cut` in it, at once.
+    def cuttable(self, rescue: Callable[[int], str]) -> Iterator[None]:
+        """Work that changes nothing: for a signal, `Cut` is raised at the next pause in it.
 
-        Of several processes, in all of them at the same `distributed.pause`.
+        With several processes, in all of them at the same `distributed.pause`.
+
+        Args:
+          rescue: signal -> last words. Saves the state, in a thread, where no pause comes in time;
+            the process ends then. Not with several processes, which would all have to.
         """
-        if distributed.count() > 1:
-            with distributed.cuttable(_raise_cut):
+        alone = distributed.count() == 1
+        with distributed.pausing(self._cut_if_asked):
+            distributed.pause()
+            if not alone:
                 yield
-            return
-        if self.caught:
-            raise Cut
-        self._may_cut = True
-        try:
-            yield
-        finally:
-            self._may_cut = False
+                return
+            with self._watchdog.rescuing(rescue):
+                yield
 
     def asked_to_leave(self) -> int:
-        """The signal to leave for, or 0; of several processes, all must ask at the same points."""
+        """The signal to leave for, or 0; several processes must all ask, in the same order."""
         if distributed.count() > 1:
             return distributed.asked_to_leave()
         return self.caught[0] if self.caught else 0
 
-    def _note(self, signum: int, frame: Any) -> None:
-        if self.caught and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.caught.append(signum)
-        if self._may_cut:
-            self._may_cut = False
+    def _cut_if_asked(self) -> None:
+        if self.asked_to_leave():
             raise Cut
 
-
-def _raise_cut() -> None:
-    raise Cut
+    def _note(self, signum: int) -> None:
+        again = bool(self.caught)
+        self.caught.append(signum)
+        if again and signum == signal.SIGINT:
+            self._watchdog.pass_on(signum)

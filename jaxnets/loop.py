@@ -142,11 +142,11 @@ class _Run:
                     self.state, _ = self.checkpoints.restore(self.state, best=True)
                     self.metrics = {}
                 if not self.metrics:  # resumed after the end, or back at an earlier state
-                    with self.interruption.cuttable():
+                    with self.interruption.cuttable(self._rescue):
                         self.metrics = distributed.agree(task.evaluate(self.state))
                 self._leave_if_asked()  # what comes after the loop may take long
             except Cut:
-                self.notes["unevaluated"] = not self.notes["stopped"]
+                self._mark_unevaluated()
                 self._leave_if_asked()
                 raise AssertionError("only a signal cuts") from None
             return FitResult(
@@ -162,6 +162,15 @@ class _Run:
         if signum := self.interruption.asked_to_leave():
             self.checkpoints.save_and_wait(self.state, self.notes)
             raise Interrupted(self.step, signum)
+
+    def _mark_unevaluated(self) -> None:
+        self.notes["unevaluated"] = not self.notes["stopped"]
+
+    def _rescue(self, signum: int) -> str:
+        """Saves the state while the main thread evaluates it; what is said then."""
+        self._mark_unevaluated()
+        self.checkpoints.save_and_wait(self.state, self.notes)
+        return f"{Interrupted(self.step, signum)}; {self.options.resume_hint}"
 
     def _last_words(self, signum: int) -> str:
         newest = self.checkpoints.newest_on_disk()
@@ -275,7 +284,7 @@ class _Run:
     def _evaluate(self) -> float | None:
         """Judges the state; the value that it is ranked by, where there is one."""
         task = self.task
-        with self.interruption.cuttable():
+        with self.interruption.cuttable(self._rescue):
             self.metrics = distributed.agree(task.evaluate(self.state))
             self._preview()
         self.notes["unevaluated"] = False

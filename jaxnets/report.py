@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
+from jaxnets.files import write_files
 
 __all__ = [
     "Figure",
@@ -50,13 +51,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     Folders that do not exist are made.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_files({path: data})
     return path
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from importlib.metadata import version
 
@@ -21,6 +22,10 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell has the commands that it starts in the background ignore Ctrl-C, and what they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests build the same program again (a run and its resumption, say). A cache that lives as
 # long as the test session compiles each of them once.
@@ -51,13 +56,9 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
+def cli(capsys):
     """Runs a command: (exit code, standard output, standard error)."""
     from experiments import __main__ as commands
-
-    # The process that would be ended after a signal is that of the tests, which may have to wait
-    # for a processor.
-    monkeypatch.setattr(commands, "_GRACE_SECONDS", 300.0)
 
     def run(*arguments):
         capsys.readouterr()

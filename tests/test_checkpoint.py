@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path, qui
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # of 1 MB
         with pytest.raises(
-            UserError, match=r"step 2 could not be saved .* free some space"
+            UserError, match=r"step 2 could not be saved .* put that right"
         ) as error:
             save()
     finally:

@@ -194,7 +194,7 @@ def test_a_command_of_many_runs_goes_on_with_its_own_folder(command, monkeypatch
 
 
 def interrupt(*args, **kwargs):
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt  # by Python's own handler, which a caller of `main` has
 
 
 def test_ctrl_c_outside_the_loop_is_quiet(cli, runs, copies, monkeypatch):
@@ -216,7 +216,7 @@ def test_ctrl_c_outside_the_loop_is_quiet(cli, runs, copies, monkeypatch):
 FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
-from experiments.__main__ import main
+from experiments.__main__ import program
 from jaxnets.data import ResidentPipeline
 
 feed = ResidentPipeline.feed
@@ -229,7 +229,7 @@ def wrapped(self, first_step, steps):
     return feed(self, first_step, steps)
 
 ResidentPipeline.feed = wrapped
-sys.exit(main(sys.argv[1:]))
+program()
 """
 
 

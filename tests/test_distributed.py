@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("workplace")
 #: place a step whose data is asked for, or "evaluation", which then takes long.
 PROCESS = """
 import os, signal, sys, time
-from experiments.__main__ import main
+from experiments.__main__ import program
 from jaxnets import evaluate
 from jaxnets.data import ResidentPipeline
 
@@ -55,7 +55,7 @@ def wrapped_batches(split, size):
             yield batch
 
 ResidentPipeline.feed, evaluate.eval_batches = wrapped_feed, wrapped_batches
-sys.exit(main(sys.argv[1:]))
+program()
 """
 
 

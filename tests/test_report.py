@@ -63,10 +63,10 @@ def test_files_appear_whole(tmp_path, monkeypatch):
     path = report.write_atomically(tmp_path / "new" / "grid.png", before)
     assert path.read_bytes() == before
 
-    def fail(self, target):
-        raise OSError("disk full")
+    def fail(path, target):
+        raise OSError(28, "disk full")
 
-    monkeypatch.setattr("pathlib.Path.replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         report.write_atomically(path, b"half")
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import loop, population
+from jaxnets import distributed, loop, population
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 from jaxnets.interruption import Interrupted
@@ -196,6 +196,7 @@ def test_a_state_that_was_never_judged_is_judged_when_a_run_goes_back_to_it(tmp_
 
     def cut(state):
         os.kill(os.getpid(), signal.SIGTERM)
+        distributed.pause()
         raise AssertionError("the signal cuts this off")
 
     first = dataclasses.replace(task("classifier", ranking=rule), evaluate=cut)

@@ -106,9 +106,9 @@ def test_printing_to_a_full_disk_is_one_sentence(place):
 
 FULL = """
 import resource, sys
-from experiments.__main__ import main
+from experiments.__main__ import program
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[1:]))
+program()
 """
 
 

@@ -6,15 +6,18 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import common
 from experiments.benchmarks import cases, machine, timing
+from jaxnets.files import cleaning
 
 if TYPE_CHECKING:
     from jaxnets.checkpoint import Checkpoints as Saver
@@ -144,7 +147,7 @@ def _folder(parent: Path | None) -> Iterator[Path]:
     except OSError as error:
         place = parent or tempfile.gettempdir()
         raise UserError(f"cannot write checkpoints to {place}: {error}") from error
-    with folder as name:
+    with folder as name, cleaning(partial(shutil.rmtree, name, ignore_errors=True)):
         yield Path(name)
 
 

@@ -6,15 +6,18 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments import checks, common
+from jaxnets.files import cleaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,10 @@ def run(config: Startup) -> dict[str, Any]:
     common.need_at_least_one(config, "rounds")
     checks.json_file(config)
     command = _words(config.command)
-    with tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder,
+        cleaning(partial(shutil.rmtree, folder, ignore_errors=True)),
+    ):
         programs = Path(folder) / "programs"
         seconds = [
             _start(command, Path(folder) / f"run-{i}", programs) for i in range(config.rounds + 1)
@@ -101,11 +107,11 @@ def _start(command: list[str], run_dir: Path, programs: Path) -> float:
     ) as process:
         assert process.stderr is not None
         try:
-            for line in process.stderr:
-                if "  step " in line:
-                    return time.monotonic() - begin
-                said.append(line.strip())
+            with cleaning(process.terminate):
+                for line in process.stderr:
+                    if "  step " in line:
+                        return time.monotonic() - begin
+                    said.append(line.strip())
         finally:
-            process.terminate()
             process.stderr.read()  # it saves its state first, and may have something to say
     raise UserError(f"`{shlex.join(command)}` began no training: {said[-1] if said else 'silence'}")

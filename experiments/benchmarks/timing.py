@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from jaxnets.files import cleaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,10 @@ def _cache_of_its_own() -> Iterator[Path]:
     wanted = {**OPTIONS, "jax_enable_compilation_cache": True}
     names = [*wanted, "jax_compilation_cache_dir"]
     before = {name: getattr(jax.config, name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="jaxnets-bench-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxnets-bench-") as folder,
+        cleaning(partial(shutil.rmtree, folder, ignore_errors=True)),
+    ):
         for name, value in {**wanted, "jax_compilation_cache_dir": folder}.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()

@@ -72,6 +72,7 @@ class Chaos:
 def run(config: Chaos) -> int:
     """The command; gives its exit code."""
     from jaxnets.errors import UserError
+    from jaxnets.files import cleaning
 
     counts, runs = _counts(config), _chosen(config.of, RUNS, "of")
     if config.json is not None and config.json.is_dir():
@@ -81,16 +82,18 @@ def run(config: Chaos) -> int:
     stage = Stage(folder, lambda text: print(text, file=sys.stderr, flush=True))
     faults: list[Fault] = []
     notes: dict[str, Any] = {}
-    try:
-        _strike(stage, config, counts, runs, faults, notes)
-    finally:
+
+    def tidy() -> None:
         stage.close()
         storage.release(stage.folder)
-        for fault in faults:  # a temporary folder's name says nothing to whoever reads it later
-            fault.outcome = fault.outcome.replace(f"{stage.folder}/", "")
-        lost = [fault for fault in faults if fault.lost is not None]
-        if config.folder is None and not lost:
+        if config.folder is None and all(fault.lost is None for fault in faults):
             shutil.rmtree(stage.folder, ignore_errors=True)
+
+    with cleaning(tidy):
+        _strike(stage, config, counts, runs, faults, notes)
+    for fault in faults:  # a temporary folder's name says nothing to whoever reads it later
+        fault.outcome = fault.outcome.replace(f"{stage.folder}/", "")
+    lost = [fault for fault in faults if fault.lost is not None]
     minutes = (time.monotonic() - begin) / 60
     _report(faults, notes, minutes)
     if config.json is not None:

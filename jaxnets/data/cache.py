@@ -1,12 +1,14 @@
 """Decoded arrays on disk: written whole or not at all, and checked whenever they are opened."""
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,10 @@ from jaxnets.data.dataset import (
 )
 from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
+from jaxnets.files import cleaning
 from jaxnets.folders import cache_dir
 
-__all__ = ["Staging", "cache_dir", "cached", "make_temporary"]
+__all__ = ["Staging", "cache_dir", "cached", "temporary_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,40 +140,44 @@ def cached(key: str, name: str, build: Callable[[Staging], tuple[tuple[str, ...]
             return replace(_open(folder), name=name)
         except _Damaged as error:
             logger.warning("%s in the cache is damaged (%s) and is prepared again", name, error)
-    temporary = make_temporary(folder.parent)
-    try:
-        staging = Staging(temporary)
-        class_names, skipped = build(staging)
-        digests = staging.finish(len(class_names))
-        meta = {
-            "format": FORMAT,
-            "class_names": class_names,
-            "skipped": skipped,
-            "splits": digests,
-            "fingerprint": fingerprint(class_names, digests),
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        _publish(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"{name} can't be prepared in {folder}: {error}; free some space there or set "
-            "JAXNETS_CACHE to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with temporary_folder(folder.parent) as temporary:
+        try:
+            staging = Staging(temporary)
+            class_names, skipped = build(staging)
+            digests = staging.finish(len(class_names))
+            meta = {
+                "format": FORMAT,
+                "class_names": class_names,
+                "skipped": skipped,
+                "splits": digests,
+                "fingerprint": fingerprint(class_names, digests),
+            }
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            _publish(temporary, folder)
+        except OSError as error:
+            raise UserError(
+                f"{name} can't be prepared in {folder}: {error}; free some space there or set "
+                "JAXNETS_CACHE to another folder"
+            ) from error
     return replace(_open(folder), name=name)
 
 
-def make_temporary(parent: Path) -> Path:
-    """A new folder inside `parent`, on the same file system, so that a rename is atomic."""
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder inside `parent`, on the same file system, so that a rename is atomic.
+
+    It is deleted at the end, unless it was renamed.
+    """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
     except OSError as error:
         raise UserError(
             f"the cache folder {parent} can't be written ({error.strerror}); set JAXNETS_CACHE to "
             "a folder of yours"
         ) from error
+    with cleaning(partial(shutil.rmtree, folder, ignore_errors=True)):
+        yield folder
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -184,12 +191,9 @@ def _publish(temporary: Path, folder: Path) -> None:
     try:
         _open(folder)  # another process finished the same data in between
     except _Damaged:
-        aside = make_temporary(folder.parent)
-        try:
+        with temporary_folder(folder.parent) as aside:
             folder.rename(aside / "damaged")
             temporary.rename(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _open(folder: Path) -> DataSet:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnets.data.cache import cache_dir, make_temporary
+from jaxnets.data.cache import cache_dir, temporary_folder
 from jaxnets.errors import UserError
 
 __all__ = ["find_files", "parse_idx", "read_split"]
@@ -174,8 +174,7 @@ def _download(folder: Path, base_url: str | None = None) -> None:
     )
     if not reachable(base_url):
         raise UserError(f"Fashion-MNIST is not on this machine and {host} does not answer: {hint}")
-    temporary = make_temporary(folder.parent)
-    try:
+    with temporary_folder(folder.parent) as temporary:
         for files in FILES.values():
             for name, sha256 in files:
                 _fetch(base_url + name, temporary / name, hint)
@@ -183,10 +182,6 @@ def _download(folder: Path, base_url: str | None = None) -> None:
         for path in sorted(temporary.iterdir()):
             folder.mkdir(exist_ok=True)
             path.replace(folder / path.name)
-    finally:
-        for path in temporary.iterdir():
-            path.unlink()
-        temporary.rmdir()
 
 
 def _fetch(url: str, target: Path, hint: str) -> None:

@@ -2,10 +2,11 @@
 
 import gzip
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from jaxnets.files import write_files
 
 __all__ = ["Listing", "differences", "read_listing", "write_listing"]
 
@@ -28,12 +29,8 @@ class Listing:
 
 def write_listing(path: Path, listing: Listing) -> None:
     """Writes a listing as compressed JSON, whole or not at all (about 40 bytes a file)."""
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        fresh.write_bytes(gzip.compress(json.dumps(asdict(listing)).encode(), mtime=0))
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    packed = gzip.compress(json.dumps(asdict(listing)).encode(), mtime=0)
+    write_files({path: packed})
 
 
 def read_listing(path: Path) -> Listing | None:
