@@ -19,8 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from jaxnets.door import address_of
 from jaxnets.errors import UserError
-from jaxnets.meeting import Hello, address_of, meet
+from jaxnets.lines import key_of_environment
+from jaxnets.meeting import Hello, meet
 from jaxnets.peers import Peers
 
 __all__ = [
@@ -92,7 +94,7 @@ def start(
         versions={"jaxnets": _version(), **versions},
         config=config or {},
     )
-    peers = Peers(process_id, *meet(coordinator, own, timeout))
+    peers = Peers(process_id, *meet(coordinator, own, timeout, key_of_environment()))
     peers.hint = hint
     peers.start()
     _peers = peers

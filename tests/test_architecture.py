@@ -24,6 +24,8 @@ LAYERS = [
     ["typing"],
     ["folders", "files"],
     ["provenance", "watermark"],
+    ["lines"],
+    ["door"],
     ["meeting"],
     ["peers"],
     ["distributed"],
