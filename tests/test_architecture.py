@@ -26,7 +26,7 @@ LAYERS = [
     ["provenance", "watermark"],
     ["lines"],
     ["door"],
-    ["meeting"],
+    ["meeting", "relay"],
     ["peers"],
     ["distributed"],
     ["axis"],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets import distributed, door, meeting
+from jaxnets import distributed, door, meeting, relay
 from jaxnets.data import Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.meeting import Hello, meet
@@ -318,15 +318,30 @@ def test_slurm_tells_what_flags_do_not(monkeypatch):
 
 
 def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = distributed._relay("127.0.0.1", server.getsockname()[1], 5.0)
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as near:
-            far, _ = server.accept()
-            near.sendall(b"ping")
-            assert far.recv(4) == b"ping"
-            far.sendall(b"pong")
-            assert near.recv(4) == b"pong"
-            far.close()
-            near.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                near.recv(1)
+    where = {
+        "host": "localhost",
+        "port": free_port(),
+        "key": bytes(32),
+        "count": 2,
+        "seconds": 20.0,
+    }
+    with (
+        relay.relayed(**where, index=0) as service,
+        relay.relayed(**where, index=1) as way,
+        socket.socket(socket.AF_UNIX) as server,
+        socket.socket(socket.AF_UNIX) as near,
+    ):
+        near.connect(way.removeprefix("unix:"))
+        server.bind(service.removeprefix("unix:"))
+        server.listen()
+        far, _ = server.accept()
+        near.sendall(b"ping")
+        assert far.recv(4) == b"ping"
+        far.sendall(b"pong")
+        assert near.recv(4) == b"pong"
+        far.close()
+        near.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            near.recv(1)
+    with pytest.raises(ConnectionRefusedError):  # nothing is left open
+        socket.create_connection(("localhost", where["port"]), timeout=20)
