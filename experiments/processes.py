@@ -27,7 +27,8 @@ class ProcessOptions:
     command in each, on storage that all see. Without the next three flags they are those that the
     cluster tells of (Cloud TPU, Slurm, Kubernetes)."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where the others find it."""
+    """HOST:PORT of process 0, where the others find it. Outside of private networks all need the
+    same secret in the environment, as JAXNETS_SECRET."""
     process_count: int | None = None
     """How many processes there are."""
     process_id: int | None = None

@@ -4,6 +4,12 @@
 all processes, and the functions below let the processes agree on what each of them sees by itself:
 what is on disk, which signals came, who is still there. In an ordinary process, which never called
 `start`, they do nothing.
+
+With the same JAXNETS_SECRET in the environment of all, only processes that know it can join, and
+what they tell each other is signed: our own messages and those of jax's coordination service. Not
+encrypted, and not covered at all, are the connections over which arrays go between devices (gloo on
+CPUs, NCCL on GPUs): those libraries open ports of their own. Without a secret, processes must be on
+one machine or in one private network, and whoever reaches the port while they meet can join.
 """
 
 import contextlib
@@ -15,13 +21,15 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from jaxnets.door import address_of
 from jaxnets.errors import UserError
-from jaxnets.meeting import Hello, address_of, meet
+from jaxnets.lines import key_of_environment
+from jaxnets.meeting import Hello, meet
 from jaxnets.peers import Peers
+from jaxnets.relay import relayed
 
 __all__ = [
     "agree",
@@ -72,7 +80,8 @@ def start(
       hint: what to add to the news, in the middle of the run, that a process is gone.
 
     Raises:
-      UserError: in every process, if they do not all come, or are not those of one run.
+      UserError: in every process, if they do not all come, or are not those of one run; in one with
+        another JAXNETS_SECRET, or with none and a coordinator on a public network.
     """
     global _peers
     import jax
@@ -93,23 +102,22 @@ def start(
         versions={"jaxnets": _version(), **versions},
         config=config or {},
     )
-    peers = Peers(process_id, *meet(coordinator, own, timeout))
+    key = key_of_environment()
+    peers = Peers(process_id, *meet(coordinator, own, timeout, key))
     peers.hint = hint
     peers.start()
     _peers = peers
-    if process_id:
-        host, port = "127.0.0.1", _relay(host, port, timeout)
-    # gRPC would send what is for this very machine through a proxy of the environment; jax warns of
-    # any variable of that kind, this one too.
-    os.environ.setdefault("no_grpc_proxy", "127.0.0.1")
+    # jax warns of variables that name a proxy, which gRPC does not ask on the way to a Unix socket.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
-    with _own_handler_of_sigterm():
+    way = relayed(host, port, key, index=process_id, count=process_count, seconds=timeout)
+    with _own_handler_of_sigterm(), way as place:
         jax.distributed.initialize(
-            f"127.0.0.1:{port}",
+            place,
             process_count,
             process_id,
             local_device_ids=local,
             cluster_detection_method="deactivate",
+            coordinator_bind_address=place,
             initialization_timeout=math.ceil(timeout),
             heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_JAX_END_SECONDS,
@@ -168,44 +176,6 @@ def _own_handler_of_sigterm() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-# jax aborts a process in the moment in which its connection to process 0 closes: a stack trace and
-# a core dump, before anyone could say a sentence. So that connection leads through this process
-# first, and that it has closed at the other end is not passed on.
-
-
-def _relay(host: str, port: int, seconds: float) -> int:
-    """A port of this machine that leads to another, and stays open when the other has closed."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    deadline = time.monotonic() + seconds
-
-    def serve() -> None:
-        while True:
-            near, _ = listener.accept()
-            threading.Thread(target=carry, args=(near,), daemon=True).start()
-
-    def carry(near: socket.socket) -> None:
-        while True:
-            try:
-                far = socket.create_connection((host, port), timeout=5.0)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    return near.close()
-                time.sleep(0.05)
-        far.settimeout(None)
-        threading.Thread(target=pump, args=(far, near), daemon=True).start()
-        pump(near, far)
-        far.close()
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-
-    threading.Thread(target=serve, daemon=True, name="relay to the coordinator").start()
-    return listener.getsockname()[1]
 
 
 def count() -> int:

@@ -2,107 +2,38 @@
 
 `jax.distributed` aborts a process that can't be started (SIGABRT, a stack trace, a core dump), and
 waits in silence for one that never comes. So process 0 listens at the coordinator's address first;
-the others connect and say who they are, and each of them is told "yes", or one sentence that is
-the same for all. These connections then stay, for `jaxnets.peers`.
+the others connect, prove that they know the same secret, and say who they are (see `jaxnets.door`).
+Each of them is told "yes", or one sentence that is the same for all. These lines then stay, for
+`jaxnets.peers`.
 """
 
 import contextlib
 import dataclasses
 import json
-import select
-import socket
-import struct
-import threading
+import math
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnets.door import (
+    HANDSHAKE_SECONDS,
+    Door,
+    address_of,
+    check_reach,
+    connect,
+    is_loopback,
+    listen,
+)
 from jaxnets.errors import UserError
+from jaxnets.lines import Gone, Line, OtherSecret, Stranger
 
-__all__ = ["Gone", "Hello", "Line", "address_of", "meet"]
-
-#: Longest message, so that what is not a process of jaxnets can't fill the memory.
-_LONGEST = 1 << 24
+__all__ = ["Hello", "meet"]
 
 #: Process 0 goes on for so long to tell those who come late why there is no run.
 _TURN_AWAY_SECONDS = 3.0
 
 _RETRY_SECONDS = 0.2
-_PROTOCOL = "jaxnets processes 1"
-
-
-class Gone(Exception):
-    """The other end of a line was closed, or its process has ended."""
-
-
-class Line:
-    """A TCP connection that carries JSON values in both directions, one a line.
-
-    One thread may receive while others send.
-    """
-
-    def __init__(self, connection: socket.socket):
-        connection.setblocking(True)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._buffer = connection, b""
-        self._sending = threading.Lock()
-
-    def send(self, value: Any) -> None:
-        """Sends a value of JSON types.
-
-        Raises:
-          Gone: if there is no one to receive it.
-        """
-        data = json.dumps(value).encode() + b"\n"
-        try:
-            with self._sending:
-                self._socket.sendall(data)
-        except OSError as error:
-            raise Gone from error
-
-    def receive(self, seconds: float) -> Any:
-        """The next value.
-
-        Raises:
-          TimeoutError: if none has come after so many seconds.
-          Gone: if none will come.
-          ValueError: if what came is no JSON.
-        """
-        deadline = time.monotonic() + seconds
-        ready = select.poll()
-        while b"\n" not in self._buffer:
-            left = max(0.0, deadline - time.monotonic())
-            try:
-                ready.register(self._socket, select.POLLIN)
-                if not ready.poll(left * 1000):
-                    raise TimeoutError
-                data = self._socket.recv(1 << 16)
-            except TimeoutError:
-                raise
-            except (OSError, ValueError) as error:  # closed: here, or at the other end
-                raise Gone from error
-            if not data:
-                raise Gone
-            self._buffer += data
-            if len(self._buffer) > _LONGEST:
-                raise ValueError("a message without an end")
-        first, self._buffer = self._buffer.split(b"\n", 1)
-        return json.loads(first)
-
-    def is_gone(self) -> bool:
-        """Whether the other end has closed it; to be asked between messages."""
-        try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        """Closes it; the other end, and a thread that listens at this one, find it gone."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,70 +59,59 @@ class _Refusal(Exception):
     """Why there is no run."""
 
 
-def address_of(text: str) -> tuple[str, int]:
-    """Host and port out of "host:port" or "[address]:port".
-
-    Raises:
-      UserError: if it is neither.
-    """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise UserError(f"the coordinator must be HOST:PORT with a port in 1..65535, got {text!r}")
-    return host, int(port)
-
-
-def meet(address: str, own: Hello, seconds: float) -> tuple[dict[int, Line], list[str]]:
+def meet(
+    address: str, own: Hello, seconds: float, key: bytes | None = None
+) -> tuple[dict[int, Line], list[str]]:
     """Brings the processes of a run together.
 
     Args:
       address: "host:port" of process 0.
       own: what this process says.
       seconds: how long it waits for the others.
+      key: of the secret that all of them know (see `jaxnets.lines`). Without one they must be on
+        one machine or in one private network, where anyone may join or block the run.
 
     Returns:
       Lines to the others by their numbers: process 0 has one to each, the others have one to
       process 0. And the names of all.
 
     Raises:
-      UserError: in every process that came, if they are not those of one run or not all came.
+      UserError: in every process that came, if they are not those of one run or not all came; in
+        one with another secret, or a public address and none.
     """
     host, port = address_of(address)
     deadline = time.monotonic() + seconds
-    if own.index == 0:
-        return _receive_all(port, own, deadline, seconds)
-    line, names = _join(host, port, address, own, deadline, seconds)
-    return {0: line}, names
+    if key is None:
+        check_reach(host)
+    if own.index:
+        line, names = _join(address, own, deadline, seconds, key)
+        return {0: line}, names
+    listener = listen(host, port)
+    if key is None and not is_loopback(host):
+        _warn(
+            "there is no JAXNETS_SECRET, so whoever in this private network reaches port "
+            f"{port} can join or block the run; set the same in all processes"
+        )
+    with contextlib.closing(Door(listener, key, own.count, _warn)) as door:
+        return _receive_all(door, own, deadline, seconds)
 
 
-def _listener(port: int) -> socket.socket:
-    """Listens on every address of this machine, as jax's own service will do afterwards."""
-    try:
-        # With SO_REUSEADDR, so that jax can listen on the port while our connections live on.
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
-            )
-        return socket.create_server(("", port), backlog=1024)
-    except OSError as error:
-        raise UserError(
-            f"process 0 cannot listen on port {port} of this machine: {error.strerror}; another "
-            "process 0 or another program may have it, so choose another port for --coordinator"
-        ) from error
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def _receive_all(
-    port: int, own: Hello, deadline: float, seconds: float
+    door: Door, own: Hello, deadline: float, seconds: float
 ) -> tuple[dict[int, Line], list[str]]:
     lines: dict[int, Line] = {}
     names = {0: own.name}
-    with _listener(port) as listener, contextlib.ExitStack() as refused:
+    with contextlib.ExitStack() as refused:
         refused.callback(lambda: [line.close() for line in lines.values()])
         try:
             while len(lines) < own.count - 1:
-                found = _next(listener, deadline)
+                found = _next(door, deadline)
                 if found is None:
-                    raise _Refusal(_missing(own, lines, seconds))
+                    raise _Refusal(_missing(own, lines, seconds) + _turned_away(door))
                 line, said = found
                 # It may have waited for process 0, and its time is over earlier.
                 theirs = time.monotonic() + 0.9 * said["seconds"]
@@ -207,7 +127,7 @@ def _receive_all(
             for line in lines.values():
                 _refuse(line, str(refusal))
             if time.monotonic() < deadline:  # the others are on their way
-                _turn_away(listener, str(refusal), own.count - 1 - len(lines))
+                _turn_away(door, str(refusal), own.count - 1 - len(lines))
             raise UserError(str(refusal)) from None
         refused.pop_all()
     ordered = [names[i] for i in range(own.count)]
@@ -223,30 +143,43 @@ def _refuse(line: Line, sentence: str) -> None:
     line.close()
 
 
-def _next(listener: socket.socket, deadline: float) -> tuple[Line, dict[str, Any]] | None:
+def _next(door: Door, deadline: float) -> tuple[Line, dict[str, Any]] | None:
     """The next process that comes and what it says; None if none does in time."""
-    while (left := deadline - time.monotonic()) > 0:
-        listener.settimeout(left)
-        try:
-            line = Line(listener.accept()[0])
-        except TimeoutError:
-            return None
-        try:
-            said = line.receive(2.0)
-            if isinstance(said, dict) and said.get("protocol") == _PROTOCOL:
-                return line, said
-        except (TimeoutError, Gone, ValueError):
-            pass  # a port scanner, a health check: not one of ours
-        line.close()
+    while (found := door.next(deadline - time.monotonic())) is not None:
+        if _is_hello(found[1]):
+            return found
+        found[0].close()
     return None
 
 
-def _turn_away(listener: socket.socket, sentence: str, expected: int) -> None:
+def _is_hello(said: Any) -> bool:
+    """Whether what came is what `_join` sends."""
+    if not isinstance(said, dict):
+        return False
+    kinds = {"index": int, "count": int, "name": str, "versions": dict, "config": dict}
+    kinds |= {"seconds": (int, float), "timeout": (int, float)}
+    if not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+        return False
+    return (
+        0 <= said["index"] < said["count"]
+        and 0 <= said["seconds"] < math.inf
+        and 0 <= said["timeout"] < math.inf
+    )
+
+
+def _turn_away(door: Door, sentence: str, expected: int) -> None:
     """Tells those who come in the next moments: they were started together with the others."""
     deadline = time.monotonic() + _TURN_AWAY_SECONDS
-    while expected > 0 and (found := _next(listener, deadline)) is not None:
+    while expected > 0 and (found := _next(door, deadline)) is not None:
         _refuse(found[0], sentence)
         expected -= 1
+
+
+def _turned_away(door: Door) -> str:
+    """What else to know where processes are missing."""
+    return "".join(
+        f"; one came from {address} that {why}" for why, address in door.turned_away.items()
+    )
 
 
 def _missing(own: Hello, lines: Mapping[int, Line], seconds: float) -> str:
@@ -296,24 +229,31 @@ def _compare(
 
 
 def _join(
-    host: str, port: int, address: str, own: Hello, deadline: float, seconds: float
+    address: str, own: Hello, deadline: float, seconds: float, key: bytes | None
 ) -> tuple[Line, list[str]]:
+    host, port = address_of(address)
     why = "nobody listened there"
+    nobody = "what listened there was no process 0 that waits for others"
     while (left := deadline - time.monotonic()) > 0:
         try:
-            line = _connect(host, port, min(left, 5.0))
+            line = connect(host, port, key, min(left, HANDSHAKE_SECONDS))
         except OSError as error:
             why = f"it could not be reached ({error.strerror or error})"
+        except OtherSecret as error:
+            raise UserError(f"the coordinator at {address} {error}") from None
+        except Stranger as error:
+            why = f"it {error}"
+        except Gone:
+            why = nobody
         else:
-            said = {**dataclasses.asdict(own), "protocol": _PROTOCOL}
-            said |= {"seconds": left, "timeout": seconds}
+            said = {**dataclasses.asdict(own), "seconds": left, "timeout": seconds}
             try:
                 line.send(said)
                 answer = line.receive(deadline - time.monotonic())
             except TimeoutError:
                 answer, why = None, "it was there and did not answer"
             except (Gone, ValueError):
-                answer, why = None, "what listened there was no process 0 that waits for others"
+                answer, why = None, nobody
             if isinstance(answer, dict) and "yes" in answer:
                 return line, answer["yes"]
             line.close()
@@ -324,14 +264,3 @@ def _join(
         f"there is no coordinator at {address}: within {seconds:g} s, {why}; start process 0 "
         "there, or correct --coordinator"
     )
-
-
-def _connect(host: str, port: int, seconds: float) -> Line:
-    connection = socket.create_connection((host, port), timeout=seconds)
-    # On one machine, TCP may give a connection to a port where nobody listens that very port, and
-    # connect it to itself. Closed without a trace, it leaves the port to process 0.
-    if connection.getsockname() == connection.getpeername():
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-        raise ConnectionRefusedError(111, "Connection refused")
-    return Line(connection)

@@ -2,7 +2,7 @@
 
 A collective operation waits for a process that has died until some time-out of its library, or for
 ever, and nothing in Python can interrupt it. So every process has threads that watch the lines to
-the others (see `jaxnets.meeting`); the kernel closes the lines of a process that dies, however it
+the others (see `jaxnets.lines`); the kernel closes the lines of a process that dies, however it
 dies, and what finds that says so and ends its own process.
 
 Process 0 is the hub: the others have a line to it alone.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxnets.meeting import Gone, Line
+from jaxnets.lines import Gone, Line
 
 __all__ = ["Peers"]
 
@@ -145,9 +145,10 @@ class Peers:
             except TimeoutError:
                 why = f"has not been heard of for {_SILENCE_SECONDS:g} s"
                 return self._on_lost(other, {"process": other, "why": why})
-            except (Gone, ValueError):
+            except (Gone, ValueError) as error:
                 if other not in self._finished:
-                    self._on_lost(other, {"process": other, "why": "has died"})
+                    why = "has died" if isinstance(error, Gone) else f"has sent {error}"
+                    self._on_lost(other, {"process": other, "why": why})
                 return
             handlers[message["kind"]](other, message)
 

@@ -149,7 +149,8 @@ RUNS = {
 @pytest.mark.parametrize("kind", ["classifier", pytest.param("gan", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(kind, begin):
     command, streamed = RUNS[kind]
-    several = begin(*command, *LONGER, *streamed, "--devices", "2", "--run-dir", "two")
+    secret = {"JAXNETS_SECRET": "correct horse battery staple"}
+    several = begin(*command, *LONGER, *streamed, "--devices", "2", "--run-dir", "two", **secret)
     run(command, LONGER, "--devices 2 --run-dir one")
     (code, out, err), (other_code, other_out, other_err) = outcomes(several)
     assert (code, other_code) == (0, 0), err + other_err

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets import distributed, meeting
+from jaxnets import distributed, door, meeting, relay
 from jaxnets.data import Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
-from jaxnets.meeting import Gone, Hello, Line, meet
+from jaxnets.meeting import Hello, meet
 from jaxnets.peers import Peers
 
 HELLO = Hello(0, 2, "process 1 of here", {"jaxnets": "1"}, {"seed": 0, "width": None})
@@ -105,9 +105,8 @@ def test_a_process_that_was_started_again_is_no_second_one():
     address = f"localhost:{free_port()}"
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(meet, address, hello(0, count=3), 20.0)
-        host, port = meeting.address_of(address)
-        line = contact(host, port)
-        line.send({**dataclasses.asdict(hello(1, count=3)), **OURS})
+        line = contact(address)
+        line.send({**dataclasses.asdict(hello(1, count=3)), "seconds": 20.0, "timeout": 20.0})
         time.sleep(0.2)
         line.close()  # it is ended while it waits
         again = pool.submit(meet, address, hello(1, count=3), 20.0)
@@ -118,28 +117,11 @@ def test_a_process_that_was_started_again_is_no_second_one():
                 one.close()
 
 
-OURS = {"protocol": meeting._PROTOCOL, "seconds": 20.0, "timeout": 20.0}
-
-
-def contact(host, port):
+def contact(address):
     while True:
         with contextlib.suppress(OSError):
-            return Line(socket.create_connection((host, port), timeout=5))
+            return door.connect(*door.address_of(address), None, 20.0)
         time.sleep(0.02)
-
-
-def test_strangers_at_the_port_are_sent_away():
-    address = f"localhost:{free_port()}"
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(meet, address, hello(0), 20.0)
-        stranger = contact(*meeting.address_of(address))
-        stranger.send("GET / HTTP/1.1")
-        with pytest.raises(Gone):
-            stranger.receive(5)
-        stranger.close()
-        lines, _ = meet(address, hello(1), 20.0)
-        for one in (*lines.values(), *first.result()[0].values()):
-            one.close()
 
 
 # -------------------------------------------------------------------------- of one mind
@@ -336,15 +318,30 @@ def test_slurm_tells_what_flags_do_not(monkeypatch):
 
 
 def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = distributed._relay("127.0.0.1", server.getsockname()[1], 5.0)
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as near:
-            far, _ = server.accept()
-            near.sendall(b"ping")
-            assert far.recv(4) == b"ping"
-            far.sendall(b"pong")
-            assert near.recv(4) == b"pong"
-            far.close()
-            near.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                near.recv(1)
+    where = {
+        "host": "localhost",
+        "port": free_port(),
+        "key": bytes(32),
+        "count": 2,
+        "seconds": 20.0,
+    }
+    with (
+        relay.relayed(**where, index=0) as service,
+        relay.relayed(**where, index=1) as way,
+        socket.socket(socket.AF_UNIX) as server,
+        socket.socket(socket.AF_UNIX) as near,
+    ):
+        near.connect(way.removeprefix("unix:"))
+        server.bind(service.removeprefix("unix:"))
+        server.listen()
+        far, _ = server.accept()
+        near.sendall(b"ping")
+        assert far.recv(4) == b"ping"
+        far.sendall(b"pong")
+        assert near.recv(4) == b"pong"
+        far.close()
+        near.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            near.recv(1)
+    with pytest.raises(ConnectionRefusedError):  # nothing is left open
+        socket.create_connection(("localhost", where["port"]), timeout=20)
