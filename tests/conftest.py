@@ -35,6 +35,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--record-golden", action="store_true", help="record the numbers of test_golden.py anew"
+    )
+
+
 # Commands are imported where they are run: most tests do without them.
 
 
