@@ -12,15 +12,18 @@ closed is not passed on.
 """
 
 import contextlib
+import shutil
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from jaxnets.door import HANDSHAKE_SECONDS, Door, connect, listen
+from jaxnets.files import cleaning
 from jaxnets.lines import Gone, Line, Stranger
 
 __all__ = ["relayed"]
@@ -49,7 +52,10 @@ def relayed(
     """
     # The path of a socket has hardly more than a hundred characters.
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="jaxnets-", dir=short) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxnets-", dir=short) as folder,
+        cleaning(partial(shutil.rmtree, folder, ignore_errors=True)),
+    ):
         place = str(Path(folder) / "jax")
         if index == 0:
             source = contextlib.closing(Door(listen(host, port), key, count))
