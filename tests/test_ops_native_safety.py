@@ -1,5 +1,9 @@
 """The native kernels refuse what does not fit, and report when memory runs out."""
 
+import re
+import subprocess
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -82,3 +86,40 @@ def test_too_little_memory_is_an_error(target):
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"RESOURCE_EXHAUSTED: .*out of memory"):
         call(target, [shapes[shape] for shape in SHAPES[target]], far)
     assert np.all(np.isfinite(call(target)))
+
+
+def build(program, *args):
+    compiler = native._compiler()
+    assert compiler is not None
+    subprocess.run(native._command(compiler, *args, "-o", str(program)), check=True, timeout=250)
+
+
+@pytest.mark.slow
+def test_the_compiler_has_no_warnings(tmp_path):
+    build(tmp_path / "library.so", *native._FLAGS, "-Werror")
+
+
+def runs_here(machine):
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return machine == "native" or {"haswell": "avx2", "x86-64": "sse2"}[machine] in flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["native", "haswell", "x86-64"])
+def test_random_geometries_under_sanitizers(machine, tmp_path):
+    """Vectors of 16, 8 and 4 floats where this machine has AVX-512."""
+    if not runs_here(machine):
+        pytest.skip(f"this machine does not run programs for {machine}")
+    program = tmp_path / "geometries"
+    build(
+        program,
+        str(Path(__file__).with_name("native_geometries.cc")),
+        *("-O1", "-g", "-std=c++17", f"-march={machine}", "-ffp-contract=fast", "-pthread"),
+        *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DJAXNETS_EXACT_SCRATCH"),
+        "-Werror",
+    )
+    done = subprocess.run([program, "3000"], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-4000:]
+    right, refused, exhausted = map(int, re.findall(r"\d+", done.stdout))
+    assert right > 3000 and refused > 3000 and exhausted > 3000
