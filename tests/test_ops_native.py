@@ -297,6 +297,13 @@ def test_source_that_does_not_compile_is_told(fresh, caplog):
     assert not list((fresh / "__pycache__").iterdir())
 
 
+def test_a_warning_of_the_compiler_is_logged_and_the_library_used(fresh, caplog):
+    (fresh / "convolution.cc").write_text("int narrow(long wide) { return wide; }\n")
+    with caplog.at_level(logging.INFO):
+        assert native.why_not() is None
+    assert "-Wconversion" in caplog.text
+
+
 def test_without_a_compiler_matrix_products_are_used(fresh, monkeypatch, caplog):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(native.shutil, "which", lambda name: None)

@@ -31,7 +31,8 @@ SOURCE = Path(__file__).with_name("convolution.cc")
 #: Symbols of the library, and the names under which XLA knows them.
 TARGETS = ("jaxnets_conv", "jaxnets_conv_input_gradient", "jaxnets_conv_kernel_gradient")
 
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-w")
+_WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 _COMPILERS = ("c++", "g++", "clang++")
 _SECONDS = 300  # a compiler that takes longer is taken for stuck
 
@@ -49,7 +50,7 @@ def why_not() -> str | None:
     try:
         _register(_built())
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        reason = _last_line(getattr(error, "stderr", None)) or str(error)
+        reason = _first_error(getattr(error, "stderr", None)) or str(error)
         logger.warning(
             "no CPU kernels (%s): convolutions run as matrix products, two to three times slower",
             reason,
@@ -66,7 +67,7 @@ def _register(library: Path) -> None:
 
 def _built() -> Path:
     """The library's file, which is compiled if there is none for this source and machine."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
+    compiler = _compiler()
     key = hashlib.sha256()
     for part in (SOURCE.read_bytes(), " ".join(_FLAGS), jax.__version__, cpu_kind()):
         key.update(part if isinstance(part, bytes) else part.encode())
@@ -84,12 +85,24 @@ def _built() -> Path:
     descriptor, path = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(descriptor)
     try:
-        command = [compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", path]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        command = _command(compiler, *_FLAGS, "-o", path)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        if done.stderr:
+            logger.info("the C++ compiler warns:\n%s", done.stderr)
         os.replace(path, folder / name)  # whole or not at all, whoever else builds it meanwhile
     finally:
         Path(path).unlink(missing_ok=True)
     return folder / name
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CXX") or next(filter(shutil.which, _COMPILERS), None)
+
+
+def _command(compiler: str, *args: str) -> list[str]:
+    # Headers of XLA count as the system's, so that no warning comes from them.
+    headers = ["-isystem", jax.ffi.include_dir()]
+    return [compiler, *_WARNINGS, *headers, str(SOURCE), *args]
 
 
 def _writable(folder: Path) -> bool:
@@ -101,6 +114,5 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _last_line(text: str | None) -> str | None:
-    lines = [line for line in (text or "").splitlines() if "error" in line]
-    return lines[0] if lines else None
+def _first_error(text: str | None) -> str | None:
+    return next((line for line in (text or "").splitlines() if "error:" in line), None)

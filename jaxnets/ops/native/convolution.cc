@@ -7,13 +7,23 @@
 // transposed convolution are nothing but other tables.
 //
 // Sums don't depend on the number of threads: work is cut by the shapes alone.
+//
+// Nothing outside a buffer is touched, whatever the numbers say: `Fault` checks them against the
+// buffers before each call. What is thrown, on whichever thread, becomes the call's error.
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <initializer_list>
+#include <limits>
 #include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -50,11 +60,21 @@ inline void Store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
 
 Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
 
-// Runs task(0) ... task(count - 1) on the pool's threads and this one, and waits.
+// Apart from what catches its exceptions: inside a `try`, loops over the weights came out a fifth
+// slower.
+template <typename Task>
+__attribute__((noinline)) void RunOne(const Task& task, Index i) {
+  task(i);
+}
+
+// Runs task(0) ... task(count - 1) on the pool's threads and this one, and waits. Throws what the
+// first of them to fail threw.
 template <typename Task>
 void ForEach(ffi::ThreadPool& pool, Index count, const Task& task) {
   struct Job {
     std::atomic<Index> next{0}, done{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr failure;  // read only when all are done
     Index count;
     const Task* task;  // read by those only who got a number, and while the caller waits
   };
@@ -63,23 +83,35 @@ void ForEach(ffi::ThreadPool& pool, Index count, const Task& task) {
   job->task = &task;
   auto work = [job] {
     for (Index i; (i = job->next.fetch_add(1)) < job->count;) {
-      (*job->task)(i);
+      try {
+        RunOne(*job->task, i);
+      } catch (...) {  // leaving a thread of the pool, it would end the process
+        if (!job->failed.exchange(true)) job->failure = std::current_exception();
+      }
       job->done.fetch_add(1, std::memory_order_release);
     }
   };
   const Index threads = std::min<Index>(count, std::max<Index>(1, pool.num_threads()));
-  for (Index i = 1; i < threads; ++i) pool.Schedule(decltype(work)(work));
+  try {
+    for (Index i = 1; i < threads; ++i) pool.Schedule(decltype(work)(work));
+  } catch (const std::bad_alloc&) {  // then with the threads that it has
+  }
   work();
   for (int spins = 0; job->done.load(std::memory_order_acquire) < count; ++spins) {
     if (spins > 2000) std::this_thread::yield();
   }
+  if (job->failure) std::rethrow_exception(job->failure);
 }
 
 // Memory of this thread that outlives the call: fresh pages would cost more than the copy.
 float* Scratch(int which, Index size) {
   thread_local std::vector<float> buffers[3];
   std::vector<float>& buffer = buffers[which];
+#if defined(JAXNETS_EXACT_SCRATCH)  // for tests: no longer than asked for, and filled with NaN
+  buffer = std::vector<float>(size, std::numeric_limits<float>::quiet_NaN());
+#else
   if (static_cast<Index>(buffer.size()) < size) buffer.resize(size);
+#endif
   return buffer.data();
 }
 
@@ -123,7 +155,6 @@ struct Padded {
     for (int a = 0; a < 3; ++a) {
       Index low = 0, high = image[a] - 1;
       for (const Phase& phase : phases) {
-        if (phase.count[a] <= 0) continue;
         for (const auto& offset : phase.offset) {
           low = std::min(low, offset[a]);
           high = std::max(high, step[a] * (phase.count[a] - 1) + offset[a]);
@@ -388,14 +419,14 @@ Phase ForwardPhase(const Geometry& g) {
 // = i. Pixels i = start (mod stride) share their taps: those whose distance the stride divides.
 std::vector<Phase> BackwardPhases(const Geometry& g) {
   std::vector<Phase> phases;
-  for (Index a = 0; a < g.stride[0]; ++a)
-    for (Index b = 0; b < g.stride[1]; ++b)
-      for (Index c = 0; c < g.stride[2]; ++c) {
+  for (Index a = 0; a < std::min(g.stride[0], g.in[0]); ++a)
+    for (Index b = 0; b < std::min(g.stride[1], g.in[1]); ++b)
+      for (Index c = 0; c < std::min(g.stride[2], g.in[2]); ++c) {
         Phase phase;
         const Index start[3] = {a, b, c};
         for (int i = 0; i < 3; ++i) {
           phase.start[i] = start[i];
-          phase.count[i] = std::max<Index>(0, CeilDiv(g.in[i] - start[i], g.stride[i]));
+          phase.count[i] = CeilDiv(g.in[i] - start[i], g.stride[i]);
         }
         for (Index t = 0; t < g.taps(); ++t) {
           const Index tap[3] = {t / (g.window[1] * g.window[2]), t / g.window[2] % g.window[1],
@@ -429,17 +460,17 @@ struct Winograd {
   std::vector<Index> write;               // of each tile, for `together` images
   std::vector<unsigned char> rows, cols;  // how many of its pixels lie in the image
 
-  Winograd(const Index* image, Index in_channels, const Index* out, Index out_channels,
-           const Index* before, Index together)
-      : in_height(image[1]), in_width(image[2]), in_channels(in_channels), height(out[1]),
-        width(out[2]), out_channels(out_channels), tiles(CeilDiv(height, 2) * CeilDiv(width, 2)),
-        before{before[1], before[2]}, zeros(in_channels) {
+  Winograd(const Index* image, Index from_channels, const Index* out, Index to_channels,
+           const Index* border, Index together)
+      : in_height(image[1]), in_width(image[2]), in_channels(from_channels), height(out[1]),
+        width(out[2]), out_channels(to_channels), tiles(CeilDiv(height, 2) * CeilDiv(width, 2)),
+        before{border[1], border[2]}, zeros(from_channels) {
     for (Index i = 0; i < together; ++i)
       for (Index y = 0; y < height; y += 2)
         for (Index x = 0; x < width; x += 2) {
           write.push_back(((i * height + y) * width + x) * out_channels);
-          rows.push_back(std::min<Index>(2, height - y));
-          cols.push_back(std::min<Index>(2, width - x));
+          rows.push_back(height - y > 1 ? 2 : 1);
+          cols.push_back(width - x > 1 ? 2 : 1);
         }
   }
 
@@ -787,22 +818,22 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
         const Index group = block / blocks, channel = block % blocks * kBlock;
         const Index filled = std::min(kBlock, out_group - channel);
         const float* slope = slopes + first * pixels * g.out_channels + group * out_group + channel;
-        Index pitch = g.out_channels;
+        Index slope_pitch = g.out_channels;
         if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
           float* to = Scratch(1, together * pixels * kBlock);
           for (Index q = 0; q < count * pixels; ++q) {
-            std::memcpy(to + q * kBlock, slope + q * pitch, filled * sizeof(float));
+            std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
             std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
           }
-          slope = to, pitch = kBlock;
+          slope = to, slope_pitch = kBlock;
         }
         for (Index row = 0; row < rows; row += kRows) {
           const Index kept = std::min(kRows, rows - row);
           const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
           auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
                                       : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
-          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope, pitch,
-              kLanes, sum + (block * rows + row) * kBlock, kBlock, kept);
+          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope,
+              slope_pitch, kLanes, sum + (block * rows + row) * kBlock, kBlock, kept);
         }
       }
     }
@@ -822,16 +853,104 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
   });
 }
 
+// What a buffer holds: [batch, *in, in_channels], [batch, *out, out_channels], or
+// [*window, in_group, out_channels].
+enum Role { kInput, kOutput, kKernel };
+struct Operand {
+  Role role;
+  ffi::Span<const int64_t> sizes;
+};
+
+std::string Listed(const int64_t* begin, const int64_t* end) {
+  std::string text = "[";
+  for (const int64_t* p = begin; p < end; ++p) text += (p > begin ? ", " : "") + std::to_string(*p);
+  return text + "]";
+}
+
+// What is wrong with a geometry, or with a buffer that doesn't fit it; empty if nothing is. With
+// what passes, every index stays in its buffer, and every product in 64 bits.
+std::string Fault(const Geometry& g, std::initializer_list<Operand> operands) {
+  constexpr Index kMost = std::numeric_limits<int32_t>::max();
+  std::string fault;
+  const auto within = [&](const char* name, Index value, Index least) {
+    if (!fault.empty() || (least <= value && value <= kMost)) return;
+    fault = std::string(name) + " is " + std::to_string(value) + ", outside " +
+            std::to_string(least) + ".." + std::to_string(kMost);
+  };
+  within("the batch size", g.batch, 0);
+  within("the number of groups", g.groups, 1);
+  within("the number of input channels", g.in_channels, 0);
+  within("the number of output channels", g.out_channels, 0);
+  for (int a = 0; a < 3; ++a) {
+    within("an input size", g.in[a], 0);
+    within("an output size", g.out[a], 0);
+    within("a window size", g.window[a], 0);
+    within("a stride", g.stride[a], 1);
+    within("a padding", g.before[a], -kMost);
+    within("a dilation", g.dilation[a], 1);
+  }
+  if (!fault.empty()) return fault;
+  for (Index channels : {g.in_channels, g.out_channels})
+    if (channels % g.groups != 0)
+      return std::to_string(channels) + " channels cannot be divided into " +
+             std::to_string(g.groups) + " groups";
+
+  // Any output size is right for some padding behind the input, as long as that has a bound too.
+  double floats = static_cast<double>(std::max(g.in_channels, g.out_channels));
+  for (int a = 0; a < 3; ++a) {
+    const Index reach = std::max<Index>(0, g.window[a] - 1) * g.dilation[a];
+    const Index span = std::max<Index>(0, g.out[a] - 1) * g.stride[a];
+    within("the distance between a window's ends", reach, 0);
+    within("the distance between the first and the last output", span, 0);
+    if (!fault.empty()) return fault;
+    within("the padding behind the input that its output size implies",
+           span + reach + 1 - g.before[a] - g.in[a], -kMost);
+    // No less than an image with its border of zeros takes, in either direction.
+    floats *= static_cast<double>(std::max<Index>(1, std::max(g.in[a], g.out[a])) + span + reach +
+                                  2 * std::abs(g.before[a]));
+  }
+  if (!fault.empty()) return fault;
+  constexpr Index kMostFloats = Index{1} << 53;  // 256 of them are worked on together
+  if (floats > static_cast<double>(kMostFloats))
+    return "an image with its padding has more than " + std::to_string(kMostFloats) + " numbers";
+
+  for (const auto& [role, sizes] : operands) {
+    const Index* axes = role == kInput ? g.in : role == kOutput ? g.out : g.window;
+    const std::array<Index, 5> expected =
+        role == kKernel
+            ? std::array<Index, 5>{axes[0], axes[1], axes[2], g.in_group(), g.out_channels}
+            : std::array<Index, 5>{g.batch, axes[0], axes[1], axes[2],
+                                   role == kInput ? g.in_channels : g.out_channels};
+    // A buffer has one to three spatial axes; the geometry has ones for those that are missing.
+    const Index first = role == kKernel ? 0 : 1, missing = 5 - static_cast<Index>(sizes.size());
+    bool fits = missing >= 0 && missing <= 2;
+    for (Index i = 0; fits && i < 5; ++i) {
+      const bool there = i < first || i >= first + missing;
+      fits = expected[i] == (there ? sizes[i < first ? i : i - missing] : 1);
+    }
+    if (!fits)
+      return "the " + std::string(role == kInput ? "input" : role == kOutput ? "output" : "kernel") +
+             " has the shape " + Listed(sizes.begin(), sizes.end()) +
+             ", but its geometry asks for " + Listed(expected.data(), expected.data() + 5);
+  }
+  return fault;
+}
+
 using Buffer = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<ffi::Buffer<ffi::F32>>;
 using Run = void (*)(ffi::ThreadPool&, const Geometry&, const float*, const float*, float*);
 
-template <Run run>
-ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<const int64_t> n) {
+template <Run run, Role of_a, Role of_b, Role of_c>
+ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c,
+                ffi::Span<const int64_t> n) try {
   Geometry g;
   static_assert(sizeof(Geometry) == 22 * sizeof(Index));
-  if (n.size() != 22) return ffi::Error::InvalidArgument("a geometry has 22 numbers");
+  if (n.size() != 22)
+    return ffi::Error::InvalidArgument("a geometry has 22 numbers, not " + std::to_string(n.size()));
   std::memcpy(&g, n.begin(), sizeof(g));
+  std::string fault =
+      Fault(g, {{of_a, a.dimensions()}, {of_b, b.dimensions()}, {of_c, c->dimensions()}});
+  if (!fault.empty()) return ffi::Error::InvalidArgument(std::move(fault));
   if (a.element_count() == 0 || b.element_count() == 0 || c->element_count() == 0) {
     std::fill_n(c->typed_data(), c->element_count(), 0.0f);
     return ffi::Error::Success();
@@ -839,12 +958,20 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<co
   WantLargePages(c->typed_data(), c->element_count());
   run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {  // so short a message needs no memory of its own
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+} catch (const std::length_error&) {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+} catch (...) {
+  return ffi::Error::Internal("unknown error");
 }
 
 }  // namespace
 
-#define JAXNETS_HANDLER(name, run)                                       \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, Call<run>,                         \
+#define JAXNETS_HANDLER(name, ...)                                       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, (Call<__VA_ARGS__>),               \
                                 ffi::Ffi::Bind()                         \
                                     .Ctx<ffi::ThreadPool>()              \
                                     .Arg<Buffer>()                       \
@@ -852,6 +979,6 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<co
                                     .Ret<ffi::Buffer<ffi::F32>>()        \
                                     .Attr<ffi::Span<const int64_t>>("geometry"))
 
-JAXNETS_HANDLER(jaxnets_conv, Forward);
-JAXNETS_HANDLER(jaxnets_conv_input_gradient, InputGradient);
-JAXNETS_HANDLER(jaxnets_conv_kernel_gradient, KernelGradient);
+JAXNETS_HANDLER(jaxnets_conv, Forward, kInput, kKernel, kOutput);
+JAXNETS_HANDLER(jaxnets_conv_input_gradient, InputGradient, kOutput, kKernel, kInput);
+JAXNETS_HANDLER(jaxnets_conv_kernel_gradient, KernelGradient, kInput, kOutput, kKernel);
