@@ -16,10 +16,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jax
 
+from jaxnets.files import cleaning
 from jaxnets.folders import cache_dir, cpu_kind
 
 __all__ = ["TARGETS", "available", "why_not"]
@@ -82,16 +84,14 @@ def _built() -> Path:
     folder = next(filter(_writable, folders), None)
     if folder is None:
         raise OSError(f"none of {', '.join(map(str, folders))} can be written")
-    descriptor, path = tempfile.mkstemp(suffix=".so", dir=folder)
-    os.close(descriptor)
-    try:
-        command = _command(compiler, *_FLAGS, "-o", path)
+    aside = Path(tempfile.mkdtemp(dir=folder))
+    with cleaning(partial(shutil.rmtree, aside, ignore_errors=True)):
+        command = _command(compiler, *_FLAGS, "-o", str(aside / name))
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
         if done.stderr:
             logger.info("the C++ compiler warns:\n%s", done.stderr)
-        os.replace(path, folder / name)  # whole or not at all, whoever else builds it meanwhile
-    finally:
-        Path(path).unlink(missing_ok=True)
+        # Whole or not at all, whoever else builds it meanwhile.
+        os.replace(aside / name, folder / name)
     return folder / name
 
 
