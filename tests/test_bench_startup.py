@@ -28,6 +28,7 @@ def test_quickstart_starts_again_within_seconds(tmp_path, monkeypatch):
     assert min(found["later_seconds"]) < min(10, found["first_seconds"] / 2)
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_train_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="`classify --data x` began no training: error: there is"):
