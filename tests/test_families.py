@@ -13,11 +13,11 @@ from jaxnets.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The command on digits: two families, two marks, two seeds, hundredths of a minute."""
+def made(tmp_path_factory, runs):
+    """The command on digits: one family, two marks, two seeds, thousandths of a minute."""
     folder = tmp_path_factory.mktemp("families")
     config = families.Families(
-        names=("dcgan", "few"),
+        names=("few",),
         data="digits",
         minutes=(0.004, 0.002),
         seeds=2,
@@ -29,26 +29,13 @@ def made(tmp_path_factory):
     few = pytest.MonkeyPatch()
     narrow = {"generator": "dcgan", "width": 0.1}
     few.setitem(families.ENTRIES, "dcgan", narrow)
-    few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20})
-    few.setattr(families, "_own_judge", judge_of(folder))
+    few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20, "penalty": "none"})
+    few.setattr(families, "_own_judge", lambda *_: runs["classify"])
     few.setattr(families, "_WINDOW_SECONDS", 0.01)
     few.setattr(families, "_ROUNDS", 2)
     families.run(config)
     yield config, json.loads((folder / "out.json").read_text())
     few.undo()
-
-
-def judge_of(folder):
-    """A judge that was trained for a moment."""
-    from experiments import classify
-
-    def own(config, _):
-        path = folder / "judge"
-        if not path.exists():
-            classify.run(classify.Classify(data=config.data, run_dir=path, epochs=0.5, width=0.1))
-        return path
-
-    return own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +81,11 @@ def test_every_cell_is_judged_after_its_minutes(made):
 
 def test_the_table_has_mean_and_standard_deviation(made):
     _, found = made
-    row = found["table"]["dcgan, 0.002 minutes"]
+    row = found["table"]["few, 0.002 minutes"]
     values = [
         cell["scores"]["frechet"]
         for cell in found["cells"]
-        if (cell["entry"], cell["minutes"]) == ("dcgan", 0.002)
+        if (cell["entry"], cell["minutes"]) == ("few", 0.002)
     ]
     assert row["frechet"]["mean"] == pytest.approx(sum(values) / 2)
     assert row["frechet"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
@@ -114,14 +101,14 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
     monkeypatch.setattr(families, "_runner", no_training)
     families.run(config)
     assert json.loads(config.out.read_text()) == found
-    assert "| dcgan | 0.002 | 2 |" in capsys.readouterr().out
+    assert "| few | 0.002 | 2 |" in capsys.readouterr().out
 
 
 def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
     config, _ = made
-    other = {**families.ENTRIES["dcgan"], "penalty_weight": 0.2}
-    monkeypatch.setitem(families.ENTRIES, "dcgan", other)
-    with pytest.raises(UserError, match=r"another configuration: .*penalty_weight"):
+    other = {**families.ENTRIES["few"], "b1": 0.2}
+    monkeypatch.setitem(families.ENTRIES, "few", other)
+    with pytest.raises(UserError, match=r"another configuration: .*b1"):
         families.run(config)
 
 
@@ -135,8 +122,8 @@ def test_a_cell_that_was_lost_is_the_same_again(made):
     assert again["step"] == last["step"] and again["scores"] == last["scores"]
 
 
-def test_an_accuracy_score_is_added_to_what_there_is(made, tmp_path):
-    config, _ = made
+def test_another_family_is_timed_beside_those_that_were_and_has_an_accuracy_score(made, tmp_path):
+    config, earlier = made
     more = dataclasses.replace(
         config,
         names=("dcgan",),
@@ -147,7 +134,11 @@ def test_an_accuracy_score_is_added_to_what_there_is(made, tmp_path):
         out=tmp_path / "out.json",
     )
     families.run(more)
-    (cell,) = json.loads(more.out.read_text())["cells"]
+    found = json.loads(more.out.read_text())
+    (cell,) = found["cells"]
+    assert cell["entry"] == "dcgan" and set(found["seconds_per_step"]) == {"dcgan"}
+    kept = json.loads((config.run_dir / "budget.json").read_text())["seconds_per_step"]
+    assert kept == {**earlier["seconds_per_step"], **found["seconds_per_step"]}
     assert 0 <= cell["scores"]["accuracy_score"] <= 1
 
 
