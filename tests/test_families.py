@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from jaxnets.errors import UserError
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, runs):
-    """The command on digits: one family, two marks, two seeds, thousandths of a minute."""
+    """The command on digits: one family, two marks, thousandths of a minute."""
     folder = tmp_path_factory.mktemp("families")
     config = families.Families(
         names=("few",),
         data="digits",
         minutes=(0.004, 0.002),
-        seeds=2,
+        seeds=1,
         samples=40,
         accuracy_score=False,
         run_dir=folder / "runs",
@@ -68,7 +69,7 @@ def test_a_later_version_knows_its_cells_again():
 def test_every_cell_is_judged_after_its_minutes(made):
     config, found = made
     cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
-    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0, 1) for e in config.names]
+    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0,) for e in config.names]
     for cell in found["cells"]:
         seconds = found["seconds_per_step"][cell["entry"]]
         assert cell["step"] == max(1, int(60 * cell["minutes"] / seconds))
@@ -81,14 +82,26 @@ def test_every_cell_is_judged_after_its_minutes(made):
 
 def test_the_table_has_mean_and_standard_deviation(made):
     _, found = made
-    row = found["table"]["few, 0.002 minutes"]
-    values = [
-        cell["scores"]["frechet"]
-        for cell in found["cells"]
-        if (cell["entry"], cell["minutes"]) == ("few", 0.002)
-    ]
-    assert row["frechet"]["mean"] == pytest.approx(sum(values) / 2)
-    assert row["frechet"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    (one, _) = found["cells"]
+    assert found["table"]["few, 0.002 minutes"]["frechet"]["mean"] == one["scores"]["frechet"]
+    cells = [{**one, "seed": seed, "scores": {"frechet": 3.0 + 2 * seed}} for seed in (0, 1)]
+    *_, row = families._table(cells).splitlines()
+    assert row.startswith("| few | 0.002 | 2 | ") and re.search(r"4\.\d+ ± 1\.41", row)
+
+
+@pytest.mark.slow
+def test_cells_come_by_minutes_then_seeds_then_families(made, tmp_path):
+    config, _ = made
+    names, seeds = ("dcgan", "few"), 2
+    more = dataclasses.replace(
+        config, names=names, seeds=seeds, run_dir=tmp_path / "runs", out=tmp_path / "out.json"
+    )
+    families.run(more)
+    found = json.loads(more.out.read_text())
+    cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
+    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0, 1) for e in names]
+    for name, row in found["table"].items():
+        assert row["frechet"]["std"] > 0, name
 
 
 def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
@@ -101,7 +114,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
     monkeypatch.setattr(families, "_runner", no_training)
     families.run(config)
     assert json.loads(config.out.read_text()) == found
-    assert "| few | 0.002 | 2 |" in capsys.readouterr().out
+    assert "| few | 0.002 | 1 |" in capsys.readouterr().out
 
 
 def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
@@ -115,7 +128,7 @@ def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
 def test_a_cell_that_was_lost_is_the_same_again(made):
     config, found = made
     last = found["cells"][-1]
-    path = config.run_dir / "few-seed-1" / "cell-0.004-minutes.json"
+    path = config.run_dir / "few-seed-0" / "cell-0.004-minutes.json"
     path.unlink()
     families.run(config)
     again = json.loads(path.read_text())
@@ -144,7 +157,7 @@ def test_another_family_is_timed_beside_those_that_were_and_has_an_accuracy_scor
 
 def test_a_training_that_went_further_is_not_judged_as_a_shorter_one(made):
     config, _ = made
-    path = config.run_dir / "few-seed-1" / "cell-0.002-minutes.json"
+    path = config.run_dir / "few-seed-0" / "cell-0.002-minutes.json"
     kept = path.read_text()
     path.unlink()
     try:
