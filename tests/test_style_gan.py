@@ -108,7 +108,11 @@ def test_widths():
 
 @pytest.mark.parametrize(
     "size,channels,classes",
-    [(8, 1, 3), (16, 3, None), pytest.param(64, 2, 3, marks=pytest.mark.slow)],
+    [
+        (8, 1, 3),
+        pytest.param(16, 3, None, marks=pytest.mark.slow),
+        pytest.param(64, 2, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_shapes_of_small_networks(size, channels, classes):
     pair = models.make_gan(
