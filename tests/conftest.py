@@ -24,8 +24,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Traced programs are many small objects and hardly ever cycles: to look for those less often saves
-# a twentieth of the time.
+# Traced programs are many small objects and hardly ever cycles. To look for those took 4% of a
+# profile of two steps that are traced and compiled.
 gc.set_threshold(50_000, 20, 50)
 
 # Many tests build the same program again (a run and its resumption, say). A cache that lives as
