@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8"
     # The generated code runs once or a few times: nothing is spent on making it fast.
     + " --xla_backend_optimization_level=0"
+    # Nor is it cut into 32 modules, to be compiled by as many processors.
+    + " --xla_cpu_parallel_codegen_split_count=1"
     # An unknown flag ends the process, and jax 0.12 has lost this one.
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.11" else "")
 )
@@ -28,10 +30,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests build the same program again (a run and its resumption, say). A cache that lives as
-# long as the test session compiles each of them once.
+# long as the test session compiles each of them once. To keep a small one and to look for it takes
+# longer than to compile it.
 _cache = tempfile.TemporaryDirectory(prefix="jaxnets-test-cache-")
 jax.config.update("jax_compilation_cache_dir", _cache.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -58,7 +58,7 @@ def test_shape_range_and_determinism_in_the_key(name):
 
 
 def test_one_device_eight_by_jit_and_eight_by_pmap_agree():
-    function = augment.compose(FUNCTIONS["crop"], FUNCTIONS["gan"])
+    function = augment.compose(FUNCTIONS["crop"], augment.contrast, augment.random_flip)
 
     def step(images):
         return augment.apply(function, axis.example_keys(KEY, images.shape[0]), images)
@@ -71,7 +71,14 @@ def test_one_device_eight_by_jit_and_eight_by_pmap_agree():
     np.testing.assert_allclose(jax.jit(step)(jax.device_put(IMAGES, spread)), one, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+#: The two pipelines have all the others in them, but for one way to fill an edge.
+PIPELINES = ("classifier", "gan", "crop_zero")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in PIPELINES)) for name in FUNCTIONS],
+)
 def test_gradient_reaches_the_image(name):
     direction, step = RNG.normal(size=(2, *IMAGES[0].shape)).astype(np.float32)
 

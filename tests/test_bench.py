@@ -72,6 +72,7 @@ def test_the_file_holds_every_figure(measured):
     assert case["calls"]["1"]["values"] == times["values"]
 
 
+@pytest.mark.slow
 def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
     asked = []
 

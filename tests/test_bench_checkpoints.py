@@ -22,7 +22,8 @@ def test_the_cost_is_what_a_save_adds_to_a_window():
     assert found["share"] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("kind", ["classifier", pytest.param("gan", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classifier", "gan"])
 def test_what_is_saved_is_what_a_run_saves(kind, cli, tmp_path):
     path = tmp_path / "out.json"
     flags = (*TINY.split(), "--kind", kind, "--width", 0.1, "--max-share", 100, "--json", path)

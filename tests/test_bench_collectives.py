@@ -63,9 +63,19 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
-@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
-def test_a_step_sends_what_it_must_and_nothing_else(name, mode):
+#: What stands for the others, which run with the slow tests.
+QUICK = {("jit", "classifier"), ("jit", "gan"), ("pmap", "micro-batches")}
+
+
+@pytest.mark.parametrize(
+    "mode,name",
+    [
+        pytest.param(mode, name, marks=[pytest.mark.slow] * ((mode, name) not in QUICK))
+        for mode in ("jit", "pmap")
+        for name in STEPS
+    ],
+)
+def test_a_step_sends_what_it_must_and_nothing_else(mode, name):
     make, *counts = STEPS[name]
     of, *_ = made = make()
     (row,) = sent(made, mode)
@@ -84,7 +94,7 @@ def test_a_step_sends_what_it_must_and_nothing_else(name, mode):
     assert 0 < rest < 100 * counts[0]
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_three_steps_in_a_call_send_three_times_as_much(mode):
     make, *_ = STEPS["classifier"]
     (alone,), (row,) = sent(make(), mode), sent(make(), mode, steps_per_call=3)
@@ -101,7 +111,7 @@ def with_a_stray_sum(of, step, batch):
     return of, stray, batch
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_a_sum_too_many_shows(mode):
     make, *counts = STEPS["classifier"]
     (row,) = sent(with_a_stray_sum(*make()), mode)

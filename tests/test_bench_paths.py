@@ -235,9 +235,9 @@ def test_shapes_and_attributes_are_read():
 #: before there is any.
 ONLY_TO_LOOK_AT = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
-#: Depth only repeats layers: a shallower one of the kind stands for these, which run with the slow
-#: tests.
-DEEPER = {"vgg16", "resnet18", "resnet34", "resnet50", "wide_resnet_28_10"}
+#: Strided convolutions, transposed ones and grouped ones, which are differentiated twice: these
+#: stand for the rest, which run with the slow tests.
+QUICK = {"resnet_3x2", "dcgan r1", "r3gan r1"}
 STEPS = [
     *(
         pytest.param(
@@ -248,7 +248,7 @@ STEPS = [
                 width=0.1,
             ),
             id=name,
-            marks=[pytest.mark.slow] * (name in DEEPER),
+            marks=[pytest.mark.slow] * (name not in QUICK),
         )
         for name, spec in models.CLASSIFIERS.items()
     ),
@@ -263,7 +263,7 @@ STEPS = [
                 conditional=True,
             ),
             id=f"{family} {penalty}",
-            marks=[] if penalty == "r1" else pytest.mark.slow,
+            marks=[pytest.mark.slow] * (f"{family} {penalty}" not in QUICK),
         )
         for family in models.GENERATORS
         for penalty in ("none", *losses.PENALTIES)

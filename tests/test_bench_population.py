@@ -22,6 +22,7 @@ TINY = population.Population(
 )
 
 
+@pytest.mark.slow
 def test_both_ways_are_timed_in_every_round(tmp_path):
     config = dataclasses.replace(TINY, json=tmp_path / "out.json")
     found = population.run(config)

@@ -9,6 +9,7 @@ from jaxnets.errors import UserError
 from jaxnets.scoring import METRICS
 
 
+@pytest.mark.slow
 def test_every_score_is_timed_twice(tmp_path):
     before = memory.process_peak()
     out = tmp_path / "out.json"

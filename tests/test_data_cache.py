@@ -111,6 +111,7 @@ def test_two_processes_may_prepare_the_same_data():
     assert [path.name for path in (cache_dir() / "arrays").iterdir()] == ["key"]
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_a_set_that_ships(cache):
     """Through TensorFlow Datasets, which does not see to it."""
     code = "from jaxnets import data; print(len(data.load('digits').splits['train']))"

@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 LOSSES = {"classifier": ["loss", "accuracy"], "gan": ["d_loss", "g_loss", "penalty"]}
 
 
-@pytest.fixture(scope="module", params=LOSSES)
+@pytest.fixture(scope="module", params=["classifier", pytest.param("gan", marks=pytest.mark.slow)])
 def kind(request):
     """The name of a task; a module's tests of one come together."""
     return request.param
@@ -53,7 +53,7 @@ def go_on(kind, begun, folder, devices, mode):
     return losses.max(), off, bits(found.state) == bits(whole.state)
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_on_the_same_devices_it_is_the_same_run(mode, kind, begun, tmp_path):
     """To the bit by jit; by pmap the program is another one."""
     losses, off, same = go_on(kind, begun, tmp_path / "run", 8, mode)

@@ -190,7 +190,9 @@ def test_a_run_names_the_images_that_have_changed(cli, workplace):
     assert_one_error(cli(*line), f"the images of folder:{images}", "their fingerprint was ")
 
 
-@pytest.mark.parametrize("best_by,best", [("frechet", 4), ("recall", 6)])
+@pytest.mark.parametrize(
+    "best_by,best", [("frechet", 4), pytest.param("recall", 6, marks=pytest.mark.slow)]
+)
 def test_the_best_gan_is_that_of_the_least_distance_or_the_greatest_recall(
     best_by, best, cli, runs, workplace, monkeypatch
 ):

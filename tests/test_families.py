@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from jaxnets.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The command on digits: two families, two marks, two seeds, hundredths of a minute."""
+def made(tmp_path_factory, runs):
+    """The command on digits: one family, two marks, thousandths of a minute."""
     folder = tmp_path_factory.mktemp("families")
     config = families.Families(
-        names=("dcgan", "few"),
+        names=("few",),
         data="digits",
         minutes=(0.004, 0.002),
-        seeds=2,
+        seeds=1,
         samples=40,
         accuracy_score=False,
         run_dir=folder / "runs",
@@ -29,26 +30,13 @@ def made(tmp_path_factory):
     few = pytest.MonkeyPatch()
     narrow = {"generator": "dcgan", "width": 0.1}
     few.setitem(families.ENTRIES, "dcgan", narrow)
-    few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20})
-    few.setattr(families, "_own_judge", judge_of(folder))
+    few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20, "penalty": "none"})
+    few.setattr(families, "_own_judge", lambda *_: runs["classify"])
     few.setattr(families, "_WINDOW_SECONDS", 0.01)
     few.setattr(families, "_ROUNDS", 2)
     families.run(config)
     yield config, json.loads((folder / "out.json").read_text())
     few.undo()
-
-
-def judge_of(folder):
-    """A judge that was trained for a moment."""
-    from experiments import classify
-
-    def own(config, _):
-        path = folder / "judge"
-        if not path.exists():
-            classify.run(classify.Classify(data=config.data, run_dir=path, epochs=0.5, width=0.1))
-        return path
-
-    return own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +69,7 @@ def test_a_later_version_knows_its_cells_again():
 def test_every_cell_is_judged_after_its_minutes(made):
     config, found = made
     cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
-    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0, 1) for e in config.names]
+    assert cells == [(m, s, e) for m in (0.002, 0.004) for s in (0,) for e in config.names]
     for cell in found["cells"]:
         seconds = found["seconds_per_step"][cell["entry"]]
         assert cell["step"] == max(1, int(60 * cell["minutes"] / seconds))
@@ -94,14 +82,31 @@ def test_every_cell_is_judged_after_its_minutes(made):
 
 def test_the_table_has_mean_and_standard_deviation(made):
     _, found = made
-    row = found["table"]["dcgan, 0.002 minutes"]
-    values = [
-        cell["scores"]["frechet"]
-        for cell in found["cells"]
-        if (cell["entry"], cell["minutes"]) == ("dcgan", 0.002)
-    ]
-    assert row["frechet"]["mean"] == pytest.approx(sum(values) / 2)
-    assert row["frechet"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    (one, _) = found["cells"]
+    assert found["table"]["few, 0.002 minutes"]["frechet"]["mean"] == one["scores"]["frechet"]
+    cells = [{**one, "seed": seed, "scores": {"frechet": 3.0 + 2 * seed}} for seed in (0, 1)]
+    *_, row = families._table(cells).splitlines()
+    assert row.startswith("| few | 0.002 | 2 | ") and re.search(r"4\.\d+ ± 1\.41", row)
+
+
+@pytest.mark.slow
+def test_cells_come_by_seeds_and_then_by_families(made, tmp_path):
+    config, _ = made
+    names = ("dcgan", "few")
+    more = dataclasses.replace(
+        config,
+        names=names,
+        minutes=(0.002,),
+        seeds=2,
+        run_dir=tmp_path / "runs",
+        out=tmp_path / "out.json",
+    )
+    families.run(more)
+    found = json.loads(more.out.read_text())
+    cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
+    assert cells == [(0.002, s, e) for s in (0, 1) for e in names]
+    for name, row in found["table"].items():
+        assert row["frechet"]["std"] > 0, name
 
 
 def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
@@ -114,29 +119,29 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
     monkeypatch.setattr(families, "_runner", no_training)
     families.run(config)
     assert json.loads(config.out.read_text()) == found
-    assert "| dcgan | 0.002 | 2 |" in capsys.readouterr().out
+    assert "| few | 0.002 | 1 |" in capsys.readouterr().out
 
 
 def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
     config, _ = made
-    other = {**families.ENTRIES["dcgan"], "penalty_weight": 0.2}
-    monkeypatch.setitem(families.ENTRIES, "dcgan", other)
-    with pytest.raises(UserError, match=r"another configuration: .*penalty_weight"):
+    other = {**families.ENTRIES["few"], "b1": 0.2}
+    monkeypatch.setitem(families.ENTRIES, "few", other)
+    with pytest.raises(UserError, match=r"another configuration: .*b1"):
         families.run(config)
 
 
 def test_a_cell_that_was_lost_is_the_same_again(made):
     config, found = made
     last = found["cells"][-1]
-    path = config.run_dir / "few-seed-1" / "cell-0.004-minutes.json"
+    path = config.run_dir / "few-seed-0" / "cell-0.004-minutes.json"
     path.unlink()
     families.run(config)
     again = json.loads(path.read_text())
     assert again["step"] == last["step"] and again["scores"] == last["scores"]
 
 
-def test_an_accuracy_score_is_added_to_what_there_is(made, tmp_path):
-    config, _ = made
+def test_another_family_is_timed_beside_those_that_were_and_has_an_accuracy_score(made, tmp_path):
+    config, earlier = made
     more = dataclasses.replace(
         config,
         names=("dcgan",),
@@ -147,13 +152,17 @@ def test_an_accuracy_score_is_added_to_what_there_is(made, tmp_path):
         out=tmp_path / "out.json",
     )
     families.run(more)
-    (cell,) = json.loads(more.out.read_text())["cells"]
+    found = json.loads(more.out.read_text())
+    (cell,) = found["cells"]
+    assert cell["entry"] == "dcgan" and set(found["seconds_per_step"]) == {"dcgan"}
+    kept = json.loads((config.run_dir / "budget.json").read_text())["seconds_per_step"]
+    assert kept == {**earlier["seconds_per_step"], **found["seconds_per_step"]}
     assert 0 <= cell["scores"]["accuracy_score"] <= 1
 
 
 def test_a_training_that_went_further_is_not_judged_as_a_shorter_one(made):
     config, _ = made
-    path = config.run_dir / "few-seed-1" / "cell-0.002-minutes.json"
+    path = config.run_dir / "few-seed-0" / "cell-0.002-minutes.json"
     kept = path.read_text()
     path.unlink()
     try:

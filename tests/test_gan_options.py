@@ -71,7 +71,8 @@ def test_lecam_is_its_formula_and_its_averages_move():
     for name, of in ((steps.LECAM_REAL, "d_real"), (steps.LECAM_FAKE, "d_fake")):
         expected = 0.9 * EXTRA[name] + 0.1 * metrics[of].compute()
         assert float(after.extra[name]) == pytest.approx(expected, rel=1e-5)
-    plain, _ = tiny.gan(penalty=None)[1](tiny.gan(penalty=None)[0], tiny.batch())
+    plain, step_without = tiny.gan(penalty=None)
+    plain, _ = jax.jit(step_without)(plain, tiny.batch())
     changed = jax.tree.map(
         lambda a, b: float(jnp.abs(a - b).max()),
         after.nets["discriminator"].params,
@@ -95,11 +96,13 @@ def test_feature_distance_is_that_of_the_means_of_what_counts():
     assert not np.any(slope(jnp.asarray(real)))
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_matching_and_lecam_are_the_same_on_four_devices(mode):
     found = []
     for devices in (1, 4):
-        start, step = tiny.gan(matching=losses.FeatureMatching(2.0), lecam=losses.LeCam(0.5))
+        start, step = tiny.gan(
+            matching=losses.FeatureMatching(2.0), lecam=losses.LeCam(0.5), penalty=None
+        )
         mesh = parallel.make_mesh(devices)
         compiled = parallel.compile_step(step, mesh, mode)
         after, metrics = compiled(parallel.replicate(with_extra(start), mesh), tiny.batch(16))
@@ -111,10 +114,11 @@ def test_matching_and_lecam_are_the_same_on_four_devices(mode):
 
 def test_features_of_another_network_are_matched():
     start, step = tiny.gan(
-        matching=losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2)))
+        matching=losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2))),
+        penalty=None,
     )
-    _, metrics = jax.jit(step)(start, tiny.batch())
-    assert 0 < metrics["matching"].compute() < 4
+    matching = jax.jit(lambda *given: step(*given)[1]["matching"])
+    assert 0 < matching(start, tiny.batch()).compute() < 4
 
 
 def conditioned(conditioning):
@@ -162,7 +166,7 @@ def test_a_class_changes_the_logit_where_it_is_told(conditioning, heeds):
 def test_a_discriminator_that_names_no_classes_is_refused():
     start, step = tiny.gan(auxiliary_weight=1.0)
     with pytest.raises(UserError, match="AuxiliaryClassifier"):
-        step(start, tiny.batch())
+        jax.eval_shape(step, start, tiny.batch())
     with pytest.raises(UserError, match="unknown conditioning"):
         models.make_discriminator("dcgan", image_shape=(8, 8, 1), num_classes=2, conditioning="x")
 
@@ -325,17 +329,17 @@ def test_members_of_a_sweep_are_runs_with_that_value():
     step = populations.step(config, lambda swept: made(swept)[1])
     batch = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tiny.batch())
     after, metrics = jax.jit(step)(start, batch)
-    for i, gamma in enumerate((0.1, 2.0)):
-        alone, of_one = jax.jit(made({"penalty_weight": gamma})[1])(made({})[0], tiny.batch())
-        member = populations.members(config, after)[i].nets["discriminator"].params
-        for a, b in zip(
-            jax.tree.leaves(member),
-            jax.tree.leaves(alone.nets["discriminator"].params),
-            strict=True,
-        ):
-            np.testing.assert_allclose(a, b, atol=1e-5)
-        name = f"d_loss/{populations.names(config)[i]}"
-        assert metrics[name].compute() == pytest.approx(of_one["d_loss"].compute(), rel=1e-5)
+    other, member = (
+        jax.tree.leaves(each.nets["discriminator"].params)
+        for each in populations.members(config, after)
+    )
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(other, member, strict=True))
+    alone, of_one = jax.jit(made({"penalty_weight": 2.0})[1])(made({})[0], tiny.batch())
+    of_alone = jax.tree.leaves(alone.nets["discriminator"].params)
+    for a, b in zip(member, of_alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    name = f"d_loss/{populations.names(config)[1]}"
+    assert metrics[name].compute() == pytest.approx(of_one["d_loss"].compute(), rel=1e-5)
 
 
 def test_a_sweep_of_the_average_keeps_one():

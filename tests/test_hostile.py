@@ -57,18 +57,32 @@ def test_there_are_enough_cases():
         assert held[command, field] or hostile.is_closed(hint), (command, field)
 
 
+def each_of(cases, check):
+    """Checks all of them, and fails with the names of all that are not as they should be."""
+    wrong = []
+    for name, case in cases.items():
+        try:
+            check(case)
+        except AssertionError as error:
+            wrong.append(f"{name}: {error}")
+    assert cases and not wrong, "\n\n".join(wrong)
+
+
 # ------------------------------------------------------------------------- command lines
 
 
-@pytest.mark.parametrize("case", VALUES, ids=lambda case: case.name)
-def test_a_value_out_of_range_is_refused(case, refuses, monkeypatch):
-    # The parser is tested with whole lines; of so many cases it would take two minutes.
+@pytest.mark.parametrize("command", hostile.COMMANDS)
+def test_a_value_out_of_range_is_refused(command, refuses, monkeypatch):
     parse = commands.parse
-    monkeypatch.setattr(
-        commands, "parse", lambda words: case.config() if words == [case.command] else parse(words)
-    )
-    last = " ".join(refuses(case.command).split())
-    assert any(word in last for word in case.words), (case.words, last)
+
+    def check(case):
+        # The parser is tested with whole lines; of so many cases it would take two minutes.
+        given = lambda words: case.config() if words == [command] else parse(words)  # noqa: E731
+        monkeypatch.setattr(commands, "parse", given)
+        last = " ".join(refuses(command).split())
+        assert any(word in last for word in case.words), (case.words, last)
+
+    each_of({case.name: case for case in VALUES if case.command == command}, check)
 
 
 @pytest.mark.parametrize("line", hostile.LINES, ids=lambda line: line[0][:40])
@@ -100,16 +114,16 @@ def test_a_config_that_describes_no_run_is_refused(number, refuses, place):
         (place / name / "config.json").write_text(files.run_text(name))
 
 
-@pytest.mark.parametrize(
-    "experiment,fields,words",
-    CONFIG_VALUES,
-    ids=[f"{name} {ascii(fields)[:50]}" for name, fields, _ in CONFIG_VALUES],
-)
-def test_a_value_in_a_config_is_checked_like_a_flag(experiment, fields, words, refuses, place):
-    name = {kind: run for run, kind in files.EXPERIMENTS.items()}[experiment]
-    (place / name / "config.json").write_text(files.run_text(name, **fields))
-    last = refuses("evaluate", name)
-    assert any(word in last for word in words), (words, last)
+@pytest.mark.parametrize("name", files.RUNS)
+def test_a_value_in_a_config_is_checked_like_a_flag(name, refuses, place):
+    def check(case):
+        _, fields, words = case
+        (place / name / "config.json").write_text(files.run_text(name, **fields))
+        last = refuses("evaluate", name)
+        assert any(word in last for word in words), (words, last)
+
+    of_it = [case for case in CONFIG_VALUES if case[0] == files.EXPERIMENTS[name]]
+    each_of({ascii(case[1]): case for case in of_it}, check)
 
 
 def test_a_config_in_the_form_of_another_thing_is_refused(refuses, place):

@@ -68,7 +68,8 @@ def drawn(name):
             points.append(image + 0.5 * share * image.std() * noise)
         return np.stack(points)
     if name == "consistency":
-        return np.stack([translate(k, jnp.asarray(x)) for k, x in zip(keys, REAL, strict=True)])
+        shift = jax.jit(translate)
+        return np.stack([shift(k, jnp.asarray(x)) for k, x in zip(keys, REAL, strict=True)])
     return None
 
 
@@ -173,7 +174,13 @@ def test_errors():
 
 
 @pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("r1_r2", "wgan_gp")))
+        for name in PENALTIES
+    ],
+)
 def test_both_orders_of_differentiation_agree(name):
     """Reverse over reverse, where the kernels are our own, and forward over reverse elsewhere."""
     real, fake = (np.resize(images, (4, 8, 8, 1)).astype(np.float32) for images in (REAL, FAKE))

@@ -68,21 +68,30 @@ def count(variables):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.parametrize("name", SMALL)
+one_of_a_kind = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("alexnet", "vgg", "bottleneck")))
+        for name in SMALL
+    ],
+)
+
+
+@one_of_a_kind
 def test_a_training_pass_is_finite_and_compiled_once(name):
     _, outputs, _ = trained(name)
     chex.assert_shape(outputs[0][0], (4, 5))
     chex.assert_tree_all_finite(outputs)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet"])
+@pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_a_training_pass_is_the_same_without_jit(name):
     variables, outputs, _ = trained(name)
     eager = forward(SMALL[name], variables, images())
     chex.assert_trees_all_close(outputs, eager, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@one_of_a_kind
 def test_every_parameter_learns(name):
     _, _, grads = trained(name)
     leaves = jax.tree_util.tree_leaves_with_path(grads)

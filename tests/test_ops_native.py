@@ -104,10 +104,16 @@ def test_all_three_maps_are_those_of_xla(problem):
 
 
 @pytest.mark.parametrize(
-    "groups,channels",
-    [(2, (32, 32)), (3, (48, 96)), (5, (160, 240)), (11, (352, 176)), (2, (64, 96))],
+    "groups,channels,size",
+    [
+        (2, (32, 32), (14, 14)),
+        (3, (48, 96), (5, 7)),
+        (2, (64, 96), (5, 7)),
+        pytest.param(5, (160, 240), (5, 7), marks=pytest.mark.slow),
+        pytest.param(11, (352, 176), (5, 7), marks=pytest.mark.slow),
+        pytest.param(11, (352, 176), (14, 14), marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("size", [(5, 7), (14, 14)])
 def test_tiles_of_groups(groups, channels, size):
     """Groups for Winograd's algorithm: one and more vectors of channels, bundles that are full."""
     compare(

@@ -88,7 +88,17 @@ def sized(name):
     return data.DataSet("two", 2, ("a", "b"), {"train": two, "test": two}, 0, "0" * 64)
 
 
-@pytest.mark.parametrize("name", [name for name in presets.PRESETS if "small" not in name])
+LARGEST = ("dcgan_64", "sngan_128", "r3gan_256", "stylegan2_256")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in LARGEST))
+        for name in presets.PRESETS
+        if "small" not in name
+    ],
+)
 def test_networks_of_every_preset_are_of_its_size(name):
     config = gan_config.resolve(gan_config.Generate(preset=name, data="folder:x"))
     dataset = sized(name)
@@ -109,7 +119,16 @@ def test_networks_of_every_preset_are_of_its_size(name):
     assert made.shape == (2, *shape)
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+ONE_OF_A_FAMILY = ("dcgan_small", "sngan_small", "r3gan_64", "stylegan2_64")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ONE_OF_A_FAMILY))
+        for name in presets.PRESETS
+    ],
+)
 def test_every_preset_makes_a_step(name):
     config = gan_config.resolve(
         gan_config.Generate(preset=name, data="digits", width=0.02, batch_size=4, latent_size=4)

@@ -22,7 +22,7 @@ CASES = {
         optimizer=optimizers.make_optimizer("lamb", 0.05, weight_decay=0.01, clip_norm=0.1),
         micro_batches=2,
     ),
-    "gan with k = 2": lambda: tiny.gan("relativistic", discriminator_steps=2),
+    "gan with k = 2": lambda: tiny.gan("relativistic", discriminator_steps=2, penalty=None),
 }
 
 
@@ -53,7 +53,11 @@ def assert_close(a, b, tolerance=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), a, b)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    # The classifier is that of the test below.
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "classifier")) for name in CASES],
+)
 def test_the_numbers_are_those_of_one_device(name, everything_divides):
     one, metrics = train(CASES[name], 1)
     many, found = train(CASES[name], 4, shard_params=True)
@@ -72,6 +76,7 @@ def test_several_steps_in_a_call(everything_divides):
     assert_close(many.nets, one.nets)
 
 
+@pytest.mark.slow
 def test_a_population_is_divided_too(everything_divides):
     members = [tiny.classifier() for _ in range(2)]
     whole = population.population_state([state for state, _ in members])

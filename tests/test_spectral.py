@@ -121,8 +121,9 @@ def test_the_length_of_u_does_not_count_and_a_kernel_of_zeros_stays_zero():
 def test_a_layer_is_flax_own_with_the_kernel_divided(make, like, dtype):
     x = jax.random.normal(KEY, (2, 5, 5, 4))
     layer = untyped(make(spectral_norm=True, dtype=dtype, bias_init=nn.initializers.ones))
-    variables = layer.init(KEY, x, train=True)
-    y, after = layer.apply(variables, x, train=True, mutable=["spectral_norm"])
+    variables = jax.jit(partial(layer.init, train=True))(KEY, x)
+    train = jax.jit(partial(layer.apply, train=True, mutable=["spectral_norm"]))
+    y, after = train(variables, x)
     assert y.dtype == dtype
     kernel = variables["params"]["kernel"]
     assert kernel.dtype == jnp.float32
@@ -203,7 +204,10 @@ def stepped(net, count):
     return found
 
 
-@pytest.mark.parametrize("penalty", [None, "r1", "r2", "wgan_gp"])
+@pytest.mark.parametrize(
+    "penalty",
+    ["r1", "wgan_gp", *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "r2"))],
+)
 def test_one_step_of_the_power_iteration_for_each_update_of_the_discriminator(penalty):
     first, step = gan(penalty)
     # A vector that is far from converged, so that another step of the iteration would show.
@@ -218,7 +222,9 @@ def test_one_step_of_the_power_iteration_for_each_update_of_the_discriminator(pe
     chex.assert_tree_all_finite(metrics)
 
 
-@pytest.mark.parametrize("mode,penalty", [("jit", "r1"), ("pmap", "wgan_gp")])
+@pytest.mark.parametrize(
+    "mode,penalty", [("jit", "r1"), pytest.param("pmap", "wgan_gp", marks=pytest.mark.slow)]
+)
 def test_the_vectors_are_those_of_one_device_on_eight(mode, penalty):
     found = []
     for devices in (1, 8):

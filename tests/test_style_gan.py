@@ -49,8 +49,18 @@ def variables():
     return filled(GENERATOR, latents(), LABEL), filled(DISCRIMINATOR, images(), LABEL)
 
 
-def styles(count=4, label=LABEL):
-    return GENERATOR.apply(variables()[0], latents(count), label, method="map")
+@cache
+def compiled(module, **options) -> Any:
+    return jax.jit(partial(module.apply, **options))
+
+
+@cache
+def styles():
+    return compiled(GENERATOR, method="map")(variables()[0], latents(), LABEL)
+
+
+def synthesise(variables, w):
+    return compiled(GENERATOR, train=False, method="synthesise")(variables, w)[0]
 
 
 def silent():
@@ -96,7 +106,14 @@ def test_widths():
     assert (large.widths, large.mapping_layers) == ((512, 512, 512, 512, 256), 8)
 
 
-@pytest.mark.parametrize("size,channels,classes", [(8, 1, 3), (16, 3, None), (64, 2, 3)])
+@pytest.mark.parametrize(
+    "size,channels,classes",
+    [
+        (8, 1, 3),
+        pytest.param(16, 3, None, marks=pytest.mark.slow),
+        pytest.param(64, 2, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_shapes_of_small_networks(size, channels, classes):
     pair = models.make_gan(
         "stylegan2",
@@ -130,14 +147,23 @@ def play(generator_variables, discriminator_variables):
     return jax.nn.softplus(-judged[0]).mean(), (made, judged)
 
 
-def test_a_training_pass_is_finite_and_the_same_without_jit_and_every_parameter_learns():
-    outputs, grads = jax.jit(jax.value_and_grad(play, argnums=(0, 1), has_aux=True))(*variables())
+@cache
+def played():
+    return jax.jit(jax.value_and_grad(play, argnums=(0, 1), has_aux=True))(*variables())
+
+
+@pytest.mark.slow
+def test_a_training_pass_is_the_same_without_jit():
+    chex.assert_trees_all_close(played()[0], play(*variables()), rtol=1e-3, atol=1e-3)
+
+
+def test_a_training_pass_is_finite_and_every_parameter_learns():
+    outputs, grads = played()
     (fakes, made), (logits, features) = outputs[1]
     chex.assert_shape(fakes, (4, *SHAPE))
     chex.assert_shape(logits, (4,))
     assert set(made) == {"stage0", "stage1"} and set(features) == {"stage1", "penultimate"}
     chex.assert_tree_all_finite((outputs, grads))
-    chex.assert_trees_all_close(outputs, play(*variables()), rtol=1e-3, atol=1e-3)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         assert (jnp.abs(leaf) > 1e-9).any(), jax.tree_util.keystr(path)
 
@@ -146,13 +172,14 @@ def test_a_call_is_the_map_and_the_synthesis_and_evaluation_draws_nothing():
     w = styles()
     assert w.shape == (4, 4, 7) and GENERATOR.num_styles == 4
     assert (w == w[:, :1]).all() and len(np.unique(w[:, 0, 0])) == 4
-    whole, _ = GENERATOR.apply(variables()[0], latents(), LABEL, train=False)
-    parts, _ = GENERATOR.apply(variables()[0], w, train=False, method="synthesise")
-    np.testing.assert_array_equal(whole, parts)
-    other, _ = GENERATOR.apply(variables()[0], latents(), jnp.zeros_like(LABEL), train=False)
+    call = compiled(GENERATOR, train=False)
+    whole, _ = call(variables()[0], latents(), LABEL)
+    parts = synthesise(variables()[0], w)
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+    other, _ = call(variables()[0], latents(), jnp.zeros_like(LABEL))
     np.testing.assert_allclose(other[0], whole[0], atol=1e-5)
     assert jnp.abs(other[1] - whole[1]).max() > 1e-3
-    without, _ = GENERATOR.apply(silent(), w, train=False, method="synthesise")
+    without = synthesise(silent(), w)
     assert jnp.abs(without - parts).max() > 1e-3, "evaluation has no noise"
 
 
@@ -192,9 +219,8 @@ def test_mixing_takes_over_at_every_layer_in_the_share_that_is_asked_for():
     assert (starts(1.0) < 4).all()
 
     def made(mixing, train):
-        module: Any = GENERATOR.clone(mixing=mixing)
-        rngs = {"dropout": KEY}
-        image, features = module.apply(silent(), latents(), LABEL, train=train, rngs=rngs)
+        apply = compiled(GENERATOR.clone(mixing=mixing), train=bool(train))
+        image, features = apply(silent(), latents(), LABEL, rngs={"dropout": KEY})
         return image, features["stage0"]
 
     # The second latents take over after the first style, and in training only.
@@ -204,7 +230,7 @@ def test_mixing_takes_over_at_every_layer_in_the_share_that_is_asked_for():
     assert (jnp.abs(mixed - plain).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
-@pytest.mark.parametrize("name", ["r1", "wgan_gp"])
+@pytest.mark.parametrize("name", ["r1", pytest.param("wgan_gp", marks=pytest.mark.slow)])
 def test_a_penalty_has_the_gradient_of_the_gradient(name):
     def critic(params, x):
         return DISCRIMINATOR.apply({"params": params}, x, LABEL, train=True)[0]
@@ -227,15 +253,15 @@ def test_path_lengths_of_the_synthesis():
     """Its layers have forward mode, and the trick the gradient of the definition."""
     noise = {"dropout": jax.random.key(1)}
 
-    def synthesise(variables, w):
+    def noisily(variables, w):
         return GENERATOR.apply(variables, w, train=True, method="synthesise", rngs=noise)[0]
 
     def ours(variables):
-        return losses.path_length_penalty(partial(synthesise, variables), KEY, styles(), 0.5)[0]
+        return losses.path_length_penalty(partial(noisily, variables), KEY, styles(), 0.5)[0]
 
     def by_definition(variables):
         lengths = []
-        images, pull = jax.vjp(partial(synthesise, variables), styles())
+        images, pull = jax.vjp(partial(noisily, variables), styles())
         keys = jax.vmap(partial(jax.random.fold_in, KEY))(jnp.arange(4))
         y = jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys) / np.sqrt(9 * 12)
         lengths = jnp.sqrt(jnp.square(pull(y)[0]).sum(2).mean(1))
@@ -259,7 +285,7 @@ def test_a_logit_is_of_one_image_and_its_label():
     head = variables()[1]["params"]["head"]
     judged = features["penultimate"] @ head["kernel"] / np.sqrt(8) + head["bias"][None]
     mapping = style_layers.Mapping(6, 2, CLASSES)
-    mapped: Any = mapping.apply({"params": variables()[1]["params"]["mapping"]}, None, LABEL)
+    mapped = compiled(mapping)({"params": variables()[1]["params"]["mapping"]}, None, LABEL)
     np.testing.assert_allclose(logits, (judged * mapped).sum(1) / np.sqrt(6), rtol=1e-3)
 
 
@@ -275,6 +301,7 @@ def gan_step(mode, devices):
     return jax.device_get((at.nets, {name: value.compute() for name, value in metrics.items()}))
 
 
+@pytest.mark.slow  # test_path_length has a step on one device and on four
 def test_adversarial_steps_are_the_same_on_one_device_and_on_two():
     one, two = gan_step("jit", 1), gan_step("jit", 2)
     chex.assert_tree_all_finite(one)
@@ -306,10 +333,10 @@ def test_truncation_is_towards_the_mean_style_of_the_class():
     np.testing.assert_allclose(draw(labels[:2], 0.5), draw(labels, 0.5)[:2], atol=1e-5)
     means = sampling.mean_style(GENERATOR, variables()[0], jax.random.key(0), jnp.arange(3))
     assert means.shape == (3, 4, 7)
-    typical, _ = GENERATOR.apply(variables()[0], means, train=False, method="synthesise")
+    typical = synthesise(variables()[0], means)
     np.testing.assert_allclose(draw(labels, 1e-6), typical[labels], rtol=1e-3, atol=1e-3)
     z = jax.random.normal(jax.random.key(0), (1024, LATENT))
-    one = GENERATOR.apply(variables()[0], z, jnp.full(1024, 2), method="map").mean(axis=0)
+    one = compiled(GENERATOR, method="map")(variables()[0], z, jnp.full(1024, 2)).mean(axis=0)
     np.testing.assert_allclose(means[2], one, rtol=1e-4, atol=1e-5)
     distances = [np.abs(draw(labels, psi) - typical[labels]).mean() for psi in (0.3, 0.6, 1.0)]
     assert distances == sorted(distances)
@@ -329,10 +356,9 @@ def test_style_mixing_has_the_samples_on_its_diagonal():
     np.testing.assert_allclose(mixed[np.arange(3), np.arange(3)], expected, atol=1e-4)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(1)))(jnp.arange(3))
     z = jax.vmap(lambda key: jax.random.normal(key, (LATENT,)))(keys)
-    w = GENERATOR.apply(variables()[0], z, labels, method="map")
+    w = compiled(GENERATOR, method="map")(variables()[0], z, labels)
     both = jnp.concatenate([w[:1, :1], w[1:2, 1:]], axis=1)
-    one, _ = GENERATOR.apply(variables()[0], both, train=False, method="synthesise")
-    np.testing.assert_allclose(mixed[0, 1], one[0], atol=1e-4)
+    np.testing.assert_allclose(mixed[0, 1], synthesise(variables()[0], both)[0], atol=1e-4)
     for crossover in (0, 2, -1):
         with pytest.raises(UserError, match=f"stages 1 to 1, got {crossover}"):
             mix(labels, crossover)

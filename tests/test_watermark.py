@@ -244,6 +244,7 @@ def test_files_that_hold_no_images_are_refused(cli, workplace):
         assert_one_error(cli("detect", name, "--key", 1), *words)
 
 
+@pytest.mark.slow
 def test_the_measurement_counts_what_is_found(cli, workplace, monkeypatch):
     from experiments.benchmarks import watermark as bench
     from jaxnets import data

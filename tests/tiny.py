@@ -103,15 +103,18 @@ def classifier(
 def gan(
     loss: str = "non_saturating",
     *,
+    generator: nn.Module | None = None,
     norm: bool = False,
     rate: float = 1e-2,
+    b2: float = 0.9,
     penalty: str | None = "r1",
     gamma: float = 0.5,
     **options: Any,
 ) -> tuple[state.TrainState, steps.Step]:
     """A conditional GAN's state and its step."""
-    generator, discriminator = TinyGenerator(), TinyDiscriminator(norm=norm)
-    optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=0.9)
+    generator = TinyGenerator() if generator is None else generator
+    discriminator = TinyDiscriminator(norm=norm)
+    optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=b2)
     label = jnp.zeros(1, jnp.int32)
     nets = {
         "generator": state.init_net(
