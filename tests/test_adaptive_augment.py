@@ -69,7 +69,7 @@ def test_no_share_and_all_of_it_are_without_and_with():
     "mode,discriminator_steps,target",
     [
         ("jit", 2, -1.5),  # the discriminator is always too sure
-        ("pmap", 1, 1.5),  # and never
+        pytest.param("pmap", 1, 1.5, marks=pytest.mark.slow),  # and never
         pytest.param("jit", 1, 1.5, marks=pytest.mark.slow),
         pytest.param("pmap", 2, -1.5, marks=pytest.mark.slow),
     ],
@@ -94,11 +94,12 @@ def test_a_state_without_it_is_refused():
         step(start, tiny.batch())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags,least,most",
     [
         ("--augment-images 64 --augment-target -0.99", 0.125, 1),
-        pytest.param("", 0, 0.001, marks=pytest.mark.slow),
+        ("", 0, 0.001),
     ],
 )
 def test_the_command(flags, least, most, workplace):

@@ -154,7 +154,10 @@ def command_to_go_on(err):
 
 @pytest.mark.parametrize(
     "arguments,number,code",
-    [(CLASSIFY, signal.SIGINT, 130), (GENERATE, signal.SIGTERM, 143)],
+    [
+        (CLASSIFY, signal.SIGINT, 130),
+        pytest.param(GENERATE, signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
     ids=["Ctrl-C in classify", "SIGTERM in generate"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(

@@ -178,9 +178,10 @@ def step_of_an_interruption(processes, number):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number,who",
-    [(signal.SIGTERM, 1), pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 1), (signal.SIGINT, 0)],
 )
 def test_a_signal_at_one_process_saves_and_ends_all_and_one_process_goes_on(number, who, begin):
     longer = [*CLASSIFY, "--epochs", "0.25", "--log-every", "2"]
@@ -217,6 +218,7 @@ def test_a_process_that_dies_is_named_by_the_other_soon(who, begin):
     assert "has died, so this one ends too; go on with: python -m exp" in said[0]
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_that_of_the_others_too(begin):
     several = begin(*CLASSIFY, "--devices", "2", "--run-dir", "run", ACT="1 2 fail")
     (code, _, err), (own_code, _, own_err) = outcomes(several)

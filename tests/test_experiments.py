@@ -71,15 +71,13 @@ def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
     assert (workplace / "gan" / "samples" / "beside-real.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
         "--no-conditional --loss wasserstein --penalty wgan_gp --penalty-every 3 "
         "--discriminator-steps 2",
-        pytest.param(
-            "--discriminator lenet5 --loss relativistic --penalty r2 --augment translation,cutout",
-            marks=pytest.mark.slow,
-        ),
+        "--discriminator lenet5 --loss relativistic --penalty r2 --augment translation,cutout",
     ],
 )
 def test_choices_of_a_gan(flags, workplace):

@@ -140,6 +140,7 @@ def test_a_cell_that_was_lost_is_the_same_again(made):
     assert again["step"] == last["step"] and again["scores"] == last["scores"]
 
 
+@pytest.mark.slow
 def test_another_family_is_timed_beside_those_that_were_and_has_an_accuracy_score(made, tmp_path):
     config, earlier = made
     more = dataclasses.replace(

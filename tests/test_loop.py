@@ -26,7 +26,7 @@ def kind(request):
     return request.param
 
 
-@pytest.mark.parametrize("at", [1, 9])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_a_run_that_crashed_goes_on_to_the_same_bits(kind, at, tmp_path):
     whole = fit(task(kind), tmp_path / "whole")
     with pytest.raises(Crash):
@@ -36,6 +36,7 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits(kind, at, tmp_path):
     assert int(resumed.state.step) == TOTAL
 
 
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("gan", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves(kind, tmp_path):
     interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
     with pytest.raises(Interrupted) as caught:

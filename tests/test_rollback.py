@@ -107,7 +107,10 @@ def test_a_step_that_is_saved_and_not_finite_is_not_saved(saved, tmp_path):
     assert seen == [2, 4, 6, 8, 10]
 
 
-@pytest.mark.parametrize("kind,tries", [("classifier", 2), ("gan", 1), ("classifier", 0)])
+@pytest.mark.parametrize(
+    "kind,tries",
+    [("classifier", 2), pytest.param("gan", 1, marks=pytest.mark.slow), ("classifier", 0)],
+)
 def test_a_run_that_stays_lost_stops_and_says_where(kind, tries, tmp_path, capsys):
     with pytest.raises(UserError) as error:
         fit(task(kind, change=poison(4)), tmp_path, max_rollbacks=tries)

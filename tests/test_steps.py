@@ -185,6 +185,7 @@ def test_discriminator_with_batch_norm_updates_its_statistics():
     assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(old, new, strict=True))
 
 
+@pytest.mark.slow
 class TestWithoutJit(chex.TestCase):
     """The same step as with jit, without it."""
 

@@ -249,6 +249,7 @@ def test_a_penalty_has_the_gradient_of_the_gradient(name):
     assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(got[1])) > 1e-3
 
 
+@pytest.mark.slow
 def test_path_lengths_of_the_synthesis():
     """Its layers have forward mode, and the trick the gradient of the definition."""
     noise = {"dropout": jax.random.key(1)}
