@@ -43,7 +43,7 @@ MISTAKES = [
     (CLASSIFY, "--label-smoothing 1.5", "1.5"),
     (CLASSIFY, "--crop-padding 9", "9", "8"),
     (CLASSIFY, "--cutout -1", "-1"),
-    (CLASSIFY, "--ema-decay 2", "2"),
+    (CLASSIFY, "--ema-decay 1", "--ema-decay must be in [0, 1), got 1"),
     (CLASSIFY, "--mixup 0.2 --batch-size 15", "15"),
     (CLASSIFY, "--log-every 0", "--log-every"),
     (CLASSIFY, "--steps-per-call 0", "--steps-per-call"),

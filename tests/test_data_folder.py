@@ -1,6 +1,7 @@
 """Folders of images: what is accepted, what is refused, and how the refusal reads."""
 
 import hashlib
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -108,7 +109,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
 
-@pytest.mark.parametrize("change", [grow, cut, Path.unlink])
+def rewrite(path: Path) -> None:
+    """Other bytes, as many as before, a second later."""
+    changed = path.stat().st_mtime_ns + 10**9
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(changed, changed))
+
+
+@pytest.mark.parametrize("change", [grow, cut, rewrite, Path.unlink])
 @pytest.mark.parametrize("reader", ["_header", "_decode"])
 def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change, reader):
     read = getattr(folder, reader)

@@ -245,5 +245,5 @@ def test_to_uint8_inverts_and_clips(library):
     back = to_uint8(library.asarray(normalise(levels)))
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(np.asarray(back), levels)
-    outside = to_uint8(library.asarray(np.array([-3.0, 3.0], np.float32)))
-    assert np.asarray(outside).tolist() == [0, 255]
+    outside = to_uint8(library.asarray(np.array([-3.0, 3.0, np.nan], np.float32)))
+    assert np.asarray(outside).tolist() == [0, 255, 0]

@@ -251,7 +251,11 @@ def test_discriminator_norms():
     x = images()
     for norm, collections in (("none", {"params"}), ("batch", {"params", "batch_stats"})):
         module = Discriminator(width=4, norm=norm)
-        assert set(jax.eval_shape(partial(module.init, train=False), KEY, x)) == collections
+        made = jax.eval_shape(partial(module.init, train=False), KEY, x)
+        assert set(made) == collections
+    # Of the last one's two stages only the second is normalised, and needs no bias.
+    assert set(made["batch_stats"]) == {"norm2"}
+    assert "bias" in made["params"]["conv1"] and "bias" not in made["params"]["conv2"]
     with pytest.raises(UserError, match="'none' or 'batch', got 'layer'"):
         Discriminator(norm="layer").init(KEY, x, train=False)
 
