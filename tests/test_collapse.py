@@ -229,6 +229,14 @@ def test_a_diverged_member_leaves_the_others_their_numbers_and_the_run_no_rank(g
     assert shown == f"{own[1 - gone]:.1f} +- 0.0 without seed-{5 + gone}, which diverged"
 
 
+def test_members_that_diverged_do_not_count_in_what_is_shown():
+    own = {"seed-5": 1.0, "seed-6": math.nan, "seed-7": 4.0, "seed-8": math.inf}
+    found = {f"frechet/{name}": value for name, value in own.items()}
+    found |= {"frechet": math.nan, "frechet_std": math.nan}
+    shown = populations.shown(found, "frechet", ".2f")  # 3 / sqrt(2) = 2.12
+    assert shown == "2.50 +- 2.12 without seed-6, seed-8, which diverged"
+
+
 def test_a_member_that_diverges_is_named_and_the_others_go_on(tmp_path, capsys):
     def make_step(hypers):
         optimizer = optimizers.make_optimizer("sgd", hypers["rate"])

@@ -8,14 +8,16 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnets import loop, parallel
-from jaxnets.data import StreamingPipeline
+from jaxnets.data import ResidentPipeline, StreamingPipeline
 from jaxnets.errors import UserError
 from jaxnets.interruption import Interrupted
 from jaxnets.log import Progress
+from jaxnets.metrics import Mean
 from jaxnets.task import FitOptions, Ranking
 from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, task
 
@@ -69,6 +71,28 @@ def test_a_finished_run_only_evaluates_again(tmp_path):
     again = fit(task("classifier", at=0, fault=crash, scores=[0.5]), tmp_path)
     assert bits(again.state) == bits(first.state)
     assert again.metrics == {"score": 0.5}
+
+
+def test_calls_lie_on_a_grid_of_steps_wherever_the_run_goes_on(tmp_path):
+    calls = []
+
+    class Recording(ResidentPipeline):
+        def feed(self, first_step, steps):
+            calls.append((first_step, steps))
+            return super().feed(first_step, steps)
+
+    def count(state, batch):
+        state = dataclasses.replace(state, step=state.step + 1)
+        return state, {"loss": Mean.of(jnp.zeros(2))}
+
+    def go_on(until, steps_per_call):
+        pipeline = Recording(images(), 16, 3)
+        counting = task("classifier", change=lambda _: count, pipeline=pipeline, total_steps=until)
+        fit(counting, tmp_path, steps_per_call=steps_per_call)
+
+    go_on(until=4, steps_per_call=2)
+    go_on(until=10, steps_per_call=3)
+    assert calls == [(0, 2), (2, 2), (4, 2), (6, 3), (9, 1)]
 
 
 def test_early_stopping_ends_with_the_best_state(tmp_path):

@@ -1,4 +1,4 @@
-"""Presets of `generate`: what they fill, and that each of them makes a step."""
+"""Presets of `generate`: what they fill, that each of them makes a step, and how seeds start."""
 
 from pathlib import Path
 
@@ -20,6 +20,9 @@ def test_a_preset_is_of_the_data_or_asked_for():
     large = of(preset="r3gan_64", data="folder:x")
     assert (large.generator, large.penalty_weight) == ("r3gan", "2:0.2")
     assert of(preset="r3gan_64", penalty_weight=3.0, data="folder:x").penalty_weight == 3.0
+    # Both the data and the preset say how long: the preset that was asked for is right.
+    assert of(data="digits").epochs == 200
+    assert of(preset="sngan_32", data="digits").epochs == 640
     with pytest.raises(UserError, match="is one of r3gan, and not of dcgan"):
         of(preset="r3gan_64", generator="dcgan")
     with pytest.raises(UserError, match="unknown preset 'r3gan_65'; known are dcgan_small"):
@@ -146,3 +149,12 @@ def test_every_preset_makes_a_step(name):
         lambda x: (x.shape, x.dtype), state
     )
     assert {"d_loss", "g_loss"} <= set(metrics)
+
+
+def test_gans_of_several_seeds_start_with_networks_and_keys_of_their_own():
+    config = gan_config.resolve(
+        gan_config.Generate(seeds=2, conditional=False, width=0.02, batch_size=4, latent_size=4)
+    )
+    state = generate.build(config, data.load("digits"), parallel.make_mesh(1)).task.init()
+    for tree in (*(net.params for net in state.nets.values()), jax.random.key_data(state.key)):
+        assert any((leaf[0] != leaf[1]).any() for leaf in jax.tree.leaves(tree))

@@ -1,6 +1,7 @@
 """What one update does, against updates worked out another way."""
 
 import dataclasses
+import functools
 
 import chex
 import flax.linen as nn
@@ -224,9 +225,29 @@ def test_steps_draw_new_random_numbers_each_step_and_the_same_ones_again():
     assert metrics["loss"].total != later["loss"].total
 
 
-def test_second_call_does_not_compile_again():
+@functools.cache
+def compiled_gan():
+    """A GAN's first state, and its step, which may be compiled but once."""
     s, step = tiny.gan()
-    run = jax.jit(chex.assert_max_traces(step, n=1))
+    return s, jax.jit(chex.assert_max_traces(step, n=1))
+
+
+def test_a_gan_draws_new_random_numbers_each_step_and_the_same_ones_again():
+    s, run = compiled_gan()
+
+    def losses_at(number):
+        now = dataclasses.replace(s, step=jnp.asarray(number, jnp.int32))
+        _, metrics = run(now, tiny.batch())
+        return [float(metrics[name].total) for name in ("d_loss", "g_loss")]
+
+    first, later = losses_at(0), losses_at(1)
+    assert losses_at(0) == first
+    # The networks and the images are the same: only latents and dropout can differ.
+    assert all(a != b for a, b in zip(first, later, strict=True))
+
+
+def test_second_call_does_not_compile_again():
+    s, run = compiled_gan()
     s, _ = run(s, tiny.batch(seed=0))
     run(s, tiny.batch(seed=1))
 
@@ -308,6 +329,13 @@ def test_net_without_average_serves_its_variables():
     net: state.Net = s.nets["classifier"]
     assert net.ema is None
     chex.assert_trees_all_equal(net.averaged, net.variables)
+
+
+def test_an_averaged_network_has_averaged_statistics():
+    ema = {"params": {"w": 3.0}, "model_state": {"batch_stats": {"mean": 4.0}}}
+    net = state.Net({"w": 1.0}, {"batch_stats": {"mean": 2.0}}, opt_state=(), ema=ema)
+    assert net.averaged == {"params": {"w": 3.0}, "batch_stats": {"mean": 4.0}}
+    assert net.variables == {"params": {"w": 1.0}, "batch_stats": {"mean": 2.0}}
 
 
 def test_optimizers_and_schedules_by_name():
