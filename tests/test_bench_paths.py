@@ -13,6 +13,11 @@ from jaxnets.ops import native
 
 LIBRARY, NEST = "library call", "loop nest"
 
+#: Newer versions of XLA:CPU put a convolution that no library takes into a fusion, always, and
+#: compute it for each element there: as slow as a loop nest, and told of as that is.
+FUSES = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
+FUSED = "fused kernel", "computed for each element of a fusion"
+
 
 def like(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -128,8 +133,10 @@ def test_where_xla_runs_a_convolution(name):
     text = compiled_text(program, *arguments)
     (found,) = paths.operations(text)
     got = (found.kind, found.path, found.reason, found.times)
+    if FUSES and path == NEST and found.path == FUSED[0]:
+        path, reason = FUSED
     assert got == ("convolution", path, reason, times)
-    assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path == NEST)
+    assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path != LIBRARY)
 
 
 A, B = like(64, 32), like(32, 48)
@@ -206,7 +213,8 @@ def test_libraries_and_kernels_on_a_gpu():
 
 def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_tpu():
     text = compiled_text(slope(transposed, 1), X, like(4, 4, 64, 64), like(32, 28, 28, 64))
-    assert [op.reason for op in paths.loop_nests(text, "gpu")] == ["no library was found for it"]
+    reason = FUSED[1] if FUSES else "no library was found for it"
+    assert [op.reason for op in paths.loop_nests(text, "gpu")] == [reason]
     assert not paths.loop_nests(text, "tpu")
 
 
@@ -233,7 +241,9 @@ def test_shapes_and_attributes_are_read():
 
 #: Machine code is not optimised, which takes a sixth of the time; what runs in a library is decided
 #: before there is any.
-ONLY_TO_LOOK_AT = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+ONLY_TO_LOOK_AT: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if not FUSES:
+    ONLY_TO_LOOK_AT["xla_cpu_use_fusion_emitters"] = False
 
 #: Strided convolutions, transposed ones and grouped ones, which are differentiated twice: these
 #: stand for the rest, which run with the slow tests.
