@@ -5,7 +5,6 @@ No module of `experiments` imports jax at its top: `--help` must not wait for it
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import types
 import typing
@@ -18,14 +17,9 @@ if TYPE_CHECKING:
 
     from jaxnets.state import TrainState
 
-T = TypeVar("T")
+from experiments.constraints import MAX_FLOAT, MAX_STEPS
 
-#: Steps are counted in int32.
-MAX_STEPS = 2**31 - 1
-#: float32 holds nothing beyond.
-MAX_FLOAT = 3.4e38
-#: Of one population: each member has a pipeline, and a name in every record.
-MAX_MEMBERS = 1024
+T = TypeVar("T")
 
 #: Bytes of memory for a sample that is scored: its features, several times over.
 SCORED = 1 << 14
@@ -49,14 +43,6 @@ def total_steps(epochs: float, steps_per_epoch: float, flag: str = "epochs") -> 
             f"--{flag} {epochs:g} makes {steps:.3g} steps, and a run has at most {MAX_STEPS}"
         )
     return max(1, round(steps))
-
-
-def seed(config: Any) -> None:
-    """Fails, in one sentence, for a seed that not every generator of random numbers takes."""
-    from jaxnets.errors import UserError
-
-    if not 0 <= config.seed < 2**31:
-        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
 
 
 def json_file(config: Any) -> None:
@@ -224,14 +210,3 @@ def _told(hint: Any) -> str:
     if hint is Path:
         return "the text of a path"
     return "null" if hint is types.NoneType else _NAMES.get(hint, getattr(hint, "__name__", "?"))
-
-
-def float_fields_are_finite(config: Any) -> None:
-    """Fails, in one sentence, for NaN, infinity, and what float32 cannot hold."""
-    from jaxnets.errors import UserError
-
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, float) and not abs(value) <= MAX_FLOAT:
-            what = "finite" if not math.isfinite(value) else f"finite, at most {MAX_FLOAT:g}"
-            raise UserError(f"--{field.name.replace('_', '-')} must be {what}, got {value}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from experiments import checks, common, populations, processes
+from experiments.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -45,39 +46,39 @@ class Classify(common.RunOptions, common.DataOptions):
     network: str = "speed_net"
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
     wide_resnet_28_10 or speed_net."""
-    width: float | None = None
+    width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     dropout: float = 0.0
     """Share of units that dropout zeroes, where the network has dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32 in any case."""
 
-    epochs: float | None = None
+    epochs: Annotated[float | None, EPOCHS] = None
     """Passes over the training images."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, COUNT] = None
     """Images a step, over all devices."""
-    micro_batches: int = 1
+    micro_batches: Annotated[int, COUNT] = 1
     """Parts in which a batch is computed, to save memory; gradients add up."""
     optimizer: str = "nesterov"
     """sgd, nesterov, adam, rmsprop, lion or lamb."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
     """The highest learning rate."""
     schedule: str = "linear"
     """constant, cosine or linear, after the warm-up."""
     warmup: float = 0.23
     """Share of the steps in which the learning rate climbs."""
-    momentum: float = 0.85
+    momentum: Annotated[float, DECAY] = 0.85
     """Of sgd and nesterov."""
-    weight_decay: float = 0.009
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.009
     """Decoupled, times the learning rate; not on norms and biases."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, POSITIVE] = None
     """Greatest global norm of a gradient."""
-    ema_decay: float | None = 0.95
+    ema_decay: Annotated[float | None, DECAY] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
 
     loss: str = "cross_entropy"
     """cross_entropy or focal."""
-    focal_gamma: float = 2.0
+    focal_gamma: Annotated[float, NOT_NEGATIVE] = 2.0
     """Exponent of the focal loss."""
     label_smoothing: float = 0.2
     """Share of the target that is spread over all classes."""
@@ -90,7 +91,7 @@ class Classify(common.RunOptions, common.DataOptions):
     """Mirror training images at random."""
     cutout: int = 0
     """Side of the square that is blanked at random; 0 is off."""
-    mixup: float = 0.0
+    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
 
     test_views: Literal["plain", "mirror", "mirror_and_shift"] = "plain"
@@ -99,7 +100,7 @@ class Classify(common.RunOptions, common.DataOptions):
     validation_fraction: float = 0.0
     """Share of the training images that is held out, by class, to be evaluated on; 0 uses the
     data set's own validation split, where it has one."""
-    patience: int | None = None
+    patience: Annotated[int | None, COUNT] = None
     """Stop after this many evaluations without a better validation accuracy."""
     labels_per_class: int | None = None
     """Train on this many images of each class only."""
@@ -136,8 +137,6 @@ def resolve(config: Classify) -> Classify:
     common.check_numbers(config)
     if config.patience is not None and config.eval_every <= 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
-    if config.patience is not None:
-        common.need_at_least_one(config, "patience")
     return config
 
 

@@ -13,30 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from experiments import checks, processes, provenance
+from experiments import checks, constraints, processes, provenance
+from experiments.constraints import COUNT, MAX_MEMBERS, NOT_NEGATIVE, SEED, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxnets.data import DataSet
     from jaxnets.task import FitOptions, FitResult, Task
-
-#: Fields of one config or another whose values have no meaning below zero.
-_NOT_NEGATIVE = (
-    "learning_rate",
-    "weight_decay",
-    "mixup",
-    "focal_gamma",
-    "lecam_weight",
-    "path_length_weight",
-    "matching_weight",
-    "auxiliary_weight",
-    "eval_every",
-    "save_every",
-    "memory_budget_mb",
-    "keep_best",
-    "max_rollbacks",
-)
 
 T = TypeVar("T")
 
@@ -94,36 +78,36 @@ class RunOptions(CacheOptions, processes.ProcessOptions):
     run_dir: Path | None = None
     """The run's folder; the same command on the same folder goes on where it stopped. By default
     runs/<experiment>-<date>-<time>."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Every random number of the run follows from it."""
-    seeds: int = 1
+    seeds: Annotated[int, Range(least=1, most=MAX_MEMBERS)] = 1
     """Train this many networks at once in one program, with the seeds from --seed on; their mean
     and spread are reported."""
     devices: int | None = None
     """How many devices to use; by default all."""
     mode: Literal["jit", "pmap"] = "jit"
     """How the step goes onto the devices."""
-    steps_per_call: int = 4
+    steps_per_call: Annotated[int, COUNT] = 4
     """Training steps in one call of the compiled program."""
     shard_params: bool = False
     """Divide parameters, optimiser state and averages among the devices, where they are too large
     to be whole on each; the numbers are the same (--mode jit)."""
-    log_every: int = 50
+    log_every: Annotated[int, COUNT] = 50
     """Steps between records of training metrics."""
-    eval_every: float = 1.0
+    eval_every: Annotated[float, NOT_NEGATIVE] = 1.0
     """Epochs between evaluations; 0 evaluates at the end only."""
-    save_every: float = 1.0
+    save_every: Annotated[float, NOT_NEGATIVE] = 1.0
     """Epochs between checkpoints; 0 saves at the end only."""
-    keep: int = 2
+    keep: Annotated[int, COUNT] = 2
     """How many of the latest checkpoints are kept."""
-    keep_best: int = 0
+    keep_best: Annotated[int, NOT_NEGATIVE] = 0
     """How many of the best are kept beside them: by validation accuracy, or what --judge
     measures of a GAN. `evaluate` and `sample` take the best there is; a run's own report is of its
     last state."""
-    max_rollbacks: int = 3
+    max_rollbacks: Annotated[int, NOT_NEGATIVE] = 3
     """How often a run whose numbers are no longer finite goes back to its last good checkpoint, to
     try other random numbers, before it stops."""
-    memory_budget_mb: int = 4096
+    memory_budget_mb: Annotated[int, NOT_NEGATIVE] = 4096
     """A training split larger than this is streamed from disk instead of kept on the device."""
 
 
@@ -193,44 +177,15 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**checks.typed(kind, values))
 
 
-def need_at_least_one(config: Any, *names: str) -> None:
-    """Fails, in one sentence, for a count below 1 under any of these names."""
-    from jaxnets.errors import UserError
-
-    for name in names:
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
-
-
 def check_numbers(config: Any) -> None:
     """Fails early, in one sentence, for numbers that no run can be made with."""
     from jaxnets.errors import UserError
 
-    def need(holds: bool, name: str, what: str) -> None:
-        if not holds:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be {what}, got {getattr(config, name)}")
-
-    checks.float_fields_are_finite(config)
-    checks.seed(config)
-    need(config.seeds <= checks.MAX_MEMBERS, "seeds", f"at most {checks.MAX_MEMBERS}")
-    need(config.seed + config.seeds <= 2**31, "seeds", f"at most {2**31 - config.seed}")
-    need_at_least_one(config, "seeds", "batch_size", "micro_batches")
-    need_at_least_one(config, "steps_per_call", "log_every", "keep")
-    need(
-        not config.shard_params or config.mode == "jit", "shard_params", "left out with --mode pmap"
-    )
-    need(config.epochs > 0, "epochs", "above 0")
-    need(config.epochs <= checks.MAX_STEPS, "epochs", f"at most {checks.MAX_STEPS}")
-    need(config.width > 0, "width", "above 0")
-    decay = getattr(config, "ema_decay", None)
-    need(decay is None or 0 <= decay < 1, "ema_decay", "in [0, 1)")
-    need(config.clip_norm is None or config.clip_norm > 0, "clip_norm", "above 0")
-    for name in _NOT_NEGATIVE:
-        need(getattr(config, name, 0) >= 0, name, "at least 0")
-    for name in ("momentum", "b1"):
-        need(0 <= getattr(config, name, 0) < 1, name, "in [0, 1)")
+    constraints.check(config)
+    if config.seed + config.seeds > 2**31:
+        raise UserError(f"--seeds must be at most {2**31 - config.seed}, got {config.seeds}")
+    if config.shard_params and config.mode != "jit":
+        raise UserError("--shard-params must be left out with --mode pmap, got True")
 
 
 def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:

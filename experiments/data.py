@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import common
+from experiments import constraints
+from experiments.constraints import COUNT
 
 __all__ = ["DataCommand", "Prepare", "Show", "prepare", "run", "show"]
 
@@ -41,7 +42,7 @@ class Show(Source):
     out: Path | None = None
     """PNG file for the sheet of examples, one row for each class; by default named after the
     data set, in the working directory."""
-    per_class: int = 10
+    per_class: Annotated[int, COUNT] = 10
     """Examples in each row of that sheet."""
 
 
@@ -75,7 +76,7 @@ def show(config: Show) -> None:
     from jaxnets.data import contact_sheet, describe
     from jaxnets.files import check_writable
 
-    common.need_at_least_one(config, "per_class")
+    constraints.check(config)
     out = config.out
     if out is None:
         out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + ".png")

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common, populations, provenance, sweeps
+from experiments import checks, common, constraints, populations, provenance, sweeps
+from experiments.constraints import Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -36,7 +37,7 @@ class Evaluate(common.CacheOptions):
     frechet, kid, precision, recall, density, coverage, inception, intra_class, recognised,
     memorisation (which also shows the samples nearest to training images). Each is kept with all
     that it takes to compare it: the CNN and its weights, the real images, how many there were."""
-    samples: int | None = None
+    samples: Annotated[int | None, Range(least=1, most=_MAX_SAMPLES)] = None
     """How many samples --metrics takes; by default as many as there are test images."""
     devices: int | None = None
     """How many devices share the work; by default all."""
@@ -57,8 +58,7 @@ def run(config: Evaluate) -> None:
     scores: list[dict[str, Any]] = []
     if config.samples is not None and not config.metrics:
         raise UserError("--samples is of --metrics: say which")
-    if config.samples is not None and not 1 <= config.samples <= _MAX_SAMPLES:
-        raise UserError(f"--samples must be in 1..{_MAX_SAMPLES}, got {config.samples}")
+    constraints.check(config)
     if found["experiment"] == "classify":
         if config.judge is not None:
             raise UserError(f"{config.run} is a classifier; --judge is for runs of `generate`")

@@ -7,9 +7,10 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import common
+from experiments import common, constraints
+from experiments.constraints import COUNT, Range
 from experiments.reproduce import spreads
 
 if TYPE_CHECKING:
@@ -81,18 +82,18 @@ class Families(common.CacheOptions):
     quarter of all that the discriminator sees mirrored)."""
     data: str = "fashion_mnist"
     """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
-    minutes: tuple[float, ...] = (10.0, 30.0)
+    minutes: Annotated[tuple[float, ...], Range(above=0, below=1e6)] = (10.0, 30.0)
     """After how many minutes of training each is judged; the last is the whole training."""
-    seeds: int = 3
+    seeds: Annotated[int, COUNT] = 3
     """Seeds 0, 1, ... up to this many."""
     judge: Path | None = None
     """Folder of a `classify` run whose features measure; by default one with the data's defaults
     is trained in the folder of the runs."""
-    samples: int | None = None
+    samples: Annotated[int | None, Range(least=2, most=1_000_000)] = None
     """How many samples are judged; by default as many as there are test images."""
     accuracy_score: bool = True
     """Train a CNN on samples only, each time, and test it on real images."""
-    score_epochs: float | None = None
+    score_epochs: Annotated[float | None, Range(above=0, below=1e6)] = None
     """For how many passes over as many samples as there are training images."""
     run_dir: Path | None = None
     """Folder of the runs, one sub-folder each; by default runs/families-<data>."""
@@ -136,21 +137,14 @@ def run(config: Families) -> Path:
 def _check(config: Families) -> None:
     from jaxnets.errors import UserError
 
-    common.need_at_least_one(config, "seeds")
+    constraints.check(config)
     if not config.names or not config.minutes:
         raise UserError("--names and --minutes need at least one value each")
     for name in config.names:
         if name not in ENTRIES:
             raise UserError(f"--names: unknown {name!r}; known are {', '.join(ENTRIES)}")
-    for minutes in config.minutes:
-        if not 0 < minutes < 1e6:
-            raise UserError(f"--minutes must be above 0 and below a million, got {minutes:g}")
     if len(set(config.names)) < len(config.names) or len(set(config.minutes)) < len(config.minutes):
         raise UserError("--names and --minutes must differ from one another")
-    if config.samples is not None and not 2 <= config.samples <= 1_000_000:
-        raise UserError(f"--samples must be in 2..1000000, got {config.samples}")
-    if config.score_epochs is not None and not 0 < config.score_epochs < 1e6:
-        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs:g}")
 
 
 def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: float) -> Generate:

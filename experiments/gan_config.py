@@ -6,9 +6,10 @@ import dataclasses
 import math
 import types
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments import common, presets, ramps, sweeps
+from experiments.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE, Range
 from experiments.ramps import Ramp
 
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
@@ -46,12 +47,12 @@ class Generate(common.RunOptions, common.DataOptions):
     """Give both networks the class of each image; then a class can be asked for."""
     conditioning: str = "projection"
     """How the discriminator heeds classes: projection, concatenated or auxiliary (AC-GAN)."""
-    auxiliary_weight: float = 0.1
+    auxiliary_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the classes' cross-entropy, of --conditioning auxiliary. The paper's 1 makes
     samples of a class alike: their spread on digits was 0.67 of real images', and 0.95 with 0.1."""
     latent_size: int | None = None
     """Length of the generator's input."""
-    width: float | None = None
+    width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels that the family's paper has."""
     generator_widths: tuple[int, ...] | None = None
     """Channels of the generator's stages instead, from the fewest pixels to the image, such as
@@ -74,13 +75,13 @@ class Generate(common.RunOptions, common.DataOptions):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32 in any case."""
 
-    epochs: float | None = None
+    epochs: Annotated[float | None, EPOCHS] = None
     """Passes over the training images."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, COUNT] = None
     """Images that one discriminator update sees, over all devices."""
-    micro_batches: int = 1
+    micro_batches: Annotated[int, COUNT] = 1
     """Parts in which a batch is computed, to save memory; gradients add up."""
-    discriminator_steps: int | None = None
+    discriminator_steps: Annotated[int | None, COUNT] = None
     """Discriminator updates to one generator update, each on images of its own."""
 
     loss: str | None = None
@@ -89,18 +90,18 @@ class Generate(common.RunOptions, common.DataOptions):
     """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
     penalty_weight: Ramp | None = None
     """Factor of the penalty: gamma of R1 and R2, lambda of the others. Or START:END."""
-    penalty_every: int | None = None
+    penalty_every: Annotated[int | None, COUNT] = None
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
-    lecam_weight: float = 0.0
+    lecam_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Keep the discriminator near the mean of what it said so far (LeCam), for few images."""
-    path_length_weight: float | None = None
+    path_length_weight: Annotated[float | None, NOT_NEGATIVE] = None
     """Let a step in the styles change the image by as much everywhere (stylegan2; its paper has
     2, and so have the presets of 64 pixels and more), at the steps of --penalty-every."""
-    matching_weight: float = 0.0
+    matching_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Draw the mean features of samples to those of real images (feature matching)."""
     matching_cnn: Path | None = None
     """Folder of a `classify` run, whose features are matched; by default the discriminator's."""
-    weight_clip: float | None = None
+    weight_clip: Annotated[float | None, POSITIVE] = None
     """Keep every weight of the discriminator within this of zero (the first Wasserstein GAN)."""
     augment: str | None = None
     """Differentiable augmentation of reals and fakes (translation leaves grey behind, shift the
@@ -110,9 +111,9 @@ class Generate(common.RunOptions, common.DataOptions):
     Or START:END."""
     adaptive_augment: bool = False
     """Let that share follow how sure the discriminator is of real images (ADA)."""
-    augment_target: float = 0.6
+    augment_target: Annotated[float, Range(above=-1, below=1)] = 0.6
     """How sure it may be, of --adaptive-augment: the mean sign of its logits of real images."""
-    augment_images: float = 500_000.0
+    augment_images: Annotated[float, POSITIVE] = 500_000.0
     """Images over which --adaptive-augment moves the share from 0 to 1 at most."""
 
     optimizer: str = "adam"
@@ -121,20 +122,20 @@ class Generate(common.RunOptions, common.DataOptions):
     """The generator's highest learning rate, or START:END."""
     discriminator_learning_rate: Ramp | None = None
     """The discriminator's highest learning rate, or START:END."""
-    b1: float | None = None
+    b1: Annotated[float | None, DECAY] = None
     """Decay of the first moment."""
     b2: Ramp | None = None
     """Decay of the second moment, or START:END (adam)."""
     schedule: str | None = None
     """constant, cosine or linear: how both learning rates go on from their highest."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, POSITIVE] = None
     """Greatest global norm of a gradient."""
     ema_half_life: Ramp | None = None
     """Images after which half of the generator's moving average, which makes the samples, is new;
     0 keeps none. Or START:END."""
-    ema_warmup: float = 0.05
+    ema_warmup: Annotated[float, Range(least=0, most=1.0)] = 0.05
     """That half-life is at most this share of the images seen so far; 0 is no warm-up."""
-    ramp_images: float | None = None
+    ramp_images: Annotated[float | None, NOT_NEGATIVE] = None
     """Images over which values go from START to END; by default all of the run's."""
 
     sweep: str = ""
@@ -152,7 +153,7 @@ class Generate(common.RunOptions, common.DataOptions):
     """Which number of the evaluations --keep-best goes by: frechet, or one of --metrics."""
     accuracy_score: bool = True
     """At the end, train a CNN on samples only and test it on real images (if conditional)."""
-    score_epochs: float | None = None
+    score_epochs: Annotated[float | None, POSITIVE] = None
     """For how many passes over as many samples as there are training images."""
 
     pictures: bool = True
@@ -222,23 +223,11 @@ def read_again(config: Generate) -> Generate:
 
 def _checked(config: Generate) -> Generate:
     """The config, every value of which is one that a run can be made with."""
-    from jaxnets.errors import UserError
-
-    common.need_at_least_one(config, "penalty_every", "discriminator_steps")
     for one in sweeps.each(config):
         common.check_numbers(one)
         _check_ramps(one)
     sweeps.check(config)
-    if not 0 <= config.ema_warmup <= 1:
-        raise UserError(f"--ema-warmup must be in [0, 1], got {config.ema_warmup}")
-    if config.ramp_images is not None and config.ramp_images < 0:
-        raise UserError(f"--ramp-images must be at least 0, got {config.ramp_images}")
-    if config.weight_clip is not None and config.weight_clip <= 0:
-        raise UserError(f"--weight-clip must be above 0, got {config.weight_clip}")
     _check_what_belongs_together(config)
-    assert config.score_epochs is not None
-    if config.score_epochs <= 0:
-        raise UserError(f"--score-epochs must be above 0, got {config.score_epochs}")
     return config
 
 
@@ -289,10 +278,6 @@ def _check_what_belongs_together(config: Generate) -> None:
             "--adaptive-augment and --augment-probability are of --augment: say which, such as "
             "--augment translation,cutout"
         )
-    if not -1 < config.augment_target < 1:
-        raise UserError(f"--augment-target must be between -1 and 1, got {config.augment_target}")
-    if config.augment_images <= 0:
-        raise UserError(f"--augment-images must be above 0, got {config.augment_images}")
     if config.adaptive_augment and ramps.is_ramp(config.augment_probability):
         raise UserError("--adaptive-augment moves the share itself; give it a number to start from")
     for name in ("generator_learning_rate", "discriminator_learning_rate"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from experiments import constraints
+from experiments.constraints import POSITIVE
 
 #: What the news of a death take, and more.
 _WATCH_SECONDS = 3.0
@@ -33,7 +35,7 @@ class ProcessOptions:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is, from 0."""
-    start_timeout: float = 120.0
+    start_timeout: Annotated[float, POSITIVE] = 120.0
     """Seconds that each waits for all others to come."""
 
 
@@ -52,8 +54,7 @@ def start(config: Any, hint: Callable[[], str]) -> None:
     from jaxnets.errors import UserError
     from jaxnets.runs import config_values
 
-    if not (math.isfinite(config.start_timeout) and config.start_timeout > 0):
-        raise UserError(f"--start-timeout must be above 0, got {config.start_timeout:g}")
+    constraints.check(config)
     if not config.distributed:
         names = ("coordinator", "process_count", "process_id")
         given = [name for name in names if getattr(config, name) is not None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, classify, common, generate, pictures
+from experiments import classify, common, constraints, generate, pictures
+from experiments.constraints import MAX_STEPS, SEED, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -30,15 +31,15 @@ class Quickstart(common.CacheOptions):
 
     run_dir: Path | None = None
     """The run's folder; by default runs/quickstart-<date>-<time>."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Every random number of the run follows from it."""
     devices: int | None = None
     """How many devices to use; by default all."""
     labels_per_class: int = 5
     """Labels of each class that the CNN of the last comparison gets."""
-    cnn_steps: int = 448
+    cnn_steps: Annotated[int, Range(least=1, most=MAX_STEPS)] = 448
     """Updates of each CNN, on 128 images."""
-    gan_steps: int = 2000
+    gan_steps: Annotated[int, Range(least=1, most=MAX_STEPS)] = 2000
     """Updates of each GAN, on 64 images."""
 
 
@@ -131,17 +132,9 @@ def run(config: Quickstart) -> Path:
     import numpy as np
 
     from jaxnets import data, evaluate, parallel
-    from jaxnets.errors import UserError
 
     begin = time.monotonic()
-    common.need_at_least_one(config, "cnn_steps", "gan_steps")
-    checks.seed(config)
-    for name in ("cnn_steps", "gan_steps"):
-        if getattr(config, name) > checks.MAX_STEPS:
-            raise UserError(
-                f"--{name.replace('_', '-')} must be at most {checks.MAX_STEPS}, got "
-                f"{getattr(config, name)}"
-            )
+    constraints.check(config)
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
     dataset = data.load("digits")

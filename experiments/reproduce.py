@@ -7,11 +7,12 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from experiments import classify, common, generate, quickstart
+from experiments import classify, common, constraints, generate, quickstart
+from experiments.constraints import COUNT
 
 #: name -> (config, command). Each config is what its command's defaults give, but for the data.
 RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
@@ -28,7 +29,7 @@ class Reproduce(common.CacheOptions):
 
     name: tyro.conf.Positional[str]
     """classify-fashion_mnist, classify-digits, generate-fashion_mnist or quickstart."""
-    seeds: int = 3
+    seeds: Annotated[int, COUNT] = 3
     """Seeds 0, 1, ... up to this many."""
     run_dir: Path | None = None
     """Folder of the runs, one sub-folder a seed; by default runs/reproduce-<name>. What is
@@ -46,7 +47,7 @@ def run(config: Reproduce) -> Path:
 
     if config.name not in RESULTS:
         raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
-    common.need_at_least_one(config, "seeds")
+    constraints.check(config)
     base, command = RESULTS[config.name]
     if config.judge is not None:
         if not isinstance(base, generate.Generate):

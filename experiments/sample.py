@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments import checks, common
+from experiments import checks, common, constraints
+from experiments.constraints import COUNT, SEED, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +22,19 @@ class Sample(common.CacheOptions):
     """Folder of a `generate` run."""
     class_label: int | None = None
     """The class to make; by default all of them in turn."""
-    count: int = 64
+    count: Annotated[int, COUNT] = 64
     """How many images."""
-    truncation: float | None = None
+    truncation: Annotated[float | None, Range(above=0, most=1)] = None
     """In (0, 1]: keep latents near the mean; more typical images, less variety."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Other seeds give other images."""
     member: str | None = None
     """Of a run with --seeds: the generator with this seed; of one with --sweep, that with this
     value, such as gamma=0.1 (and gamma=0.1,seed-1 with --seeds too); by default the first."""
-    interpolate: int | None = None
+    interpolate: Annotated[int | None, COUNT] = None
     """Make an animated picture as well: this many frames from each latent to the next, through
     --points of them and back to the first, of all classes or of the one asked for."""
-    points: int = 4
+    points: Annotated[int, COUNT] = 4
     """Latents that --interpolate visits."""
     images: bool = False
     """Write each image as a PNG of its own as well, into a folder."""
@@ -206,12 +207,7 @@ def _check(config: Sample) -> _Places:
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable
 
-    checks.seed(config)
-    common.need_at_least_one(config, "count", "points")
-    if config.interpolate is not None:
-        common.need_at_least_one(config, "interpolate")
-    if config.truncation is not None and not 0 < config.truncation <= 1:
-        raise UserError(f"--truncation must be in (0, 1], got {config.truncation}")
+    constraints.check(config)
     places = _places(config)
     for path in (places.grid, places.arrays, places.record):
         check_writable(path, "--out")

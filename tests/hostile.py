@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from hostile_pools import (
     CALLED,
@@ -22,10 +22,10 @@ from hostile_pools import (
     NO_SWEEP,
     NO_WIDTHS,
     NOT_A_FILE,
-    WEIGHTS,
     Pool,
     is_closed,
     is_float,
+    options,
 )
 
 from experiments import (
@@ -42,6 +42,7 @@ from experiments import (
 )
 from experiments.benchmarks import bench, input_rate, population, scores, startup, time_to_accuracy
 from experiments.benchmarks.watermark import Watermark
+from experiments.constraints import Range, ranges
 
 SEED = 0
 HUGE = 10**40
@@ -97,8 +98,20 @@ class Case:
         return config
 
 
-def _below(limit: int, draw: random.Random) -> Pool:
-    return [limit - 1, limit - draw.randrange(2, 10**6), -(2**31) - 1, -HUGE]
+def ruled_out(allowed: Range, hint: Any, draw: random.Random) -> Pool:
+    """Numbers on both sides of what a flag's own constraint allows: near, far, and very far."""
+    whole = int in options(hint)
+    near, far, very_far = (1, draw.randrange(2, 10**6), HUGE) if whole else (1e-6, 37.5, 1e300)
+    low = allowed.least if allowed.above is None else allowed.above
+    high = allowed.most if allowed.below is None else allowed.below
+    pool: Pool = []
+    if low is not None:
+        pool += [low - near, low - far, -very_far] + [low] * (allowed.above is not None)
+    if high is not None:
+        pool += [high + max(near, high * 1e-6), high + far, very_far]
+        pool += [high] * (allowed.below is not None)
+    numbers = pool if whole else map(float, pool)
+    return [(number,) if tuple in map(get_origin, options(hint)) else number for number in numbers]
 
 
 def _outside(low: float, high: float, draw: random.Random) -> Pool:
@@ -108,70 +121,45 @@ def _outside(low: float, high: float, draw: random.Random) -> Pool:
 
 
 def pools(draw: random.Random) -> dict[str, Pool]:
-    """Field -> values that it cannot have in any command that has it."""
-    at_least_1 = _below(1, draw)
-    at_least_0 = _below(0, draw)
+    """Field -> values that it cannot have in any command that has it, for another reason than a
+    constraint of its own."""
+    few = [0, -1, -HUGE]
     negative = [-1e-9, -draw.uniform(0, 1e3), -1e300, 1e39]
-    counts = ["micro_batches", "steps_per_call", "log_every", "keep", "penalty_every", "rounds"]
-    counts += ["seeds", "members", "patience", "discriminator_steps"]
     ramps = ["generator_learning_rate", "discriminator_learning_rate", "penalty_weight"]
     ramps += ["ema_half_life"]
-    rates = ["learning_rate"]
     names = ["network", "optimizer", "schedule", "loss", "generator", "discriminator", "penalty"]
     return {
-        **dict.fromkeys(counts, at_least_1),
         **{name: [*negative, *NO_RAMP] for name in ramps},
-        **dict.fromkeys((*rates, "weight_decay", "mixup", "focal_gamma"), negative),
         **dict.fromkeys((*names, "family", "name"), NO_NAME),
-        "batch_size": [*at_least_1, HUGE],
-        "latent_size": [*at_least_1, 2**20 + 1, HUGE],
-        "count": [*at_least_1, 10**12, HUGE],
-        "per_class": [*at_least_1, 10**9, HUGE],
-        "labels_per_class": [*at_least_1, 10**6, HUGE],
-        "cnn_steps": [*at_least_1, 2**31, HUGE],
-        "gan_steps": [*at_least_1, 2**31, HUGE],
-        "image_size": [*at_least_1, 10**6, HUGE],
-        "devices": [*at_least_1, 99, HUGE],
-        "seed": [*at_least_0, 2**31, HUGE],
+        "batch_size": [HUGE],
+        "latent_size": [*few, 2**20 + 1, HUGE],
+        "count": [10**12, HUGE],
+        "per_class": [10**9, HUGE],
+        "labels_per_class": [*few, 10**6, HUGE],
+        "image_size": [*few, 10**6, HUGE],
+        "devices": [*few, 99, HUGE],
         "member": [*NO_NAME, "-1", "1", "9" * 30, "gamma=1", "=", ","],
-        "class_label": [*at_least_0, 10, HUGE],
-        "crop_padding": [*at_least_0, 8, HUGE],
-        "cutout": [*at_least_0, 15, HUGE],
-        "keep_best": at_least_0,
-        "max_rollbacks": at_least_0,
-        "memory_budget_mb": at_least_0,
-        "eval_every": negative,
-        "save_every": negative,
-        **dict.fromkeys(WEIGHTS, negative),
+        "class_label": [-1, -HUGE, 10, HUGE],
+        "crop_padding": [-1, -HUGE, 8, HUGE],
+        "cutout": [-1, -HUGE, 15, HUGE],
         **dict.fromkeys(("generator_widths", "discriminator_widths"), NO_WIDTHS),
         **dict.fromkeys(("generator_attention", "discriminator_attention"), NO_STAGES),
         **dict.fromkeys(("generator_fields", "discriminator_fields"), NO_FIELDS),
-        "weight_clip": [0.0, *negative],
-        "ema_warmup": [-0.1, 1.1, 1e300],
-        "ramp_images": negative,
-        "augment_images": [0.0, *negative],
-        "augment_target": [-1.0, 1.0, 2.0, 1e300],
         **{key: [name for name in NO_NAME if name] for key in ("conditioning", "preset")},
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
         "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
         "best_by": NO_NAME,
-        "epochs": [0.0, *negative, 1e12, 1e30],
+        "epochs": [1e9, 1e30],
         "score_epochs": [0.0, -1.0, 1e12, 1e39],
         "width": [0.0, -1e-9, -1.0, 1e4, 1e30, 1e300],
-        "clip_norm": [0.0, *negative],
         # Of one process; those of several are in test_meeting.py.
         "coordinator": ["localhost:1", "nowhere", "", "localhost:99999"],
-        "process_count": [1, 2, *at_least_1],
+        "process_count": [1, 2, 0, -HUGE],
         "process_id": [0, 1, -1, HUGE],
-        "start_timeout": [0.0, -1.0, -1e300],
         "augment_probability": [-0.1, 1.1, 0.5, *NO_RAMP],  # without --augment
         "max_ratio": [0.0, -1.0, -1e300],
-        "min_seconds": [0.0, -1.0, -1e300],
-        "target": [0.0, 1.0, 94.0, -0.5],
-        "truncation": [0.0, -0.5, 1.001, 1e300],
         "validation_fraction": _outside(1e-4, 1.0, draw),
         **{name: _outside(0.0, 1.0, draw) for name in ("dropout", "warmup", "label_smoothing")},
-        **{name: _outside(0.0, 1.0, draw) for name in ("momentum", "b1", "ema_decay")},
         "b2": [*_outside(0.0, 1.0, draw), *NO_RAMP],
         "augment": [name for name in NO_NAME if name.strip(" ,")],
         "data": NO_DATA,
@@ -196,27 +184,22 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("detect", "image_size"): [0, -1, 7, (8, 7), (8193, 8), HUGE],
         ("detect", "false_positive_rate"): [0.0, 1.0, -0.1, 1.5],
         ("sample", "watermark"): ["", " ", "\n\t", "\udcff"],
-        ("bench watermark", "keys"): [0, -1, 10**5, HUGE],
-        ("bench watermark", "images"): [0, -1, 10**5, HUGE],
         **{(f"data {name}", "image_size"): sizes for name in ("prepare", "show")},
         **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
         **{(f"data {name}", "name"): NO_DATA for name in ("prepare", "show")},
         ("data show", "out"): [Path(text) for text in NOT_A_FILE],
-        ("sample", "points"): [0, -1, -HUGE],
-        ("sample", "interpolate"): [0, -1, 10**12, HUGE],
+        ("sample", "interpolate"): [10**12, HUGE],
         ("sample", "style_mixing"): [0, -1, 10**12, HUGE],
         ("sample", "truncation_sweep"): ["", " ", "0", "1.5", "0.5,,1", "nan", "x" * 5000, "-1"],
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
         ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("families", "names"): [(name,) for name in NO_NAME] + [("dcgan", "dcgan")],
-        ("families", "minutes"): [(0.0,), (-1.0,), (1e9,), (1.0, 1.0)],
-        ("families", "samples"): [1, 0, -1, HUGE],
+        ("families", "minutes"): [(1.0, 1.0)],
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
         ("bench", "compare"): [(Path("file"), Path("file")), (Path("nowhere"), Path("full"))],
-        ("bench", "steps_per_call"): [0, -1, -HUGE],
         ("bench", "calls"): calls,
         **{
             (f"bench {name}", field): pool
@@ -231,13 +214,12 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         },
         ("bench gan", "discriminator"): NO_NAME,
         ("bench population", "kinds"): [()],
-        ("bench population", "calls"): [0, -1, -HUGE],
-        ("bench input", "calls"): [0, -1, -HUGE],
         ("bench population", "members"): [0, -1, 10**4, HUGE],
         ("bench population", "image_size"): [0, -1, 10**9, HUGE],
         ("bench startup", "command"): ["list '", 'classify "x', "clasify", "", "list", "bench gan"],
         ("bench scores", "samples"): [0, -1, 10**6, HUGE],
         ("bench time-to-accuracy", "batch_size"): [0, -1, -HUGE],
+        ("bench time-to-accuracy", "epochs"): [0.0, -1.0, 1e30],
         ("bench time-to-accuracy", "width"): [0.0, -1.0, 1e39],
     }
 
@@ -265,6 +247,9 @@ def values_of(each: int = 3) -> list[Case]:
     cases = []
     for command, field, hint in fields():
         pool = own.get((command, field), common.get(field))
+        allowed = dict(ranges(type(COMMANDS[command]))).get(field)
+        if allowed is not None:
+            pool = list(dict.fromkeys([*ruled_out(allowed, hint, draw), *(pool or [])]))
         if pool is None and not (is_closed(hint) or is_float(hint)):
             raise LookupError(f"hostile.py knows no value that `{command}` refuses as {field}")
         chosen = draw.sample(pool, min(each, len(pool))) if pool else []

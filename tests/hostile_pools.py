@@ -25,9 +25,6 @@ NO_SWEEP += ["width=1,2", "epochs=1,2", "gamma=-1,1", "batch_size=16,32", "gamma
 NO_SWEEP += ["path_length_weight=1,2"]
 NO_SWEEP += ["lecam-weight=-1,0", "augment_probability=0,1", "auxiliary_weight=0,1", "gamma=1,,2"]
 
-#: Factors of terms that a dcgan of projected classes may have, from 0 on, or not at all.
-WEIGHTS = ("lecam_weight", "matching_weight", "auxiliary_weight", "path_length_weight")
-
 #: Of a dcgan, whose channels follow from one number.
 NO_WIDTHS: Pool = [(0,), (-1,), (64, 32), (10**5,), (10**30,), (8,) * 9]
 NO_STAGES: Pool = [(-1,), (1, 9), (10**30,)]

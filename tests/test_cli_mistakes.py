@@ -43,7 +43,7 @@ MISTAKES = [
     (CLASSIFY, "--label-smoothing 1.5", "1.5"),
     (CLASSIFY, "--crop-padding 9", "9", "8"),
     (CLASSIFY, "--cutout -1", "-1"),
-    (CLASSIFY, "--ema-decay 1", "--ema-decay must be in [0, 1), got 1"),
+    (CLASSIFY, "--ema-decay 1", "--ema-decay must be at least 0 and below 1, got 1"),
     (CLASSIFY, "--mixup 0.2 --batch-size 15", "15"),
     (CLASSIFY, "--log-every 0", "--log-every"),
     (CLASSIFY, "--steps-per-call 0", "--steps-per-call"),
@@ -132,7 +132,9 @@ def test_runs_that_cannot_be_asked_that(cli, copies):
         wrong = cli("sample", generate, "--class-label", label)
         assert_one_error(wrong, f"class label {label} is outside 0..9")
     for truncation in (0.0, 1.5, -1.0):
-        assert_one_error(cli("sample", generate, "--truncation", truncation), "(0, 1]")
+        assert_one_error(
+            cli("sample", generate, "--truncation", truncation), "above 0 and at most 1"
+        )
     assert_one_error(cli("sample", generate, "--count", 0), "--count")
     (classify / "file").write_text("")
     assert_one_error(cli("sample", generate, "--out", classify / "file" / "x"), "choose another")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import checks, common
+from experiments import checks, common, constraints
 from experiments.benchmarks import (
     cases,
     checkpoints,
@@ -27,6 +27,7 @@ from experiments.benchmarks import (
     time_to_accuracy,
     watermark,
 )
+from experiments.constraints import COUNT, POSITIVE
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (
@@ -49,29 +50,29 @@ CALLS = "1,2,4"
 class Measuring:
     """How it is measured."""
 
-    devices: int = 1
+    devices: Annotated[int, COUNT] = 1
     """How many devices to use; on a CPU they are made, and share its cores."""
     mode: Literal["jit", "pmap"] = "jit"
     """How the step goes onto the devices."""
     shard_params: bool = False
     """Divide parameters, optimiser state and averages among the devices (--mode jit)."""
-    steps_per_call: int = 1
+    steps_per_call: Annotated[int, COUNT] = 1
     """Training steps in one call of the compiled program."""
     calls: str | None = None
     """Steps a call to compare, to see what calls cost: numbers such as 1,2,4 (the default for one
     case), or none."""
-    rounds: int = 7
+    rounds: Annotated[int, COUNT] = 7
     """Rounds in which everything that is timed takes its turn."""
-    min_seconds: float = 0.5
+    min_seconds: Annotated[float, POSITIVE] = 0.5
     """Least length of a timed window, which makes as many calls as that takes."""
     plain: bool = False
     """Time XLA's own convolutions instead of those of jaxnets.ops."""
-    bandwidth_gb_s: float = collectives.LINK.bandwidth / 1e9
+    bandwidth_gb_s: Annotated[float, POSITIVE] = collectives.LINK.bandwidth / 1e9
     """For the estimate of weak scaling: what a chip sends a second. 50 is one port of a TPU v5e,
     or a 400 Gbit/s network card a GPU."""
-    latency_us: float = collectives.LINK.latency * 1e6
+    latency_us: Annotated[float, POSITIVE] = collectives.LINK.latency * 1e6
     """For the estimate of weak scaling: what the smallest message takes. 1 is an assumption."""
-    chip_tflop_s: float = collectives.LINK.chip_flops / 1e12
+    chip_tflop_s: Annotated[float, POSITIVE] = collectives.LINK.chip_flops / 1e12
     """For the estimate of weak scaling: useful operations a second of an assumed chip. 79 is 40%
     of a TPU v5e's peak in bfloat16."""
     against: Literal["torch"] | None = None
@@ -162,9 +163,7 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
     settings = _settings(config, calls)
     rival = _rival() if config.against else None
     for case in chosen:
-        checks.seed(case)
-        checks.float_fields_are_finite(case)
-        common.need_at_least_one(case, "batch_size", "image_size", "channels")
+        constraints.check(case)
         cases.networks(case)
         if isinstance(case, cases.GanCase):
             cases.objectives(case)
@@ -193,15 +192,9 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
 
 def _settings(config: Measuring, calls: str) -> measure.Settings:
     """The flags, checked."""
-    import math
-
     from jaxnets.errors import UserError
 
-    common.need_at_least_one(config, "devices", "steps_per_call", "rounds")
-    for name in ("min_seconds", "bandwidth_gb_s", "latency_us", "chip_tflop_s"):
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    constraints.check(config)
     if config.against and config.rounds < 5:
         raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
     if config.shard_params and (config.mode != "jit" or config.against):

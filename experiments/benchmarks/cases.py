@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import common
+from experiments import constraints
+from experiments.constraints import COUNT, SEED
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -22,17 +23,17 @@ NUM_CLASSES = 10
 class _Shape:
     """Size and type of the work."""
 
-    batch_size: int = 128
+    batch_size: Annotated[int, COUNT] = 128
     """Images a step, over all devices."""
-    image_size: int = 28
+    image_size: Annotated[int, COUNT] = 28
     """Height and width of the images."""
-    channels: int = 1
+    channels: Annotated[int, COUNT] = 1
     """Channels of the images."""
     width: float = 1.0
     """Factor on every number of channels; 1 is the published size."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters are float32 in any case."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of the weights and the images."""
 
 
@@ -123,7 +124,7 @@ def build(case: Case) -> Work:
     """
     import numpy as np
 
-    common.need_at_least_one(case, "batch_size", "image_size", "channels")
+    constraints.check(case)
     rng = np.random.default_rng(case.seed)
     shape = (case.batch_size, case.image_size, case.image_size, case.channels)
     batch = {

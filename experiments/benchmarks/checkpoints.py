@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import common
+from experiments import common, constraints
 from experiments.benchmarks import cases, machine, timing
+from experiments.constraints import COUNT, POSITIVE
 from jaxnets.files import cleaning
 
 if TYPE_CHECKING:
@@ -42,17 +43,17 @@ class Checkpoints:
     """Images a step."""
     image_size: int = 28
     """Height and width of the images."""
-    steps_per_call: int = 4
+    steps_per_call: Annotated[int, COUNT] = 4
     """Training steps in one call of the compiled program."""
     devices: int = 1
     """How many devices to use; on a CPU they are made, and share its cores."""
-    rounds: int = 7
+    rounds: Annotated[int, COUNT] = 7
     """Rounds, each of a window with a save and one without."""
-    min_seconds: float = 3.0
+    min_seconds: Annotated[float, POSITIVE] = 3.0
     """Least length of a window, which is also at least three times as long as a save takes."""
-    save_seconds: float = 30.0
+    save_seconds: Annotated[float, POSITIVE] = 30.0
     """How often a run is taken to save."""
-    max_share: float = 0.05
+    max_share: Annotated[float, POSITIVE] = 0.05
     """The share of the training that saving may cost."""
     folder: Path | None = None
     """Where to write the checkpoints, to be deleted at the end; by default the system's folder for
@@ -83,14 +84,9 @@ def run(config: Checkpoints) -> int:
       UserError: for numbers that can't be, a folder that can't be written to, or a save that
         failed.
     """
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
-    common.need_at_least_one(config, "steps_per_call", "rounds")
-    for name in ("min_seconds", "save_seconds", "max_share"):
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+    constraints.check(config)
     mesh = machine.start(config.devices)
     common.check_batch(config.batch_size, mesh)
     numbers = {"machine": machine.environment()}

@@ -8,10 +8,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import checks, common
+from experiments import checks, common, constraints
 from experiments.benchmarks import cases
+from experiments.constraints import COUNT, SEED
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -35,15 +36,15 @@ class Input(common.DataOptions):
     """Type of the step's computation."""
     batch_size: int = 128
     """Images a step."""
-    steps_per_call: int = 4
+    steps_per_call: Annotated[int, COUNT] = 4
     """Steps in one call: as many batches are fed at a time."""
     devices: int | None = None
     """How many devices to use; by default all."""
-    calls: int = 8
+    calls: Annotated[int, COUNT] = 8
     """Calls in one round."""
-    rounds: int = 5
+    rounds: Annotated[int, COUNT] = 5
     """Rounds; in each the step and the pipelines have their turn."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of the order and the weights."""
     json: Path | None = None
     """A JSON file to keep the numbers in."""
@@ -58,9 +59,7 @@ def run(config: Input) -> dict[str, Any]:
     from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
-    common.need_at_least_one(config, "steps_per_call", "calls", "rounds")
-    checks.seed(config)
-    checks.float_fields_are_finite(config)
+    constraints.check(config)
     checks.json_file(config)
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(config.batch_size, mesh)

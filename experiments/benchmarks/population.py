@@ -8,10 +8,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import checks, common
+from experiments import checks, common, constraints
 from experiments.benchmarks import cases
+from experiments.constraints import COUNT, MAX_MEMBERS, Range
 
 if TYPE_CHECKING:
     from jaxnets.data import Split
@@ -30,21 +31,21 @@ class Population:
 
     kinds: tuple[Literal["classifier", "gan"], ...] = ("classifier", "gan")
     """What to train: classifier, gan or both."""
-    members: int = 8
+    members: Annotated[int, Range(least=1, most=MAX_MEMBERS)] = 8
     """Networks, or GANs, in the population."""
     network: str = "lenet5"
     """The classifier: any network of `classify`."""
     width: float = 0.25
     """Factor on every number of channels; 1 is the published size."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Images a step of one member."""
-    image_size: int = 28
+    image_size: Annotated[int, COUNT] = 28
     """Height and width of the images."""
-    steps_per_call: int = 4
+    steps_per_call: Annotated[int, COUNT] = 4
     """Training steps in one call of the compiled program."""
-    calls: int = 4
+    calls: Annotated[int, COUNT] = 4
     """Calls in one round, of each way."""
-    rounds: int = 5
+    rounds: Annotated[int, COUNT] = 5
     """Rounds, after one that compiles."""
     json: Path | None = None
     """A JSON file to keep the numbers in."""
@@ -77,13 +78,9 @@ def _check(config: Population) -> None:
     from experiments.benchmarks import memory
     from jaxnets.errors import UserError
 
-    common.need_at_least_one(config, "members", "steps_per_call", "calls", "rounds")
-    common.need_at_least_one(config, "batch_size", "image_size")
-    checks.float_fields_are_finite(config)
+    constraints.check(config)
     if not config.kinds:
         raise UserError("--kinds names nothing to train; choose among classifier, gan")
-    if config.members > checks.MAX_MEMBERS:
-        raise UserError(f"--members must be at most {checks.MAX_MEMBERS}, got {config.members}")
     images = (_BATCHES + config.members) * config.batch_size * config.image_size**2
     what = f"{config.members} members with images of {config.image_size}x{config.image_size}"
     memory.check_fits(12 * images, memory.host_available(), what)

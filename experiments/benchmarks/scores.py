@@ -7,9 +7,10 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common
+from experiments import checks, common, constraints
+from experiments.constraints import COUNT
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet, Split
@@ -27,7 +28,7 @@ class Scores:
 
     data: str = "fashion_mnist"
     """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
-    samples: int = 10_000
+    samples: Annotated[int, COUNT] = 10_000
     """How many images are scored, at most as many as there are to train on."""
     devices: int | None = None
     """How many devices share the work; by default all."""
@@ -44,7 +45,7 @@ def run(config: Scores) -> dict[str, Any]:
     from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
-    common.need_at_least_one(config, "samples")
+    constraints.check(config)
     checks.json_file(config)
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(common.DataOptions(data=config.data))

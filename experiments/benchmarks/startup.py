@@ -14,9 +14,10 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments import checks, common
+from experiments import checks, common, constraints
+from experiments.constraints import COUNT
 from jaxnets.files import cleaning
 
 
@@ -29,7 +30,7 @@ class Startup:
 
     command: str = "quickstart"
     """The command and its flags, but for --run-dir."""
-    rounds: int = 3
+    rounds: Annotated[int, COUNT] = 3
     """Starts after the first."""
     json: Path | None = None
     """A JSON file to keep the numbers in."""
@@ -41,7 +42,7 @@ def run(config: Startup) -> dict[str, Any]:
     Raises:
       UserError: if the command does not train.
     """
-    common.need_at_least_one(config, "rounds")
+    constraints.check(config)
     checks.json_file(config)
     command = _words(config.command)
     with (

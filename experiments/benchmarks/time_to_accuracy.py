@@ -10,11 +10,12 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from experiments import checks, classify, common, processes
+from experiments import checks, classify, common, constraints, processes
 from experiments.benchmarks import machine, torch_rivals
 from experiments.benchmarks.own_training import OwnTraining
+from experiments.constraints import COUNT, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -34,9 +35,9 @@ class TimeToAccuracy:
 
     data: str = "fashion_mnist"
     """Data set, as in `classify`."""
-    target: float = 0.94
+    target: Annotated[float, Range(above=0, below=1)] = 0.94
     """Test accuracy, in (0, 1), at which a training stops."""
-    seeds: int = 3
+    seeds: Annotated[int, COUNT] = 3
     """Seeds 0, 1, ... up to this many, each by both sides."""
     width: float | None = None
     """Factor on every number of channels; by default that of `classify`, as for the next three."""
@@ -56,7 +57,7 @@ class TimeToAccuracy:
     """How many devices our side uses; PyTorch has all cores, or one GPU."""
     mode: Literal["jit", "pmap"] = "jit"
     """How our step goes onto the devices."""
-    steps_per_call: int = 4
+    steps_per_call: Annotated[int, COUNT] = 4
     """Our steps in one call of the compiled program."""
     json: Path | None = None
     """File that gets all numbers, after every training. One that is there is gone on with, if it
@@ -86,12 +87,9 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
       UserError: a flag is out of range, or torch is missing.
     """
     from jaxnets import runs
-    from jaxnets.errors import UserError
     from jaxnets.files import read_json
 
-    if not 0 < config.target < 1:
-        raise UserError(f"--target must lie between 0 and 1, got {config.target}")
-    common.need_at_least_one(config, "seeds", "steps_per_call")
+    constraints.check(config)
     checks.json_file(config)
     before = None if config.json is None or not config.json.exists() else read_json(config.json)
     recipe = _recipe(config, seed=0)

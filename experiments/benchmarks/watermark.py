@@ -7,9 +7,10 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common
+from experiments import checks, common, constraints
+from experiments.constraints import Range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,9 +37,9 @@ class Watermark:
     of scikit-learn's two photographs. Every key is another watermark.
     """
 
-    keys: int = 20
+    keys: Annotated[int, Range(least=1, most=_MOST)] = 20
     """Keys that marked images are made with; ten times as many look at unmarked ones."""
-    images: int = 256
+    images: Annotated[int, Range(least=1, most=_MOST)] = 256
     """Fashion-MNIST images that each key marks."""
     json: Path | None = None
     """A JSON file to keep the numbers in."""
@@ -49,14 +50,10 @@ def run(config: Watermark) -> dict[str, Any]:
     import numpy as np
 
     from jaxnets import data, watermark
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
-    common.need_at_least_one(config, "keys", "images")
+    constraints.check(config)
     checks.json_file(config)
-    for name in ("keys", "images"):
-        if getattr(config, name) > _MOST:
-            raise UserError(f"--{name} must be at most {_MOST}, got {getattr(config, name)}")
     test = data.load("fashion_mnist").splits["test"].images
     order = np.random.default_rng(0).permutation(len(test))
     small = [

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments import common
+from experiments import common, constraints
 from experiments.chaos import corruption, devices, signals, storage
 from experiments.chaos.faults import Chain, Fault, last_line
 from experiments.chaos.striking import Striker
 from experiments.chaos.trainee import RUNS, Stage
 from experiments.chaos.undisturbed import Reference, make_reference
+from experiments.constraints import COUNT, NOT_NEGATIVE, SEED
 
 #: Kind of fault -> how many there are in the short form and in the long one.
 COUNTS: dict[str, tuple[int, int]] = {
@@ -44,23 +45,23 @@ class Chaos:
 
     long: bool = False
     """Many faults, in about a quarter of an hour, instead of a few in some minutes."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """What is done, and when as a share of a run's life, follows from it."""
     only: str = ",".join(COUNTS)
     """Kinds of faults, with commas between them."""
     of: str = ",".join(RUNS)
     """Which runs are struck."""
-    kills: int | None = None
+    kills: Annotated[int | None, NOT_NEGATIVE] = None
     """How many times a run is killed (SIGKILL); by default 4, or 50 with --long."""
-    terms: int | None = None
+    terms: Annotated[int | None, NOT_NEGATIVE] = None
     """How many times one is told to end (SIGTERM); 2, or 20."""
-    devices: int | None = None
+    devices: Annotated[int | None, NOT_NEGATIVE] = None
     """How many times one goes on on another number of devices; 2, or 12."""
-    corruptions: int | None = None
+    corruptions: Annotated[int | None, NOT_NEGATIVE] = None
     """How many copies of checkpoints are damaged; 20, or 200."""
-    storage: int | None = None
+    storage: Annotated[int | None, NOT_NEGATIVE] = None
     """How many times the disk is full, the folder read-only or deleted; 4, or 16."""
-    jobs: int = 2
+    jobs: Annotated[int, COUNT] = 2
     """Runs that are made at once."""
     json: Path | None = None
     """A JSON file for every fault, its moment and what became of it."""
@@ -187,14 +188,10 @@ def _counts(config: Chaos) -> dict[str, int]:
     from jaxnets.errors import UserError
 
     kinds = _chosen(config.only, COUNTS, "only")
-    common.need_at_least_one(config, "jobs")
-    if not 0 <= config.seed < 2**31:
-        raise UserError(f"--seed must be in 0..2147483647, got {config.seed}")
+    constraints.check(config)
     counts = {}
     for kind, usual in COUNTS.items():
         given = getattr(config, kind)
-        if given is not None and given < 0:
-            raise UserError(f"--{kind} must be at least 0, got {given}")
         if given and kind not in kinds:
             raise UserError(f"--{kind} {given} and --only {config.only} contradict each other")
         count = usual[config.long] if given is None else given
