@@ -159,15 +159,26 @@ class Watchdog:
     def _end(self, signum: int) -> None:
         try:
             files.clean_up()
-            words = self._last_words(signum)
-            if self.rescue is not None:
-                with suppress(Exception):  # a full disk, say: then there are the other words
-                    words = self.rescue(signum)
+            words = self._rescued(signum) or self._last_words(signum)
             shown = f"{words}\n".encode()
             os.write(2, _SHOW_CURSOR + shown if os.isatty(2) else shown)
             distributed.fail(128 + signum, words)
         finally:  # whether or not anyone listens
             os._exit(128 + signum)
+
+    def _rescued(self, signum: int) -> str:
+        """What `rescue` says; "" if there is none, or it fails, as on a full disk, or hangs."""
+        said: list[str] = []
+
+        def save(rescue: Callable[[int], str]) -> None:
+            with suppress(Exception):
+                said.append(rescue(signum))
+
+        if self.rescue is not None:
+            thread = threading.Thread(target=save, args=(self.rescue,), daemon=True)
+            thread.start()
+            thread.join(self._grace * (1 - _SHARE_OF_WORK_AT_REST))
+        return "".join(said)
 
 
 class Interruption:

@@ -25,7 +25,7 @@ def evaluate(state):
     time.sleep(600)
 
 one = dataclasses.replace(task("classifier"), evaluate=evaluate)
-fit(one, Path({folder!r}), eval_every=4, grace_seconds=1.0)
+fit(one, Path({folder!r}), eval_every=4, grace_seconds=12.0)
 """
 
 
