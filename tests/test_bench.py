@@ -196,7 +196,7 @@ MISTAKES = [
     ("classifier --rounds 0", "--rounds must be at least 1"),
     ("classifier --min-seconds 0", "--min-seconds must be above 0"),
     ("classifier --bandwidth-gb-s 0", "--bandwidth-gb-s must be above 0, got 0.0"),
-    ("gan --latency-us nan", "--latency-us must be above 0, got nan"),
+    ("gan --latency-us nan", "--latency-us must be finite, got nan"),
     ("--chip-tflop-s -1", "--chip-tflop-s must be above 0"),
     ("classifier --steps-per-call 0", "--steps-per-call must be at least 1"),
     ("classifier --calls 1,x", "--calls", "1,x"),

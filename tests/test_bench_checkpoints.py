@@ -60,7 +60,7 @@ def test_the_exit_code_says_whether_it_costs_too_much(share, code, cli, monkeypa
     [
         ("--rounds 0", "--rounds must be at least 1, got 0"),
         ("--max-share 0", "--max-share must be above 0, got 0.0"),
-        ("--save-seconds nan", "--save-seconds must be above 0, got nan"),
+        ("--save-seconds nan", "--save-seconds must be finite, got nan"),
         ("--batch-size 3 --devices 2", "batch size 3 is not divisible by the 2 devices"),
         ("--folder nowhere", "cannot write checkpoints to nowhere"),
         ("--network vgg99", "unknown classifier"),

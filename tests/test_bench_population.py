@@ -42,5 +42,5 @@ def test_the_cases_are_those_of_the_flags():
 
 
 def test_no_members_are_one_sentence():
-    with pytest.raises(UserError, match="--members must be at least 1, got 0"):
+    with pytest.raises(UserError, match=r"--members must be in 1\.\.1024, got 0"):
         population.run(population.Population(members=0))

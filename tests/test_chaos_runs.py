@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from checkpoint_cases import noisy
 from experiments.chaos import chaos, devices, signals
 from experiments.chaos.faults import Chain, Moment
 from experiments.chaos.trainee import RUNS, Stage
@@ -43,8 +44,9 @@ def test_a_run_that_is_told_to_end_is_gone_and_goes_on(stage, reference):
     assert fault.lost is None and 0 < fault.seconds < signals.TERM_SECONDS
 
 
+@noisy
 def test_a_checkpoint_loaded_wrongly_makes_the_command_fail(
-    cli, workplace, stage, reference, monkeypatch
+    cli, workplace, stage, reference, monkeypatch, quiet
 ):
     monkeypatch.setattr(chaos, "make_reference", lambda stage, name, arguments: reference)
     line = ["chaos", "--only", "corruptions", "--of", "classify", "--corruptions", 12]

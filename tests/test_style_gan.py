@@ -252,17 +252,17 @@ def test_a_penalty_has_the_gradient_of_the_gradient(name):
 @pytest.mark.slow
 def test_path_lengths_of_the_synthesis():
     """Its layers have forward mode, and the trick the gradient of the definition."""
-    noise = {"dropout": jax.random.key(1)}
+    noise, w = {"dropout": jax.random.key(1)}, styles()
 
     def noisily(variables, w):
         return GENERATOR.apply(variables, w, train=True, method="synthesise", rngs=noise)[0]
 
     def ours(variables):
-        return losses.path_length_penalty(partial(noisily, variables), KEY, styles(), 0.5)[0]
+        return losses.path_length_penalty(partial(noisily, variables), KEY, w, 0.5)[0]
 
     def by_definition(variables):
         lengths = []
-        images, pull = jax.vjp(partial(noisily, variables), styles())
+        images, pull = jax.vjp(partial(noisily, variables), w)
         keys = jax.vmap(partial(jax.random.fold_in, KEY))(jnp.arange(4))
         y = jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys) / np.sqrt(9 * 12)
         lengths = jnp.sqrt(jnp.square(pull(y)[0]).sum(2).mean(1))
