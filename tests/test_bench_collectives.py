@@ -64,7 +64,7 @@ STEPS = {
 
 
 #: What stands for the others, which run with the slow tests.
-QUICK = {("jit", "classifier"), ("jit", "gan"), ("pmap", "micro-batches")}
+QUICK = {("jit", "classifier"), ("jit", "norms in both"), ("pmap", "micro-batches")}
 
 
 @pytest.mark.parametrize(
