@@ -345,9 +345,9 @@ class Checkpoints:
             save()
             return
         except UserError as error:
-            if jax.process_count() > 1:  # all of them would have to know
-                raise
-            why = first_line(error.__cause__ or error)
+            if error.__cause__ is None or jax.process_count() > 1:  # no write has failed, or one
+                raise  # of several processes, all of which would have to know
+            why = first_line(error.__cause__)
         for number, seconds in enumerate(_PAUSES, 1):
             time.sleep(seconds)
             try:

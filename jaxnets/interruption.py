@@ -94,15 +94,11 @@ class Watchdog:
             signal.signal(number, handler)
         if self._ends:
             signal.set_wakeup_fd(self._wakeup)
-        self.stop()
+        with self._ending:  # for ever, if the process is being ended already
+            self._done.set()
         if self._ends:
             self._ends[1].close()  # the thread reads the end of it and goes
             self._ends = ()
-
-    def stop(self) -> None:
-        """Lets the process live from now on; does not return if it is being ended already."""
-        with self._ending:
-            self._done.set()
 
     def wake(self, signum: int) -> None:
         """Wakes the thread, as the signal would have."""
