@@ -189,11 +189,11 @@ def adversarial_step(
             _need(state, PATH_LENGTH_MEAN)
 
         def labels_of(part: Batch) -> Array | None:
-            return part["label"] if conditional else None
+            return part["target"] if conditional else None
 
         def d_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
             fake_key, judge_key, penalty_key = jax.random.split(key, 3)
-            real, mask, labels = part["image"], part["mask"], labels_of(part)
+            real, mask, labels = part["inputs"], part["mask"], labels_of(part)
             chex.assert_rank(real, {3, 4, 5})
             fake, _ = generate(g_net.params, g_net.model_state, labels, real.shape[0], fake_key)
             chex.assert_equal_shape([real, fake])
@@ -269,7 +269,7 @@ def adversarial_step(
         def g_objective(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
             fake_key, judge_key = jax.random.split(key)
             variables = {"params": params, **model_state}
-            real, labels = part["image"], labels_of(part)
+            real, labels = part["inputs"], labels_of(part)
             fake, model_state = generate(params, model_state, labels, real.shape[0], fake_key)
             _, single = judge(d_net.params, d_net.model_state, labels, judge_key, seen_as)
             # Few losses use the reals; XLA drops this pass where nothing does.
@@ -357,7 +357,7 @@ def _value(mean: Mean) -> Array:
 
 def _classes(part: Batch) -> Array:
     """The labels; 0 on padding, whose label of -1 has no loss, and 0 times that is a NaN still."""
-    return jnp.where(part["mask"] > 0, part["label"], 0)
+    return jnp.where(part["mask"] > 0, part["target"], 0)
 
 
 def _class_logits(features: Mapping[str, Array]) -> Array:

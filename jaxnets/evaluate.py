@@ -106,7 +106,7 @@ def make_predict(
         for batch in eval_batches(split, batch_size):
             distributed.pause()
             sums: Any = 0.0, 0.0
-            for weight, view in VIEWS[views](batch["image"]):
+            for weight, view in VIEWS[views](batch["inputs"]):
                 outputs = forward(variables, spread(view, mesh))
                 sums = [
                     a + np.float32(weight) * np.asarray(b)

@@ -72,7 +72,7 @@ class Judge:
                 raise UserError("there is nothing to look at: the split holds no examples")
             parts = []
             for batch in eval_batches(split, min(batch_size, len(split))):
-                images = batch["image"][batch["mask"]]
+                images = batch["inputs"][batch["mask"]]
                 found = function(images)
                 pair = found if isinstance(found, tuple | list) else (found,)
                 parts.append([np.asarray(rows) for rows in pair])

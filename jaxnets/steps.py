@@ -70,7 +70,7 @@ def classifier_step(
 
     def objective(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
         augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
-        images, labels = batch["image"], batch["label"]
+        images, labels = batch["inputs"], batch["target"]
         chex.assert_rank(images, {3, 4, 5})
         chex.assert_rank(labels, {1, 2})
         # A label of -1 on padding has no loss, and 0 times its NaN would still be a gradient.

@@ -11,7 +11,7 @@ Array = jax.Array
 PRNGKey = jax.Array
 PyTree = Any
 
-#: `image` [B, *spatial, C] float32 in [-1, 1], `label` [B] int32, `mask` [B] (False on padding).
+#: `inputs` [B, *spatial, C] float32 in [-1, 1], `target` [B] int32, `mask` [B] (False on padding).
 Batch = Mapping[str, jax.Array]
 
 #: Name -> `jaxnets.metrics.Mean` (a sum and a count), so that steps and devices merge exactly.

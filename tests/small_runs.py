@@ -102,8 +102,8 @@ def poison(at, *, value=np.nan, of_key=None):
             bad = state.step == at
             if of_key is not None:
                 bad &= (jax.random.key_data(state.key) == jax.random.key_data(of_key)).all()
-            image = jnp.where(bad, value, batch["image"])
-            return step(state, {**batch, "image": image})
+            image = jnp.where(bad, value, batch["inputs"])
+            return step(state, {**batch, "inputs": image})
 
         return poisoned
 

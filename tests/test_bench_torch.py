@@ -258,8 +258,8 @@ def stepped(check, torch, case, name, joined=False):
     step = check.twin_step(
         case, made, form, device, joined=joined, draw=lambda count: (*latents, share)
     )
-    images = torch_steps.place_images(work.batch["image"], form, device)
-    labels = torch_steps.place_labels(work.batch["label"], device)
+    images = torch_steps.place_images(work.batch["inputs"], form, device)
+    labels = torch_steps.place_labels(work.batch["target"], device)
     for _ in range(2):
         step(images, labels)
     return [

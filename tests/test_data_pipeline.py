@@ -111,7 +111,7 @@ def test_streaming_equals_resident_bit_for_bit(threads):
 def test_streaming_reads_dicts_and_can_start_again():
     split = make_split()
     examples = [
-        {"image": image, "label": int(label)}
+        {"inputs": image, "target": int(label)}
         for image, label in zip(split.images, split.labels, strict=True)
     ]
     streaming = StreamingPipeline(examples, 4, seed=2)
@@ -134,7 +134,7 @@ def test_consecutive_feeds_read_each_batch_once(monkeypatch):
 
     split = make_split()
     examples = Counting(
-        {"image": image, "label": int(label)}
+        {"inputs": image, "target": int(label)}
         for image, label in zip(split.images, split.labels, strict=True)
     )
     streaming = StreamingPipeline(examples, 4, seed=2, threads=0)
@@ -158,18 +158,18 @@ class Damaged(list):
         return super().__getitem__(index)
 
 
-GOOD = {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
+GOOD = {"inputs": np.zeros((2, 2, 1), np.uint8), "target": 0}
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([GOOD, {"image": None, "label": 0}], "example 1 can't be read"),
-        ([GOOD, {"image": GOOD["image"], "label": None}], "example 1 can't be read"),
+        ([GOOD, {"inputs": None, "target": 0}], "example 1 can't be read"),
+        ([GOOD, {"inputs": GOOD["inputs"], "target": None}], "example 1 can't be read"),
         (Damaged([GOOD, GOOD]), r"example 1 can't be read \(OSError: broken data stream\)"),
-        ([GOOD, {"image": np.zeros((3, 2, 1), np.uint8), "label": 0}], "one size"),
-        ([{"image": np.zeros((2, 2, 1)), "label": 0}], "example 0 is of float64; .* uint8"),
+        ([GOOD, {"inputs": np.zeros((3, 2, 1), np.uint8), "target": 0}], "one size"),
+        ([{"inputs": np.zeros((2, 2, 1)), "target": 0}], "example 0 is of float64; .* uint8"),
     ],
 )
 def test_streaming_names_an_example_that_cannot_be_used(examples, message, threads):
@@ -203,9 +203,9 @@ def test_fetch_gives_the_rows_that_the_order_names():
     pipeline = ResidentPipeline(split, 6, seed=0)
     rows = pipeline.order.indices(2, 1)[0]
     (batch,) = batches(pipeline, 2, 1)
-    np.testing.assert_allclose(batch["image"], split.images[rows] / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(batch["label"], split.labels[rows])
-    assert batch["label"].dtype == np.int32 and batch["mask"].all()
+    np.testing.assert_allclose(batch["inputs"], split.images[rows] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(batch["target"], split.labels[rows])
+    assert batch["target"].dtype == np.int32 and batch["mask"].all()
 
 
 def test_the_budget_chooses_the_pipeline():
@@ -218,10 +218,10 @@ def test_the_budget_chooses_the_pipeline():
 def test_evaluation_sees_every_example_once(batch_size):
     split = make_split()
     seen = list(eval_batches(split, batch_size))
-    assert all(batch["image"].shape == (batch_size, 4, 3, 1) for batch in seen)
+    assert all(batch["inputs"].shape == (batch_size, 4, 3, 1) for batch in seen)
     assert all(batch["mask"].dtype == bool for batch in seen)
-    images = np.concatenate([batch["image"][batch["mask"]] for batch in seen])
-    labels = np.concatenate([batch["label"][batch["mask"]] for batch in seen])
+    images = np.concatenate([batch["inputs"][batch["mask"]] for batch in seen])
+    labels = np.concatenate([batch["target"][batch["mask"]] for batch in seen])
     np.testing.assert_array_equal(images, np.asarray(jax.jit(normalise)(split.images)))
     np.testing.assert_array_equal(labels, split.labels)
 

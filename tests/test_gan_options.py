@@ -139,7 +139,7 @@ def eight(label):
     images = rng.uniform(-1, 1, (len(label), 8, 8, 1)).astype(np.float32)
     # The class is in the picture, for a discriminator to name.
     images += np.asarray(label, np.float32)[:, None, None, None]
-    return {"image": images, "label": np.asarray(label, np.int32), "mask": np.ones(len(label))}
+    return {"inputs": images, "target": np.asarray(label, np.int32), "mask": np.ones(len(label))}
 
 
 def test_an_auxiliary_classifier_learns_to_name_classes():
@@ -155,7 +155,7 @@ def test_an_auxiliary_classifier_learns_to_name_classes():
 @pytest.mark.parametrize("conditioning,heeds", [("concatenated", True), ("auxiliary", False)])
 def test_a_class_changes_the_logit_where_it_is_told(conditioning, heeds):
     start, _, discriminator = conditioned(conditioning)
-    images, variables = eight([0])["image"], start.nets["discriminator"].variables
+    images, variables = eight([0])["inputs"], start.nets["discriminator"].variables
     logits = [
         float(discriminator.apply(variables, images, jnp.array([c]), train=False)[0][0])
         for c in (0, 1)

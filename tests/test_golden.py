@@ -137,7 +137,9 @@ def pipeline(kind):
     feed, fetch = made.feed(1, 4), jax.jit(made.fetch)
     found = [fetch(made.source, jax.tree.map(lambda leaf, i=i: leaf[i], feed)) for i in range(4)]
     made.close()
-    return found
+    # The digests name the leaves as they were called when they were recorded.
+    before = {"image": "inputs", "label": "target", "mask": "mask"}
+    return [{old: batch[new] for old, new in before.items()} for batch in found]
 
 
 def samples():

@@ -108,8 +108,8 @@ def linear(kind, *, where=None, optimizer=None, model_state=None, **options):
     net = Net(params, {"m": jnp.zeros(2)} if model_state else {}, optimizer.init(params))
 
     def objective(params, model_state, batch, key):
-        values = batch["image"] @ params["w"]
-        struck = jnp.zeros_like(values, bool) if where is None else batch["label"] == where
+        values = batch["inputs"] @ params["w"]
+        struck = jnp.zeros_like(values, bool) if where is None else batch["target"] == where
         size = jnp.zeros_like(values)
         if kind == "loss":  # whose gradient is none the worse for it
             values = values + jnp.where(struck, jnp.inf, 0.0)
@@ -139,8 +139,8 @@ def bad_terms(kind, *, devices=1, mode="jit", mask=None, where=5, **options):
     state, step = linear(kind, where=where, **options)
     rng = np.random.default_rng(0)
     batch = {
-        "image": rng.normal(size=(16, 3)).astype(np.float32),
-        "label": np.arange(16, dtype=np.int32),
+        "inputs": rng.normal(size=(16, 3)).astype(np.float32),
+        "target": np.arange(16, dtype=np.int32),
         "mask": np.ones(16, bool) if mask is None else mask,
     }
     mesh = parallel.make_mesh(devices)
@@ -201,7 +201,7 @@ def test_parameters_that_finite_updates_have_made_too_large_are_flagged():
 
     optimizer = optax.stateless(update)
     state, step = linear("none", optimizer=optimizer)
-    batch = {"image": jnp.zeros((2, 3)), "label": jnp.zeros(2, jnp.int32)}
+    batch = {"inputs": jnp.zeros((2, 3)), "target": jnp.zeros(2, jnp.int32)}
     shares = []
     for _ in range(2):
         state, metrics = step(state, batch)

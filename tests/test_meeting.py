@@ -246,7 +246,7 @@ def test_what_another_process_feeds_is_not_read():
 
         def __getitem__(self, row):
             seen.append(row)
-            return {"image": np.zeros((2, 2, 1), np.uint8), "label": 0}
+            return {"inputs": np.zeros((2, 2, 1), np.uint8), "target": 0}
 
     pipeline = StreamingPipeline(Source(), 8, 0, threads=0, rows=slice(6, 8))
     pipeline.feed(0, 1)

@@ -20,14 +20,14 @@ LATENTS, WIDTH, STYLES, SHAPE, DECAY, MEAN = 3, 4, 2, (5, 3, 2), 0.25, 0.7
 PARAMS = {
     "mapping": RNG.normal(size=(LATENTS, STYLES * WIDTH)),
     "hidden": RNG.normal(size=(STYLES * WIDTH, 6)),
-    "image": RNG.normal(size=(6, 30)),
+    "inputs": RNG.normal(size=(6, 30)),
 }
 Z = RNG.normal(size=(5, LATENTS))
 
 
 def synthesise(params, w):
     hidden = jnp.tanh(w.reshape(len(w), -1) @ params["hidden"])
-    return (hidden**2 @ params["image"]).reshape(-1, *SHAPE)
+    return (hidden**2 @ params["inputs"]).reshape(-1, *SHAPE)
 
 
 def styles(params, z):
@@ -194,8 +194,8 @@ def length_of(start, batch):
     key = jax.random.split(jax.random.fold_in(start.key, start.step))[1]
     latent_key, y_key, noise_key = jax.random.split(jax.random.fold_in(key, 1), 3)
     variables = start.nets["generator"].variables
-    z = steps.sample_latents(latent_key, len(batch["label"]), tiny.LATENT)
-    w = GENERATOR.apply(variables, z, batch["label"], method="map")
+    z = steps.sample_latents(latent_key, len(batch["target"]), tiny.LATENT)
+    w = GENERATOR.apply(variables, z, batch["target"], method="map")
 
     def synthesise(w):
         rngs = {"dropout": noise_key}

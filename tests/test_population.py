@@ -145,7 +145,7 @@ def test_streamed_members_see_the_same_images():
         source = jax.tree.map(jnp.asarray, pipeline.source)
         batches.append(pipeline.fetch(source, feed))
         pipeline.close()
-    assert batches[0]["image"].shape == (2, BATCH, tiny.SIZE, tiny.SIZE, 1)
+    assert batches[0]["inputs"].shape == (2, BATCH, tiny.SIZE, tiny.SIZE, 1)
     jax.tree.map(np.testing.assert_array_equal, *batches)
 
 
@@ -153,7 +153,7 @@ def toy(hypers):
     """A step on one number, whose every result can be told in advance."""
 
     def step(state, batch):
-        x = state.nets["x"] - hypers["rate"] * batch["image"].sum()
+        x = state.nets["x"] - hypers["rate"] * batch["inputs"].sum()
         metrics = {"x": metrics_mean.Mean.of(x[None])}
         return dataclasses.replace(state, step=state.step + 1, nets={"x": x}), metrics
 
@@ -171,7 +171,7 @@ def test_members_may_share_a_batch_or_have_their_own():
     names, image = ["a", "b"], jnp.arange(6.0).reshape(2, 3)
     for axis, sums in ((None, (15, 15)), (0, (3, 12)), (1, (3, 12))):
         step = population.population_step(toy, names, batch_axis=axis)
-        batch = {"image": image.T if axis == 1 else image}
+        batch = {"inputs": image.T if axis == 1 else image}
         state, metrics = step(toys([1.0, 10.0]), batch)
         expected = [-sums[0], 1 - 10 * sums[1]]
         np.testing.assert_array_equal(state.nets["x"], expected)
@@ -182,14 +182,14 @@ def test_members_may_share_a_batch_or_have_their_own():
 def test_other_hyperparameters_need_no_other_program():
     step = jax.jit(population.population_step(toy, ["a", "b"], batch_axis=None))
     for rates in ([0.1, 0.2], [0.3, 0.4]):
-        step(toys(rates), {"image": jnp.ones(3)})
+        step(toys(rates), {"inputs": jnp.ones(3)})
     assert step._cache_size() == 1
 
 
 def test_members_with_images_of_their_own():
     splits = [images(seed=1), images(seed=2)]
     pipeline = population.make_population_pipeline(splits, BATCH, SEEDS)
-    assert pipeline.source["image"].shape == (2, 40, tiny.SIZE, tiny.SIZE, 1)
+    assert pipeline.source["inputs"].shape == (2, 40, tiny.SIZE, tiny.SIZE, 1)
     feed = pipeline.feed(3, 1)
     assert feed.shape == (1, BATCH, 2)
     both = jax.jit(pipeline.fetch)(pipeline.source, feed[0])

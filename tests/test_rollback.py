@@ -257,7 +257,7 @@ def members_run(folder, *, lost=(), at=5, **options):
     def make_step(hypers):
         def one(state, batch):
             bad = (hypers["lost"] > 0) & (state.step >= at)
-            return step(state, {**batch, "image": jnp.where(bad, jnp.nan, batch["image"])})
+            return step(state, {**batch, "inputs": jnp.where(bad, jnp.nan, batch["inputs"])})
 
         return one
 

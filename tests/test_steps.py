@@ -34,12 +34,12 @@ def linear_step(batch, **options):
 
 def softmax_regression(params, batch, smoothing=0.1):
     """Gradient of the mean cross-entropy, in float64 numpy."""
-    x = batch["image"].reshape(len(batch["image"]), -1).astype(np.float64)
+    x = batch["inputs"].reshape(len(batch["inputs"]), -1).astype(np.float64)
     kernel, bias = (np.asarray(params["Dense_0"][k], np.float64) for k in ("kernel", "bias"))
     logits = x @ kernel + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    target = np.eye(tiny.CLASSES)[batch["label"]] * (1 - smoothing) + smoothing / tiny.CLASSES
+    target = np.eye(tiny.CLASSES)[batch["target"]] * (1 - smoothing) + smoothing / tiny.CLASSES
     keep = batch["mask"][:, None]
     error = np.where(keep, p - target, 0.0) / batch["mask"].sum()
     return {"kernel": x.T @ error, "bias": error.sum(0)}
@@ -63,8 +63,8 @@ def test_first_step_is_the_textbook_one():
 def test_padding_has_no_influence():
     batch = tiny.batch()
     batch["mask"] = np.arange(16) < 11
-    changed = {**batch, "image": batch["image"].copy()}
-    changed["image"][11:] = np.nan
+    changed = {**batch, "inputs": batch["inputs"].copy()}
+    changed["inputs"][11:] = np.nan
     before, (after, metrics) = linear_step(batch)
     _, (also, _) = linear_step(changed)
     gradient = softmax_regression(before.nets["classifier"].params, batch)["bias"]
@@ -73,9 +73,9 @@ def test_padding_has_no_influence():
     np.testing.assert_allclose(params["Dense_0"]["bias"], expected, atol=1e-6)
     assert metrics["loss"].count == 11
     # As tf.data and others pad: a label that is none.
-    changed["label"] = np.where(np.arange(16) < 11, batch["label"], -1).astype(np.int32)
+    changed["target"] = np.where(np.arange(16) < 11, batch["target"], -1).astype(np.int32)
     # NaN in the padding reaches the gradient of a matrix product; finite padding must not.
-    changed["image"][11:] = 7.0
+    changed["inputs"][11:] = 7.0
     _, (also, _) = linear_step(changed)
     chex.assert_trees_all_close(also.nets["classifier"].params, params, atol=1e-6)
 

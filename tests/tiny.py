@@ -65,8 +65,8 @@ def batch(size: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
     """Random images and labels."""
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.uniform(-1, 1, (size, SIZE, SIZE, 1)).astype(np.float32),
-        "label": rng.integers(0, CLASSES, size).astype(np.int32),
+        "inputs": rng.uniform(-1, 1, (size, SIZE, SIZE, 1)).astype(np.float32),
+        "target": rng.integers(0, CLASSES, size).astype(np.int32),
         "mask": np.ones(size, bool),
     }
 

@@ -96,7 +96,7 @@ class Work:
       networks: name -> module, as in `state.nets`.
       step: what is timed.
       state: before the first step.
-      batch: one batch, numpy: `image` [B, H, W, C] float32 in [-1, 1], `label` [B] int32.
+      batch: one batch, numpy: `inputs` [B, H, W, C] float32 in [-1, 1], `target` [B] int32.
     """
 
     case: Case
@@ -128,8 +128,8 @@ def build(case: Case) -> Work:
     rng = np.random.default_rng(case.seed)
     shape = (case.batch_size, case.image_size, case.image_size, case.channels)
     batch = {
-        "image": rng.uniform(-1, 1, shape).astype(np.float32),
-        "label": rng.integers(0, NUM_CLASSES, case.batch_size).astype(np.int32),
+        "inputs": rng.uniform(-1, 1, shape).astype(np.float32),
+        "target": rng.integers(0, NUM_CLASSES, case.batch_size).astype(np.int32),
     }
     make = _classifier if isinstance(case, ClassifierCase) else _gan
     return make(case, batch)  # type: ignore[arg-type]
@@ -182,10 +182,10 @@ def _classifier(case: ClassifierCase, batch: Any) -> Work:
     (model,) = networks(case)
     optimizer = optimizers.make_optimizer("nesterov", 0.01, momentum=0.9)
     init_key, run_key = jax.random.split(jax.random.key(case.seed))
-    net = state.init_net(model, init_key, batch["image"][:1], train=False, optimizer=optimizer)
+    net = state.init_net(model, init_key, batch["inputs"][:1], train=False, optimizer=optimizer)
     prepare = models.CLASSIFIERS[case.network].prepare
     if prepare is not None:
-        variables = prepare(net.variables, batch["image"])
+        variables = prepare(net.variables, batch["inputs"])
         params = variables.pop("params")
         net = state.Net(params, variables, optimizer.init(params))
     step = steps.classifier_step(model, losses.cross_entropy, optimizer)
@@ -203,11 +203,11 @@ def _gan(case: GanCase, batch: Any) -> Work:
     loss, penalty = objectives(case)
     adam = optimizers.make_optimizer("adam", 2e-4, b1=0.5, b2=0.99)
     g_key, d_key, run_key = jax.random.split(jax.random.key(case.seed), 3)
-    labels = batch["label"][:1] if case.conditional else None
+    labels = batch["target"][:1] if case.conditional else None
     latents = jnp.zeros((1, case.latent_size))
     g_net = state.init_net(generator, g_key, latents, labels, train=False, optimizer=adam)
     d_net = state.init_net(
-        discriminator, d_key, batch["image"][:1], labels, train=False, optimizer=adam
+        discriminator, d_key, batch["inputs"][:1], labels, train=False, optimizer=adam
     )
     step = steps.adversarial_step(
         generator,

@@ -55,7 +55,7 @@ def twins(work: cases.Work) -> dict[str, nn.Module]:
     Raises:
       UserError: if a network has no twin, or the case no equal in PyTorch.
     """
-    shape = work.batch["image"].shape[1:]
+    shape = work.batch["inputs"].shape[1:]
     made = {name: make_twin(module, shape) for name, module in work.networks.items()}
     for name, twin in made.items():
         copy_weights(twin, work.state.nets[name].variables)
@@ -205,7 +205,7 @@ def _disturbed(state: TrainState, seed: int) -> TrainState:
 def _inputs(work: cases.Work, name: str) -> tuple[np.ndarray, ...]:
     """What a network is tried on: latents or images, and labels where it takes them."""
     case = work.case
-    first, label = np.asarray(work.batch["image"]), np.asarray(work.batch["label"])
+    first, label = np.asarray(work.batch["inputs"]), np.asarray(work.batch["target"])
     if isinstance(case, cases.GanCase) and name == "generator":
         first = random_numbers(work.state, case.batch_size, case.latent_size)[0]
     if isinstance(case, cases.GanCase) and case.conditional:
@@ -273,8 +273,8 @@ def _step_difference(
         draw = lambda count: (d_latents, g_latents, shares.reshape(-1, 1, 1, 1))  # noqa: E731
     before = copy.deepcopy(made)
     step = twin_step(work.case, made, eager, device, joined=joined, draw=draw)
-    images = torch_steps.place_images(np.asarray(work.batch["image"]), eager, device)
-    step(images, torch_steps.place_labels(np.asarray(work.batch["label"]), device))
+    images = torch_steps.place_images(np.asarray(work.batch["inputs"]), eager, device)
+    step(images, torch_steps.place_labels(np.asarray(work.batch["target"]), device))
     worst = 0.0
     for name, twin in made.items():
         ours, first_moments = copy.deepcopy(before[name]), copy.deepcopy(before[name])

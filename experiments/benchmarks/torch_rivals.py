@@ -279,8 +279,8 @@ def _rival_step(work: cases.Work, name: str, device: torch.device, *, joined: bo
         key: torch_steps.place(twin, form, device) for key, twin in torch_check.twins(work).items()
     }
     step = torch_check.twin_step(work.case, made, form, device, joined=joined)
-    images = torch_steps.place_images(np.asarray(work.batch["image"]), form, device)
-    labels = torch_steps.place_labels(np.asarray(work.batch["label"]), device)
+    images = torch_steps.place_images(np.asarray(work.batch["inputs"]), form, device)
+    labels = torch_steps.place_labels(np.asarray(work.batch["target"]), device)
 
     def wait() -> None:
         if device.type == "cuda":

@@ -157,8 +157,8 @@ class Pipeline(Protocol):
 
 def _batch(images: Array, labels: Array) -> Batch:
     return {
-        "image": normalise(images),
-        "label": labels.astype(jnp.int32),
+        "inputs": normalise(images),
+        "target": labels.astype(jnp.int32),
         "mask": jnp.ones(labels.shape, bool),
     }
 
@@ -184,8 +184,8 @@ class ResidentPipeline:
         self.num_examples = len(split)
         self._split = split
         self.source: PyTree = {
-            "image": np.asarray(split.images),
-            "label": np.asarray(split.labels),
+            "inputs": np.asarray(split.images),
+            "target": np.asarray(split.labels),
         }
 
     def feed(self, first_step: int, steps: int) -> PyTree:
@@ -198,7 +198,7 @@ class ResidentPipeline:
         """Gathers the rows `feed` ([B] int32) of `source`."""
         # Positions come from `Order`, so the checks that a gather makes by default are idle.
         images, labels = (
-            source[name].at[feed].get(mode="promise_in_bounds") for name in ("image", "label")
+            source[name].at[feed].get(mode="promise_in_bounds") for name in ("inputs", "target")
         )
         return _batch(images, labels)
 
@@ -226,7 +226,7 @@ class StreamingPipeline:
 
         Args:
           source: a split, whose arrays may be memory-mapped, or any random-access sequence of
-            dicts with an `image` ([H, W, C] uint8) and a `label`, such as one of
+            dicts with an `inputs` ([H, W, C] uint8) and a `target`, such as one of
             `tfds.data_source`.
           batch_size: examples in a batch.
           seed: of the order.
@@ -245,18 +245,18 @@ class StreamingPipeline:
         self._next_step = 0
 
     def feed(self, first_step: int, steps: int) -> PyTree:
-        """`image` [steps, own rows, H, W, C] uint8 and `label` [steps, own rows] int32."""
+        """`inputs` [steps, own rows, H, W, C] uint8 and `target` [steps, own rows] int32."""
         if self._iterator is None or first_step != self._next_step:
             self.close()
             self._iterator = self._start(first_step)
         batches = [next(self._iterator) for _ in range(steps)]
         self._next_step = first_step + steps
-        return {name: np.stack([batch[name] for batch in batches]) for name in ("image", "label")}
+        return {name: np.stack([batch[name] for batch in batches]) for name in ("inputs", "target")}
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
         """Normalises the images of one step; `source` is empty."""
         del source
-        return _batch(feed["image"], feed["label"])
+        return _batch(feed["inputs"], feed["target"])
 
     def close(self) -> None:
         """Stops the reading threads. A later `feed` starts them again."""
@@ -282,11 +282,11 @@ class StreamingPipeline:
         rows = self.order.indices(int(step), 1)[0, self._rows]
         if isinstance(self._examples, Split):
             self._examples.check_unchanged()
-            return {"image": self._examples.images[rows], "label": self._examples.labels[rows]}
+            return {"inputs": self._examples.images[rows], "target": self._examples.labels[rows]}
         examples = _read_whole(self._examples, rows.tolist())
         return {
-            "image": np.stack([example["image"] for example in examples]),
-            "label": np.asarray([example["label"] for example in examples], np.int32),
+            "inputs": np.stack([example["inputs"] for example in examples]),
+            "target": np.asarray([example["target"] for example in examples], np.int32),
         }
 
 
@@ -299,9 +299,9 @@ def _read_whole(source: Sequence[Mapping[str, Any]], rows: list[int]) -> list[Ma
         raise UserError(
             f"example {row} can't be read ({reason}); prepare the data set again"
         ) from error
-    first = np.shape(examples[0].get("image"))
+    first = np.shape(examples[0].get("inputs"))
     for row, example in zip(rows, examples, strict=True):
-        image, label = example.get("image"), example.get("label")
+        image, label = example.get("inputs"), example.get("target")
         if image is None or label is None:
             raise UserError(f"example {row} can't be read; prepare the data set again")
         if np.asarray(image).dtype != np.uint8:
@@ -350,8 +350,8 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
       batch_size: rows of every batch; may be larger than the split.
 
     Yields:
-      `image` [B, H, W, C] float32 with the bits that `fetch` gives, `label` [B] int32, `mask` [B],
-      False where a row is filling.
+      `inputs` [B, H, W, C] float32 with the bits that `fetch` gives, `target` [B] int32, and `mask`
+      [B], False where a row is filling.
 
     Raises:
       UserError: the batch size is not positive.
@@ -364,7 +364,7 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
         count = len(images)
         filling = batch_size - count
         yield {
-            "image": np.pad(normalise(images), [(0, filling)] + [(0, 0)] * (images.ndim - 1)),
-            "label": np.pad(split.labels[start : start + count], (0, filling)),
+            "inputs": np.pad(normalise(images), [(0, filling)] + [(0, 0)] * (images.ndim - 1)),
+            "target": np.pad(split.labels[start : start + count], (0, filling)),
             "mask": np.arange(batch_size) < count,
         }
