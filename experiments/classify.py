@@ -147,7 +147,7 @@ def network(config: Classify, dataset: DataSet) -> nn.Module:
     return make_classifier(
         config.network,
         num_classes=dataset.num_classes,
-        image_shape=dataset.splits["train"].images.shape[1:],
+        image_shape=dataset.splits["train"].inputs.shape[1:],
         width=config.width,  # type: ignore[arg-type]
         dropout=config.dropout,
         dtype=config.dtype,
@@ -184,7 +184,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     model = network(config, dataset)
     class_weights = None
     if config.balance_classes:
-        counts = np.bincount(train.labels, minlength=dataset.num_classes)
+        counts = np.bincount(train.target, minlength=dataset.num_classes)
         class_weights = jnp.asarray(
             len(train) / (dataset.num_classes * np.maximum(counts, 1)), jnp.float32
         )
@@ -196,7 +196,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     )
     augmentation = augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
     # These look at their options when they are traced: here, before there is a run's folder.
-    key, image = jax.random.key(0), jnp.zeros(train.images.shape[1:])
+    key, image = jax.random.key(0), jnp.zeros(train.inputs.shape[1:])
     jax.eval_shape(augmentation, key, image)
     jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
     if config.mixup:
@@ -213,11 +213,11 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         prepare = models.CLASSIFIERS[config.network].prepare
         if prepare is None:
             return variables
-        return prepare(variables, data.normalise(trains[member].images[:5000]))
+        return prepare(variables, data.normalise(trains[member].inputs[:5000]))
 
     def init(member: int) -> TrainState:
         init_key, run_key = jax.random.split(jax.random.key(config.seed + member))
-        example = jnp.zeros((1, *train.images.shape[1:]))
+        example = jnp.zeros((1, *train.inputs.shape[1:]))
         net = state.init_net(
             model,
             init_key,
@@ -243,7 +243,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     def judge(of: TrainState, split: Split) -> Classification:
         logits, _ = predict(of.nets["classifier"].averaged, split)
-        return evaluate.classification(logits, split.labels)
+        return evaluate.classification(logits, split.target)
 
     def scores(of: TrainState, member: int) -> dict[str, float]:
         found = {f"test_{k}": v for k, v in judge(of, dataset.splits["test"]).metrics.items()}

@@ -81,7 +81,7 @@ def run(config: Evaluate) -> None:
             raise UserError("there is nothing to measure: name a classifier's run with --judge")
         dataset = common.load_data(gan)
         if config.samples is not None:
-            shape = dataset.splits["test"].images.shape[1:]
+            shape = dataset.splits["test"].inputs.shape[1:]
             checks.images_fit(config.samples, shape, per_value=2, per_image=checks.SCORED)
         # It will not be trained here; and what the run asked of its judge may not suit another.
         own = gan.metrics if config.judge is None else ""
@@ -132,7 +132,7 @@ def _scores(
     if not names:
         return []
     assert built.judge is not None
-    labels = dataset.splits["test"].labels
+    labels = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
     records = []

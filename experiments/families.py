@@ -316,7 +316,7 @@ def _scores(
     from experiments import judging, scoring
     from jaxnets.scoring import Looks, take
 
-    labels: np.ndarray = dataset.splits["test"].labels
+    labels: np.ndarray = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
     looks = Looks(
@@ -331,7 +331,7 @@ def _scores(
             if name == "kid" and score.spread is not None:
                 found["kid_standard_error"] = float(score.spread)
     if config.accuracy_score:
-        samples = built.samples_like(state, built.train.labels)
+        samples = built.samples_like(state, built.train.target)
         found["accuracy_score"] = judging.accuracy_score(
             samples,
             dataset,

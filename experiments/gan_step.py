@@ -25,7 +25,7 @@ def networks(config: Generate, dataset: DataSet) -> Any:
     return make_gan(
         common.given(config.generator),
         discriminator=config.discriminator,
-        image_shape=dataset.splits["train"].images.shape[1:],
+        image_shape=dataset.splits["train"].inputs.shape[1:],
         num_classes=dataset.num_classes if config.conditional else None,
         latent_size=common.given(config.latent_size),
         width=config.width,  # type: ignore[arg-type]

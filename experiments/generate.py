@@ -86,7 +86,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
     nets = gan_step.networks(config, dataset)
     generator, discriminator = nets
-    shape = train.images.shape[1:]
+    shape = train.inputs.shape[1:]
 
     def keys(member: int) -> Any:
         """Of the generator, the discriminator, the run and the previews."""
@@ -224,7 +224,7 @@ def evaluate(
                 numbers["frechet_note"] = note
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
         if config.conditional and config.accuracy_score:
-            samples = built.samples_like(one, built.train.labels)
+            samples = built.samples_like(one, built.train.target)
             assert config.score_epochs is not None
             part = populations.folder_of(config, member, folder)
             seed = populations.seeds(config)[member]

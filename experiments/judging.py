@@ -114,7 +114,7 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
         )
     config = checks.config_of_run(folder, found, classify.Classify, classify.resolve)
     own = common.load_data(config)
-    shapes = [d.splits["test"].images.shape[1:] for d in (own, dataset)]
+    shapes = [d.splits["test"].inputs.shape[1:] for d in (own, dataset)]
     if shapes[0] != shapes[1]:
         raise UserError(
             f"the {what} {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
@@ -157,7 +157,7 @@ def sample_numbers(
 
     if judge is None:
         return pixel_numbers(make, dataset, conditional)
-    samples = make(dataset.splits["test"].labels)
+    samples = make(dataset.splits["test"].target)
     train = dataset.splits["train"] if train is None else train
     looks = Looks(judge, samples, dataset, train, conditional, mesh)
     return {
@@ -180,13 +180,13 @@ def variety_numbers(of: Looks) -> dict[str, float]:
     found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
     classes = (found, real_found)
     if of.conditional:
-        classes = (of.samples.labels, of.dataset.splits["test"].labels)
+        classes = (of.samples.target, of.dataset.splits["test"].target)
     numbers = {
         "samples_least_class_share": metrics.least_class_share(found, real_found),
         "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),
     }
     if of.conditional and of.judge.knows_classes:
-        numbers["samples_recognised"] = metrics.recognised_share(found, of.samples.labels)
+        numbers["samples_recognised"] = metrics.recognised_share(found, of.samples.target)
     return numbers
 
 
@@ -203,11 +203,11 @@ def pixel_numbers(
 
     test = dataset.splits["test"]
     shown = range(min(dataset.num_classes, _PIXEL_CLASSES))
-    rows = [np.flatnonzero(test.labels == c)[:_PIXEL_EACH] for c in shown]
+    rows = [np.flatnonzero(test.target == c)[:_PIXEL_EACH] for c in shown]
     real = test.take(np.concatenate(rows))
     samples = make(np.repeat(np.arange(len(shown), dtype=np.int32), _PIXEL_EACH))
-    labels = [split.labels if conditional else 0 * split.labels for split in (samples, real)]
-    pixels = [split.images.reshape(len(split), -1) for split in (samples, real)]
+    labels = [split.target if conditional else 0 * split.target for split in (samples, real)]
+    pixels = [split.inputs.reshape(len(split), -1) for split in (samples, real)]
     spread = metrics.relative_spread(pixels[0], labels[0], pixels[1], labels[1])
     return {"samples_pixel_spread": spread}
 

@@ -161,7 +161,7 @@ def seen(built: Built, state: TrainState, dataset: DataSet, member: int = 0) -> 
         return None
     from jaxnets.scoring import Looks
 
-    samples = built.samples_like(state, dataset.splits["test"].labels)
+    samples = built.samples_like(state, dataset.splits["test"].target)
     looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
     _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
     return looks

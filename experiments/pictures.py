@@ -71,16 +71,16 @@ def nearest(
     samples, names = looks.samples, looks.dataset.class_names
     away = looks.memorisation.samples.distance[:, 0]
     if looks.conditional:
-        classes = np.unique(samples.labels)[:20]
-        of_class = [np.flatnonzero(samples.labels == c) for c in classes]
+        classes = np.unique(samples.target)[:20]
+        of_class = [np.flatnonzero(samples.target == c) for c in classes]
         rows = np.array([found[away[found].argmin()] for found in of_class])
         labels = [names[c] for c in classes]
     else:
         rows, labels = np.argsort(away)[:10], None
     k = min(neighbours, len(looks.train))
     found = metrics.nearest_neighbours(looks.made[1][rows], looks.trained, k=k)
-    near = looks.train.images[found.index]
-    pixels = np.concatenate([samples.images[rows][:, None], near], axis=1)
+    near = looks.train.inputs[found.index]
+    pixels = np.concatenate([samples.inputs[rows][:, None], near], axis=1)
     columns = ["sample", *(f"{distance + 1}." for distance in range(k))]
     picture = report.grid_png(
         pixels.reshape(-1, *pixels.shape[2:]), k + 1, row_labels=labels, column_labels=columns
@@ -103,12 +103,12 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     test = dataset.splits["test"]
     classes = min(dataset.num_classes, 20)
     labels = np.repeat(np.arange(classes, dtype=np.int32), 8)
-    fakes = built.samples_like(state, labels, seed=2).images.reshape(
-        classes, 8, *test.images.shape[1:]
+    fakes = built.samples_like(state, labels, seed=2).inputs.reshape(
+        classes, 8, *test.inputs.shape[1:]
     )
     reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
     for c in range(classes):
-        found = test.images[np.flatnonzero(test.labels == c)[:8]]
+        found = test.inputs[np.flatnonzero(test.target == c)[:8]]
         reals[c, : len(found)] = found
     both = np.concatenate([fakes, reals], axis=1)
     picture = report.grid_png(

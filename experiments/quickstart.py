@@ -146,17 +146,17 @@ def run(config: Quickstart) -> Path:
     # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.
     cnn = workshop.cnn("cnn", train)
     gan, gan_state = workshop.gan("gan", train)
-    samples = gan.samples_like(gan_state, train.labels)
+    samples = gan.samples_like(gan_state, train.target)
     found = cnn.test(test)
     scores = evaluate.frechet_scores(lambda s: cnn.logits_and_features(s)[1], samples, train)
-    asked = cnn.logits_and_features(samples)[0].argmax(axis=1) == train.labels
+    asked = cnn.logits_and_features(samples)[0].argmax(axis=1) == train.target
     on_samples = workshop.cnn("cnn-on-samples", samples).test(test)
 
     # With few labels: the CNN names the unlabelled images as well as it can, a GAN learns from
     # those names, and its samples join the few. No label beyond the few is used.
     few_cnn = workshop.cnn("cnn-few-labels", few)
     guesses = few_cnn.logits_and_features(train)[0].argmax(axis=1).astype(np.int32)
-    few_gan, few_gan_state = workshop.gan("gan-few-labels", data.Split(train.images, guesses))
+    few_gan, few_gan_state = workshop.gan("gan-few-labels", data.Split(train.inputs, guesses))
     balanced = (np.arange(len(train)) % dataset.num_classes).astype(np.int32)
     few_samples = few_gan.samples_like(few_gan_state, balanced)
     helped = workshop.cnn("cnn-few-labels-and-samples", _together(few, few_samples)).test(test)
@@ -210,8 +210,8 @@ def _together(few: Split, samples: Split) -> Split:
 
     copies = max(1, len(samples) // (4 * len(few)))
     return Split(
-        np.concatenate([np.tile(few.images, (copies, 1, 1, 1)), samples.images]),
-        np.concatenate([np.tile(few.labels, copies), samples.labels]),
+        np.concatenate([np.tile(few.inputs, (copies, 1, 1, 1)), samples.inputs]),
+        np.concatenate([np.tile(few.target, copies), samples.target]),
     )
 
 

@@ -89,7 +89,7 @@ def run(config: Sample) -> None:
     options = checks.config_of_run(config.run, found, gan_config.Generate, gan_config.read_again)
     member = populations.number_of(options, config.member)
     dataset = common.load_data(options)
-    shape = dataset.splits["train"].images.shape[1:]
+    shape = dataset.splits["train"].inputs.shape[1:]
     walked = 0 if config.interpolate is None else config.interpolate * config.points
     checks.images_fit(config.count + walked * dataset.num_classes, shape)
     if config.images and shape[-1] not in (1, 3):

@@ -165,7 +165,7 @@ def to_look_at(state: TrainState) -> TrainState:
 def unit_noise(like: Split, seed: int) -> Split:
     """Images of independent uniform pixels, as many and as large as those of `like`."""
     rng = np.random.default_rng(seed)
-    return Split(rng.integers(0, 256, like.images.shape, np.uint8), like.labels)
+    return Split(rng.integers(0, 256, like.inputs.shape, np.uint8), like.target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +206,8 @@ def frechet_scores(
     """
     other, half = split_validation(reference, 0.5, seed)
     chosen = []
-    for label, count in zip(*np.unique(half.labels, return_counts=True), strict=True):
-        rows = np.flatnonzero(samples.labels == label)
+    for label, count in zip(*np.unique(half.target, return_counts=True), strict=True):
+        rows = np.flatnonzero(samples.target == label)
         if len(rows) < count:
             raise UserError(
                 f"there are {len(rows)} samples of class {label}, and half of the real images "

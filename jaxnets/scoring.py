@@ -218,8 +218,8 @@ def _inception(of: Looks) -> list[Judgement]:
 
 
 def _intra_class(of: Looks) -> list[Judgement]:
-    made = measures.ClassMoments.of(of.made[1], of.samples.labels)
-    real = measures.ClassMoments.of(of.real[1], of.compared.labels)
+    made = measures.ClassMoments.of(of.made[1], of.samples.target)
+    real = measures.ClassMoments.of(of.real[1], of.compared.target)
     found = measures.intra_class_frechet(made, real)
     return [of.score("intra-class frechet", found.mean, note=found.note)]
 
@@ -227,7 +227,7 @@ def _intra_class(of: Looks) -> list[Judgement]:
 def _recognised(of: Looks) -> list[Judgement]:
     of.judge.need_classes(of.dataset)
     logits = of.logits("recognised")
-    labels = measures.check_classes(of.samples.labels, logits.shape[1])
+    labels = measures.check_classes(of.samples.target, logits.shape[1])
     counts = measures.Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
     found = measures.recognised(counts)
     worst = of.dataset.class_names[found.worst]

@@ -46,8 +46,8 @@ def test_what_is_delivered_lies_on_the_devices_in_order():
         batch = deliver()
         assert len(batch["inputs"].sharding.device_set) == 4
         rows = pipeline.order.indices(first, 3)
-        np.testing.assert_array_equal(batch["inputs"], data.normalise(train.images[rows]))
-        np.testing.assert_array_equal(jax.device_get(batch["target"]), train.labels[rows])
+        np.testing.assert_array_equal(batch["inputs"], data.normalise(train.inputs[rows]))
+        np.testing.assert_array_equal(jax.device_get(batch["target"]), train.target[rows])
 
 
 def test_images_that_are_not_square_are_one_sentence(tmp_path):

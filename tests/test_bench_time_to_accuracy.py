@@ -176,7 +176,7 @@ def test_both_sides_make_the_same_steps():
     # gradient among them and torch sends it to the first, and both are right.
     rng = np.random.default_rng(0)
     train, test = digits.splits["train"], digits.splits["test"]
-    train = data.Split(rng.integers(0, 256, train.images.shape, np.uint8), train.labels)
+    train = data.Split(rng.integers(0, 256, train.inputs.shape, np.uint8), train.target)
     dataset = dataclasses.replace(digits, splits={"train": train, "test": test})
     built = classify.build(recipe, dataset, mesh)
     first = built.task.init().nets["classifier"].variables
@@ -199,7 +199,7 @@ def test_both_sides_make_the_same_steps():
         ours.advance(0, built.task.total_steps)
 
     def difference(variables, module):
-        twin = make_twin(built.model, train.images.shape[1:])
+        twin = make_twin(built.model, train.inputs.shape[1:])
         copy_weights(twin, variables)
         pairs = zip(twin.parameters(), module.parameters(), strict=True)
         return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in pairs)

@@ -33,11 +33,11 @@ def digits():
 def judge(digits):
     """Takes a digit for that of the nearest mean image; its features are the pixels."""
     train = digits.splits["train"]
-    flat = train.images.reshape(len(train), -1) / 255
-    means = np.stack([flat[train.labels == c].mean(axis=0) for c in range(10)])
+    flat = train.inputs.reshape(len(train), -1) / 255
+    means = np.stack([flat[train.target == c].mean(axis=0) for c in range(10)])
 
     def look(split):
-        pixels = split.images.reshape(len(split), -1) / 255
+        pixels = split.inputs.reshape(len(split), -1) / 255
         return pixels @ means.T - np.square(means).sum(axis=1) / 2, pixels
 
     return Judge(look, "means", "0", knows_classes=True)
@@ -49,26 +49,26 @@ def faithful(digits):
     rng = np.random.default_rng(0)
 
     def make(labels):
-        rows = [rng.choice(np.flatnonzero(train.labels == c)) for c in labels]
-        return Split(train.images[rows], labels)
+        rows = [rng.choice(np.flatnonzero(train.target == c)) for c in labels]
+        return Split(train.inputs[rows], labels)
 
     return make
 
 
 def constant(digits):
-    image = digits.splits["train"].images[:1]
+    image = digits.splits["train"].inputs[:1]
     return lambda labels: Split(np.repeat(image, len(labels), axis=0), labels)
 
 
 def one_for_each_class(digits):
     train = digits.splits["train"]
-    rows = np.array([np.flatnonzero(train.labels == c)[0] for c in range(10)])
-    return lambda labels: Split(train.images[rows[labels]], labels)
+    rows = np.array([np.flatnonzero(train.target == c)[0] for c in range(10)])
+    return lambda labels: Split(train.inputs[rows[labels]], labels)
 
 
 def without_threes(digits):
     make = faithful(digits)
-    return lambda labels: Split(make(np.where(labels == 3, 8, labels)).images, labels)
+    return lambda labels: Split(make(np.where(labels == 3, 8, labels)).inputs, labels)
 
 
 @pytest.mark.parametrize("conditional", [True, False])

@@ -27,8 +27,8 @@ def cache(tmp_path, monkeypatch):
 def fill(staging: Staging) -> tuple[tuple[str, ...], int]:
     for name, count in (("train", 6), ("test", 4)):
         split = staging.split(name, count, (2, 3, 1))
-        split.images[:] = np.arange(count * 6, dtype=np.uint8).reshape(count, 2, 3, 1)
-        split.labels[:] = np.arange(count) % 2
+        split.inputs[:] = np.arange(count * 6, dtype=np.uint8).reshape(count, 2, 3, 1)
+        split.target[:] = np.arange(count) % 2
     return ("a", "b"), 0
 
 
@@ -50,9 +50,9 @@ def test_the_second_load_reads_what_the_first_wrote():
     first, second = cached("key", "mine", fill), cached("key", "mine", never)
     assert first.fingerprint == second.fingerprint and second.name == "mine"
     np.testing.assert_array_equal(
-        second.splits["train"].images.ravel(), np.arange(36, dtype=np.uint8)
+        second.splits["train"].inputs.ravel(), np.arange(36, dtype=np.uint8)
     )
-    assert not second.splits["train"].images.flags.writeable
+    assert not second.splits["train"].inputs.flags.writeable
 
 
 def damage_byte(folder: Path) -> None:
@@ -138,15 +138,15 @@ def test_two_processes_may_prepare_a_set_that_ships(cache):
 def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
     def only_train(staging: Staging) -> tuple[tuple[str, ...], int]:
         split = staging.split("train", 50, (1, 1, 1))
-        split.images[:, 0, 0, 0] = np.arange(50)
-        split.labels[:] = np.arange(50) % 2
+        split.inputs[:, 0, 0, 0] = np.arange(50)
+        split.target[:] = np.arange(50) % 2
         return ("a", "b"), 0
 
     first, second = (cached(key, "mine", only_train) for key in ("one", "two"))
     train, test = first.splits["train"], first.splits["test"]
-    assert np.bincount(test.labels).tolist() == [5, 5]
-    assert sorted([*train.images.ravel(), *test.images.ravel()]) == list(range(50))
-    np.testing.assert_array_equal(train.labels, train.images.ravel() % 2)
+    assert np.bincount(test.target).tolist() == [5, 5]
+    assert sorted([*train.inputs.ravel(), *test.inputs.ravel()]) == list(range(50))
+    np.testing.assert_array_equal(train.target, train.inputs.ravel() % 2)
     assert first.fingerprint == second.fingerprint
 
 
@@ -154,7 +154,7 @@ def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
 def test_labels_outside_their_range_are_refused(cache, label):
     def wrong(staging: Staging) -> tuple[tuple[str, ...], int]:
         names, skipped = fill(staging)
-        staging.split("train", 3, (2, 3, 1)).labels[:] = 1, label, 0
+        staging.split("train", 3, (2, 3, 1)).target[:] = 1, label, 0
         return names, skipped
 
     message = rf'label {label} of example 1 in the split "train" .*0\.\.1 \(num_classes=2\)'
@@ -174,7 +174,7 @@ def test_the_digits_are_those_of_scikit_learn():
     digits = load("digits")
     assert digits.num_classes == 10 and digits.class_names == tuple("0123456789")
     train, test = digits.splits["train"], digits.splits["test"]
-    assert train.images.shape == (1438, 8, 8, 1) and test.images.shape == (359, 8, 8, 1)
+    assert train.inputs.shape == (1438, 8, 8, 1) and test.inputs.shape == (359, 8, 8, 1)
 
     def table(images: np.ndarray, labels: np.ndarray) -> list[bytes]:
         return sorted(
@@ -184,9 +184,9 @@ def test_the_digits_are_those_of_scikit_learn():
     bunch: Any = load_digits()
     expected = np.rint(bunch["images"] * 255 / 16).astype(np.uint8)
     assert table(
-        np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels])
+        np.concatenate([train.inputs, test.inputs]), np.concatenate([train.target, test.target])
     ) == table(expected, bunch["target"])
-    share = np.bincount(test.labels) / np.bincount(bunch["target"])
+    share = np.bincount(test.target) / np.bincount(bunch["target"])
     assert np.abs(share - 0.2).max() < 0.01
     assert digits.fingerprint.startswith("a33c038bcdaf51d9")
 

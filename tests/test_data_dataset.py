@@ -20,13 +20,13 @@ def make_split(counts: tuple[int, ...]) -> Split:
 
 
 def rows(split: Split) -> list[int]:
-    return split.images[:, 0, 0, 0].tolist()
+    return split.inputs[:, 0, 0, 0].tolist()
 
 
 def test_validation_takes_the_same_share_of_every_class_and_loses_nothing():
     split = make_split((10, 40, 100))
     rest, validation = split_validation(split, 0.2, seed=3)
-    assert np.bincount(validation.labels).tolist() == [2, 8, 20]
+    assert np.bincount(validation.target).tolist() == [2, 8, 20]
     assert sorted(rows(rest) + rows(validation)) == list(range(150))
     assert rows(split_validation(split, 0.2, seed=3)[1]) == rows(validation)
     assert rows(split_validation(split, 0.2, seed=4)[1]) != rows(validation)
@@ -35,7 +35,7 @@ def test_validation_takes_the_same_share_of_every_class_and_loses_nothing():
 def test_rows_keep_their_labels():
     split = make_split((5, 7))
     for part in (*split_validation(split, 0.3, seed=0), take_per_class(split, 3, seed=0)):
-        np.testing.assert_array_equal(part.labels, split.labels[rows(part)])
+        np.testing.assert_array_equal(part.target, split.target[rows(part)])
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
@@ -66,8 +66,8 @@ def test_classes_that_no_example_has_are_named():
 def test_take_per_class_grows_by_adding():
     split = make_split((10, 12, 14))
     few, more = (take_per_class(split, n, seed=1) for n in (2, 5))
-    assert np.bincount(few.labels).tolist() == [2, 2, 2]
-    assert np.bincount(more.labels).tolist() == [5, 5, 5]
+    assert np.bincount(few.target).tolist() == [2, 2, 2]
+    assert np.bincount(more.target).tolist() == [5, 5, 5]
     assert set(rows(few)) < set(rows(more))
     assert rows(few) != rows(take_per_class(split, 2, seed=2))
 
@@ -139,4 +139,4 @@ def test_a_mapped_file_that_is_replaced_or_deleted_stays_what_it_was(mapped):
     split.check_unchanged()
     path.unlink()
     split.check_unchanged()
-    assert not split.images.any()
+    assert not split.inputs.any()

@@ -96,8 +96,8 @@ def assert_loads() -> None:
         found = dataset.splits[split]
         # TensorFlow Datasets shuffles as it writes; every image must still have its label.
         place = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-        assert len(found) == COUNTS[split] and found.images.shape[1:] == (28, 28, 1)
-        assert {i.tobytes(): n for i, n in zip(found.images, found.labels, strict=True)} == place
+        assert len(found) == COUNTS[split] and found.inputs.shape[1:] == (28, 28, 1)
+        assert {i.tobytes(): n for i, n in zip(found.inputs, found.target, strict=True)} == place
 
 
 def test_files_of_your_own(files, monkeypatch):

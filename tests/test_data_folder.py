@@ -44,17 +44,17 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def values(split) -> list[int]:
-    return sorted(split.images[:, 0, 0, 0].tolist())
+    return sorted(split.inputs[:, 0, 0, 0].tolist())
 
 
 def test_classes_are_sub_folders_and_a_fifth_is_for_testing(root):
     dataset = load(f"folder:{root}")
     train, test = dataset.splits["train"], dataset.splits["test"]
     assert dataset.class_names == ("cat", "dog") and dataset.skipped == 0
-    assert train.images.shape == (8, 6, 4, 1) and test.images.shape == (2, 6, 4, 1)
+    assert train.inputs.shape == (8, 6, 4, 1) and test.inputs.shape == (2, 6, 4, 1)
     assert sorted(values(train) + values(test)) == [*range(5), *range(100, 105)]
     for split in (train, test):
-        np.testing.assert_array_equal(split.labels, split.images[:, 0, 0, 0] // 100)
+        np.testing.assert_array_equal(split.target, split.inputs[:, 0, 0, 0] // 100)
 
 
 def test_train_and_test_folders_are_taken_as_they_are(root):
@@ -151,26 +151,26 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
         for index in range(2):
             save(tmp_path / "wide" / name / f"{index}.png", pixels)
     dataset = load(f"folder:{tmp_path / 'wide'}", image_size=10)
-    image = dataset.splits["train"].images[0]
+    image = dataset.splits["train"].inputs[0]
     assert image.shape == (10, 10, 3)
     assert np.abs(image[:, 1:-1].astype(int) - (200, 100, 50)).max() <= 3
     tall = load(f"folder:{tmp_path / 'wide'}", image_size=(8, 4))
-    assert tall.splits["train"].images.shape[1:] == (8, 4, 3)
+    assert tall.splits["train"].inputs.shape[1:] == (8, 4, 3)
 
 
 def test_unequal_sizes_need_one(root):
     save(root / "dog" / "large.png", np.zeros((9, 5), np.uint8))
     with pytest.raises(UserError, match=r"2 sizes, from 6x4 to 9x5.*--image-size"):
         load(f"folder:{root}")
-    assert load(f"folder:{root}", image_size=(5, 5)).splits["test"].images.shape[1:] == (5, 5, 1)
+    assert load(f"folder:{root}", image_size=(5, 5)).splits["test"].inputs.shape[1:] == (5, 5, 1)
 
 
 def test_channels_follow_the_files_or_the_request(root):
-    assert load(f"folder:{root}", channels=3).splits["train"].images.shape[-1] == 3
+    assert load(f"folder:{root}", channels=3).splits["train"].inputs.shape[-1] == 3
     save(root / "dog" / "colour.png", np.full((6, 4, 3), (0, 255, 0), np.uint8))
-    assert load(f"folder:{root}").splits["train"].images.shape[-1] == 3
+    assert load(f"folder:{root}").splits["train"].inputs.shape[-1] == 3
     grey = load(f"folder:{root}", channels=1)
-    parts = [grey.splits[s].images[:, 0, 0, 0] for s in ("train", "test")]
+    parts = [grey.splits[s].inputs[:, 0, 0, 0] for s in ("train", "test")]
     assert 149 in np.concatenate(parts) or 150 in np.concatenate(parts)  # the luma of pure green
 
 
@@ -179,7 +179,7 @@ def test_channels_follow_the_files_or_the_request(root):
 )
 def test_plain_modes_are_converted(root, mode, shape):
     save(root / "dog" / "plain.png", np.full(shape, 255, np.uint8), mode)
-    images = [split.images for split in load(f"folder:{root}").splits.values()]
+    images = [split.inputs for split in load(f"folder:{root}").splits.values()]
     assert max(image.max() for image in images) == 255
 
 
@@ -194,7 +194,7 @@ def test_a_turned_photograph_is_turned_back(root):
     pixels = np.zeros((4, 6), np.uint8)
     pixels[:, :3] = 255
     save(root / "dog" / "turned.png", pixels, exif=exif)
-    images = np.concatenate([s.images for s in load(f"folder:{root}").splits.values()])
+    images = np.concatenate([s.inputs for s in load(f"folder:{root}").splits.values()])
     (turned,) = (image for image in images if image.max() == 255)
     assert turned[:3].min() == 255 and turned[3:].max() == 0
 
@@ -291,7 +291,7 @@ def test_a_validation_folder_is_a_split_of_its_own(root):
         "validation": 4,
         "test": 2,
     }
-    assert splits["validation"].images.min() == 100
+    assert splits["validation"].inputs.min() == 100
 
 
 def test_folders_that_are_none(tmp_path, root):

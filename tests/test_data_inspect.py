@@ -44,7 +44,7 @@ def test_description(channels):
     assert train["class_counts"] == {"a": 5, "b": 4, "nothing": 0}
     assert train["duplicates"] == 2 and found["splits"]["test"]["duplicates"] == 1
     assert found["duplicates_across"] == {"train/test": 3}
-    pixels = dataset.splits["train"].images.astype(np.float64) / 255
+    pixels = dataset.splits["train"].inputs.astype(np.float64) / 255
     np.testing.assert_allclose(train["mean"], pixels.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(train["std"], pixels.std((0, 1, 2)), rtol=1e-12)
 
@@ -59,9 +59,9 @@ def test_the_sheet_shows_each_class_in_its_row(tmp_path, channels):
     assert sheet.shape == (3 * height, 96 + 3 * width, channels)
     train = dataset.splits["train"]
     for label in (0, 1):
-        for place, index in enumerate(np.flatnonzero(train.labels == label)[:3]):
+        for place, index in enumerate(np.flatnonzero(train.target == label)[:3]):
             tile = sheet[label * height :, 96 + place * width :][: 4 * 8 : 8, : 5 * 8 : 8]
-            np.testing.assert_array_equal(tile, train.images[index])
+            np.testing.assert_array_equal(tile, train.inputs[index])
     assert not sheet[2 * height :, 96:].any()
 
 

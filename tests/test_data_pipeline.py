@@ -112,7 +112,7 @@ def test_streaming_reads_dicts_and_can_start_again():
     split = make_split()
     examples = [
         {"inputs": image, "target": int(label)}
-        for image, label in zip(split.images, split.labels, strict=True)
+        for image, label in zip(split.inputs, split.target, strict=True)
     ]
     streaming = StreamingPipeline(examples, 4, seed=2)
     expected = batches(ResidentPipeline(split, 4, seed=2), 0, 6)
@@ -135,7 +135,7 @@ def test_consecutive_feeds_read_each_batch_once(monkeypatch):
     split = make_split()
     examples = Counting(
         {"inputs": image, "target": int(label)}
-        for image, label in zip(split.images, split.labels, strict=True)
+        for image, label in zip(split.inputs, split.target, strict=True)
     )
     streaming = StreamingPipeline(examples, 4, seed=2, threads=0)
     starts = []
@@ -184,17 +184,17 @@ def test_streaming_names_an_example_that_cannot_be_used(examples, message, threa
 )
 def test_images_that_change_under_a_run_stop_it(tmp_path, make):
     split = make_split()
-    for name in ("images", "labels"):
+    for name in ("inputs", "target"):
         np.save(tmp_path / f"{name}.npy", getattr(split, name))
-    mapped = Split(*(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("images", "labels")))
+    mapped = Split(*(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("inputs", "target")))
     pipeline = make(mapped, 5, seed=0)
     pipeline.feed(0, 3)
     assert len(list(eval_batches(mapped, 5))) == 5
-    os.utime(tmp_path / "images.npy", ns=(1, 1))
-    with pytest.raises(UserError, match=r"images\.npy was changed"):
+    os.utime(tmp_path / "inputs.npy", ns=(1, 1))
+    with pytest.raises(UserError, match=r"inputs\.npy was changed"):
         pipeline.feed(3, 20)  # beyond what was read ahead
     pipeline.close()
-    with pytest.raises(UserError, match=r"images\.npy was changed"):
+    with pytest.raises(UserError, match=r"inputs\.npy was changed"):
         next(eval_batches(mapped, 5))
 
 
@@ -203,8 +203,8 @@ def test_fetch_gives_the_rows_that_the_order_names():
     pipeline = ResidentPipeline(split, 6, seed=0)
     rows = pipeline.order.indices(2, 1)[0]
     (batch,) = batches(pipeline, 2, 1)
-    np.testing.assert_allclose(batch["inputs"], split.images[rows] / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(batch["target"], split.labels[rows])
+    np.testing.assert_allclose(batch["inputs"], split.inputs[rows] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(batch["target"], split.target[rows])
     assert batch["target"].dtype == np.int32 and batch["mask"].all()
 
 
@@ -222,8 +222,8 @@ def test_evaluation_sees_every_example_once(batch_size):
     assert all(batch["mask"].dtype == bool for batch in seen)
     images = np.concatenate([batch["inputs"][batch["mask"]] for batch in seen])
     labels = np.concatenate([batch["target"][batch["mask"]] for batch in seen])
-    np.testing.assert_array_equal(images, np.asarray(jax.jit(normalise)(split.images)))
-    np.testing.assert_array_equal(labels, split.labels)
+    np.testing.assert_array_equal(images, np.asarray(jax.jit(normalise)(split.inputs)))
+    np.testing.assert_array_equal(labels, split.target)
 
 
 def test_evaluation_needs_a_batch_size():

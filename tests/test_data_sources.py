@@ -86,9 +86,9 @@ def test_a_prepared_set_is_read(tmp_path):
         dataset = load(name, data_dir=tmp_path)
         train = dataset.splits["train"]
         assert dataset.class_names == ("cat", "dog", "fox") and dataset.name == name
-        assert train.images.shape == (30, 5, 4, 1) and len(dataset.splits["test"]) == 6
-        assert sorted(train.images[:, 0, 0, 0]) == list(range(30))
-        np.testing.assert_array_equal(train.labels, train.images[:, 0, 0, 0] % 3)
+        assert train.inputs.shape == (30, 5, 4, 1) and len(dataset.splits["test"]) == 6
+        assert sorted(train.inputs[:, 0, 0, 0]) == list(range(30))
+        np.testing.assert_array_equal(train.target, train.inputs[:, 0, 0, 0] % 3)
 
 
 def test_without_a_test_split_one_is_set_apart_and_validation_is_kept(tmp_path):
@@ -115,7 +115,7 @@ def test_varying_sizes_need_one(tmp_path):
     with pytest.raises(UserError, match=r"7x4x1.*--image-size|5x4x1.*--image-size"):
         load("tfds:tiny", data_dir=tmp_path)
     dataset = load("tfds:tiny", data_dir=tmp_path, image_size=(8, 8), channels=3)
-    assert dataset.splits["train"].images.shape == (9, 8, 8, 3)
+    assert dataset.splits["train"].inputs.shape == (9, 8, 8, 3)
 
 
 def test_labels_that_are_kept_secret_are_refused(tmp_path):
@@ -231,8 +231,8 @@ def test_mocked_data_is_read_like_prepared_data(tmp_path):
         count = 6
         dataset = load("tfds:mnist", data_dir=tmp_path)
     for split, value in (("train", 7), ("test", 9)):
-        assert dataset.splits[split].images.shape == (6, 28, 28, 1)
-        assert np.all(dataset.splits[split].images == value)
+        assert dataset.splits[split].inputs.shape == (6, 28, 28, 1)
+        assert np.all(dataset.splits[split].inputs == value)
 
 
 def test_names_that_tfds_does_not_know(tmp_path):

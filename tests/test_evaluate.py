@@ -47,7 +47,7 @@ def split(count, size=4):
 def test_predictions_cover_every_example_once_and_in_order(devices, batch_size):
     of = split(21)
     model = Linear()
-    images = normalise(of.images)
+    images = normalise(of.inputs)
     variables = model.init(KEY, images, train=False)
     kernel, bias = (np.asarray(variables["params"]["Dense_0"][n]) for n in ("kernel", "bias"))
     TRACES.clear()
@@ -167,7 +167,7 @@ def gradients(count, seed, shift=0.0):
 
 def features(of):
     """Brightness, contrast and roughness."""
-    images = of.images[..., 0].astype(np.float64)
+    images = of.inputs[..., 0].astype(np.float64)
     rough = np.abs(np.diff(images, axis=2)).mean((1, 2))
     return np.stack([images.mean((1, 2)), images.std((1, 2)), rough], axis=1)
 
@@ -196,7 +196,7 @@ def test_every_frechet_score_sees_as_many_of_each_class():
     seen = []
 
     def spy(of):
-        seen.append(np.bincount(of.labels).tolist())
+        seen.append(np.bincount(of.target).tolist())
         return features(of)
 
     reference = gradients(60, 0).take(np.r_[0:60:2, 1:21:2])  # 30 of one class, 10 of the other
@@ -242,8 +242,8 @@ def test_views_are_averaged_by_weight():
     model = Linear()
     mesh = parallel.make_mesh(1)
     of = split(5)
-    variables = model.init(KEY, normalise(of.images), train=False)
-    mirrored = Split(of.images[:, :, ::-1], of.labels)
+    variables = model.init(KEY, normalise(of.inputs), train=False)
+    mirrored = Split(of.inputs[:, :, ::-1], of.target)
     plain = evaluate.make_predict(model, mesh)
     both = evaluate.make_predict(model, mesh, views="mirror")(variables, of)
     for a, b, c in zip(both, plain(variables, of), plain(variables, mirrored), strict=True):

@@ -106,7 +106,7 @@ def test_networks_of_every_preset_are_of_its_size(name):
     config = gan_config.resolve(gan_config.Generate(preset=name, data="folder:x"))
     dataset = sized(name)
     networks = gan_step.networks(config, dataset)
-    shape = dataset.splits["train"].images.shape[1:]
+    shape = dataset.splits["train"].inputs.shape[1:]
     keys = lambda member: jax.random.split(jax.random.key(member), 4)  # noqa: E731
     init = gan_step.first_state(config, networks, shape, 10, keys)
     state = jax.eval_shape(lambda: init(0))

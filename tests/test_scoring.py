@@ -26,11 +26,11 @@ def digits():
 def judge(digits):
     """Features are pixels; a digit is that of the nearest mean image."""
     train = digits.splits["train"]
-    flat = train.images.reshape(len(train), -1) / 255
-    means = np.stack([flat[train.labels == c].mean(axis=0) for c in range(10)])
+    flat = train.inputs.reshape(len(train), -1) / 255
+    means = np.stack([flat[train.target == c].mean(axis=0) for c in range(10)])
 
     def look(split):
-        pixels = split.images.reshape(len(split), -1) / 255
+        pixels = split.inputs.reshape(len(split), -1) / 255
         return 20 * (pixels @ means.T - np.square(means).sum(axis=1) / 2), pixels
 
     return Judge(look, "mean images", "0123", knows_classes=True)
@@ -38,7 +38,7 @@ def judge(digits):
 
 def looks(judge, digits, images, labels, **changes):
     train = digits.splits["train"]
-    first = Split(train.images[:700], train.labels[:700])
+    first = Split(train.inputs[:700], train.target[:700])
     made = Looks(judge, Split(images, labels), digits, first, conditional=True)
     return dataclasses.replace(made, **changes)
 
@@ -47,7 +47,7 @@ def looks(judge, digits, images, labels, **changes):
 def real(judge, digits):
     """As good as samples get: real images that are neither trained on nor compared with."""
     train = digits.splits["train"]
-    return looks(judge, digits, train.images[700:], train.labels[700:])
+    return looks(judge, digits, train.inputs[700:], train.target[700:])
 
 
 def taken(of, text="all"):
@@ -72,11 +72,11 @@ def test_real_images_score_as_real_ones(real):
 
 def test_copies_and_one_image_for_all_are_told(judge, digits, real):
     train = digits.splits["train"]
-    copied = taken(looks(judge, digits, train.images[:700], train.labels[:700]), "memorisation")
+    copied = taken(looks(judge, digits, train.inputs[:700], train.target[:700]), "memorisation")
     assert copied["memorisation, share of nearer pairs"].value == 1
     assert copied["memorisation, ratio of median distances"].value == 0
     labels = np.repeat(np.arange(10, dtype=np.int32), 30)
-    one = np.repeat(train.images[:1], len(labels), axis=0)
+    one = np.repeat(train.inputs[:1], len(labels), axis=0)
     same = taken(looks(judge, digits, one, labels))
     assert same["recall"].value < 0.05 and same["coverage"].value < 0.1
     assert same["frechet"].value > 10 * taken(real, "frechet")["frechet"].value
@@ -95,7 +95,7 @@ def test_numbers_are_those_of_the_metrics(real):
     for name in ("precision", "recall", "density", "coverage"):
         assert found[name].value == getattr(manifold, name)
         assert found[name].name == f"{name}, k = 5"
-    wrong = logits.argmax(axis=1) != real.samples.labels
+    wrong = logits.argmax(axis=1) != real.samples.target
     assert found["recognised"].value == pytest.approx(1 - wrong.mean())
 
 
@@ -111,7 +111,7 @@ def test_each_says_what_it_was_taken_of(real, digits):
 
 def test_few_samples_are_said_to_be_few(judge, digits):
     test = digits.splits["test"]
-    found = taken(looks(judge, digits, test.images[:40], test.labels[:40]), "frechet,recall")
+    found = taken(looks(judge, digits, test.inputs[:40], test.target[:40]), "frechet,recall")
     assert "only 40 samples for 64 features" in found["frechet"].note
     assert "40" in found["recall"].note
 
@@ -161,11 +161,11 @@ def test_the_picture_shows_copies_beside_their_originals(judge, digits, tmp_path
     monkeypatch.setattr(report, "grid_png", noted)
     monkeypatch.setattr(report, "write_atomically", lambda path, picture: path)
     train = digits.splits["train"]
-    of = looks(judge, digits, 255 - train.images[:700], train.labels[:700])
-    of.samples.images[50:60] = train.images[50:60]  # ten copies among strange images
+    of = looks(judge, digits, 255 - train.inputs[:700], train.target[:700])
+    of.samples.inputs[50:60] = train.inputs[50:60]  # ten copies among strange images
     pictures.nearest(of, tmp_path / "nearest.png")
     rows = shown["args"][0].reshape(-1, 5, 8, 8, 1)
-    copied = set(train.labels[50:60])
+    copied = set(train.target[50:60])
     assert len(rows) == len(shown["row_labels"]) == 10 and shown["column_labels"][0] == "sample"
     for label, (sample, first, *_) in zip(range(10), rows, strict=True):
         assert (label in copied) == np.array_equal(sample, first)
@@ -200,7 +200,7 @@ def test_any_function_judges(digits):
     train, test = digits.splits["train"], digits.splits["test"]
     seen = judge.look(test)
     assert seen[0] is None
-    np.testing.assert_array_equal(seen[1], features(normalise(test.images)))
+    np.testing.assert_array_equal(seen[1], features(normalise(test.inputs)))
     names = ("frechet", "kid", "coverage", "memorisation")
     found = score_samples(judge, train, digits, names)
     assert [score.name.split(",")[0] for score in found] == [*names, *names[-1:] * 3]

@@ -64,7 +64,7 @@ def run(config: Input) -> dict[str, Any]:
     mesh = parallel.make_mesh(config.devices)
     common.check_batch(config.batch_size, mesh)
     train = common.load_data(config).splits["train"]
-    height, width = train.images.shape[1:3]
+    height, width = train.inputs.shape[1:3]
     if height != width:
         raise UserError(
             f"the images are {height}x{width}, and the network of this benchmark takes square "
@@ -96,7 +96,7 @@ def run(config: Input) -> dict[str, Any]:
     }
     numbers = {
         "data": config.data,
-        "image_shape": list(train.images.shape[1:]),
+        "image_shape": list(train.inputs.shape[1:]),
         "network": config.network,
         "batch_size": config.batch_size,
         "steps_per_call": config.steps_per_call,
@@ -144,7 +144,7 @@ def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
     from jaxnets import parallel
     from jaxnets.typing import DATA_AXIS
 
-    size, _, channels = train.images.shape[1:]
+    size, _, channels = train.inputs.shape[1:]
     work = cases.build(
         cases.ClassifierCase(
             network=config.network,

@@ -59,7 +59,7 @@ class TorchTraining:
         """
         torch.manual_seed(config.seed)
         self.config, self.form, self.device, self.order = config, form, device, pipeline.order
-        model = make_twin(module, train.images.shape[1:])
+        model = make_twin(module, train.inputs.shape[1:])
         copy_weights(model, variables)
         self.model = torch_steps.place(model, form, device)
         schedule = optimizers.make_schedule(
@@ -81,9 +81,9 @@ class TorchTraining:
             label_smoothing=config.label_smoothing,
         )
         reach = config.crop_padding or 0
-        padded = np.pad(train.images, [(0, 0), (reach, reach), (reach, reach), (0, 0)], "reflect")
+        padded = np.pad(train.inputs, [(0, 0), (reach, reach), (reach, reach), (0, 0)], "reflect")
         self.images = torch.from_numpy(padded).to(device)
-        self.labels = torch_steps.place_labels(train.labels, device)
+        self.labels = torch_steps.place_labels(train.target, device)
         self.test, self.views = test, evaluate.VIEWS[config.test_views]
 
     def warm_up(self) -> float:
@@ -121,12 +121,12 @@ class TorchTraining:
         for start in range(0, len(self.test), 512):
             part = slice(start, start + 512)
             logits: Any = 0.0
-            for weight, view in self.views(np.array(self.test.images[part])):
+            for weight, view in self.views(np.array(self.test.inputs[part])):
                 images = _normalised(torch.from_numpy(view)).permute(0, 3, 1, 2).to(self.device)
                 images = images.contiguous(memory_format=self.form.memory_format)
                 logits = logits + weight * model(images)
             found = logits.argmax(1).cpu().numpy()
-            right += int((found == self.test.labels[part]).sum())
+            right += int((found == self.test.target[part]).sum())
         return right / len(self.test)
 
 

@@ -54,7 +54,7 @@ def run(config: Watermark) -> dict[str, Any]:
 
     constraints.check(config)
     checks.json_file(config)
-    test = data.load("fashion_mnist").splits["test"].images
+    test = data.load("fashion_mnist").splits["test"].inputs
     order = np.random.default_rng(0).permutation(len(test))
     small = [
         test[np.take(order, range(key * config.images, (key + 1) * config.images), mode="wrap")]

@@ -60,7 +60,7 @@ class Staging:
     def drop_after(self, name: str, count: int) -> None:
         """Keeps the first `count` rows of split `name`."""
         split = self._splits[name]
-        self._splits[name] = Split(split.images[:count], split.labels[:count])
+        self._splits[name] = Split(split.inputs[:count], split.target[:count])
 
     def note_files(self, listing: Listing) -> None:
         """Keeps, beside the arrays, of which files they were made."""
@@ -79,10 +79,10 @@ class Staging:
         for name, (split, _) in parts.items():
             if not len(split):
                 raise UserError(f'the split "{name}" has no examples; each split needs some')
-            check_labels(split.labels, num_classes, f'the split "{name}"')
+            check_labels(split.target, num_classes, f'the split "{name}"')
         if "test" not in parts:
             train = self._splits["train"]
-            first, second = stratified_indices(train.labels, TEST_FRACTION, TEST_SEED)
+            first, second = stratified_indices(train.target, TEST_FRACTION, TEST_SEED)
             if not len(second):
                 raise UserError(
                     "every class has a single example, so none is left to test on; add examples"
@@ -95,8 +95,7 @@ class Staging:
 
     def _write(self, name: str, split: Split, rows: np.ndarray) -> tuple[str, str]:
         digests = []
-        for kind in ("images", "labels"):
-            source = getattr(split, kind)
+        for kind, source in (("images", split.inputs), ("labels", split.target)):
             place = self._folder / f"{name}_{kind}.npy"
             target = _new_array(place, source.dtype, (len(rows), *source.shape[1:]))
             step = max(1, CHUNK_BYTES // max(1, source[:1].nbytes))
@@ -214,8 +213,8 @@ def _open(folder: Path) -> DataSet:
                 np.load(folder / f"{name}_labels.npy", mmap_mode="r"),
             )
             digests[name] = (
-                array_digest(splits[name].images),
-                array_digest(splits[name].labels),
+                array_digest(splits[name].inputs),
+                array_digest(splits[name].target),
             )
         if fingerprint(class_names, digests) != meta["fingerprint"]:
             raise _Damaged("its checksum differs")

@@ -32,33 +32,33 @@ class Split:
     """Decoded examples, one row each.
 
     Attributes:
-      images: [N, H, W, C] uint8; often memory-mapped, so rows cost memory only when touched.
-      labels: [N] int32 in 0 .. num_classes - 1.
+      inputs: [N, H, W, C] uint8; often memory-mapped, so rows cost memory only when touched.
+      target: [N] int32 in 0 .. num_classes - 1.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    inputs: np.ndarray
+    target: np.ndarray
     _files: Mapping[Path, tuple[int, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+        if self.inputs.ndim != 4 or self.inputs.dtype != np.uint8:
             raise UserError(
-                f"images must be [N, H, W, C] uint8, not {self.images.shape} {self.images.dtype}"
+                f"images must be [N, H, W, C] uint8, not {self.inputs.shape} {self.inputs.dtype}"
             )
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
+        if self.target.shape != self.inputs.shape[:1] or self.target.dtype != np.int32:
             raise UserError(
-                f"labels must be [{len(self.images)}] int32, one for each image, "
-                f"not {self.labels.shape} {self.labels.dtype}"
+                f"labels must be [{len(self.inputs)}] int32, one for each image, "
+                f"not {self.target.shape} {self.target.dtype}"
             )
-        object.__setattr__(self, "_files", _mapped_files(self.images, self.labels))
+        object.__setattr__(self, "_files", _mapped_files(self.inputs, self.target))
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.target)
 
     @property
     def nbytes(self) -> int:
         """Bytes of images and labels together."""
-        return self.images.nbytes + self.labels.nbytes
+        return self.inputs.nbytes + self.target.nbytes
 
     def check_unchanged(self) -> None:
         """Looks whether a file that the rows are mapped from was written to since.
@@ -79,7 +79,7 @@ class Split:
 
     def take(self, indices: np.ndarray) -> "Split":
         """A copy of the rows `indices` ([M] integers), in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.inputs[indices], self.target[indices])
 
 
 def _mapped_files(*arrays: np.ndarray) -> dict[Path, tuple[int, ...]]:
@@ -127,7 +127,7 @@ class DataSet:
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():
-            check_labels(split.labels, self.num_classes, f'the split "{name}"')
+            check_labels(split.target, self.num_classes, f'the split "{name}"')
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
@@ -214,7 +214,7 @@ def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, S
     Raises:
       UserError: the fraction is not inside (0, 1), or leaves one part empty.
     """
-    rest, validation = stratified_indices(split.labels, fraction, seed)
+    rest, validation = stratified_indices(split.target, fraction, seed)
     if not len(rest) or not len(validation):
         raise UserError(
             f"{len(split)} examples can't be divided by {fraction}: every class needs two or more"
@@ -255,7 +255,7 @@ def missing_classes(split: Split, class_names: Sequence[str]) -> list[str]:
       split: with labels in 0..K-1.
       class_names: of the K classes.
     """
-    there = set(np.unique(split.labels).tolist())
+    there = set(np.unique(split.target).tolist())
     return [name for label, name in enumerate(class_names) if label not in there]
 
 
@@ -275,14 +275,14 @@ def take_per_class(split: Split, n: int, seed: int) -> Split:
     Raises:
       UserError: a class has fewer than `n` examples, or `n` is not positive.
     """
-    classes, counts = np.unique(split.labels, return_counts=True)
+    classes, counts = np.unique(split.target, return_counts=True)
     if n < 1 or not len(classes) or n > counts.min():
         smallest = (
             f"class {classes[counts.argmin()]} has {counts.min()}" if len(classes) else "none exist"
         )
         raise UserError(f"can't take {n} examples of each class: {smallest}")
     rows = [
-        generator(seed, int(label)).permutation(np.flatnonzero(split.labels == label))[:n]
+        generator(seed, int(label)).permutation(np.flatnonzero(split.target == label))[:n]
         for label in classes
     ]
     return split.take(np.sort(np.concatenate(rows)))

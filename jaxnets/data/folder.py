@@ -232,10 +232,10 @@ def _build(
                     if isinstance(image, str):
                         bad[file.path] = image
                         continue
-                    out.images[count], out.labels[count] = image, file.label
+                    out.inputs[count], out.target[count] = image, file.label
                     count += 1
                 staging.drop_after(split, count)
-                _check_classes(root, split, class_names, out.labels[:count], bad, skip_bad)
+                _check_classes(root, split, class_names, out.target[:count], bad, skip_bad)
     if bad and (not skip_bad or not sizes):
         raise _named(root, bad)
     digests |= {path: _digest(path) for path in bad.keys() - digests.keys()}

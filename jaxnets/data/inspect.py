@@ -42,7 +42,7 @@ def describe(dataset: DataSet) -> dict[str, Any]:
         "splits": {
             name: {
                 "count": len(split),
-                "shape": list(split.images.shape[1:]),
+                "shape": list(split.inputs.shape[1:]),
                 "class_counts": _class_counts(dataset, split),
                 "duplicates": len(split) - len(hashes[name]),
                 **_statistics(split),
@@ -57,23 +57,23 @@ def describe(dataset: DataSet) -> dict[str, Any]:
 
 
 def _class_counts(dataset: DataSet, split: Split) -> dict[str, int]:
-    counts = np.bincount(split.labels, minlength=dataset.num_classes)
+    counts = np.bincount(split.target, minlength=dataset.num_classes)
     return dict(zip(dataset.class_names, counts.tolist(), strict=True))
 
 
 def _hashes(split: Split) -> Counter[bytes]:
     return Counter(
         hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-        for image in split.images
+        for image in split.inputs
     )
 
 
 def _statistics(split: Split) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel, exact because taken from histograms."""
-    channels = split.images.shape[-1]
+    channels = split.inputs.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(split), BLOCK):
-        block = split.images[start : start + BLOCK]
+        block = split.inputs[start : start + BLOCK]
         for channel in range(channels):
             counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     share = counts / counts.sum(axis=1, keepdims=True)
@@ -106,7 +106,7 @@ def contact_sheet(
         )
     if per_class < 1:
         raise UserError(f"per_class must be 1 or more, not {per_class}")
-    images, labels = dataset.splits[split].images, dataset.splits[split].labels
+    images, labels = dataset.splits[split].inputs, dataset.splits[split].target
     height, width, channels = images.shape[1:]
     scale = max(1, -(-CELL // min(height, width)))
     row, column = max(height * scale, 12) + GAP, width * scale + GAP

@@ -184,8 +184,8 @@ class ResidentPipeline:
         self.num_examples = len(split)
         self._split = split
         self.source: PyTree = {
-            "inputs": np.asarray(split.images),
-            "target": np.asarray(split.labels),
+            "inputs": np.asarray(split.inputs),
+            "target": np.asarray(split.target),
         }
 
     def feed(self, first_step: int, steps: int) -> PyTree:
@@ -282,7 +282,7 @@ class StreamingPipeline:
         rows = self.order.indices(int(step), 1)[0, self._rows]
         if isinstance(self._examples, Split):
             self._examples.check_unchanged()
-            return {"inputs": self._examples.images[rows], "target": self._examples.labels[rows]}
+            return {"inputs": self._examples.inputs[rows], "target": self._examples.target[rows]}
         examples = _read_whole(self._examples, rows.tolist())
         return {
             "inputs": np.stack([example["inputs"] for example in examples]),
@@ -360,11 +360,11 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
         raise UserError(f"the batch size must be 1 or more, not {batch_size}")
     split.check_unchanged()
     for start in range(0, len(split), batch_size):
-        images = split.images[start : start + batch_size]
+        images = split.inputs[start : start + batch_size]
         count = len(images)
         filling = batch_size - count
         yield {
             "inputs": np.pad(normalise(images), [(0, filling)] + [(0, 0)] * (images.ndim - 1)),
-            "target": np.pad(split.labels[start : start + count], (0, filling)),
+            "target": np.pad(split.target[start : start + count], (0, filling)),
             "mask": np.arange(batch_size) < count,
         }

@@ -271,12 +271,12 @@ def _read_split(
         image = fit(np.asarray(image), image_size, channels)
         if out is None:
             out = staging.split(split, len(source), image.shape)
-        if image.shape != out.images.shape[1:]:
+        if image.shape != out.inputs.shape[1:]:
             raise UserError(
                 f"{where.split}: example {index} is {_size(image.shape)} and the first one "
-                f"{_size(out.images.shape[1:])}; give one size with --image-size"
+                f"{_size(out.inputs.shape[1:])}; give one size with --image-size"
             )
-        out.images[index], out.labels[index] = image, int(label)
+        out.inputs[index], out.target[index] = image, int(label)
 
 
 def _examples(source: Sequence[Any], where: _Place) -> Iterator[dict[str, Any]]:
