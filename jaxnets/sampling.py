@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.data.pipeline import to_uint8
+from jaxnets.columns import to_uint8
 from jaxnets.errors import UserError
 from jaxnets.parallel import on_this_process, whole
 from jaxnets.placement import on_one_device

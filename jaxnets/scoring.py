@@ -55,12 +55,12 @@ class Judge:
         knows_classes: bool = False,
         batch_size: int = 256,
     ) -> "Judge":
-        """Any function of images, of any library, as a judge.
+        """Any function of examples, of any library, as a judge.
 
         Args:
-          function: images [B, H, W, C] float32 in [-1, 1] -> features [B, F], or a pair of logits
-            [B, K] and features. Each row must depend on its image alone. What resizes images is
-            part of it.
+          function: decoded inputs, such as images [B, H, W, C] float32 in [-1, 1] -> features
+            [B, F], or a pair of logits [B, K] and features. Each row must depend on its example
+            alone. What resizes images is part of it.
           extractor: what it is, printed beside every score.
           digest: of its weights, or its version.
           knows_classes: whether its logits are those of the classes of the data set.
@@ -72,15 +72,15 @@ class Judge:
                 raise UserError("there is nothing to look at: the split holds no examples")
             parts = []
             for batch in eval_batches(split, min(batch_size, len(split))):
-                images = batch["inputs"][batch["mask"]]
-                found = function(images)
+                inputs = batch["inputs"][batch["mask"]]
+                found = function(inputs)
                 pair = found if isinstance(found, tuple | list) else (found,)
                 parts.append([np.asarray(rows) for rows in pair])
                 for rows in parts[-1]:
-                    if rows.ndim != 2 or len(rows) != len(images) or len(pair) > 2:
+                    if rows.ndim != 2 or len(rows) != len(inputs) or len(pair) > 2:
                         shapes = " and ".join(str(part.shape) for part in parts[-1])
                         raise UserError(
-                            f"{extractor} gives {shapes} for {len(images)} images; a judge gives "
+                            f"{extractor} gives {shapes} for {len(inputs)} examples; a judge gives "
                             "features [B, F], or logits [B, K] and features"
                         )
             *logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
