@@ -51,11 +51,11 @@ def _mirror(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
 
 
 def _mirror_and_shift(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    found = [(0.5 * weight, view) for weight, view in _mirror(images)]
+    views = [(0.5 * weight, view) for weight, view in _mirror(images)]
     border = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     for shifted in (border[:, :-2, :-2], border[:, 2:, 2:]):
-        found += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
-    return found
+        views += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
+    return views
 
 
 #: Test-time augmentation of images: name -> function of images [B, H, W, C] that gives the (weight,

@@ -346,14 +346,14 @@ def first_unreadable(
       rows: what `read_rows` failed on.
       error: how it failed, which is told of the first row where each can be read alone.
     """
-    found = rows[0], error
+    first = rows[0], error
     for row in rows:
         try:
             read_rows(source, [row])
         except Exception as own:  # readers and decoders raise all sorts on damaged bytes
-            found = row, own
+            first = row, own
             break
-    return found[0], f"{type(found[1]).__name__}: {' '.join(str(found[1]).split())[:200]}"
+    return first[0], f"{type(first[1]).__name__}: {' '.join(str(first[1]).split())[:200]}"
 
 
 def missing_classes(split: Split, class_names: Sequence[str]) -> list[str]:

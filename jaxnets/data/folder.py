@@ -152,9 +152,9 @@ def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
             f"{parts['train']} has {len(names)} sub-folder{'s' * (len(names) != 1)}; it needs one "
             "for each class, and two classes or more"
         )
-    for split, found in classes.items():
-        if found != names:
-            differing = sorted(set(names) ^ set(found))
+    for split, there in classes.items():
+        if there != names:
+            differing = sorted(set(names) ^ set(there))
             raise UserError(
                 f"{root} has different classes in train and {split}: {', '.join(differing)} "
                 "is in only one of them"

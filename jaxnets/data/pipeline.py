@@ -79,15 +79,15 @@ class Order:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         with self._lock:
-            found = self._permutations.pop(epoch, None)
-            if found is None:
-                found = generator(self.seed, epoch).permutation(
+            permutation = self._permutations.pop(epoch, None)
+            if permutation is None:
+                permutation = generator(self.seed, epoch).permutation(
                     np.arange(self.num_examples, dtype=np.int32)
                 )
-            self._permutations[epoch] = found
+            self._permutations[epoch] = permutation
             while len(self._permutations) > EPOCHS_KEPT:
                 self._permutations.popitem(last=False)
-            return found
+            return permutation
 
 
 class Pipeline(Protocol):
