@@ -359,7 +359,7 @@ class Dropout(nn.Module):
 
 
 def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
-    """X * scale + shift for each example and channel: x [B, *spatial, C], the others [B, C]."""
+    """Returns x * scale + shift: x [B, *spatial, C], scale and shift [B, C]."""
     shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
     return x * scale.reshape(shape) + shift.reshape(shape)
 
