@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from jaxnets import __version__
 from jaxnets.door import address_of
 from jaxnets.errors import UserError
 from jaxnets.lines import key_of_environment
@@ -99,7 +100,7 @@ def start(
         index=process_id,
         count=process_count,
         name=f"process {os.getpid()} of {socket.gethostname()}",
-        versions={"jaxnets": _version(), **versions},
+        versions={"jaxnets": __version__, **versions},
         config=config or {},
     )
     key = key_of_environment()
@@ -122,12 +123,6 @@ def start(
             heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_JAX_END_SECONDS,
         )
-
-
-def _version() -> str:
-    import jaxnets
-
-    return jaxnets.__version__
 
 
 def _place(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, read_json
 
@@ -58,12 +59,10 @@ def record(facts: Mapping[str, Any], *, composite: bool = False) -> dict[str, An
     Returns:
       `synthetic`, `digital_source_type` and `software`, and the facts after them.
     """
-    import jaxnets
-
     return {
         "synthetic": True,
         "digital_source_type": COMPOSITE if composite else GENERATED,
-        "software": f"jaxnets {jaxnets.__version__}",
+        "software": f"jaxnets {__version__}",
         **facts,
     }
 

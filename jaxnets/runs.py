@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, new_folder, read_json, write_json
 
@@ -57,8 +58,6 @@ def open_run(
       UserError: if the folder belongs to another experiment or another configuration (the
         message names the fields that differ), holds other files, or can't be written to.
     """
-    import jaxnets
-
     if folder is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         base = (root or Path("runs")) / f"{experiment}-{stamp}"
@@ -97,7 +96,7 @@ def open_run(
         with new_folder(folder):
             write_json(
                 folder / "config.json",
-                {"experiment": experiment, "config": dict(config), "version": jaxnets.__version__},
+                {"experiment": experiment, "config": dict(config), "version": __version__},
             )
     except OSError as error:
         raise UserError(

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from jaxnets import errors, parallel
 from jaxnets.metrics import Mean
+from jaxnets.task import Lazily
 
 STEPS = 5
 
@@ -100,7 +101,7 @@ def test_a_batch_that_devices_do_not_divide_is_refused():
 
 def test_the_costly_steps_are_those_whose_number_n_divides():
     costly, cheap = (tiny.classifier()[1] for _ in range(2))
-    lazily = parallel.Lazily(costly, cheap, every=3)
+    lazily = Lazily(costly, cheap, every=3)
     assert lazily.steps(0, 4) == (costly, cheap, cheap, costly)
     assert lazily.steps(2, 5) == (cheap, costly, cheap, cheap, costly)
 
@@ -118,7 +119,7 @@ def test_lazy_steps_in_calls_of_any_length_are_those_taken_one_by_one(mode):
         nets = {"classifier": dataclasses.replace(net, params=params)}
         return dataclasses.replace(state, nets=nets), {**metrics, "term": Mean.of(jnp.ones(2))}
 
-    lazily = parallel.Lazily(costly, cheap, every=3)
+    lazily = Lazily(costly, cheap, every=3)
     mesh = parallel.make_mesh(2)
     batches = [tiny.batch(seed=i) for i in range(6)]
 
