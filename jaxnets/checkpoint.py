@@ -290,8 +290,11 @@ class Checkpoints:
                     f"warning: the checkpoint of step {wrong} in {self.directory} is damaged, "
                     f"{why}; using step {step}"
                 )
-            if repair:
-                self._set_aside(later_than=step)
+            if repair:  # of a best one that is no longer the latest, what came later too
+                moved = [s for s in self.steps() if s in self.damaged or s > step]
+                distributed.on_first(lambda moved=moved: set_aside(self.directory, moved))
+                for s in moved:
+                    del self._values[s]
             return restored
         ever = self._index.exists()
         raise UserError(nothing_good(self.directory, self.damaged, ever_saved=ever))
@@ -330,14 +333,6 @@ class Checkpoints:
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])
-
-    def _set_aside(self, later_than: int) -> None:
-        """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
-        moved = [step for step in self.steps() if step in self.damaged or step > later_than]
-        if moved:
-            distributed.on_first(lambda: set_aside(self.directory, moved))
-        for step in moved:
-            del self._values[step]
 
     def _insist(self, step: int, save: Callable[[], object], again: Callable[[], None]) -> None:
         """Saves; where that fails, makes the folder anew and saves again, and waits.

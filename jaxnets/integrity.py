@@ -80,13 +80,13 @@ def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
             leaves[name] = (array, _sums_on_devices(array))
 
     def finish() -> dict[str, Leaf]:
-        found = {}
+        named = {}
         for name, (array, sums) in leaves.items():
             if sums is None:
                 sums = _sums(np, _words(np.asarray(array)))
             text = "".join(f"{int(part):08x}" for part in np.asarray(sums))
-            found[name] = (str(array.dtype), list(array.shape), text)
-        return found
+            named[name] = (str(array.dtype), list(array.shape), text)
+        return named
 
     return finish
 

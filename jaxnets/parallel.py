@@ -210,16 +210,16 @@ _Placed = tuple[Any, Callable[[PyTree], PyTree]]  # CompiledStep's `program` and
 
 
 def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
-    whole, split = PartitionSpec(), PartitionSpec(*(None,) * batch_axis, DATA_AXIS)
+    replicated, split = PartitionSpec(), PartitionSpec(*(None,) * batch_axis, DATA_AXIS)
     if mesh.size > 1:
         call = jax.shard_map(
             call,
             mesh=mesh,
-            in_specs=(whole, split, whole),
-            out_specs=(whole, whole),
+            in_specs=(replicated, split, replicated),
+            out_specs=(replicated, replicated),
             check_vma=False,  # what is equal on all devices is so by psum, which it can't see
         )
-    on_mesh = [NamedSharding(mesh, spec) for spec in (whole, split)]
+    on_mesh = [NamedSharding(mesh, spec) for spec in (replicated, split)]
     program = jax.jit(
         call,
         in_shardings=(on_mesh[0], on_mesh[1], on_mesh[0]),
@@ -230,16 +230,16 @@ def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
 
 
 def _divided_by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
-    whole = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
 
     def on_global_arrays(state: PyTree, feed: PyTree, source: PyTree) -> Any:
         with axis.on_global_arrays(mesh):
             state, metrics = call(axis.divided(state), feed, source)
-            return axis.divided(state), jax.lax.with_sharding_constraint(metrics, whole)
+            return axis.divided(state), jax.lax.with_sharding_constraint(metrics, replicated)
 
     # The state comes as `place` has put it, and goes as `divided` says: the same.
-    program = jax.jit(on_global_arrays, in_shardings=(None, split, whole), donate_argnums=0)
+    program = jax.jit(on_global_arrays, in_shardings=(None, split, replicated), donate_argnums=0)
     return program, _global_feed(split)
 
 

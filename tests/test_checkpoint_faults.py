@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from checkpoint_cases import assert_same, noisy, one_line, state
-from jaxnets import checkpoint, integrity
+from jaxnets import checkpoint
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
 
@@ -119,21 +119,6 @@ def test_a_damaged_best_one_gives_way_to_the_next_best(three):
     with checkpoints:
         assert_same(checkpoints.restore(state(), best=True)[0], state(6))
     assert "step 4" in said[0] and said[0].endswith("using step 6")
-
-
-def test_a_disk_that_does_not_read_is_no_reason_to_give_up(three, monkeypatch):
-    digest = integrity._digest_of_file
-
-    def bad_sector(path):
-        if "/6/" in str(path) and path.name == payload(three / "6").name:
-            raise OSError(5, "Input/output error")
-        return digest(path)
-
-    monkeypatch.setattr(integrity, "_digest_of_file", bad_sector)
-    checkpoints, said = open_quietly(three)
-    with checkpoints:
-        assert_same(checkpoints.restore(state())[0], state(4))
-    assert "cannot be read (Input/output error)" in said[0]
 
 
 def test_arrays_are_compared_after_they_were_read(three):
