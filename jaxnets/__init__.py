@@ -64,7 +64,7 @@ _HOMES = {
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
-    "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "place", "replicate"],
+    "jaxnets.parallel": ["compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.population": [
         "make_population_pipeline",
         "member_state",
@@ -75,7 +75,7 @@ _HOMES = {
     "jaxnets.scoring": ["Judge", "score_samples"],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
-    "jaxnets.task": ["FitOptions", "FitResult", "Ranking", "Task"],
+    "jaxnets.task": ["FitOptions", "FitResult", "Lazily", "Ranking", "Task"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -127,7 +127,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import half_life_decay, make_optimizer, make_schedule
-    from jaxnets.parallel import Lazily, compile_step, make_mesh, place, replicate
+    from jaxnets.parallel import compile_step, make_mesh, place, replicate
     from jaxnets.population import (
         make_population_pipeline,
         member_state,
@@ -138,7 +138,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.scoring import Judge, score_samples
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, sample_latents
-    from jaxnets.task import FitOptions, FitResult, Ranking, Task
+    from jaxnets.task import FitOptions, FitResult, Lazily, Ranking, Task
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ import pytest
 import tiny
 from jaxnets import augment, losses, parallel, population, sampling, state
 from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
-from jaxnets.folders import cpu_kind
+from jaxnets.files import cpu_kind
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3

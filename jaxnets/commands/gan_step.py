@@ -218,14 +218,14 @@ def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
     """The run's step: with the penalties at every step, at every n-th, or at none."""
     from functools import partial
 
-    from jaxnets import parallel
+    from jaxnets.task import Lazily
 
     penalised = populations.step(config, make)
     nothing = config.penalty == "none" and not sweeps.uses(config, "path_length_weight")
     if nothing or config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))
-    return parallel.Lazily(penalised, plain, common.given(config.penalty_every))
+    return Lazily(penalised, plain, common.given(config.penalty_every))
 
 
 def first_state(
