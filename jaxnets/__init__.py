@@ -6,7 +6,7 @@ The parts, each a pure function or a Flax linen module:
 
 - `load`, `make_pipeline`: images by name, and the batches made of them.
 - `make_classifier`, `make_gan`: networks by name.
-- `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`.
+- `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`, games of `Move`s.
 - `make_mesh`, `compile_step`: onto one device or many, by jit or by pmap.
 - `fit`: the loop, with checkpoints, logs and resumption.
 - `make_predict`, `make_sample`, `make_walk`: trained networks at work.
@@ -35,12 +35,16 @@ _HOMES = {
     "jaxnets.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
     "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict"],
+    "jaxnets.game": ["Move", "game_step"],
     "jaxnets.interruption": ["Interrupted"],
     "jaxnets.loop": ["fit"],
     "jaxnets.losses": [
+        "Auxiliary",
         "FeatureMatching",
         "LeCam",
         "PathLength",
+        "Play",
+        "Term",
         "adversarial_loss",
         "classification_loss",
         "cross_entropy",
@@ -98,12 +102,16 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.descent import descend
     from jaxnets.errors import UserError
     from jaxnets.evaluate import classification, frechet_scores, make_predict
+    from jaxnets.game import Move, game_step
     from jaxnets.interruption import Interrupted
     from jaxnets.loop import fit
     from jaxnets.losses import (
+        Auxiliary,
         FeatureMatching,
         LeCam,
         PathLength,
+        Play,
+        Term,
         adversarial_loss,
         classification_loss,
         cross_entropy,

@@ -1,7 +1,5 @@
 """Numbers that are not finite: which network's, which term, in which step."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,8 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import descent, guard, parallel
+from jaxnets import guard, parallel
+from jaxnets.game import Move, game_step
 from jaxnets.guard import Fault, find_faults
 from jaxnets.metrics.mean import Mean
 from jaxnets.state import Net, TrainState
@@ -107,7 +106,7 @@ def linear(kind, *, where=None, optimizer=None, model_state=None, **options):
     params = {"w": jnp.ones(3)}
     net = Net(params, {"m": jnp.zeros(2)} if model_state else {}, optimizer.init(params))
 
-    def objective(params, model_state, batch, key):
+    def objective(params, model_state, batch, key, state):
         values = batch["inputs"] @ params["w"]
         struck = jnp.zeros_like(values, bool) if where is None else batch["target"] == where
         size = jnp.zeros_like(values)
@@ -124,13 +123,7 @@ def linear(kind, *, where=None, optimizer=None, model_state=None, **options):
         mask = batch["mask"]
         return values, (model_state, {"penalty": Mean.of(size, mask)})
 
-    def step(state, batch):
-        net, metrics = descent.descend(
-            state.nets["x"], objective, batch, state.key, optimizer=optimizer, **options
-        )
-        state = dataclasses.replace(state, step=state.step + 1, nets={"x": net})
-        return state, descent.of_net(metrics, "x")
-
+    step = game_step([Move("x", objective, optimizer)], **options)
     return TrainState.create(jax.random.key(0), {"x": net}), step
 
 
