@@ -26,9 +26,10 @@ from experiments.benchmarks import (
     time_to_accuracy,
     watermark,
 )
-from jaxnets.commands import checks, common
+from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, POSITIVE
+from jaxnets.commands.session import Session
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (
@@ -122,7 +123,7 @@ class Bench(Measuring):
     """How many times slower --compare lets a step become."""
 
 
-def run(config: Bench) -> int:
+def run(config: Bench, session: Session | None = None) -> int:
     """The command; gives its exit code."""
     from jaxnets.errors import UserError
 
@@ -171,7 +172,7 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
     checks.json_file(config)
     mesh = machine.start(config.devices, share=rival is not None)
     for case in chosen:
-        common.check_batch(case.batch_size, mesh)
+        checks.check_batch(case.batch_size, mesh)
     environment = machine.environment()
     print(report.machine_line(environment, mesh.size), flush=True)
     found: list[dict[str, Any]] = []

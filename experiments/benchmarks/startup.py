@@ -75,7 +75,7 @@ def run(config: Startup) -> dict[str, Any]:
 
 def _words(command: str) -> list[str]:
     """The words of a command, which is parsed to see that it can be run at all."""
-    from experiments.__main__ import parse
+    from jaxnets.commands.program import COMMANDS, Program
     from jaxnets.errors import UserError
 
     try:
@@ -83,7 +83,9 @@ def _words(command: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"--command {command!r} cannot be read: {error}") from error
     try:
-        parse([*words, "--run-dir", "run"])  # says itself what is wrong, and leaves
+        Program("python -m experiments", COMMANDS).parse(
+            [*words, "--run-dir", "run"]
+        )  # says itself what is wrong, and leaves
     except SystemExit as left:
         if left.code:
             raise

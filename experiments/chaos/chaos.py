@@ -22,6 +22,7 @@ from experiments.chaos.undisturbed import Reference, make_reference
 from jaxnets.commands import common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, SEED
+from jaxnets.commands.session import Session
 
 #: Kind of fault -> how many there are in the short form and in the long one.
 COUNTS: dict[str, tuple[int, int]] = {
@@ -71,7 +72,7 @@ class Chaos:
     was lost."""
 
 
-def run(config: Chaos) -> int:
+def run(config: Chaos, session: Session | None = None) -> int:
     """The command; gives its exit code."""
     from jaxnets.errors import UserError
     from jaxnets.files import cleaning

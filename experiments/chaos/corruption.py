@@ -77,6 +77,7 @@ def target(reference: Reference) -> Target:
     from jaxnets import parallel
     from jaxnets.checkpoint import Checkpoints
     from jaxnets.commands import classify, common, generate
+    from jaxnets.commands.configs.reading import config_from
     from jaxnets.runs import read_run
 
     found = read_run(reference.folder)
@@ -85,7 +86,7 @@ def target(reference: Reference) -> Target:
         "classify": (classify, classify.Classify),
         "generate": (generate, generate.Generate),
     }[found["experiment"]]
-    config = common.config_from(kind, found["config"])
+    config = config_from(kind, found["config"])
     built = module.build(config, common.load_data(config), mesh)  # type: ignore[arg-type]
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)

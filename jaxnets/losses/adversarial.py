@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
 __all__ = ["ADVERSARIAL_LOSSES", "AdversarialLoss", "adversarial_loss"]
@@ -55,7 +55,7 @@ class AdversarialLoss:
         return jnp.sign(real_logits - self.border), jnp.sign(fake_logits - self.border)
 
 
-ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {}
+ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss", {})
 
 
 def _checked(objective: _Objective) -> _Objective:
@@ -176,7 +176,4 @@ def adversarial_loss(name: str) -> AdversarialLoss:
     Raises:
       UserError: if there is none; the message lists those there are.
     """
-    if name not in ADVERSARIAL_LOSSES:
-        known = ", ".join(ADVERSARIAL_LOSSES)
-        raise UserError(f"unknown adversarial loss {name!r}; choose one of {known}.")
     return ADVERSARIAL_LOSSES[name]

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxnets import ops
 from jaxnets.augment import apply, translate
 from jaxnets.axis import example_keys
-from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array, PRNGKey
 
 __all__ = [
@@ -234,19 +234,22 @@ def _logits_and_both(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> 
     return logits, at_real + r2(critic, fake)
 
 
-PENALTIES: dict[str, Penalty] = {
-    "r1": Penalty("real", lambda critic, key, real, fake: logits_and_r1(critic, real)),
-    "r2": Penalty("fake", lambda critic, key, real, fake: logits_and_r1(critic, fake)),
-    # Both, as in Huang et al. 2024, The GAN is dead; long live the GAN!, arXiv:2501.05441.
-    "r1_r2": Penalty("real", _logits_and_both),
-    "wgan_gp": Penalty("between", _logits_and_gradient_penalty),
-    "dragan": Penalty(
-        "between", lambda critic, key, real, fake: _logits_and_dragan(critic, key, real)
-    ),
-    "consistency": Penalty(
-        "real", lambda critic, key, real, fake: _logits_and_consistency(critic, key, real)
-    ),
-}
+PENALTIES: Registry[Penalty] = Registry(
+    "penalty",
+    {
+        "r1": Penalty("real", lambda critic, key, real, fake: logits_and_r1(critic, real)),
+        "r2": Penalty("fake", lambda critic, key, real, fake: logits_and_r1(critic, fake)),
+        # Both, as in Huang et al. 2024, The GAN is dead; long live the GAN!, arXiv:2501.05441.
+        "r1_r2": Penalty("real", _logits_and_both),
+        "wgan_gp": Penalty("between", _logits_and_gradient_penalty),
+        "dragan": Penalty(
+            "between", lambda critic, key, real, fake: _logits_and_dragan(critic, key, real)
+        ),
+        "consistency": Penalty(
+            "real", lambda critic, key, real, fake: _logits_and_consistency(critic, key, real)
+        ),
+    },
+)
 
 
 def penalty(name: str) -> Penalty:
@@ -255,7 +258,4 @@ def penalty(name: str) -> Penalty:
     Raises:
       UserError: if there is none; the message lists those there are.
     """
-    if name not in PENALTIES:
-        known = ", ".join(PENALTIES)
-        raise UserError(f"unknown penalty {name!r}; choose one of {known}.")
     return PENALTIES[name]
