@@ -30,6 +30,7 @@ from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, POSITIVE
 from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (
@@ -125,8 +126,6 @@ class Bench(Measuring):
 
 def run(config: Bench, session: Session | None = None) -> int:
     """The command; gives its exit code."""
-    from jaxnets.errors import UserError
-
     if config.what is not None:
         early = _changed(config)
         if early:
@@ -194,8 +193,6 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
 
 def _settings(config: Measuring, calls: str) -> measure.Settings:
     """The flags, checked."""
-    from jaxnets.errors import UserError
-
     constraints.check(config)
     if config.against and config.rounds < 5:
         raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
@@ -233,8 +230,6 @@ def _rival() -> Any:
     """
     import importlib
     import importlib.util
-
-    from jaxnets.errors import UserError
 
     if importlib.util.find_spec("torch") is None:
         raise UserError('PyTorch is not installed; get it by: pip install "jaxnets[bench]"')

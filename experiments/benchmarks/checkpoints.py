@@ -19,6 +19,7 @@ from experiments.benchmarks import cases, machine, timing
 from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, POSITIVE
+from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ def figures(
 
 @contextlib.contextmanager
 def _folder(parent: Path | None) -> Iterator[Path]:
-    from jaxnets.errors import UserError
-
     try:
         folder = tempfile.TemporaryDirectory(prefix="jaxnets-checkpoints-", dir=parent)
     except OSError as error:

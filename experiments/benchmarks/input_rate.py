@@ -15,6 +15,7 @@ from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, SEED
 from jaxnets.commands.configs.options import DataOptions
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -58,7 +59,6 @@ def run(config: Input) -> dict[str, Any]:
     `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device.
     """
     from jaxnets import data, parallel
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
     constraints.check(config)

@@ -13,6 +13,7 @@ from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT
 from jaxnets.commands.configs.options import DataOptions
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet, Split
@@ -44,7 +45,6 @@ def run(config: Scores) -> dict[str, Any]:
 
     from jaxnets import parallel
     from jaxnets.commands import memory
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
     constraints.check(config)

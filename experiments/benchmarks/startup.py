@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 
 
@@ -76,7 +77,6 @@ def run(config: Startup) -> dict[str, Any]:
 def _words(command: str) -> list[str]:
     """The words of a command, which is parsed to see that it can be run at all."""
     from jaxnets.commands.program import COMMANDS, Program
-    from jaxnets.errors import UserError
 
     try:
         words = shlex.split(command)
@@ -96,7 +96,6 @@ def _words(command: str) -> list[str]:
 def _start(command: list[str], run_dir: Path, programs: Path) -> float:
     """Seconds from the start of a process to its first line of progress, which then ends it."""
     from jaxnets.compilation import OPTIONS
-    from jaxnets.errors import UserError
 
     options = {name.upper(): str(value) for name, value in OPTIONS.items()}
     environment = {**os.environ, **options, "JAX_COMPILATION_CACHE_DIR": str(programs)}

@@ -19,6 +19,7 @@ from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.constraints import COUNT, Range
 from jaxnets.commands.configs.options import PROCESS_FIELDS
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -135,7 +136,6 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
 
 def _trainings_before(found: Any, now: Mapping[str, Any], file: Any) -> list[dict[str, Any]]:
     """The trainings of a file of results, which must be such as are made now."""
-    from jaxnets.errors import UserError
 
     def differs(a: Any, b: Any) -> str | None:
         """Where they differ, in what both know of: a version may have learnt to say more."""
