@@ -17,6 +17,7 @@ from jaxnets.errors import UserError
 from jaxnets.models import speed_net
 from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
+from jaxnets.registry import Registry
 
 __all__ = ["CLASSIFIERS", "ClassifierSpec", "make_classifier", "scale_widths"]
 
@@ -96,14 +97,17 @@ def _speed_net(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Mo
 
 
 #: name -> what is known of the classifier.
-CLASSIFIERS: dict[str, ClassifierSpec] = {
-    "lenet5": ClassifierSpec(_lenet5, min_size=4),
-    "alexnet": ClassifierSpec(_alexnet, min_size=8),
-    **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
-    **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
-    **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
-    "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
-}
+CLASSIFIERS: Registry[ClassifierSpec] = Registry(
+    "classifier",
+    {
+        "lenet5": ClassifierSpec(_lenet5, min_size=4),
+        "alexnet": ClassifierSpec(_alexnet, min_size=8),
+        **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
+        **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
+        **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
+        "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
+    },
+)
 
 
 def make_classifier(
@@ -132,10 +136,6 @@ def make_classifier(
     Raises:
       UserError: the name is unknown, or the network can't take such images, classes or options.
     """
-    if name not in CLASSIFIERS:
-        raise UserError(
-            f"unknown classifier {name!r}; choose from {', '.join(sorted(CLASSIFIERS))}"
-        )
     spec = CLASSIFIERS[name]
     if len(image_shape) != 3:
         raise UserError(
