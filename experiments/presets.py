@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxnets.errors import UserError
+
 Values = dict[str, Any]
 
 #: Where nothing else says a value.
@@ -304,8 +306,6 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
     Raises:
       UserError: for a preset that there is not, or of another family.
     """
-    from jaxnets.errors import UserError
-
     if name is None:
         small = f"{generator or DEFAULTS['generator']}_small"
         name = small if data in DATA and small in PRESETS else ""

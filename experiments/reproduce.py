@@ -13,6 +13,8 @@ import tyro
 
 from experiments import classify, common, constraints, generate, quickstart
 from experiments.constraints import COUNT
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable, write_json
 
 #: name -> (config, command). Each config is what its command's defaults give, but for the data.
 RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
@@ -42,9 +44,6 @@ class Reproduce(common.CacheOptions):
 
 def run(config: Reproduce) -> Path:
     """The command."""
-    from jaxnets.errors import UserError
-    from jaxnets.files import check_writable, write_json
-
     if config.name not in RESULTS:
         raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
     constraints.check(config)
@@ -78,10 +77,15 @@ def spreads(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         values = [summary.get(name) for summary in summaries]
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             numbers = [float(v) for v in values if v is not None]
-            found[name] = {
-                "mean": statistics.fmean(numbers),
-                "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
-                "min": min(numbers),
-                "max": max(numbers),
-            }
+            found[name] = spread(numbers)
     return found
+
+
+def spread(numbers: list[float]) -> dict[str, float]:
+    """Mean, sample standard deviation, least and greatest."""
+    return {
+        "mean": statistics.fmean(numbers),
+        "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+        "min": min(numbers),
+        "max": max(numbers),
+    }

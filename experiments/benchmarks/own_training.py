@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from experiments import classify
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from jaxnets.data import DataSet
+from jaxnets import parallel
+from jaxnets.data import DataSet
 
 
 class OwnTraining:
@@ -19,8 +20,6 @@ class OwnTraining:
     def __init__(
         self, recipe: classify.Classify, built: classify.Built, dataset: DataSet, mesh: Mesh
     ):
-        from jaxnets import parallel
-
         self.recipe, self.built, self.mesh = recipe, built, mesh
         self.test = dataset.splits["test"]
         self.state = parallel.replicate(built.task.init(), mesh)
@@ -29,9 +28,6 @@ class OwnTraining:
 
     def warm_up(self) -> float:
         """Compiles the program of a whole call, and that of the rest at the end."""
-        import jax
-        import jax.numpy as jnp
-
         total, per_call = self.built.task.total_steps, self.recipe.steps_per_call
         seconds, begun = 0.0, self.state
         for steps in {min(per_call, total), total % per_call} - {0}:
@@ -47,10 +43,6 @@ class OwnTraining:
 
     def advance(self, first: int, last: int) -> None:
         """See `time_to_accuracy.Training`."""
-        import jax
-
-        from jaxnets import parallel
-
         task = self.built.task
         assert not isinstance(task.step, parallel.Lazily)  # a classifier has one step
         while first < last:

@@ -15,6 +15,7 @@ from experiments.chaos.damage import ALONE, DAMAGES, damage
 from experiments.chaos.faults import Fault, dealt, lose, shares
 from experiments.chaos.trainee import Stage
 from experiments.chaos.undisturbed import Reference
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.state import TrainState
@@ -143,7 +144,6 @@ def verdict(aim: Target, folder: Path) -> tuple[str, str | None]:
       What happened, and what is wrong with that; None if nothing.
     """
     from jaxnets.checkpoint import Checkpoints
-    from jaxnets.errors import UserError
 
     told: list[str] = []
     try:
