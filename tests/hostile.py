@@ -58,7 +58,7 @@ COMMANDS: dict[str, Any] = {
     "bench input": configs.Input(
         data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
     ),
-    "bench startup": configs.Startup("list", rounds=1),
+    "bench startup": configs.Startup(command="list", rounds=1),
     "bench scores": configs.Scores(data="digits", samples=30, devices=1),
     "bench watermark": configs.Watermark(keys=1, images=1),
     "bench time-to-accuracy": configs.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
