@@ -1,8 +1,8 @@
 """Sample grids, curves, and one self-contained HTML page for a run.
 
-The page asks nothing of the network: style inline, images as data URIs, and a content policy that
-forbids everything else, scripts included. Equal inputs give equal bytes. Files appear whole or not
-at all.
+The page asks nothing of the network: style inline, images and sounds as data URIs, and a content
+policy that forbids everything else, scripts included. Equal inputs give equal bytes. Files appear
+whole or not at all.
 """
 
 import base64
@@ -22,6 +22,8 @@ from jaxnets.errors import UserError
 from jaxnets.files import write_files
 
 __all__ = [
+    "Audio",
+    "Clip",
     "Figure",
     "Section",
     "Table",
@@ -295,7 +297,25 @@ class Figure:
     heading: str = ""
 
 
-Section = Text | Table | Figure
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A sound: its name, a WAV file's bytes, and a PNG's that shows it."""
+
+    name: str
+    wav: bytes
+    image: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """Sounds with their pictures and players."""
+
+    clips: Sequence[Clip]
+    caption: str = ""
+    heading: str = ""
+
+
+Section = Text | Table | Figure | Audio
 
 
 def _cell(value: Any) -> str:
@@ -325,12 +345,21 @@ def _picture(figure: Figure) -> str:
     return f"<figure><div class=scroll>{body}</div>{caption}</figure>"
 
 
+def _player(clip: Clip) -> str:
+    code = base64.b64encode(clip.wav).decode()
+    picture = _picture(Figure(clip.image, clip.name))
+    return f'{picture}<audio controls src="data:audio/wav;base64,{code}"></audio>'
+
+
 def _section(section: Section) -> str:
     heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
     if isinstance(section, Table):
         body = _table(section)
     elif isinstance(section, Figure):
         body = _picture(section)
+    elif isinstance(section, Audio):
+        note = f"<p class=note>{html.escape(section.caption)}</p>" if section.caption else ""
+        body = "".join(_player(clip) for clip in section.clips) + note
     else:
         parts = section.body.split("\n\n")
         body = "".join(f"<p>{html.escape(part.strip())}</p>" for part in parts if part.strip())
@@ -371,12 +400,12 @@ def html_report(path: str | os.PathLike[str], title: str, sections: Sequence[Sec
     Args:
       path: where; folders are made.
       title: of the page.
-      sections: `Text`, `Table` and `Figure`, from top to bottom.
+      sections: `Text`, `Table`, `Figure` and `Audio`, from top to bottom.
 
     Raises:
       UserError: if a figure's bytes are not a PNG.
     """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -1,7 +1,9 @@
 """Every classifier by name.
 
-All of them map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features` names the
-intermediates, "penultimate" [B, F] float32 among them.
+Those of `CLASSIFIERS` map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features`
+names the intermediates, "penultimate" [B, F] float32 among them. Sounds are seen as log-mel
+spectrograms by any of these, or as they are by those of `WAVE_CLASSIFIERS`; texts by those of
+`TEXT_CLASSIFIERS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +15,26 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from jaxnets.columns.sound import Sound
+from jaxnets.columns.tokens import Tokens
 from jaxnets.errors import UserError
+from jaxnets.frontends import LogMel, SpecAugment
 from jaxnets.models import speed_net
 from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
+from jaxnets.models.sounds import M5, OnLogMel
+from jaxnets.models.texts import VDCNN, TextCNN
 
-__all__ = ["CLASSIFIERS", "ClassifierSpec", "make_classifier", "scale_widths"]
+__all__ = [
+    "CLASSIFIERS",
+    "TEXT_CLASSIFIERS",
+    "WAVE_CLASSIFIERS",
+    "ClassifierSpec",
+    "make_classifier",
+    "make_sound_classifier",
+    "make_text_classifier",
+    "scale_widths",
+]
 
 #: No network times more than this fits any machine, and sizes far beyond it fit no integer of XLA.
 _MAX_WIDTH = 1000
@@ -106,6 +122,86 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
 }
 
 
+def _m5(width: float, **fields: Any) -> nn.Module:
+    return M5(widths=scale_widths((128, 128, 256, 512), width), **fields)
+
+
+def _text_cnn(width: float, **fields: Any) -> nn.Module:
+    size, maps = scale_widths((128, 100), width)
+    return TextCNN(size=size, maps=maps, **fields)
+
+
+def _vdcnn(blocks: tuple[int, ...], width: float, **fields: Any) -> nn.Module:
+    return VDCNN(blocks=blocks, widths=scale_widths((64, 128, 256, 512), width), **fields)
+
+
+#: name -> `(width, **fields) -> module` on waves [B, T].
+WAVE_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"m5": _m5}
+
+#: name -> `(width, vocabulary=, **fields) -> module` on tokens [B, L].
+TEXT_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "text_cnn": _text_cnn,
+    "vdcnn9": partial(_vdcnn, (1, 1, 1, 1)),
+    "vdcnn17": partial(_vdcnn, (2, 2, 2, 2)),
+}
+
+
+def make_sound_classifier(
+    name: str, column: Sound, *, frontend: LogMel, mask: SpecAugment, width: float, **fields: Any
+) -> nn.Module:
+    """Builds a classifier for sounds.
+
+    Args:
+      name: a key of `WAVE_CLASSIFIERS`; or of `CLASSIFIERS`, which then sees spectrograms.
+      column: of the sounds.
+      frontend: makes spectrograms.
+      mask: what is blanked of them in training.
+      width: factor on every number of channels.
+      **fields: `num_classes`, `dropout` and `dtype`, as of `make_classifier`.
+
+    Returns:
+      A module: `(sounds [B, T], *, train) -> (logits, features)`.
+
+    Raises:
+      UserError: the name is unknown, or the network can't take such sounds, classes or options.
+    """
+    if name in WAVE_CLASSIFIERS:
+        _check_fields(**fields)
+        return WAVE_CLASSIFIERS[name](width, **fields)
+    shape = frontend.shape(column.length)
+    return OnLogMel(frontend, make_classifier(name, image_shape=shape, width=width, **fields), mask)
+
+
+def make_text_classifier(name: str, column: Tokens, *, width: float, **fields: Any) -> nn.Module:
+    """Builds a classifier for texts.
+
+    Args:
+      name: a key of `TEXT_CLASSIFIERS`.
+      column: of the texts.
+      width: factor on every number of channels.
+      **fields: `num_classes`, `dropout`, `word_dropout` and `dtype`.
+
+    Returns:
+      A module: `(tokens [B, L], *, train) -> (logits, features)`.
+
+    Raises:
+      UserError: the name is unknown, or the network can't take such classes or options.
+    """
+    if name not in TEXT_CLASSIFIERS:
+        raise UserError(
+            f"{name!r} classifies no texts; choose from {', '.join(sorted(TEXT_CLASSIFIERS))}"
+        )
+    _check_fields(**fields)
+    return TEXT_CLASSIFIERS[name](width, vocabulary=column.size, **fields)
+
+
+def _check_fields(num_classes: int, dropout: float = 0.0, **_: Any) -> None:
+    if num_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
+
+
 def make_classifier(
     name: str,
     *,
@@ -147,8 +243,5 @@ def make_classifier(
             f"{name} needs images of at least {spec.min_size}x{spec.min_size} pixels, "
             f"got {height}x{wide}; {advice}"
         )
-    if num_classes < 2:
-        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    if not 0.0 <= dropout < 1.0:
-        raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
+    _check_fields(num_classes, dropout)
     return spec.build(image_shape, width, num_classes=num_classes, dropout=dropout, dtype=dtype)
