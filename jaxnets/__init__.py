@@ -22,16 +22,15 @@ _HOMES = {
     "jaxnets.augment": ["Adaptive", "augmentation", "gan_augmentation", "mixup"],
     "jaxnets.checkpoint": ["Checkpoints"],
     "jaxnets.compilation": ["enable_compilation_cache"],
+    "jaxnets.columns": ["Classes", "Column", "Image", "normalise", "to_uint8"],
     "jaxnets.data": [
         "DataSet",
         "Split",
         "eval_batches",
         "load",
         "make_pipeline",
-        "normalise",
         "split_validation",
         "take_per_class",
-        "to_uint8",
     ],
     "jaxnets.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
@@ -85,6 +84,7 @@ __all__ = ["__version__", *sorted(_HOME_OF)]
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.augment import Adaptive, augmentation, gan_augmentation, mixup
     from jaxnets.checkpoint import Checkpoints
+    from jaxnets.columns import Classes, Column, Image, normalise, to_uint8
     from jaxnets.compilation import enable_compilation_cache
     from jaxnets.data import (
         DataSet,
@@ -92,10 +92,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         eval_batches,
         load,
         make_pipeline,
-        normalise,
         split_validation,
         take_per_class,
-        to_uint8,
     )
     from jaxnets.descent import descend
     from jaxnets.errors import UserError

@@ -33,9 +33,9 @@ __all__ = [
     "make_predict",
     "make_sample",
     "make_walk",
+    "noise_like",
     "slerp",
     "to_look_at",
-    "unit_noise",
 ]
 
 #: (variables, split) -> logits [N, K] and penultimate features [N, F], float32 on the host.
@@ -51,17 +51,17 @@ def _mirror(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
 
 
 def _mirror_and_shift(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    found = [(0.5 * weight, view) for weight, view in _mirror(images)]
+    views = [(0.5 * weight, view) for weight, view in _mirror(images)]
     border = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     for shifted in (border[:, :-2, :-2], border[:, 2:, 2:]):
-        found += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
-    return found
+        views += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
+    return views
 
 
-#: Test-time augmentation: a name -> images [B, H, W, C] to (weight, images) of each view that a
-#: classifier's outputs are averaged over. The last is that of airbench (Jordan 2024,
-#: arXiv:2404.00498): the image with half the weight, and with the other half shifted by a pixel
-#: down and right and up and left; each also mirrored.
+#: Test-time augmentation of images: name -> function of images [B, H, W, C] that gives the (weight,
+#: images) of each view that a classifier's outputs are averaged over. The last is that of airbench
+#: (Jordan 2024, arXiv:2404.00498): the image with half the weight, and with the other half shifted
+#: by a pixel down and right and up and left; each also mirrored.
 VIEWS: dict[str, Callable[[np.ndarray], list[tuple[float, np.ndarray]]]] = {
     "plain": _plain,
     "mirror": _mirror,
@@ -77,7 +77,7 @@ def make_predict(
     Of several processes, all must predict the same, at the same time; each gets the whole answer.
 
     Args:
-      model: `(images, train) -> (logits, features)`.
+      model: `(inputs, train) -> (logits, features)`.
       mesh: the devices.
       batch_size: rounded up to a multiple of the devices; the last batch is padded, never dropped.
       views: of `VIEWS`; logits and features are means over them.
@@ -94,13 +94,15 @@ def make_predict(
     everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
 
     @partial(jax.jit, out_shardings=everywhere)
-    def forward(variables: PyTree, images: Array) -> tuple[Array, Array]:
-        logits, features = apply(model, variables, images)
+    def forward(variables: PyTree, inputs: Array) -> tuple[Array, Array]:
+        logits, features = apply(model, variables, inputs)
         return logits, features["penultimate"]
 
     def predict(variables: PyTree, split: Split) -> tuple[np.ndarray, np.ndarray]:
         if not len(split):
             raise UserError("there is nothing to predict: the split holds no examples")
+        if views != "plain" and split.columns["inputs"].kind != "image":
+            raise UserError(f"the views {views!r} are of images; choose plain")
         variables = whole(variables)
         parts = []
         for batch in eval_batches(split, batch_size):
@@ -162,10 +164,9 @@ def to_look_at(state: TrainState) -> TrainState:
     return on_this_process(whole(dataclasses.replace(state, nets=nets)))
 
 
-def unit_noise(like: Split, seed: int) -> Split:
-    """Images of independent uniform pixels, as many and as large as those of `like`."""
-    rng = np.random.default_rng(seed)
-    return Split(rng.integers(0, 256, like.inputs.shape, np.uint8), like.target)
+def noise_like(like: Split, seed: int) -> Split:
+    """The worst samples there are (see `Column.noise`), as many as a split has."""
+    return like.replace(inputs=like.columns["inputs"].noise(len(like), seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,7 @@ class FrechetScores:
     Attributes:
       samples: from the samples.
       floor: from the other half of the real images.
-      ceiling: from uniform noise.
+      ceiling: from noise (see `Column.noise`).
       count: examples in each set.
     """
 
@@ -196,9 +197,9 @@ def frechet_scores(
 
     Args:
       features_of: split -> features [N, F].
-      samples: generated images with their labels; for each class at least as many as half the
+      samples: what a generator made, with labels; for each class at least as many as half the
         reference has of it. Those of a generator without classes carry labels of the reference.
-      reference: real images.
+      reference: real examples.
       seed: of the choice of halves, and of the noise.
 
     Raises:
@@ -222,7 +223,7 @@ def frechet_scores(
     return FrechetScores(
         samples=distance(samples.take(np.concatenate(chosen))),
         floor=distance(other),
-        ceiling=distance(unit_noise(half, seed)),
+        ceiling=distance(noise_like(half, seed)),
         count=len(half),
     )
 

@@ -221,13 +221,13 @@ def mean_and_spread(
       `name` -> mean, `name_std` -> sample standard deviation (0 for one member; NaN where a value
       is not finite), and `name/member` -> each member's own.
     """
-    found: dict[str, float] = {}
+    named: dict[str, float] = {}
     for name in numbers[0]:
         values = [of_one[name] for of_one in numbers]
-        found[name] = statistics.fmean(values)
+        named[name] = statistics.fmean(values)
         # Of a value that is not finite, Python's own raises an AttributeError.
         known = all(map(math.isfinite, values))
         spread = statistics.stdev(values) if known and len(values) > 1 else 0.0
-        found[f"{name}_std"] = spread if known else math.nan
-        found |= {f"{name}/{member}": v for member, v in zip(names, values, strict=True)}
-    return found
+        named[f"{name}_std"] = spread if known else math.nan
+        named |= {f"{name}/{member}": v for member, v in zip(names, values, strict=True)}
+    return named

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.data.pipeline import to_uint8
+from jaxnets.columns import to_uint8
 from jaxnets.errors import UserError
 from jaxnets.parallel import on_this_process, whole
 from jaxnets.placement import on_one_device
@@ -168,7 +168,7 @@ def make_sample(
             # Of a key of its own: what is typical depends on nothing that is asked for.
             key_of_means = jax.random.key(0)
             means = means_of(variables, key_of_means, classes if conditional else None)
-        found = np.empty(0)
+        samples = np.empty(0)
         for start in range(0, count, size):
             index = np.arange(start, start + size)
             padded = np.resize(labels[start : start + size], size).astype(np.int32)
@@ -180,9 +180,9 @@ def make_sample(
             part = np.asarray(images)[: count - start]
             part = to_uint8(part) if as_bytes else part
             if not start:
-                found = np.empty((count, *part.shape[1:]), part.dtype)
-            found[start : start + size] = part
-        return found
+                samples = np.empty((count, *part.shape[1:]), part.dtype)
+            samples[start : start + size] = part
+        return samples
 
     return sample
 

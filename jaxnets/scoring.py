@@ -55,12 +55,12 @@ class Judge:
         knows_classes: bool = False,
         batch_size: int = 256,
     ) -> "Judge":
-        """Any function of images, of any library, as a judge.
+        """Any function of examples, of any library, as a judge.
 
         Args:
-          function: images [B, H, W, C] float32 in [-1, 1] -> features [B, F], or a pair of logits
-            [B, K] and features. Each row must depend on its image alone. What resizes images is
-            part of it.
+          function: decoded inputs, such as images [B, H, W, C] float32 in [-1, 1] -> features
+            [B, F], or a pair of logits [B, K] and features. Each row must depend on its example
+            alone. What resizes images is part of it.
           extractor: what it is, printed beside every score.
           digest: of its weights, or its version.
           knows_classes: whether its logits are those of the classes of the data set.
@@ -72,15 +72,15 @@ class Judge:
                 raise UserError("there is nothing to look at: the split holds no examples")
             parts = []
             for batch in eval_batches(split, min(batch_size, len(split))):
-                images = batch["inputs"][batch["mask"]]
-                found = function(images)
-                pair = found if isinstance(found, tuple | list) else (found,)
+                inputs = batch["inputs"][batch["mask"]]
+                outputs = function(inputs)
+                pair = outputs if isinstance(outputs, tuple | list) else (outputs,)
                 parts.append([np.asarray(rows) for rows in pair])
                 for rows in parts[-1]:
-                    if rows.ndim != 2 or len(rows) != len(images) or len(pair) > 2:
+                    if rows.ndim != 2 or len(rows) != len(inputs) or len(pair) > 2:
                         shapes = " and ".join(str(part.shape) for part in parts[-1])
                         raise UserError(
-                            f"{extractor} gives {shapes} for {len(images)} images; a judge gives "
+                            f"{extractor} gives {shapes} for {len(inputs)} examples; a judge gives "
                             "features [B, F], or logits [B, K] and features"
                         )
             *logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -196,15 +196,15 @@ def _frechet(of: Looks) -> list[Judgement]:
 
 
 def _kid(of: Looks) -> list[Judgement]:
-    found = measures.kernel_distance(of.made[1], of.real[1], mesh=of.mesh)
-    return [of.score("kid", found.value, spread=found.standard_error)]
+    kernel = measures.kernel_distance(of.made[1], of.real[1], mesh=of.mesh)
+    return [of.score("kid", kernel.value, spread=kernel.standard_error)]
 
 
 def _of_manifold(name: str) -> Callable[[Looks], list[Judgement]]:
     def take(of: Looks) -> list[Judgement]:
-        found = of.manifold
-        note = measures.manifold_note(found.samples, found.reference, found.k)
-        return [of.score(f"{name}, k = {found.k}", getattr(found, name), note=note)]
+        manifold = of.manifold
+        note = measures.manifold_note(manifold.samples, manifold.reference, manifold.k)
+        return [of.score(f"{name}, k = {manifold.k}", getattr(manifold, name), note=note)]
 
     return take
 
@@ -220,8 +220,8 @@ def _inception(of: Looks) -> list[Judgement]:
 def _intra_class(of: Looks) -> list[Judgement]:
     made = measures.ClassMoments.of(of.made[1], of.samples.target)
     real = measures.ClassMoments.of(of.real[1], of.compared.target)
-    found = measures.intra_class_frechet(made, real)
-    return [of.score("intra-class frechet", found.mean, note=found.note)]
+    distances = measures.intra_class_frechet(made, real)
+    return [of.score("intra-class frechet", distances.mean, note=distances.note)]
 
 
 def _recognised(of: Looks) -> list[Judgement]:
@@ -229,27 +229,27 @@ def _recognised(of: Looks) -> list[Judgement]:
     logits = of.logits("recognised")
     labels = measures.check_classes(of.samples.target, logits.shape[1])
     counts = measures.Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
-    found = measures.recognised(counts)
-    worst = of.dataset.class_names[found.worst]
-    note = f"least of class {worst}: {found.per_class[found.worst]:.2%}"
-    return [of.score("recognised", found.share, real=0, note=note)]
+    recognition = measures.recognised(counts)
+    worst = of.dataset.class_names[recognition.worst]
+    note = f"least of class {worst}: {recognition.per_class[recognition.worst]:.2%}"
+    return [of.score("recognised", recognition.share, real=0, note=note)]
 
 
 def _memorisation(of: Looks) -> list[Judgement]:
-    found = of.memorisation
+    copying = of.memorisation
     more = {
         "reference": f"{of.dataset.name}, {len(of.train):,} training images and {of.reference}, "
         f"{of.dataset.fingerprint[:12]}"
     }
     return [
-        of.score("memorisation, share of nearer pairs", found.nearer, **more),
-        of.score("memorisation, ratio of median distances", found.median_ratio, **more),
-        of.score("memorisation, share of copies", found.copies, **more),
+        of.score("memorisation, share of nearer pairs", copying.nearer, **more),
+        of.score("memorisation, ratio of median distances", copying.median_ratio, **more),
+        of.score("memorisation, share of copies", copying.copies, **more),
         of.score(
             "memorisation, ratio of unseen nearest images",
-            found.unseen_ratio,
-            spread=found.unseen_deviation / found.unseen_expected,
-            note=f"{found.unseen:.2%} of the samples; {found.unseen_expected:.2%} expected",
+            copying.unseen_ratio,
+            spread=copying.unseen_deviation / copying.unseen_expected,
+            note=f"{copying.unseen:.2%} of the samples; {copying.unseen_expected:.2%} expected",
             **more,
         ),
     ]

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from jaxnets.columns import Classes, Image
 from jaxnets.data import cache_dir, load
 from jaxnets.data.cache import Staging, cached
 from jaxnets.errors import UserError
+
+COLUMNS = {"inputs": Image((2, 3, 1)), "target": Classes(("a", "b"))}
 
 
 @pytest.fixture(autouse=True)
@@ -24,15 +27,15 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-def fill(staging: Staging) -> tuple[tuple[str, ...], int]:
+def fill(staging: Staging) -> int:
     for name, count in (("train", 6), ("test", 4)):
-        split = staging.split(name, count, (2, 3, 1))
+        split = staging.split(name, count, COLUMNS)
         split.inputs[:] = np.arange(count * 6, dtype=np.uint8).reshape(count, 2, 3, 1)
         split.target[:] = np.arange(count) % 2
-    return ("a", "b"), 0
+    return 0
 
 
-def never(staging: Staging) -> tuple[tuple[str, ...], int]:
+def never(staging: Staging) -> int:
     raise AssertionError("the cache was not used")
 
 
@@ -56,7 +59,7 @@ def test_the_second_load_reads_what_the_first_wrote():
 
 
 def damage_byte(folder: Path) -> None:
-    path = folder / "train_images.npy"
+    path = folder / "train_inputs.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -64,7 +67,8 @@ def damage_byte(folder: Path) -> None:
 
 def damage_names(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps(meta | {"class_names": ["b", "a"]}))
+    meta["columns"]["target"]["names"] = ["b", "a"]
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 @pytest.mark.parametrize(
@@ -72,14 +76,14 @@ def damage_names(folder: Path) -> None:
     [
         damage_byte,
         damage_names,
-        lambda folder: (folder / "test_labels.npy").unlink(),
-        lambda folder: (folder / "test_labels.npy").write_bytes(b""),
-        lambda folder: (folder / "train_images.npy").write_bytes(
-            (folder / "train_images.npy").read_bytes()[:-3]
+        lambda folder: (folder / "test_target.npy").unlink(),
+        lambda folder: (folder / "test_target.npy").write_bytes(b""),
+        lambda folder: (folder / "train_inputs.npy").write_bytes(
+            (folder / "train_inputs.npy").read_bytes()[:-3]
         ),
         lambda folder: (folder / "meta.json").write_text("{"),
         lambda folder: (folder / "meta.json").write_text("[]"),
-        lambda folder: np.save(folder / "test_labels.npy", np.zeros(4)),
+        lambda folder: np.save(folder / "test_target.npy", np.zeros(4)),
     ],
 )
 def test_a_damaged_cache_is_noticed_and_made_again(cache, caplog, damage):
@@ -93,7 +97,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(cache, caplog, damage):
 
 
 def test_an_interrupted_preparation_leaves_nothing(cache):
-    def interrupted(staging: Staging) -> tuple[tuple[str, ...], int]:
+    def interrupted(staging: Staging) -> int:
         fill(staging)
         raise KeyboardInterrupt
 
@@ -103,7 +107,7 @@ def test_an_interrupted_preparation_leaves_nothing(cache):
 
 
 def test_two_processes_may_prepare_the_same_data():
-    def rival(staging: Staging) -> tuple[tuple[str, ...], int]:
+    def rival(staging: Staging) -> int:
         cached("key", "rival", fill)
         return fill(staging)
 
@@ -136,11 +140,11 @@ def test_two_processes_may_prepare_a_set_that_ships(cache):
 
 
 def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
-    def only_train(staging: Staging) -> tuple[tuple[str, ...], int]:
-        split = staging.split("train", 50, (1, 1, 1))
+    def only_train(staging: Staging) -> int:
+        split = staging.split("train", 50, {**COLUMNS, "inputs": Image((1, 1, 1))})
         split.inputs[:, 0, 0, 0] = np.arange(50)
         split.target[:] = np.arange(50) % 2
-        return ("a", "b"), 0
+        return 0
 
     first, second = (cached(key, "mine", only_train) for key in ("one", "two"))
     train, test = first.splits["train"], first.splits["test"]
@@ -150,12 +154,34 @@ def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
     assert first.fingerprint == second.fingerprint
 
 
+def test_unlabelled_examples_are_kept_and_a_fifth_is_set_apart():
+    def unlabelled(staging: Staging) -> int:
+        split = staging.split("train", 50, {"inputs": Image((1, 1, 1))})
+        split.inputs[:, 0, 0, 0] = np.arange(50)
+        return 0
+
+    dataset = cached("key", "mine", unlabelled)
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert (len(train), len(test)) == (40, 10) and not train.labelled and not dataset.class_names
+    assert sorted([*train.inputs.ravel(), *test.inputs.ravel()]) == list(range(50))
+
+
+def test_splits_of_different_kinds_are_refused(cache):
+    def uneven(staging: Staging) -> int:
+        staging.split("train", 3, COLUMNS)
+        staging.split("test", 3, {**COLUMNS, "inputs": Image((4, 4, 1))})
+        return 0
+
+    with pytest.raises(UserError, match=r'"test" are image \(4, 4, 1\) .* "train" image \(2, 3, 1'):
+        cached("key", "mine", uneven)
+    assert not (cache / "arrays" / "key").exists()
+
+
 @pytest.mark.parametrize("label", [-1, 2])
 def test_labels_outside_their_range_are_refused(cache, label):
-    def wrong(staging: Staging) -> tuple[tuple[str, ...], int]:
-        names, skipped = fill(staging)
-        staging.split("train", 3, (2, 3, 1)).target[:] = 1, label, 0
-        return names, skipped
+    def wrong(staging: Staging) -> int:
+        staging.split("train", 3, COLUMNS).target[:] = 1, label, 0
+        return 0
 
     message = rf'label {label} of example 1 in the split "train" .*0\.\.1 \(num_classes=2\)'
     with pytest.raises(UserError, match=message):

@@ -23,7 +23,6 @@ def make_dataset(channels: int = 1) -> DataSet:
     test[3] = train[0]
     return DataSet(
         name="made",
-        num_classes=3,
         class_names=("a", "b", "nothing"),
         splits={
             "train": Split(train, np.array([0, 1, 0, 1, 0, 1, 0, 1, 0], np.int32)),

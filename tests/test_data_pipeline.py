@@ -165,11 +165,17 @@ GOOD = {"inputs": np.zeros((2, 2, 1), np.uint8), "target": 0}
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([GOOD, {"inputs": None, "target": 0}], "example 1 can't be read"),
-        ([GOOD, {"inputs": GOOD["inputs"], "target": None}], "example 1 can't be read"),
+        ([GOOD, {"inputs": None, "target": 0}], "example 1 has no inputs"),
+        ([GOOD, {"inputs": GOOD["inputs"]}], "example 1 has no target"),
         (Damaged([GOOD, GOOD]), r"example 1 can't be read \(OSError: broken data stream\)"),
-        ([GOOD, {"inputs": np.zeros((3, 2, 1), np.uint8), "target": 0}], "one size"),
-        ([{"inputs": np.zeros((2, 2, 1)), "target": 0}], "example 0 is of float64; .* uint8"),
+        (
+            [GOOD, {"inputs": np.zeros((3, 2, 1), np.uint8), "target": 0}],
+            r"inputs of example 1 is \(3, 2, 1\) uint8 and must be \(2, 2, 1\) uint8",
+        ),
+        (
+            [{"inputs": np.zeros((2, 2, 1)), "target": 0}],
+            "images must be .* not .* float64",
+        ),
     ],
 )
 def test_streaming_names_an_example_that_cannot_be_used(examples, message, threads):

@@ -187,7 +187,7 @@ def test_frechet_scores_lie_between_real_images_and_noise():
 
 def test_frechet_scores_of_noise_are_the_ceiling():
     reference = gradients(600, 0)
-    noise = evaluate.unit_noise(reference, seed=7)
+    noise = evaluate.noise_like(reference, seed=7)
     scores = evaluate.frechet_scores(features, noise, reference)
     assert scores.samples == pytest.approx(scores.ceiling, rel=0.1)
 

@@ -88,7 +88,7 @@ def sized(name):
     size = int(name.rpartition("_")[2])
     labels = np.arange(2, dtype=np.int32)
     two = data.Split(np.zeros((2, size, size, 3), np.uint8), labels)
-    return data.DataSet("two", 2, ("a", "b"), {"train": two, "test": two}, 0, "0" * 64)
+    return data.DataSet("two", {"train": two, "test": two}, ("a", "b"), fingerprint="0" * 64)
 
 
 LARGEST = ("dcgan_64", "sngan_128", "r3gan_256", "stylegan2_256")

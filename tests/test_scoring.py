@@ -235,8 +235,8 @@ def test_what_a_judge_cannot_do_is_said(digits):
         scores(reference="val")
     flat = lambda images: images.reshape(len(images), -1)  # noqa: E731
     for function, words in {
-        (lambda images: images): r"gives \(256, 8, 8, 1\) for 256 images",
-        (lambda images: images[:1, 0, 0]): r"gives \(1, 1\) for 256 images",
+        (lambda images: images): r"gives \(256, 8, 8, 1\) for 256 examples",
+        (lambda images: images[:1, 0, 0]): r"gives \(1, 1\) for 256 examples",
         (lambda images: [flat(images)[:1], flat(images)]): r"gives \(1, 64\) and \(256, 64\)",
         (lambda images: [flat(images)] * 3): r"gives \(256, 64\) and \(256, 64\) and ",
     }.items():

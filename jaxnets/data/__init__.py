@@ -1,5 +1,6 @@
 """Data sets by name, and the pipelines that turn them into batches."""
 
+from jaxnets.columns import normalise, to_uint8
 from jaxnets.data.cache import cache_dir
 from jaxnets.data.dataset import (
     DataSet,
@@ -16,8 +17,6 @@ from jaxnets.data.pipeline import (
     StreamingPipeline,
     eval_batches,
     make_pipeline,
-    normalise,
-    to_uint8,
 )
 from jaxnets.data.sources import DATA_SOURCES, load
 

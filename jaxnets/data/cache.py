@@ -6,19 +6,20 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from jaxnets.columns import Column, from_json, to_json
 from jaxnets.data.dataset import (
     DataSet,
     Split,
     array_digest,
-    check_labels,
-    fingerprint,
+    check_alike,
+    digests,
+    fingerprint_of,
     stratified_indices,
 )
 from jaxnets.data.listing import Listing, write_listing
@@ -30,7 +31,7 @@ __all__ = ["Staging", "cache_dir", "cached", "temporary_folder"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 LISTING = "files.json.gz"
 TEST_FRACTION = 0.2
 TEST_SEED = 20
@@ -48,62 +49,71 @@ class Staging:
         self._folder = folder
         self._splits: dict[str, Split] = {}
 
-    def split(self, name: str, count: int, shape: tuple[int, ...]) -> Split:
-        """A writable split of `count` images of `shape` ([H, W, C]), to be filled in place."""
-        split = Split(
-            _new_array(self._folder / f"{name}_images.staged", np.dtype(np.uint8), (count, *shape)),
-            _new_array(self._folder / f"{name}_labels.staged", np.dtype(np.int32), (count,)),
-        )
-        self._splits[name] = split
-        return split
+    def split(self, name: str, count: int, columns: Mapping[str, Column]) -> Split:
+        """A writable split of `count` examples of these columns, to be filled in place.
+
+        Raises:
+          UserError: if another split has other columns.
+        """
+        for other, split in self._splits.items():
+            check_alike(columns, name, split.columns, other)
+        arrays = {
+            array: _new_array(
+                self._folder / f"{name}_{array}.staged", column.stored, (count, *column.shape)
+            )
+            for array, column in columns.items()
+        }
+        self._splits[name] = Split(**arrays, columns=columns)
+        return self._splits[name]
 
     def drop_after(self, name: str, count: int) -> None:
         """Keeps the first `count` rows of split `name`."""
-        split = self._splits[name]
-        self._splits[name] = Split(split.inputs[:count], split.target[:count])
+        self._splits[name] = self._splits[name].take(slice(count))
 
     def note_files(self, listing: Listing) -> None:
         """Keeps, beside the arrays, of which files they were made."""
         write_listing(self._folder / LISTING, listing)
 
-    def finish(self, num_classes: int) -> dict[str, tuple[str, str]]:
-        """Divides "train" where there is no "test", checks the labels, writes everything out.
+    def finish(self) -> tuple[Mapping[str, Column], dict[str, list[str]]]:
+        """Divides "train" where there is no "test", checks the rows, writes everything out.
 
         Returns:
-          Split -> digests of its images and labels.
+          The columns, and for each split the digests of its arrays.
 
         Raises:
-          UserError: a split is empty, or a label lies outside 0 .. num_classes - 1.
+          UserError: a split is empty, or a row cannot be.
         """
-        parts = {name: (split, np.arange(len(split))) for name, split in self._splits.items()}
-        for name, (split, _) in parts.items():
+        for name, split in self._splits.items():
             if not len(split):
                 raise UserError(f'the split "{name}" has no examples; each split needs some')
-            check_labels(split.target, num_classes, f'the split "{name}"')
+            for array, rows in split.arrays.items():
+                split.columns[array].check(rows, f'the split "{name}"')
+        parts = {name: (split, np.arange(len(split))) for name, split in self._splits.items()}
         if "test" not in parts:
             train = self._splits["train"]
-            first, second = stratified_indices(train.target, TEST_FRACTION, TEST_SEED)
+            labels = train.target if train.labelled else np.zeros(len(train), np.int32)
+            first, second = stratified_indices(labels, TEST_FRACTION, TEST_SEED)
             if not len(second):
                 raise UserError(
                     "every class has a single example, so none is left to test on; add examples"
                 )
             parts |= {"train": (train, first), "test": (train, second)}
-        digests = {name: self._write(name, *part) for name, part in parts.items()}
+        written = {name: self._write(name, *part) for name, part in parts.items()}
         for scratch in self._folder.glob("*.staged"):
             scratch.unlink()
-        return digests
+        return next(iter(self._splits.values())).columns, written
 
-    def _write(self, name: str, split: Split, rows: np.ndarray) -> tuple[str, str]:
-        digests = []
-        for kind, source in (("images", split.inputs), ("labels", split.target)):
-            place = self._folder / f"{name}_{kind}.npy"
+    def _write(self, name: str, split: Split, rows: np.ndarray) -> list[str]:
+        written = []
+        for array, source in split.arrays.items():
+            place = self._folder / f"{name}_{array}.npy"
             target = _new_array(place, source.dtype, (len(rows), *source.shape[1:]))
             step = max(1, CHUNK_BYTES // max(1, source[:1].nbytes))
             for start in range(0, len(rows), step):
                 target[start : start + step] = source[rows[start : start + step]]
             target.flush()
-            digests.append(array_digest(target))
-        return digests[0], digests[1]
+            written.append(array_digest(target))
+        return written
 
 
 def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
@@ -119,13 +129,13 @@ def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap
     return array
 
 
-def cached(key: str, name: str, build: Callable[[Staging], tuple[tuple[str, ...], int]]) -> DataSet:
+def cached(key: str, name: str, build: Callable[[Staging], int]) -> DataSet:
     """The data set kept under `key`, built first where it is missing or damaged.
 
     Args:
       key: a file name that stands for everything the contents depend on.
       name: what the caller called the data set.
-      build: fills a `Staging` and returns the class names and how many files it skipped.
+      build: fills a `Staging` and returns how many files it skipped.
 
     Returns:
       Memory-mapped, read-only arrays, whose checksums have just been verified.
@@ -136,20 +146,20 @@ def cached(key: str, name: str, build: Callable[[Staging], tuple[tuple[str, ...]
     folder = cache_dir() / "arrays" / key
     if folder.exists():
         try:
-            return replace(_open(folder), name=name)
+            return _open(folder, name)
         except _Damaged as error:
             logger.warning("%s in the cache is damaged (%s) and is prepared again", name, error)
     with temporary_folder(folder.parent) as temporary:
         try:
             staging = Staging(temporary)
-            class_names, skipped = build(staging)
-            digests = staging.finish(len(class_names))
+            skipped = build(staging)
+            columns, written = staging.finish()
             meta = {
                 "format": FORMAT,
-                "class_names": class_names,
+                "columns": {array: to_json(column) for array, column in columns.items()},
                 "skipped": skipped,
-                "splits": digests,
-                "fingerprint": fingerprint(class_names, digests),
+                "splits": written,
+                "fingerprint": fingerprint_of(columns, written),
             }
             (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
             _publish(temporary, folder)
@@ -158,7 +168,7 @@ def cached(key: str, name: str, build: Callable[[Staging], tuple[tuple[str, ...]
                 f"{name} can't be prepared in {folder}: {error}; free some space there or set "
                 "JAXNETS_CACHE to another folder"
             ) from error
-    return replace(_open(folder), name=name)
+    return _open(folder, name)
 
 
 @contextlib.contextmanager
@@ -188,14 +198,14 @@ def _publish(temporary: Path, folder: Path) -> None:
         if not folder.exists():
             raise
     try:
-        _open(folder)  # another process finished the same data in between
+        _open(folder, folder.name)  # another process finished the same data in between
     except _Damaged:
         with temporary_folder(folder.parent) as aside:
             folder.rename(aside / "damaged")
             temporary.rename(folder)
 
 
-def _open(folder: Path) -> DataSet:
+def _open(folder: Path, name: str) -> DataSet:
     """Maps the arrays in `folder` and compares every byte with its checksum.
 
     Raises:
@@ -203,31 +213,27 @@ def _open(folder: Path) -> DataSet:
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        class_names = tuple(meta["class_names"])
         if meta["format"] != FORMAT:
             raise _Damaged(f"format {meta['format']}")
-        splits, digests = {}, {}
-        for name in meta["splits"]:
-            splits[name] = Split(
-                np.load(folder / f"{name}_images.npy", mmap_mode="r"),
-                np.load(folder / f"{name}_labels.npy", mmap_mode="r"),
+        columns = {array: from_json(values) for array, values in meta["columns"].items()}
+        splits = {
+            split: Split(
+                columns=columns,
+                **{a: np.load(folder / f"{split}_{a}.npy", mmap_mode="r") for a in columns},
             )
-            digests[name] = (
-                array_digest(splits[name].inputs),
-                array_digest(splits[name].target),
-            )
-        if fingerprint(class_names, digests) != meta["fingerprint"]:
+            for split in meta["splits"]
+        }
+        seen = fingerprint_of(columns, {which: digests(split) for which, split in splits.items()})
+        if seen != meta["fingerprint"]:
             raise _Damaged("its checksum differs")
         return DataSet(
-            name=folder.name,
-            num_classes=len(class_names),
-            class_names=class_names,
-            splits=splits,
+            name,
+            splits,
             skipped=int(meta["skipped"]),
-            fingerprint=meta["fingerprint"],
+            fingerprint=seen,
             listing=folder / LISTING if (folder / LISTING).exists() else None,
         )
-    except UserError as error:  # labels out of range, of another class count than was checked
+    except UserError as error:  # arrays that are not as the columns say
         raise _Damaged(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from error

@@ -3,20 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxnets.columns import Classes, Column, Image, infer, to_json
 from jaxnets.errors import UserError
 
 __all__ = [
     "DataSet",
     "Split",
     "array_digest",
-    "check_labels",
-    "fingerprint",
+    "check_alike",
+    "digests",
+    "fingerprint_of",
     "first_unreadable",
     "generator",
     "missing_classes",
@@ -27,38 +29,89 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
 class Split:
-    """Decoded examples, one row each.
+    """Named arrays of equal length, one row for each example, and what the rows of each are.
+
+    >>> Split(images, labels)  # [N, H, W, C] uint8 and [N] int32: images of classes
+    >>> Split(images)  # unlabelled
+    >>> Split(waves, labels, columns={"inputs": Sound(rate=16_000, length=8_000)})
 
     Attributes:
-      inputs: [N, H, W, C] uint8; often memory-mapped, so rows cost memory only when touched.
-      target: [N] int32 in 0 .. num_classes - 1.
+      arrays: name -> stored rows [N, ...]; often memory-mapped, so that rows cost memory only when
+        touched. "inputs" is always there, "target" where examples are labelled.
+      columns: name -> the `Column` of each array.
     """
 
-    inputs: np.ndarray
-    target: np.ndarray
-    _files: Mapping[Path, tuple[int, ...]] = field(init=False, repr=False)
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        target: np.ndarray | None = None,
+        *,
+        columns: Mapping[str, Column] | None = None,
+        **others: np.ndarray,
+    ) -> None:
+        """Joins arrays.
 
-    def __post_init__(self) -> None:
-        if self.inputs.ndim != 4 or self.inputs.dtype != np.uint8:
-            raise UserError(
-                f"images must be [N, H, W, C] uint8, not {self.inputs.shape} {self.inputs.dtype}"
-            )
-        if self.target.shape != self.inputs.shape[:1] or self.target.dtype != np.int32:
-            raise UserError(
-                f"labels must be [{len(self.inputs)}] int32, one for each image, "
-                f"not {self.target.shape} {self.target.dtype}"
-            )
-        object.__setattr__(self, "_files", _mapped_files(self.inputs, self.target))
+        Args:
+          inputs: what networks are shown.
+          target: what they are to say of it; None leaves the examples unlabelled.
+          columns: of the arrays; those of images [N, H, W, C] uint8 and of classes [N] int32 may
+            be left out.
+          **others: arrays that a task needs besides.
+
+        Raises:
+          UserError: for an array that is not as its column says, or of another length.
+        """
+        labelled = {} if target is None else {"target": target}
+        self.arrays: Mapping[str, np.ndarray] = {"inputs": inputs, **labelled, **others}
+        given = columns or {}
+        self.columns: Mapping[str, Column] = {
+            name: given[name] if name in given else infer(name, rows)
+            for name, rows in self.arrays.items()
+        }
+        for name, rows in self.arrays.items():
+            column = self.columns[name]
+            if rows.dtype != column.stored or rows.shape[1:] != column.shape:
+                wanted = ", ".join(map(str, ("N", *column.shape)))
+                raise UserError(
+                    f"{name} must be [{wanted}] {column.stored} ({column.kind}), "
+                    f"not {rows.shape} {rows.dtype}"
+                )
+            if len(rows) != len(inputs):
+                raise UserError(
+                    f"{name} has {len(rows)} rows and inputs has {len(inputs)}: each example needs "
+                    "one of both"
+                )
+        self._files = _mapped_files(*self.arrays.values())
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """What networks are shown, [N, ...]."""
+        return self.arrays["inputs"]
+
+    @property
+    def target(self) -> np.ndarray:
+        """What they are to say of it, [N, ...].
+
+        Raises:
+          UserError: if the examples are unlabelled.
+        """
+        if "target" not in self.arrays:
+            raise UserError("these examples have no labels; give them: Split(inputs, target)")
+        return self.arrays["target"]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a target."""
+        return "target" in self.arrays
 
     def __len__(self) -> int:
-        return len(self.target)
+        return len(self.inputs)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and labels together."""
-        return self.inputs.nbytes + self.target.nbytes
+        """Bytes of all arrays together."""
+        return sum(rows.nbytes for rows in self.arrays.values())
 
     def check_unchanged(self) -> None:
         """Looks whether a file that the rows are mapped from was written to since.
@@ -72,14 +125,22 @@ class Split:
             now = _state(path)
             if now is not None and now[0] == before[0] and now != before:
                 raise UserError(
-                    f"{path} was changed while the images in it were in use; run the same command "
+                    f"{path} was changed while the data in it were in use; run the same command "
                     "again: what is damaged is prepared anew, and the run goes on from its newest "
                     "checkpoint"
                 )
 
-    def take(self, indices: np.ndarray) -> "Split":
-        """A copy of the rows `indices` ([M] integers), in that order."""
-        return Split(self.inputs[indices], self.target[indices])
+    def rows(self, which: Any) -> dict[str, np.ndarray]:
+        """The rows `which` (a slice, or [M] integers) of every array."""
+        return {name: rows[which] for name, rows in self.arrays.items()}
+
+    def take(self, which: Any) -> "Split":
+        """The examples `which` (a slice, or [M] integers), in that order."""
+        return Split(columns=self.columns, **self.rows(which))
+
+    def replace(self, *, columns: Mapping[str, Column] | None = None, **arrays: Any) -> "Split":
+        """The split with other arrays, or other columns, in the place of some."""
+        return Split(columns={**self.columns, **(columns or {})}, **{**self.arrays, **arrays})
 
 
 def _mapped_files(*arrays: np.ndarray) -> dict[Path, tuple[int, ...]]:
@@ -104,45 +165,87 @@ class DataSet:
 
     Attributes:
       name: as given to `load`, such as "digits" or "tfds:cifar10".
-      num_classes: labels run from 0 to `num_classes - 1`.
-      class_names: one for each class.
-      splits: always "train" and "test"; "validation" where the source has one.
+      splits: always "train" and "test"; "validation" where the source has one. All have the same
+        columns.
+      class_names: one for each class; by default those of the target's column, or numbers up to
+        the greatest label; none where examples are unlabelled.
       skipped: damaged files that were left out because the caller allowed it.
-      fingerprint: sha256 of class names, shapes and contents: equal on any machine that holds the
-        same examples in the same order.
-      listing: file that names what the images were made of (see `jaxnets.data.listing`), where
+      fingerprint: sha256 of columns and contents: equal on any machine that holds the same
+        examples in the same order. By default it is computed.
+      listing: file that names what the examples were made of (see `jaxnets.data.listing`), where
         that is files of the user's.
 
     Raises:
-      UserError: on construction, if a label lies outside its range.
+      UserError: on construction, if splits differ in their columns, or a value cannot be, such as
+        a label outside 0 .. K - 1.
     """
 
     name: str
-    num_classes: int
-    class_names: tuple[str, ...]
-    splits: dict[str, Split]
-    skipped: int
-    fingerprint: str
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...] = ()
+    skipped: int = 0
+    fingerprint: str = ""
     listing: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, split in self.splits.items():
-            check_labels(split.target, self.num_classes, f'the split "{name}"')
+        splits = _of_classes(self.splits, self.class_names)
+        object.__setattr__(self, "splits", splits)
+        first = next(iter(splits))
+        for which, split in splits.items():
+            check_alike(split.columns, which, splits[first].columns, first)
+            for array, rows in split.arrays.items():
+                split.columns[array].check(rows, f'the split "{which}"')
+        target = self.columns.get("target")
+        names = target.names if isinstance(target, Classes) else ()
+        object.__setattr__(self, "class_names", names)
+        if not self.fingerprint:
+            seen = {which: digests(split) for which, split in splits.items()}
+            object.__setattr__(self, "fingerprint", fingerprint_of(self.columns, seen))
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Of the arrays of each split."""
+        return next(iter(self.splits.values())).columns
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; labels run from 0 to one less."""
+        return len(self.class_names)
 
 
-def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Looks whether labels ([N] integers) lie in 0 .. num_classes - 1.
+def _of_classes(splits: Mapping[str, Split], names: Sequence[str]) -> dict[str, Split]:
+    """The splits, their classes with names."""
+    unnamed = [s for s in splits.values() if s.labelled and s.columns["target"] == Classes()]
+    if unnamed and not names:
+        count = 1 + max((int(s.target.max()) for s in unnamed if len(s)), default=-1)
+        names = [str(label) for label in range(count)]
+    if not names:
+        return dict(splits)
+    columns = {"target": Classes(tuple(names))}
+    return {name: s.replace(columns=columns) if s.labelled else s for name, s in splits.items()}
+
+
+def check_alike(
+    columns: Mapping[str, Column], name: str, others: Mapping[str, Column], other: str
+) -> None:
+    """Looks whether two splits hold the same kinds of data.
 
     Raises:
-      UserError: names the first that does not, and the example it is of.
+      UserError: it names both splits and the first column in which they differ.
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        others = f", and so are those of {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
-        raise UserError(
-            f"label {labels[wrong[0]]} of example {wrong[0]} in {where} is outside "
-            f"0..{num_classes - 1} (num_classes={num_classes}){others}"
-        )
+    for array in {**others, **columns}:
+        one, two = columns.get(array), others.get(array)
+        if one != two:
+            told = [f"{c.kind} {c.shape}" if c else "nothing" for c in (one, two)]
+            raise UserError(
+                f'the {array} of the split "{name}" are {told[0]} and those of "{other}" '
+                f"{told[1]}; splits must hold the same (images: give one size with --image-size)"
+            )
+
+
+def digests(split: Split) -> list[str]:
+    """The digest of each array of a split, in the order of the arrays."""
+    return [array_digest(rows) for rows in split.arrays.values()]
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -152,10 +255,14 @@ def array_digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(class_names: tuple[str, ...], digests: Mapping[str, tuple[str, str]]) -> str:
-    """Sha256 over the class names and, for each split, the digests of images and labels."""
-    text = json.dumps([list(class_names), sorted((k, list(v)) for k, v in digests.items())])
-    return hashlib.sha256(text.encode()).hexdigest()
+def fingerprint_of(columns: Mapping[str, Column], digests: Mapping[str, Sequence[str]]) -> str:
+    """Sha256 over what the columns are and, for each split, the digests of its arrays."""
+    target = columns.get("target")
+    names = list(target.names) if isinstance(target, Classes) else []
+    # Images and classes tell no more than their arrays and the classes' names.
+    other = [to_json(c) for c in columns.values() if not isinstance(c, Image | Classes)]
+    told = [names, sorted((name, list(values)) for name, values in digests.items())]
+    return hashlib.sha256(json.dumps(told + other).encode()).hexdigest()
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
@@ -201,7 +308,7 @@ def stratified_indices(
 
 
 def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Splits a validation part off, the same share of every class.
+    """Splits a validation part off: the same share of every class, of unlabelled data of all.
 
     Args:
       split: the examples to divide, usually those of "train".
@@ -214,7 +321,8 @@ def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, S
     Raises:
       UserError: the fraction is not inside (0, 1), or leaves one part empty.
     """
-    rest, validation = stratified_indices(split.target, fraction, seed)
+    labels = split.target if split.labelled else np.zeros(len(split), np.int32)
+    rest, validation = stratified_indices(labels, fraction, seed)
     if not len(rest) or not len(validation):
         raise UserError(
             f"{len(split)} examples can't be divided by {fraction}: every class needs two or more"
@@ -238,14 +346,14 @@ def first_unreadable(
       rows: what `read_rows` failed on.
       error: how it failed, which is told of the first row where each can be read alone.
     """
-    found = rows[0], error
+    first = rows[0], error
     for row in rows:
         try:
             read_rows(source, [row])
         except Exception as own:  # readers and decoders raise all sorts on damaged bytes
-            found = row, own
+            first = row, own
             break
-    return found[0], f"{type(found[1]).__name__}: {' '.join(str(found[1]).split())[:200]}"
+    return first[0], f"{type(first[1]).__name__}: {' '.join(str(first[1]).split())[:200]}"
 
 
 def missing_classes(split: Split, class_names: Sequence[str]) -> list[str]:

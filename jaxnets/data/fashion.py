@@ -155,10 +155,10 @@ def _unpack(path: Path, sha256: str) -> bytes:
             data = file.read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} can't be unpacked ({error}); delete it and try again") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
         raise UserError(
-            f"{path} is not the published file: its contents have sha256 {found} instead of "
+            f"{path} is not the published file: its contents have sha256 {digest} instead of "
             f"{sha256}; delete it and try again"
         )
     return data

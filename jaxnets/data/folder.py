@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.columns import Classes, Image
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
 from jaxnets.data.listing import Listing
@@ -76,7 +77,7 @@ def load_folder(
     options = [str(root), class_names, image_size, channels, skip_bad, listing]
     key = f"folder-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:24]}"
 
-    def build(staging: Staging) -> tuple[tuple[str, ...], int]:
+    def build(staging: Staging) -> int:
         stamps = {root / path: tuple(stamp) for _, path, *stamp in listing}
         digests: dict[Path, str] = {}
         wishes = (image_size, channels, skip_bad)
@@ -90,7 +91,7 @@ def load_folder(
 
         named = {str(path.relative_to(root)): digest for path, digest in digests.items()}
         staging.note_files(Listing(named, f"Pillow {PIL.__version__}"))
-        return class_names, skipped
+        return skipped
 
     return cached(key, name, build)
 
@@ -151,9 +152,9 @@ def _scan(root: Path) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
             f"{parts['train']} has {len(names)} sub-folder{'s' * (len(names) != 1)}; it needs one "
             "for each class, and two classes or more"
         )
-    for split, found in classes.items():
-        if found != names:
-            differing = sorted(set(names) ^ set(found))
+    for split, there in classes.items():
+        if there != names:
+            differing = sorted(set(names) ^ set(there))
             raise UserError(
                 f"{root} has different classes in train and {split}: {', '.join(differing)} "
                 "is in only one of them"
@@ -223,9 +224,13 @@ def _build(
         if sizes:
             size = image_size or sizes[0]
             depth = channels or (1 if all(grey for _, grey in good) else 3)
+            columns = {
+                "inputs": Image((*size, depth)),
+                "target": Classes(tuple(class_names)),
+            }
             for split, part in splits.items():
                 usable = [file for file in part if file.path not in bad]
-                out = staging.split(split, max(1, len(usable)), (*size, depth))
+                out = staging.split(split, max(1, len(usable)), columns)
                 count = 0
                 for file, digest, image in _decoded(pool, usable, size, depth):
                     digests[file.path] = digest

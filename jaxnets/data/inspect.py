@@ -15,7 +15,6 @@ from jaxnets.files import check_path, write_files
 
 __all__ = ["contact_sheet", "describe"]
 
-BLOCK = 4096
 CELL = 32
 GAP = 2
 LABEL_WIDTH = 96
@@ -27,10 +26,10 @@ def describe(dataset: DataSet) -> dict[str, Any]:
 
     Returns:
       `name`, `num_classes`, `class_names`, `fingerprint`, `skipped`; `splits`, for each of them
-      `count`, `shape` [H, W, C], `class_counts` by class name, `duplicates` (images that are
-      byte for byte an earlier one of the split), `mean` and `std` of each channel on a scale from
-      0 to 1; `duplicates_across`: for each pair of splits, how many images of the second are also
-      in the first.
+      `count`, `shape` of one input, `duplicates` (inputs that are byte for byte an earlier one of
+      the split) and the statistics of its columns, such as `class_counts` by class name, or `mean`
+      and `std` of each channel of images; `duplicates_across`: for each pair of splits, how many
+      inputs of the second are also in the first.
     """
     hashes = {name: _hashes(split) for name, split in dataset.splits.items()}
     return {
@@ -43,9 +42,12 @@ def describe(dataset: DataSet) -> dict[str, Any]:
             name: {
                 "count": len(split),
                 "shape": list(split.inputs.shape[1:]),
-                "class_counts": _class_counts(dataset, split),
                 "duplicates": len(split) - len(hashes[name]),
-                **_statistics(split),
+                **{
+                    what: value
+                    for array, rows in split.arrays.items()
+                    for what, value in split.columns[array].statistics(rows).items()
+                },
             }
             for name, split in dataset.splits.items()
         },
@@ -56,31 +58,11 @@ def describe(dataset: DataSet) -> dict[str, Any]:
     }
 
 
-def _class_counts(dataset: DataSet, split: Split) -> dict[str, int]:
-    counts = np.bincount(split.target, minlength=dataset.num_classes)
-    return dict(zip(dataset.class_names, counts.tolist(), strict=True))
-
-
 def _hashes(split: Split) -> Counter[bytes]:
     return Counter(
-        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-        for image in split.inputs
+        hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
+        for row in split.inputs
     )
-
-
-def _statistics(split: Split) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, exact because taken from histograms."""
-    channels = split.inputs.shape[-1]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(split), BLOCK):
-        block = split.inputs[start : start + BLOCK]
-        for channel in range(channels):
-            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
-    share = counts / counts.sum(axis=1, keepdims=True)
-    values = np.arange(256) / 255
-    mean = share @ values
-    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
-    return {"mean": mean.tolist(), "std": std.tolist()}
 
 
 def contact_sheet(

@@ -39,8 +39,8 @@ def read_listing(path: Path) -> Listing | None:
     It explains an error, and must not be the cause of another.
     """
     try:
-        found = json.loads(gzip.decompress(path.read_bytes()))
-        return Listing(dict(found["files"]), str(found["decoder"]))
+        values = json.loads(gzip.decompress(path.read_bytes()))
+        return Listing(dict(values["files"]), str(values["decoder"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 

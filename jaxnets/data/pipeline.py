@@ -4,7 +4,7 @@ The order of examples is one endless stream: a permutation for each epoch, one a
 Batch `step` is rows `step * batch_size` to `(step + 1) * batch_size` of that stream, so no example
 is dropped, a batch may span two epochs, and the step number alone says where a resumed run
 continues. Two pipelines serve that order with the same bits: one keeps the data on the device and
-sends positions, the other reads ahead on the host and sends images.
+sends positions, the other reads ahead on the host and sends rows.
 """
 
 import threading
@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.columns import Column, infer
 from jaxnets.data.dataset import Split, first_unreadable, generator, read_rows
 from jaxnets.errors import UserError
-from jaxnets.typing import Array, Batch, PyTree
+from jaxnets.typing import Batch, PyTree
 
 __all__ = [
     "Order",
@@ -27,44 +27,10 @@ __all__ = [
     "StreamingPipeline",
     "eval_batches",
     "make_pipeline",
-    "normalise",
-    "to_uint8",
 ]
 
 EPOCHS_KEPT = 3
 READ_AHEAD = 8
-
-
-def normalise(images: Any) -> Any:
-    """Maps 0..255 to [-1, 1], with the same bits on every backend.
-
-    x / 127.5 - 1, written as (2x - 255) / 255: all but one operation is on integers. In the first
-    form XLA turns the division into a product and fuses it with the subtraction: on a CPU 205 of
-    the 256 results differ from NumPy's in the last place.
-
-    Args:
-      images: uint8, any shape, of NumPy or JAX.
-
-    Returns:
-      float32 of the same shape and library.
-    """
-    return (images.astype(np.int32) * 2 - 255).astype(np.float32) * np.float32(1 / 255)
-
-
-def to_uint8(images: Any) -> Any:
-    """The inverse of `normalise`: [-1, 1] to 0..255, rounded to the nearest, clipped outside.
-
-    NaN, which no pixel can hold, becomes 0.
-
-    Args:
-      images: float, any shape, of NumPy or JAX.
-
-    Returns:
-      uint8 of the same shape and library.
-    """
-    xp = jnp if isinstance(images, jax.Array) else np
-    levels = ((images + 1) * 127.5).round().clip(0, 255)
-    return xp.where(xp.isnan(levels), 0, levels).astype(np.uint8)
 
 
 class Order:
@@ -113,15 +79,15 @@ class Order:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         with self._lock:
-            found = self._permutations.pop(epoch, None)
-            if found is None:
-                found = generator(self.seed, epoch).permutation(
+            permutation = self._permutations.pop(epoch, None)
+            if permutation is None:
+                permutation = generator(self.seed, epoch).permutation(
                     np.arange(self.num_examples, dtype=np.int32)
                 )
-            self._permutations[epoch] = found
+            self._permutations[epoch] = permutation
             while len(self._permutations) > EPOCHS_KEPT:
                 self._permutations.popitem(last=False)
-            return found
+            return permutation
 
 
 class Pipeline(Protocol):
@@ -155,16 +121,14 @@ class Pipeline(Protocol):
         ...
 
 
-def _batch(images: Array, labels: Array) -> Batch:
-    return {
-        "inputs": normalise(images),
-        "target": labels.astype(jnp.int32),
-        "mask": jnp.ones(labels.shape, bool),
-    }
+def _batch(rows: Mapping[str, Any], columns: Mapping[str, Column]) -> Batch:
+    """Stored rows as networks see them."""
+    decoded = {name: columns[name].decode(of_name) for name, of_name in rows.items()}
+    return {**decoded, "mask": jnp.ones(len(rows["inputs"]), bool)}
 
 
 class ResidentPipeline:
-    """All examples stay on the device as uint8; a step is sent its positions and gathers them."""
+    """All examples stay on the device as stored; a step is sent its positions and gathers them."""
 
     def __init__(
         self, split: Split, batch_size: int, seed: int, *, rows: slice | None = None
@@ -183,10 +147,7 @@ class ResidentPipeline:
         self.batch_size = batch_size
         self.num_examples = len(split)
         self._split = split
-        self.source: PyTree = {
-            "inputs": np.asarray(split.inputs),
-            "target": np.asarray(split.target),
-        }
+        self.source: PyTree = {name: np.asarray(rows) for name, rows in split.arrays.items()}
 
     def feed(self, first_step: int, steps: int) -> PyTree:
         """[steps, own rows] int32 positions."""
@@ -197,10 +158,10 @@ class ResidentPipeline:
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
         """Gathers the rows `feed` ([B] int32) of `source`."""
         # Positions come from `Order`, so the checks that a gather makes by default are idle.
-        images, labels = (
-            source[name].at[feed].get(mode="promise_in_bounds") for name in ("inputs", "target")
-        )
-        return _batch(images, labels)
+        rows = {
+            name: of_name.at[feed].get(mode="promise_in_bounds") for name, of_name in source.items()
+        }
+        return _batch(rows, self._split.columns)
 
     def close(self) -> None:
         """Nothing runs in the background."""
@@ -219,6 +180,7 @@ class StreamingPipeline:
         batch_size: int,
         seed: int,
         *,
+        columns: Mapping[str, Column] | None = None,
         threads: int = 2,
         rows: slice | None = None,
     ) -> None:
@@ -226,10 +188,11 @@ class StreamingPipeline:
 
         Args:
           source: a split, whose arrays may be memory-mapped, or any random-access sequence of
-            dicts with an `inputs` ([H, W, C] uint8) and a `target`, such as one of
-            `tfds.data_source`.
+            dicts of stored rows, such as one of `tfds.data_source`.
           batch_size: examples in a batch.
           seed: of the order.
+          columns: of the dicts' rows; those of images [H, W, C] uint8 in `inputs` and of classes
+            in `target` may be left out. A split has its own.
           threads: readers, each of which prepares whole batches; 0 reads when asked.
           rows: those of every batch that this process reads and feeds (see
             `jaxnets.parallel.own_rows`); by default all.
@@ -240,23 +203,24 @@ class StreamingPipeline:
         self.num_examples = len(source)
         self.source: PyTree = {}
         self._examples = source
+        self._columns = dict((source.columns if isinstance(source, Split) else columns) or {})
         self._threads = threads
         self._iterator: Any = None
         self._next_step = 0
 
     def feed(self, first_step: int, steps: int) -> PyTree:
-        """`inputs` [steps, own rows, H, W, C] uint8 and `target` [steps, own rows] int32."""
+        """Name -> stored rows [steps, own rows, ...]."""
         if self._iterator is None or first_step != self._next_step:
             self.close()
             self._iterator = self._start(first_step)
         batches = [next(self._iterator) for _ in range(steps)]
         self._next_step = first_step + steps
-        return {name: np.stack([batch[name] for batch in batches]) for name in ("inputs", "target")}
+        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
-        """Normalises the images of one step; `source` is empty."""
+        """Decodes the rows of one step; `source` is empty."""
         del source
-        return _batch(feed["inputs"], feed["target"])
+        return _batch(feed, self._columns)
 
     def close(self) -> None:
         """Stops the reading threads. A later `feed` starts them again."""
@@ -282,16 +246,14 @@ class StreamingPipeline:
         rows = self.order.indices(int(step), 1)[0, self._rows]
         if isinstance(self._examples, Split):
             self._examples.check_unchanged()
-            return {"inputs": self._examples.inputs[rows], "target": self._examples.target[rows]}
-        examples = _read_whole(self._examples, rows.tolist())
-        return {
-            "inputs": np.stack([example["inputs"] for example in examples]),
-            "target": np.asarray([example["target"] for example in examples], np.int32),
-        }
+            return self._examples.rows(rows)
+        return _read_whole(self._examples, rows.tolist(), self._columns)
 
 
-def _read_whole(source: Sequence[Mapping[str, Any]], rows: list[int]) -> list[Mapping[str, Any]]:
-    """Examples of a random-access source, each of which can be trained on."""
+def _read_whole(
+    source: Sequence[Mapping[str, Any]], rows: list[int], columns: dict[str, Column]
+) -> dict[str, np.ndarray]:
+    """Rows of a random-access source, which are what `columns` says; those missing are added."""
     try:
         examples = read_rows(source, rows)
     except Exception as error:  # readers and decoders raise all sorts on damaged bytes
@@ -299,21 +261,26 @@ def _read_whole(source: Sequence[Mapping[str, Any]], rows: list[int]) -> list[Ma
         raise UserError(
             f"example {row} can't be read ({reason}); prepare the data set again"
         ) from error
-    first = np.shape(examples[0].get("inputs"))
-    for row, example in zip(rows, examples, strict=True):
-        image, label = example.get("inputs"), example.get("target")
-        if image is None or label is None:
-            raise UserError(f"example {row} can't be read; prepare the data set again")
-        if np.asarray(image).dtype != np.uint8:
-            raise UserError(
-                f"example {row} is of {np.asarray(image).dtype}; images must be uint8, 0 to 255"
-            )
-        if np.shape(image) != first:
-            raise UserError(
-                f"example {row} is {np.shape(image)} where another of its batch is {first}; a "
-                "batch needs images of one size"
-            )
-    return examples
+    stacked = {}
+    for name in {**columns, **examples[0]}:
+        values = []
+        for row, example in zip(rows, examples, strict=True):
+            if example.get(name) is None:
+                raise UserError(f"example {row} has no {name}; prepare the data set again")
+            value = np.asarray(example[name])
+            if name == "target" and value.ndim == 0 and np.issubdtype(value.dtype, np.integer):
+                value = value.astype(np.int32)
+            if name not in columns:
+                columns[name] = infer(name, value[None])
+            column = columns[name]
+            if value.dtype != column.stored or value.shape != column.shape:
+                raise UserError(
+                    f"{name} of example {row} is {value.shape} {value.dtype} and must be "
+                    f"{column.shape} {column.stored}, as all are that make up a batch"
+                )
+            values.append(value)
+        stacked[name] = np.stack(values)
+    return stacked
 
 
 def make_pipeline(
@@ -343,15 +310,15 @@ def make_pipeline(
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order; the last batch is filled up with masked rows.
+    """Every example once, in order, as networks see it; the last batch has masked rows at its end.
 
     Args:
       split: what to evaluate on.
       batch_size: rows of every batch; may be larger than the split.
 
     Yields:
-      `inputs` [B, H, W, C] float32 with the bits that `fetch` gives, `target` [B] int32, and `mask`
-      [B], False where a row is filling.
+      Name -> decoded rows [B, ...], NumPy, with the bits that `fetch` gives, and `mask` [B], False
+      where a row is filling.
 
     Raises:
       UserError: the batch size is not positive.
@@ -360,11 +327,11 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
         raise UserError(f"the batch size must be 1 or more, not {batch_size}")
     split.check_unchanged()
     for start in range(0, len(split), batch_size):
-        images = split.inputs[start : start + batch_size]
-        count = len(images)
+        rows = split.rows(slice(start, start + batch_size))
+        count = len(rows["inputs"])
         filling = batch_size - count
-        yield {
-            "inputs": np.pad(normalise(images), [(0, filling)] + [(0, 0)] * (images.ndim - 1)),
-            "target": np.pad(split.target[start : start + count], (0, filling)),
-            "mask": np.arange(batch_size) < count,
+        batch = {
+            name: np.pad(decoded, [(0, filling)] + [(0, 0)] * (decoded.ndim - 1))
+            for name, decoded in ((n, split.columns[n].decode(r)) for n, r in rows.items())
         }
+        yield {**batch, "mask": np.arange(batch_size) < count}

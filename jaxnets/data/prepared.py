@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 import numpy as np
 
+from jaxnets.columns import Classes, Image
 from jaxnets.data.cache import Staging, cache_dir, cached
 from jaxnets.data.dataset import DataSet, first_unreadable, read_rows
 from jaxnets.data.fashion import reachable
@@ -37,7 +38,7 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
     key = name + (f"-{_digest(str(data_dir.absolute()))}" if data_dir else "")
     folder = data_dir or cache_dir() / "tfds"
 
-    def build(staging: Staging) -> tuple[tuple[str, ...], int]:
+    def build(staging: Staging) -> int:
         from jaxnets.data import builders
 
         with _quiet():
@@ -52,7 +53,7 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
             existed = builder.is_prepared()
             _write(builder, name)
             try:
-                return _read(builder, name, staging, image_size=None, channels=None), 0
+                return _read(builder, name, staging, image_size=None, channels=None)
             except UserError:
                 if not existed or data_dir is not None:
                     raise
@@ -61,9 +62,9 @@ def load_shipped(name: str, *, data_dir: Path | None) -> DataSet:
                 shutil.rmtree(builder.data_dir)
                 builder = kind(data_dir=str(folder), file_format="array_record")
                 _write(builder, name)
-                return _read(builder, name, staging, image_size=None, channels=None), 0
+                return _read(builder, name, staging, image_size=None, channels=None)
 
-    def build_alone(staging: Staging) -> tuple[tuple[str, ...], int]:
+    def build_alone(staging: Staging) -> int:
         # TensorFlow Datasets fails in the second of two processes that prepare a set at once.
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / f"{name}.lock"):
@@ -114,8 +115,8 @@ def load_tfds(
         options = [str(builder.data_dir), described, image_size, channels]
         key = "-".join(["tfds", *builder.info.full_name.split("/"), _digest(json.dumps(options))])
 
-        def build(staging: Staging) -> tuple[tuple[str, ...], int]:
-            return _read(builder, name, staging, image_size=image_size, channels=channels), 0
+        def build(staging: Staging) -> int:
+            return _read(builder, name, staging, image_size=image_size, channels=channels)
 
         return cached(key, name, build)
 
@@ -205,8 +206,8 @@ def _read(
     *,
     image_size: tuple[int, int] | None,
     channels: int | None,
-) -> tuple[str, ...]:
-    """Decodes "train", "test" and "validation" into `staging`; returns the class names."""
+) -> int:
+    """Decodes "train", "test" and "validation" into `staging`; no example is left out."""
     known = builder.info.splits
     counts = {split: int(known[split].num_examples) for split in SPLITS if split in known}
     if "train" not in counts:
@@ -219,6 +220,7 @@ def _read(
             "only TensorFlow reads: prepare it again as array_record, with `tfds build "
             f"{builder.name} --file_format=array_record`"
         ) from error
+    classes = Classes(tuple(str(label) for label in builder.info.features["label"].names))
     for split, source in sources.items():
         where = f'{name}, split "{split}", in {builder.data_dir}'
         if len(source) != counts[split]:
@@ -228,8 +230,9 @@ def _read(
             )
         if source:
             shards = [(s.filename, s.take) for s in known[split].file_instructions]
-            _read_split(source, split, _Place(where, shards), staging, image_size, channels)
-    return tuple(str(label) for label in builder.info.features["label"].names)
+            place = _Place(where, shards)
+            _read_split(source, split, place, staging, classes, image_size, channels)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,7 @@ def _read_split(
     split: str,
     where: _Place,
     staging: Staging,
+    classes: Classes,
     image_size: tuple[int, int] | None,
     channels: int | None,
 ) -> None:
@@ -270,7 +274,8 @@ def _read_split(
             raise where.damaged(index, "is missing")
         image = fit(np.asarray(image), image_size, channels)
         if out is None:
-            out = staging.split(split, len(source), image.shape)
+            columns = {"inputs": Image(image.shape), "target": classes}
+            out = staging.split(split, len(source), columns)
         if image.shape != out.inputs.shape[1:]:
             raise UserError(
                 f"{where.split}: example {index} is {_size(image.shape)} and the first one "

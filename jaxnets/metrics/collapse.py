@@ -27,11 +27,13 @@ def _kept(values: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
     return values if mask is None else values[np.asarray(mask, bool)]
 
 
-def recognised_share(found: ArrayLike, asked: ArrayLike, mask: ArrayLike | None = None) -> float:
+def recognised_share(
+    predicted: ArrayLike, asked: ArrayLike, mask: ArrayLike | None = None
+) -> float:
     """The share of samples that a classifier takes for the class that was asked for.
 
     Args:
-      found: [N] integers, the classes that it finds.
+      predicted: [N] integers, the classes that it predicts.
       asked: [N] integers, those that the generator was asked for.
       mask: [N] bool, False on padding; None keeps all.
 
@@ -42,14 +44,14 @@ def recognised_share(found: ArrayLike, asked: ArrayLike, mask: ArrayLike | None 
       Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
       arXiv:1610.09585, section 4.1.
     """
-    hits = _kept(found, mask) == _kept(asked, mask)
+    hits = _kept(predicted, mask) == _kept(asked, mask)
     return float(hits.mean()) if hits.size else float("nan")
 
 
 def least_class_share(
-    found: ArrayLike,
+    predicted: ArrayLike,
     real: ArrayLike,
-    found_mask: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     real_mask: ArrayLike | None = None,
 ) -> float:
     """The share of the class that samples have least of, to that of real images.
@@ -59,9 +61,9 @@ def least_class_share(
     should name both, as it then errs alike on both.
 
     Args:
-      found: [N] integers, classes of the samples.
+      predicted: [N] integers, predicted classes of the samples.
       real: [M] integers, classes of real images (or those that were asked for).
-      found_mask: [N] bool, False on padding; None keeps all.
+      mask: [N] bool, False on padding; None keeps all.
       real_mask: [M] bool, likewise.
 
     Returns:
@@ -71,7 +73,7 @@ def least_class_share(
       Che et al. 2016, Mode Regularized Generative Adversarial Networks, arXiv:1612.02136, who count
       missing modes by a classifier.
     """
-    samples, reference = _kept(found, found_mask), _kept(real, real_mask)
+    samples, reference = _kept(predicted, mask), _kept(real, real_mask)
     classes, counts = np.unique(reference, return_counts=True)
     expected = counts * (len(samples) / max(1, len(reference)))
     shares = [

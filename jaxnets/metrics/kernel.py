@@ -209,8 +209,8 @@ def _apart_within(xx: _Sums) -> float:
     """`(E k(x, x'))^2`, of pairs with no example in common."""
     n = len(xx.rows)
     total = xx.rows.sum()
-    found = total * total - 4.0 * (xx.rows @ xx.rows) + 2.0 * xx.squares
-    return found / (n * (n - 1) * (n - 2) * (n - 3))
+    squares = total * total - 4.0 * (xx.rows @ xx.rows) + 2.0 * xx.squares
+    return squares / (n * (n - 1) * (n - 2) * (n - 3))
 
 
 def _sharing(xy: _Sums) -> float:
@@ -223,5 +223,5 @@ def _apart_between(xy: _Sums) -> float:
     """`(E k(x, y))^2`, of pairs with no example in common."""
     n, m = len(xy.rows), len(xy.columns)
     total = xy.rows.sum()
-    found = total * total - xy.rows @ xy.rows - xy.columns @ xy.columns + xy.squares
-    return found / (n * (n - 1) * m * (m - 1))
+    squares = total * total - xy.rows @ xy.rows - xy.columns @ xy.columns + xy.squares
+    return squares / (n * (n - 1) * m * (m - 1))

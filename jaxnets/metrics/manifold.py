@@ -91,8 +91,8 @@ def _membership(mesh: Mesh | None) -> Callable[..., Any]:
 
 def _squared_radii(points: Points, k: int, mesh: Mesh | None, block: int) -> np.ndarray:
     """[N] float32: to the k-th neighbour in the same set."""
-    found = nearest(points, points, k, within=True, mesh=mesh, block=block)
-    return np.square(found.distance[:, -1]).astype(np.float32)
+    neighbours = nearest(points, points, k, within=True, mesh=mesh, block=block)
+    return np.square(neighbours.distance[:, -1]).astype(np.float32)
 
 
 def manifold_scores(
@@ -148,14 +148,14 @@ def manifold_scores(
             padded(column_radii[there], width, _PADDING),
         )
         for here in blocks(len(rows), size):
-            counts, found = look(
+            counts, inside = look(
                 padded(rows.values[here], size),
                 padded(rows.squares[here], size),
                 padded(row_radii[here], size, _PADDING),
                 *column,
             )
             balls[here] += np.asarray(counts)[: here.stop - here.start]
-            reached[:, there] |= np.asarray(found)[:, : there.stop - there.start]
+            reached[:, there] |= np.asarray(inside)[:, : there.stop - there.start]
     return Manifold(
         precision=float((balls > 0).mean()),
         recall=float(reached[1].mean()),

@@ -90,7 +90,7 @@ def nearest(
     size, width = row_block(len(queries), block, mesh), row_block(len(points), block, None)
     wanted = min(k + _SPARE, len(points) - within)
     search = _search(mesh, wanted)
-    found = []
+    parts = []
     for rows in blocks(len(queries), size):
         numbers = np.arange(rows.start, rows.stop, dtype=np.int32)
         row = (
@@ -111,8 +111,8 @@ def nearest(
                 padded(numbers, width, _NO_COLUMN),
             )
         index = np.asarray(index)[: rows.stop - rows.start]
-        found.append(_exact(queries.values[rows], points.values, index, k))
-    return Neighbours(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        parts.append(_exact(queries.values[rows], points.values, index, k))
+    return Neighbours(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _exact(rows: np.ndarray, points: np.ndarray, index: np.ndarray, k: int) -> Neighbours:
@@ -239,9 +239,9 @@ def memorisation(
     centre = train.mean(axis=0, dtype=np.float64)
     made, unseen, points = (centred(values, centre) for values in (*kept.values(), train))
     search = functools.partial(nearest, k=1, within=False, mesh=mesh, block=block)
-    found = [search(made, points), search(unseen, points)]
+    near = [search(made, points), search(unseen, points)]
     beyond = search(made, unseen)
-    ours, theirs = (neighbours.distance[:, 0] for neighbours in found)
+    ours, theirs = (neighbours.distance[:, 0] for neighbours in near)
     middle = float(np.median(theirs))
     if not middle:
         raise UserError(
@@ -252,7 +252,7 @@ def memorisation(
     tied = np.searchsorted(ordered, ours, side="right") - np.searchsorted(ordered, ours)
     away = beyond.distance[:, 0]
     expected = len(unseen) / (len(unseen) + len(train))
-    nearest_of_all = np.where(away < ours, len(train) + beyond.index[:, 0], found[0].index[:, 0])
+    nearest_of_all = np.where(away < ours, len(train) + beyond.index[:, 0], near[0].index[:, 0])
     weights = np.unique(nearest_of_all, return_counts=True)[1] / len(made)
     return Memorisation(
         nearer=float((farther + 0.5 * tied).mean() / len(ordered)),
@@ -261,6 +261,6 @@ def memorisation(
         unseen=float(((away < ours) + 0.5 * (away == ours)).mean()),
         unseen_expected=expected,
         unseen_deviation=float(np.sqrt(expected * (1 - expected) * np.square(weights).sum())),
-        samples=found[0],
-        held_out=found[1],
+        samples=near[0],
+        held_out=near[1],
     )

@@ -171,14 +171,14 @@ def check_classes(labels: ArrayLike, classes: int) -> np.ndarray:
     Raises:
       UserError: if a label is outside 0..K-1; it names the first one.
     """
-    found = np.asarray(labels)
-    outside = found[(found < 0) | (found >= classes)]
+    integers = np.asarray(labels)
+    outside = integers[(integers < 0) | (integers >= classes)]
     if outside.size:
         raise UserError(
             f"samples are of class {outside[0]}, and the classifier knows {classes} classes "
             f"(0..{classes - 1}); choose one that was trained on the same labels."
         )
-    return found.astype(np.int32)
+    return integers.astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

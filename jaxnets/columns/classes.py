@@ -1,0 +1,86 @@
+"""A column of classes: one label for each example."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnets.errors import UserError
+from jaxnets.files import write_json
+from jaxnets.provenance import record
+from jaxnets.report import Table
+
+__all__ = ["Classes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Labels [N] int32, each in 0 .. K - 1.
+
+    Attributes:
+      names: of the K classes; empty where nobody has told how many there are.
+    """
+
+    names: tuple[str, ...] = ()
+
+    kind = "classes"
+    shape = ()
+    stored = np.dtype(np.int32)
+    dtype = np.dtype(np.int32)
+
+    def check(self, rows: np.ndarray, where: str) -> None:
+        """Looks whether labels lie in 0 .. K - 1.
+
+        Raises:
+          UserError: it names the first that does not, and the example that has it.
+        """
+        limit = len(self.names) or np.iinfo(np.int32).max
+        wrong = np.flatnonzero((rows < 0) | (rows >= limit))
+        if len(wrong):
+            others = f", and so are those of {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+            allowed = f"0..{limit - 1} (num_classes={limit})" if self.names else "0..K-1"
+            raise UserError(
+                f"label {rows[wrong[0]]} of example {wrong[0]} in {where} is outside "
+                f"{allowed}{others}"
+            )
+
+    def decode(self, rows: Any) -> Any:
+        """The labels themselves."""
+        return rows.astype(np.int32)
+
+    def encode(self, values: Any) -> Any:
+        """The labels themselves."""
+        return values.astype(np.int32)
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """[K] examples of each class."""
+        return np.bincount(rows, minlength=len(self.names))
+
+    def show(self, rows: np.ndarray, names: Sequence[str] | None = None) -> Table:
+        """How many examples each class has."""
+        del names
+        return Table(list(zip(self.names, self.counts(rows).tolist(), strict=True)), ("", "count"))
+
+    def write(
+        self,
+        rows: np.ndarray,
+        folder: Path,
+        about: Mapping[str, Any],
+        labels: Sequence[str | int] | None = None,
+    ) -> list[Path]:
+        """Writes `classes.json`: the mark, and the name of each row's class."""
+        del labels
+        path = folder / "classes.json"
+        write_json(path, {**record(about), "classes": [self.names[row] for row in rows]})
+        return [path]
+
+    def noise(self, count: int, seed: int) -> np.ndarray:
+        """Classes drawn without looking."""
+        rng = np.random.default_rng(seed)
+        return rng.integers(0, len(self.names), count).astype(np.int32)
+
+    def statistics(self, rows: np.ndarray) -> dict[str, Any]:
+        """`class_counts`, by name."""
+        return {"class_counts": dict(zip(self.names, self.counts(rows).tolist(), strict=True))}
