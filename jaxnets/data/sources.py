@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.folder import MAX_PIXELS, load_folder
+from jaxnets.data.folder import load_files
+from jaxnets.data.images import MAX_PIXELS, ImageFiles
 from jaxnets.data.prepared import load_shipped, load_tfds
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
@@ -34,7 +35,7 @@ def _tfds(
 def _folder(
     name: str, data_dir: Path | None, image_size: Size, channels: int | None, skip_bad: bool
 ) -> DataSet:
-    return load_folder(name, image_size=image_size, channels=channels, skip_bad=skip_bad)
+    return load_files(name, ImageFiles(image_size, channels), skip_bad=skip_bad)
 
 
 #: Name, or the part of it up to the colon, -> function of (name, data_dir, image_size, channels,
