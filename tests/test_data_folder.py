@@ -130,9 +130,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change
     with monkeypatch.context() as patch:
         patch.setattr(ImageFiles, step, slowly)
         for skip_bad in (False, True):
-            with pytest.raises(
-                UserError, match=r"cat/3\.png.*dog/3\.png.*while the images were read"
-            ):
+            with pytest.raises(UserError, match=r"cat/3\.png.*dog/3\.png.*while they were read"):
                 load(f"folder:{root}", skip_bad=skip_bad)
             for name in ("cat", "dog"):
                 save(root / name / "3.png", np.full((6, 4), 9, np.uint8))

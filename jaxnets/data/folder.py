@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from jaxnets.data.listing import Listing
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
-__all__ = ["FileReader", "load_files", "root_of", "scan"]
+__all__ = ["FileReader", "digest_of", "from_files", "load_files", "root_of", "scan"]
 
 BLOCK = 256
 
@@ -79,29 +79,58 @@ def load_files(name: str, reader: FileReader, *, skip_bad: bool) -> DataSet:
     """
     root = root_of(name)
     splits, class_names = scan(root, reader.what)
-    listing = [
-        (split, str(file.path.relative_to(root)), *_stamp(file.path))
-        for split, files in splits.items()
-        for file in files
-    ]
-    options = [str(root), class_names, asdict(reader), skip_bad, listing]  # type: ignore[call-overload]
-    kind = name.partition(":")[0]
-    key = f"{kind}-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:24]}"
+    paths = {split: [file.path for file in files] for split, files in splits.items()}
 
-    def build(staging: Staging) -> int:
+    def build(staging: Staging, digests: dict[Path, str]) -> int:
+        return _build(root, splits, class_names, staging, reader, skip_bad, digests)
+
+    options = [class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
+    return from_files(name, root, paths, options, reader.decoder, build)
+
+
+def from_files(
+    name: str,
+    root: Path,
+    paths: Mapping[str, Sequence[Path]],
+    options: Sequence[Any],
+    decoder: str,
+    build: Callable[[Staging, dict[Path, str]], int],
+) -> DataSet:
+    """The data set that is made of files, for as long as they stay what they are.
+
+    Args:
+      name: "KIND:PATH".
+      root: the folder that all files are in.
+      paths: of the files of each split.
+      options: what else the result depends on, as values that JSON can hold.
+      decoder: which program decodes, and its version.
+      build: fills a `Staging`, notes the digest of each file, and returns how many it skipped.
+
+    Raises:
+      UserError: a file changes meanwhile; or what `build` raises.
+    """
+    listing = [
+        (split, str(path.relative_to(root)), *_stamp(path))
+        for split, files in paths.items()
+        for path in files
+    ]
+    told = json.dumps([str(root), *options, listing])
+    key = f"{name.partition(':')[0]}-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+
+    def checked(staging: Staging) -> int:
         stamps = {root / path: tuple(stamp) for _, path, *stamp in listing}
         digests: dict[Path, str] = {}
         try:
-            skipped = _build(root, splits, class_names, staging, reader, skip_bad, digests)
+            skipped = build(staging, digests)
         except UserError:
             _check_stamps(root, stamps)  # of a file that is half written, the rest is not true
             raise
         _check_stamps(root, stamps)
         named = {str(path.relative_to(root)): digest for path, digest in digests.items()}
-        staging.note_files(Listing(named, reader.decoder))
+        staging.note_files(Listing(named, decoder))
         return skipped
 
-    return cached(key, name, build)
+    return cached(key, name, checked)
 
 
 def root_of(name: str) -> Path:
@@ -138,7 +167,7 @@ def _check_stamps(root: Path, before: Mapping[Path, tuple[int, ...]]) -> None:
     if names:
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         raise UserError(
-            f"{', '.join(names[:3])}{more} in {root} changed while the images were read; run the "
+            f"{', '.join(names[:3])}{more} in {root} changed while they were read; run the "
             "command again when nothing writes there"
         )
 
@@ -246,7 +275,7 @@ def _build(
                     _check_classes(root, split, class_names, out.target[:count], bad, reader)
     if bad and (not skip_bad or not good):
         raise _named(root, bad)
-    digests |= {path: _digest(path) for path in bad.keys() - digests.keys()}
+    digests |= {path: digest_of(path) for path in bad.keys() - digests.keys()}
     return len(bad)
 
 
@@ -279,14 +308,14 @@ def _decoded(
 ) -> Iterator[tuple[_File, str, np.ndarray | str]]:
     def read(file: _File) -> tuple[_File, str, np.ndarray | str]:
         row = reader.row(file.path, column)
-        return file, _digest(file.path), row  # the second time it comes from memory
+        return file, digest_of(file.path), row  # the second time it comes from memory
 
     # In blocks, because a pool would otherwise run ahead of the disk and fill the memory.
     for start in range(0, len(files), BLOCK):
         yield from pool.map(read, files[start : start + BLOCK])
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Of a file's content; "" where there is none to be read (it may be a pipe)."""
     try:
         if not path.is_file():

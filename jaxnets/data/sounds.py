@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxnets.columns.sound import Sound
 from jaxnets.errors import UserError
 
-__all__ = ["Header", "choose_column", "read_header", "read_sound"]
+__all__ = ["SoundFiles"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,90 +30,96 @@ class Header(NamedTuple):
     frames: int
 
 
-def read_header(path: Path) -> Header | str:
-    """The header of a sound file, or why it can't be used."""
-    import soundfile
+@dataclass(frozen=True)
+class SoundFiles:
+    """Sounds that libsndfile reads, mixed to one channel.
 
-    if not path.is_file():
-        return "a link that leads nowhere" if path.is_symlink() else "no regular file"
-    if not path.stat().st_size:
-        return "empty"
-    try:
-        info = soundfile.info(str(path), verbose=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        return _reason(error)
-    if info.frames < 1:
-        return "no samples"
-    # What libsndfile thinks of a header that promises more than the file holds.
-    if "data :" in info.extra_info and "(should be" in info.extra_info.split("data :")[1]:
-        return "damaged: it ends before its last sample"
-    return Header(info.samplerate, info.frames)
-
-
-def choose_column(headers: Sequence[Header], rate: int | None, seconds: float | None) -> Sound:
-    """The column of sounds with these headers; says once that some will be resampled.
-
-    Args:
-      headers: of the training files, one or more.
-      rate: samples a second; None for the most common one.
-      seconds: of each sound; None for what 95 of 100 fit into.
-
-    Raises:
-      UserError: if that makes sounds of too few or too many samples.
+    Attributes:
+      rate: samples a second; by default the most common one.
+      seconds: of each sound; by default what 95 of 100 fit into. Of a longer one the middle is
+        kept, a shorter one lies in the middle of silence.
     """
-    rates = Counter(header.rate for header in headers)
-    if rate is None:
-        rate = max(rates, key=lambda each: (rates[each], each))
-    if others := [each for each in sorted(rates) if each != rate]:
-        logger.warning(
-            "%d of %d sounds are resampled to %d Hz, from %s",
-            sum(rates[each] for each in others),
-            len(headers),
-            rate,
-            ", ".join(f"{each} Hz" for each in others[:5]) + " and others" * (len(others) > 5),
-        )
-    if seconds is None:
-        lengths = [header.frames / header.rate for header in headers]
-        seconds = float(np.percentile(lengths, USUAL))
-    if not FEWEST <= seconds * rate <= MOST:
-        raise UserError(
-            f"{seconds:g} s at {rate} Hz are {seconds * rate:,.0f} samples; choose --seconds and "
-            f"--rate for {FEWEST} to {MOST:,}"
-        )
-    return Sound(rate, round(seconds * rate))
 
+    what = "sound"
 
-def read_sound(path: Path, column: Sound) -> np.ndarray | str:
-    """A sound as a row of a column, or why the file can't be used.
+    rate: int | None = None
+    seconds: float | None = None
 
-    Channels are averaged, and the rate is changed if need be. Of a longer sound the middle is
-    kept; a shorter one lies in the middle of silence.
+    @property
+    def decoder(self) -> str:
+        """Libsndfile and its version."""
+        import soundfile
 
-    Reference: the polyphase filter of `scipy.signal.resample_poly`, a Kaiser window of beta 5.
-    """
-    import soundfile
-    from scipy.signal import resample_poly
+        return f"libsndfile {soundfile.__libsndfile_version__}"
 
-    try:
-        with soundfile.SoundFile(path) as file:
-            wanted = math.ceil(column.length * file.samplerate / column.rate)
-            first = max(0, (file.frames - wanted) // 2)
-            count = min(wanted, file.frames)
-            file.seek(first)
-            wave = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
-            rate = file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        return _reason(error)
-    if len(wave) < count:
-        return "damaged: it ends before its last sample"
-    if not np.isfinite(wave).all():
-        return "a sample is not a number"
-    if rate != column.rate:
-        common = math.gcd(rate, column.rate)
-        wave = resample_poly(wave, column.rate // common, rate // common)
-    spare = column.length - len(wave)
-    wave = wave[: column.length] if spare < 0 else np.pad(wave, (spare // 2, spare - spare // 2))
-    return column.encode(wave)
+    def header(self, path: Path) -> Header | str:
+        """The header of a sound file, or why it can't be used."""
+        import soundfile
+
+        if not path.is_file():
+            return "a link that leads nowhere" if path.is_symlink() else "no regular file"
+        if not path.stat().st_size:
+            return "empty"
+        try:
+            info = soundfile.info(str(path), verbose=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            return _reason(error)
+        if info.frames < 1:
+            return "no samples"
+        # What libsndfile thinks of a header that promises more than the file holds.
+        if "data :" in info.extra_info and "(should be" in info.extra_info.split("data :")[1]:
+            return "damaged: it ends before its last sample"
+        return Header(info.samplerate, info.frames)
+
+    def column(self, headers: Sequence[Header], root: Path) -> Sound:
+        """Says once that some sounds will be resampled."""
+        rate, seconds = self.rate, self.seconds
+        rates = Counter(header.rate for header in headers)
+        if rate is None:
+            rate = max(rates, key=lambda each: (rates[each], each))
+        if others := [each for each in sorted(rates) if each != rate]:
+            logger.warning(
+                "%d of %d sounds are resampled to %d Hz, from %s",
+                sum(rates[each] for each in others),
+                len(headers),
+                rate,
+                ", ".join(f"{each} Hz" for each in others[:5]) + " and others" * (len(others) > 5),
+            )
+        if seconds is None:
+            lengths = [header.frames / header.rate for header in headers]
+            seconds = float(np.percentile(lengths, USUAL))
+        if not FEWEST <= seconds * rate <= MOST:
+            raise UserError(
+                f"{root}: {seconds:g} s at {rate} Hz are {seconds * rate:,.0f} samples; choose "
+                f"--seconds and --rate for {FEWEST} to {MOST:,}"
+            )
+        return Sound(rate, round(seconds * rate))
+
+    def row(self, path: Path, column: Sound) -> np.ndarray | str:
+        """[length] int16, or why the file can't be used; only the middle of a long file is read."""
+        import soundfile
+        from scipy.signal import resample_poly
+
+        try:
+            with soundfile.SoundFile(path) as file:
+                wanted = math.ceil(column.length * file.samplerate / column.rate)
+                first = max(0, (file.frames - wanted) // 2)
+                count = min(wanted, file.frames)
+                file.seek(first)
+                wave = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
+                rate = file.samplerate
+        except (soundfile.SoundFileError, OSError) as error:
+            return _reason(error)
+        if len(wave) < count:
+            return "damaged: it ends before its last sample"
+        if not np.isfinite(wave).all():
+            return "a sample is not a number"
+        if rate != column.rate:
+            common = math.gcd(rate, column.rate)
+            wave = resample_poly(wave, column.rate // common, rate // common)
+        spare = max(0, column.length - len(wave))
+        wave = np.pad(wave[: column.length], (spare // 2, spare - spare // 2))
+        return column.encode(wave)
 
 
 def _reason(error: Exception) -> str:
