@@ -11,22 +11,21 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import (
+from experiments import families, reproduce
+from experiments.benchmarks import bench
+from experiments.chaos import chaos
+from jaxnets.commands import (
     classify,
     common,
     data,
-    detect,
     evaluate,
-    families,
     generate,
     listing,
+    marks,
     processes,
     quickstart,
-    reproduce,
     sample,
 )
-from experiments.benchmarks import bench
-from experiments.chaos import chaos
 
 Command = (
     Annotated[quickstart.Quickstart, tyro.conf.subcommand("quickstart")]
@@ -34,7 +33,7 @@ Command = (
     | Annotated[generate.Generate, tyro.conf.subcommand("generate")]
     | Annotated[evaluate.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[sample.Sample, tyro.conf.subcommand("sample")]
-    | Annotated[detect.Detect, tyro.conf.subcommand("detect")]
+    | Annotated[marks.Detect, tyro.conf.subcommand("detect")]
     | Annotated[data.DataCommand, tyro.conf.subcommand("data", description=data.__doc__)]
     | Annotated[reproduce.Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[families.Families, tyro.conf.subcommand("families")]
@@ -49,7 +48,7 @@ _RUN: dict[type, Callable[[Any], Any]] = {
     generate.Generate: generate.run,
     evaluate.Evaluate: evaluate.run,
     sample.Sample: sample.run,
-    detect.Detect: detect.run,
+    marks.Detect: marks.run,
     data.Prepare: data.run,
     data.Show: data.run,
     listing.List: listing.run,

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import common, constraints
-from experiments.constraints import COUNT, Range
 from experiments.reproduce import spreads
+from jaxnets.commands import common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, Range
 
 if TYPE_CHECKING:
     import numpy as np
     from jax.sharding import Mesh
 
-    from experiments.generate import Built, Generate
+    from jaxnets.commands.generate import Built, Generate
     from jaxnets.data import DataSet
     from jaxnets.scoring import Judge
     from jaxnets.state import TrainState
@@ -103,8 +104,8 @@ class Families(common.CacheOptions):
 
 def run(config: Families) -> Path:
     """The command."""
-    from experiments import generate, judging
     from jaxnets import parallel, runs
+    from jaxnets.commands import generate, judging
     from jaxnets.files import check_writable
 
     _check(config)
@@ -149,7 +150,7 @@ def _check(config: Families) -> None:
 
 def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: float) -> Generate:
     """The resolved config of a training."""
-    from experiments import gan_config
+    from jaxnets.commands.configs import generate as gan_config
 
     return gan_config.resolve(
         gan_config.Generate(
@@ -180,7 +181,7 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
 
 def _own_judge(config: Families, folder: Path) -> Path:
     """A classifier with the defaults of `classify`; one that is there already is taken."""
-    from experiments import classify
+    from jaxnets.commands import classify
 
     if not (folder / "summary.json").exists():
         classify.run(classify.Classify(data=config.data, run_dir=folder))
@@ -214,9 +215,9 @@ def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) ->
 
 def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     """A training's compiled steps, to be timed."""
-    from experiments import generate
     from experiments.benchmarks import timing
     from jaxnets import parallel
+    from jaxnets.commands import generate
 
     task = generate.build(config, dataset, mesh).task
     per_call = config.steps_per_call
@@ -251,7 +252,7 @@ def _cell(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """One training after so many minutes, judged; as it was found earlier, if it was."""
-    from experiments import generate
+    from jaxnets.commands import generate
     from jaxnets.errors import UserError
     from jaxnets.files import read_json, write_json
     from jaxnets.loop import fit
@@ -313,7 +314,7 @@ def _scores(
     folder: Path,
 ) -> dict[str, float]:
     """All that is measured of a generator, by name."""
-    from experiments import judging, scoring
+    from jaxnets.commands import judging, scoring
     from jaxnets.scoring import Looks, take
 
     labels: np.ndarray = dataset.splits["test"].target

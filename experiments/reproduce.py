@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import classify, common, constraints, generate, quickstart
-from experiments.constraints import COUNT
+from jaxnets.commands import classify, common, generate, quickstart
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT
 
 #: name -> (config, command). Each config is what its command's defaults give, but for the data.
 RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {

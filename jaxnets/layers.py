@@ -1,8 +1,10 @@
-"""Flax linen layers over `jaxnets.ops`, with parameters named and shaped as flax names its own.
+"""Flax linen layers over `jaxnets.ops`: flax's own fields, parameters and results.
 
-The number of spatial axes follows from `kernel_size`. Parameters and statistics are float32
-whatever the compute type `dtype` is. What a layer must know of other devices it asks
-`jaxnets.axis`, so a module has no axis field that could be left unset.
+`Conv`, `ConvTranspose` and `Dense` take the place of flax's layers of these names, and load their
+checkpoints. The number of spatial axes follows from `kernel_size`. Parameters and statistics are
+float32 whatever the compute type `dtype` is, unless `param_dtype` says otherwise. What a layer
+must know of other devices it asks `jaxnets.axis`, so a module has no axis field that could be left
+unset.
 """
 
 from collections.abc import Sequence
@@ -11,10 +13,13 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Dtype, Initializer
+from flax.linen.dtypes import canonicalize_dtype
+from flax.typing import Dtype, Initializer, PrecisionLike
 
 from jaxnets import axis, ops
 from jaxnets.errors import UserError
+from jaxnets.ops import windows
+from jaxnets.ops.windows import Padding
 from jaxnets.spectral import SpectralNorm
 from jaxnets.typing import Array
 
@@ -31,8 +36,6 @@ __all__ = [
     "scale_shift",
 ]
 
-Padding = str | Sequence[tuple[int, int]]
-
 #: Variance 2 / fan_in, which keeps the signal's size through convolution and ReLU.
 #: Reference: He et al. 2015, https://arxiv.org/abs/1502.01852
 he_normal: Initializer = nn.initializers.he_normal()
@@ -42,18 +45,14 @@ _zeros: Initializer = nn.initializers.zeros
 _ones: Initializer = nn.initializers.ones
 
 
-def _per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    if value is None or isinstance(value, int):
-        return (1 if value is None else value,) * rank
-    return tuple(value)
-
-
-def _check_rank(x: Array, kernel_size: Sequence[int]) -> None:
-    if x.ndim != len(kernel_size) + 2:
+def _masked(kernel: Array, mask: Array | None) -> Array:
+    if mask is None:
+        return kernel
+    if mask.shape != kernel.shape:
         raise ValueError(
-            f"a kernel of size {tuple(kernel_size)} needs an input of {len(kernel_size) + 2} axes "
-            f"(batch, spatial, channels), got shape {x.shape}"
+            f"a mask has the shape of its kernel, {kernel.shape}, and this one has {mask.shape}"
         )
+    return kernel * mask
 
 
 def _spectrally_normalised(kernel: Array, train: bool | None) -> Array:
@@ -68,17 +67,21 @@ def _add_bias(y: Array, bias: Array) -> Array:
 
 
 class Conv(nn.Module):
-    """Convolution of [B, *spatial, C_in]; parameters are those of `flax.linen.Conv`.
+    """Convolution of [*batch, *spatial, C_in]; fields and parameters are `flax.linen.Conv`'s.
 
     Attributes:
       features: number of output channels.
-      kernel_size: window along each spatial axis; its length is the rank.
+      kernel_size: window along each spatial axis, one to three of them; an integer is one axis.
       strides: one for all axes or one for each.
-      padding: "SAME", "VALID" or a (low, high) pair for each spatial axis.
-      dilation: spacing of the kernel's elements.
-      groups: channel groups that do not see each other.
+      padding: "SAME", "VALID", "CIRCULAR", "REFLECT", "CAUSAL" or numbers, see `ops.conv`.
+      input_dilation: spacing that the input's elements are moved apart to.
+      kernel_dilation: spacing of the kernel's elements.
+      feature_group_count: channel groups that do not see each other.
       use_bias: whether to add a bias for each output channel.
-      dtype: type of the computation and of the result.
+      mask: factor on the kernel, in its shape.
+      dtype: type of the computation and of the result; by default that of input and parameters.
+      param_dtype: type of the parameters.
+      precision: of products on a GPU or TPU, see `jax.lax.Precision`.
       kernel_init: initialiser of `kernel` [*kernel_size, C_in / groups, features].
       bias_init: initialiser of `bias` [features].
       spectral_norm: whether the kernel is divided by its largest singular value (see
@@ -88,18 +91,22 @@ class Conv(nn.Module):
         `ops.double_conv`); strides, padding, dilation and groups then keep their defaults.
 
     Raises:
-      ValueError: for an input of another rank, channels that do not divide into groups, or options
-        that do not go with `resample`.
+      ValueError: for an input of too few axes, channels that do not divide into groups, a mask of
+        another shape, unknown padding, or options that do not go with `resample`.
     """
 
     features: int
-    kernel_size: Sequence[int]
-    strides: int | Sequence[int] | None = None
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] | None = 1
     padding: Padding = "SAME"
-    dilation: int | Sequence[int] | None = None
-    groups: int = 1
+    input_dilation: int | Sequence[int] | None = 1
+    kernel_dilation: int | Sequence[int] | None = 1
+    feature_group_count: int = 1
     use_bias: bool = True
-    dtype: Dtype = jnp.float32
+    mask: Array | None = None
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
     bias_init: Initializer = _zeros
     spectral_norm: bool = False
@@ -107,95 +114,111 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool | None = None) -> Array:
-        _check_rank(x, self.kernel_size)
-        channels, rank = x.shape[-1], len(self.kernel_size)
-        if channels % self.groups or self.features % self.groups:
+        window = windows.per_axis(self.kernel_size, 1)
+        rank, channels, groups = len(window), x.shape[-1], self.feature_group_count
+        x, batch = windows.one_batch(x, rank)
+        if channels % groups or self.features % groups:
             raise ValueError(
                 f"{channels} input and {self.features} output channels do not divide into "
-                f"{self.groups} groups"
+                f"{groups} groups"
             )
-        shape = (*self.kernel_size, channels // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        shape = (*window, channels // groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = _masked(kernel, self.mask)
         if self.spectral_norm:
             kernel = _spectrally_normalised(kernel, train)
-        strides, dilation = _per_axis(self.strides, rank), _per_axis(self.dilation, rank)
-        x = x.astype(self.dtype)
+        dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
+        options = {
+            "strides": windows.per_axis(self.strides, rank),
+            "padding": self.padding,
+            "input_dilation": windows.per_axis(self.input_dilation, rank),
+            "kernel_dilation": windows.per_axis(self.kernel_dilation, rank),
+            "groups": groups,
+        }
+        x = x.astype(dtype)
         if self.resample == "none":
-            y = ops.conv(
-                x,
-                kernel.astype(self.dtype),
-                strides=strides,
-                padding=self.padding,
-                dilation=dilation,
-                groups=self.groups,
-            )
+            y = ops.conv(x, kernel.astype(dtype), **options, precision=self.precision)
         else:
             ones = (1,) * rank
-            if (strides, self.padding, dilation, self.groups) != (ones, "SAME", ones, 1):
+            if tuple(options.values()) != (ones, "SAME", ones, ones, 1):
                 raise ValueError(
                     f"a convolution with resample={self.resample!r} has no strides, padding, "
                     "dilation or groups of its own"
                 )
             y = (ops.double_conv if self.resample == "double" else ops.conv_halve)(x, kernel)
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
-        return y
+            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+        return y.reshape(*batch, *y.shape[1:])
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution; parameters are those of `flax.linen.ConvTranspose`.
+    """Transposed convolution; fields and parameters are those of `flax.linen.ConvTranspose`.
 
     Attributes:
       features: number of output channels.
-      kernel_size: window along each spatial axis; its length is the rank.
+      kernel_size: see `Conv`.
       strides: by how much each spatial axis grows ("SAME": exactly that factor).
-      padding: "SAME", "VALID" or a (low, high) pair for each spatial axis.
-      use_bias: whether to add a bias for each output channel.
-      dtype: type of the computation and of the result.
-      kernel_init: initialiser of `kernel` [*kernel_size, C_in, features].
-      bias_init: initialiser of `bias` [features].
+      padding: "SAME", "VALID", "CIRCULAR" or numbers, see `ops.conv_transpose`.
+      kernel_dilation: see `Conv`, as all that follows but the last.
+      transpose_kernel: whether `kernel` is [*kernel_size, features, C_in] and read backwards: that
+        of the `Conv` whose transpose this is.
+
+    Raises:
+      ValueError: see `Conv`.
     """
 
     features: int
-    kernel_size: Sequence[int]
+    kernel_size: int | Sequence[int]
     strides: int | Sequence[int] | None = None
     padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] | None = None
     use_bias: bool = True
-    dtype: Dtype = jnp.float32
+    mask: Array | None = None
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
     bias_init: Initializer = _zeros
+    transpose_kernel: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        _check_rank(x, self.kernel_size)
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        window = windows.per_axis(self.kernel_size, 1)
+        x, batch = windows.one_batch(x, len(window))
+        channels = (x.shape[-1], self.features)
+        shape = (*window, *(channels[::-1] if self.transpose_kernel else channels))
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = _masked(kernel, self.mask)
+        dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv_transpose(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=_per_axis(self.strides, len(self.kernel_size)),
+            x.astype(dtype),
+            kernel.astype(dtype),
+            strides=windows.per_axis(self.strides, len(window)),
             padding=self.padding,
+            kernel_dilation=windows.per_axis(self.kernel_dilation, len(window)),
+            transpose_kernel=self.transpose_kernel,
+            precision=self.precision,
         )
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
-        return y
+            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+        return y.reshape(*batch, *y.shape[1:])
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias along the last axis; parameters are those of `flax.linen.Dense`.
+    """x @ kernel + bias along the last axis; fields and parameters are `flax.linen.Dense`'s.
 
     Attributes:
       features: number of outputs.
-      use_bias: whether to add a bias for each output.
-      dtype: type of the computation and of the result.
       kernel_init: initialiser of `kernel` [inputs, features].
       bias_init: initialiser of `bias` [features].
-      spectral_norm: see `Conv`.
+      spectral_norm: see `Conv`, as for the other fields.
     """
 
     features: int
     use_bias: bool = True
-    dtype: Dtype = jnp.float32
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
     bias_init: Initializer = _zeros
     spectral_norm: bool = False
@@ -203,12 +226,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool | None = None) -> Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if self.spectral_norm:
             kernel = _spectrally_normalised(kernel, train)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
+        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=self.precision)
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), jnp.float32))
+            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
         return y
 
 
@@ -335,7 +359,7 @@ class Dropout(nn.Module):
 
 
 def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
-    """X * scale + shift for each example and channel: x [B, *spatial, C], the others [B, C]."""
+    """Returns x * scale + shift: x [B, *spatial, C], scale and shift [B, C]."""
     shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
     return x * scale.reshape(shape) + shift.reshape(shape)
 

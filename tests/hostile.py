@@ -28,21 +28,11 @@ from hostile_pools import (
     options,
 )
 
-from experiments import (
-    classify,
-    data,
-    detect,
-    evaluate,
-    families,
-    generate,
-    listing,
-    quickstart,
-    reproduce,
-    sample,
-)
+from experiments import families, reproduce
 from experiments.benchmarks import bench, input_rate, population, scores, startup, time_to_accuracy
 from experiments.benchmarks.watermark import Watermark
-from experiments.constraints import Range, ranges
+from jaxnets.commands import classify, data, evaluate, generate, listing, marks, quickstart, sample
+from jaxnets.commands.configs.constraints import Range, ranges
 
 SEED = 0
 HUGE = 10**40
@@ -55,7 +45,7 @@ COMMANDS: dict[str, Any] = {
     "generate": generate.Generate(**TRAIN, width=0.1),
     "evaluate": evaluate.Evaluate(Path("gan")),
     "sample": sample.Sample(Path("gan")),
-    "detect": detect.Detect(Path("image.png"), key="1"),
+    "detect": marks.Detect(Path("image.png"), key="1"),
     "data prepare": data.Prepare("digits"),
     "data show": data.Show("digits"),
     "reproduce": reproduce.Reproduce("classify-digits"),

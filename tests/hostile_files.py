@@ -9,8 +9,8 @@ from typing import Any, get_origin, get_type_hints
 
 from hostile_pools import options
 
-from experiments import classify, generate, processes
 from hostile import SEED, pools, words_of
+from jaxnets.commands import classify, generate, processes
 
 #: What the folders that `furnish` makes were run with.
 RUNS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import jaxnets
-from experiments import classify, common, generate, presets
 from jaxnets import augment, data, losses, models, optimizers
+from jaxnets.commands import classify, common, generate
+from jaxnets.commands.configs import presets
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
@@ -53,6 +54,7 @@ LAYERS = [
     ["report", "log", "runs", "guard", "interruption"],
     ["task"],
     ["loop"],
+    ["commands"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -173,7 +175,7 @@ def test_importing_the_package_costs_nothing():
 def test_help_does_not_wait_for_jax(command):
     done = python("-X", "importtime", "-m", "experiments", *command)
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "experiments.classify" in loaded
+    assert "jaxnets.commands.classify" in loaded
     assert not loaded & {"jax", "flax", "numpy", "tensorflow", "orbax"}
     assert "--generator" in done.stdout or "quickstart" in done.stdout
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import machine, memory, tables, timing
+from experiments.benchmarks import machine, plans, tables, timing
 from jaxnets import errors, parallel
+from jaxnets.commands import memory
 
 
 def test_what_a_step_copies_is_named():
@@ -29,10 +30,10 @@ def test_what_a_step_copies_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the buffers that are not usable, where jax tells
         compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.ones(3)).compile()
-    found = memory.donation(compiled.as_text(), state)
-    assert found == memory.Donation(4, 5 + 8 + 12 + 8, ("['grown']",), ("['idle']", "['key']"))
+    found = plans.donation(compiled.as_text(), state)
+    assert found == plans.Donation(4, 5 + 8 + 12 + 8, ("['grown']",), ("['idle']", "['key']"))
     assert not found.took
-    plan = memory.planned(compiled)
+    plan = plans.planned(compiled)
     assert plan is not None
     assert plan.aliased == 12
     assert plan.peak >= 5 + 12 + 12 + 5 * 4

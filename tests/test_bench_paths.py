@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import common, gan_config, generate
 from experiments.benchmarks import cases, hlo, paths
 from jaxnets import losses, models, ops, parallel
+from jaxnets.commands import common, generate
+from jaxnets.commands.configs import generate as gan_config
 from jaxnets.ops import native
 
 LIBRARY, NEST = "library call", "loop nest"

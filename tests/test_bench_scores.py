@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments.benchmarks import memory, scores
+from experiments.benchmarks import scores
+from jaxnets.commands import memory
 from jaxnets.errors import UserError
 from jaxnets.scoring import METRICS
 

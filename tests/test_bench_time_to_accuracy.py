@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import classify, common
 from experiments.benchmarks import time_to_accuracy
 from experiments.benchmarks.own_training import OwnTraining
 from experiments.benchmarks.time_to_accuracy import TimeToAccuracy
 from jaxnets import data, ops, parallel
+from jaxnets.commands import classify, common
 from jaxnets.errors import UserError
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, assert_one_error, summary
 from experiments import __main__ as commands
-from experiments import common
 from jaxnets import evaluate, loop
+from jaxnets.commands import common
 from jaxnets.data import ResidentPipeline
 
 pytestmark = pytest.mark.usefixtures("workplace")

@@ -10,7 +10,8 @@ import pytest
 
 SCRIPT = """
 import gc, hashlib, pathlib, sys, time
-from experiments import __main__ as commands, common
+from experiments import __main__ as commands
+from jaxnets.commands import common
 from jaxnets import files
 
 class Slow:

@@ -10,9 +10,9 @@ import pytest
 
 import tiny
 from command_lines import run, summary
-from experiments import judging, populations
-from experiments.generate import Generate
 from jaxnets import losses, optimizers, parallel, steps
+from jaxnets.commands import judging, populations
+from jaxnets.commands.generate import Generate
 from jaxnets.data import Split, load, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.guard import CollapseWatch, collapse_warnings

@@ -7,8 +7,8 @@ from typing import Annotated
 import pytest
 
 import hostile
-from experiments import constraints
-from experiments.constraints import Range
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import Range
 from jaxnets.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from experiments import data as command
+from jaxnets.commands import data as command
 from jaxnets.data import DataSet, Split, contact_sheet, describe
 from jaxnets.errors import UserError
 

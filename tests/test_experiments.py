@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
-from experiments import common, judging, scoring
-from experiments.gan_config import Generate
+from jaxnets.commands import common, judging, scoring
+from jaxnets.commands.configs.generate import Generate
 from jaxnets.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -89,7 +89,7 @@ def test_choices_of_a_gan(flags, workplace):
 
 
 def test_a_generator_meets_the_discriminator_of_its_family():
-    from experiments import generate
+    from jaxnets.commands import generate
     from jaxnets.models import GENERATORS
 
     for family in GENERATORS:
@@ -131,7 +131,8 @@ def test_pmap_through_the_command(workplace):
 
 
 def test_reproduce_gives_mean_and_spread(workplace, monkeypatch):
-    from experiments import classify, reproduce
+    from experiments import reproduce
+    from jaxnets.commands import classify
 
     base = classify.Classify(
         data="digits", devices=1, network="lenet5", width=0.5, epochs=0.05, batch_size=16

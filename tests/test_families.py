@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import common, families
-from experiments.gan_config import Generate
-from experiments.presets import dcgan_small
+from experiments import families
+from jaxnets.commands import common
+from jaxnets.commands.configs.generate import Generate
+from jaxnets.commands.configs.presets import dcgan_small
 from jaxnets.errors import UserError
 
 

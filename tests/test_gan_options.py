@@ -7,8 +7,10 @@ import optax
 import pytest
 
 import tiny
-from experiments import gan_config, gan_step, populations, ramps, sweeps
 from jaxnets import data, losses, models, optimizers, parallel, state, steps
+from jaxnets.commands import gan_step, populations
+from jaxnets.commands.configs import generate as gan_config
+from jaxnets.commands.configs import ramps, sweeps
 from jaxnets.errors import UserError
 from jaxnets.models.conditioning import AuxiliaryClassifier
 

@@ -15,8 +15,8 @@ import hostile
 import hostile_files as files
 import hostile_images as images
 from experiments import __main__ as commands
-from experiments import classify, common, generate
 from jaxnets import runs
+from jaxnets.commands import classify, common, generate
 from jaxnets.errors import UserError
 from jaxnets.log import read_records
 

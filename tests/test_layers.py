@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxnets import layers
@@ -18,72 +16,6 @@ from jaxnets.errors import UserError
 from jaxnets.typing import DATA_AXIS
 
 KEY = jax.random.key(0)
-few = partial(settings, deadline=None, derandomize=True, database=None)
-
-
-def assert_interchangeable(ours, theirs, x):
-    """The same parameters, by name and shape, give the same output in both."""
-    shapes = jax.eval_shape(ours.init, KEY, x)
-    chex.assert_trees_all_equal(shapes, jax.eval_shape(theirs.init, KEY, x))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
-    actual, expected = jax.jit(lambda *args: (ours.apply(*args), theirs.apply(*args)))(params, x)
-    assert actual.dtype == expected.dtype
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
-
-
-@st.composite
-def conv_cases(draw):
-    rank = draw(st.integers(1, 3))
-    per_axis = partial(st.lists, min_size=rank, max_size=rank)
-    window = tuple(draw(per_axis(st.integers(1, 3))))
-    pads = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=rank, max_size=rank)
-    padding = draw(st.one_of(st.just("SAME"), st.just("VALID"), pads))
-    stride = draw(st.one_of(st.none(), st.just(2), per_axis(st.integers(1, 2))))
-    return window, padding, stride, draw(st.booleans())
-
-
-@few(max_examples=12)
-@given(conv_cases(), st.integers(1, 2), st.sampled_from([1, 2]))
-def test_conv_is_interchangeable_with_flax(case, dilation, groups):
-    window, padding, stride, use_bias = case
-    x = np.random.default_rng(1).normal(size=(2, *(5,) * len(window), 4)).astype(np.float32)
-    ours = layers.Conv(6, window, stride, padding, dilation, groups, use_bias)
-    theirs = nn.Conv(
-        6,
-        window,
-        1 if stride is None else stride,
-        padding,
-        kernel_dilation=dilation,
-        feature_group_count=groups,
-        use_bias=use_bias,
-    )
-    assert_interchangeable(ours, theirs, x)
-
-
-@few(max_examples=12)
-@given(conv_cases())
-def test_conv_transpose_is_interchangeable_with_flax(case):
-    window, padding, stride, use_bias = case
-    x = np.random.default_rng(1).normal(size=(2, *(3,) * len(window), 3)).astype(np.float32)
-    ours = layers.ConvTranspose(5, window, stride, padding, use_bias)
-    theirs = nn.ConvTranspose(5, window, stride, padding, use_bias=use_bias)
-    assert_interchangeable(ours, theirs, x)
-
-
-def test_convolutions_start_as_those_of_flax():
-    x = jnp.ones((1, 4, 4, 2))
-    for ours, theirs in ((layers.Conv, nn.Conv), (layers.ConvTranspose, nn.ConvTranspose)):
-        actual, expected = ours(3, (3, 3)).init(KEY, x), theirs(3, (3, 3)).init(KEY, x)
-        chex.assert_trees_all_equal(actual, expected)
-
-
-@pytest.mark.parametrize("layer", [layers.Conv, layers.ConvTranspose])
-def test_convolutions_compute_in_dtype_with_float32_parameters(layer):
-    x = jnp.ones((1, 4, 4, 2))
-    y, params = layer(3, (3, 3), dtype=jnp.bfloat16).init_with_output(KEY, x)
-    assert y.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("resample", ["double", "halve"])
@@ -100,13 +32,6 @@ def test_a_convolution_that_resamples_has_the_same_parameters(resample):
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
     with pytest.raises(ValueError, match=f"{resample}.*strides"):
         layers.Conv(5, (3, 3), 2, resample=resample).init(KEY, x)
-
-
-def test_convolution_errors_name_both_values():
-    with pytest.raises(ValueError, match=r"input of 4 axes .* got shape \(4, 4, 2\)"):
-        layers.Conv(3, (3, 3)).init(KEY, jnp.ones((4, 4, 2)))
-    with pytest.raises(ValueError, match="3 input and 4 output channels do not divide into 2"):
-        layers.Conv(4, (3,), groups=2).init(KEY, jnp.ones((1, 4, 3)))
 
 
 def run(module, *args, **options) -> Any:

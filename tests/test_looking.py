@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from command_lines import GENERATE, assert_one_error, run
-from experiments import looking
+from jaxnets.commands import looking
 from jaxnets.errors import UserError
 
 

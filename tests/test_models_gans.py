@@ -272,8 +272,8 @@ def test_self_attention_goes_into_both_networks_by_name(family):
         pair, (latents(), images((16, 18, 2))), ((0, 1), (2,)), strict=True
     ):
         params = jax.eval_shape(partial(module.init, train=False), KEY, x, LABEL)["params"]
-        found = {name for name in params.get("synthesis", params) if "attention" in name}
-        assert found == {f"attention{stage}" for stage in stages}
+        attentions = {name for name in params.get("synthesis", params) if "attention" in name}
+        assert attentions == {f"attention{stage}" for stage in stages}
 
 
 def test_a_spectrally_normalised_dcgan_does_not_heed_the_size_of_its_kernels():
@@ -313,9 +313,9 @@ def test_a_spectrally_normalised_dcgan_does_not_heed_the_size_of_its_kernels():
     [
         (
             {"family": "stylegan"},
-            "'stylegan'; known are dcgan, r3gan, sngan, stylegan2",
+            "'stylegan'; choose from dcgan, r3gan, sngan, stylegan2",
         ),
-        ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; known are alexnet, dcgan"),
+        ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; choose from alexnet, dcgan"),
         ({"image_shape": (7, 8, 1)}, "8 to 256 pixels a side, got 7x8; resize"),
         ({"image_shape": (64, 257, 3)}, "8 to 256 pixels a side, got 64x257; resize"),
         ({"image_shape": (28, 28)}, r"\(height, width, channels\), got \(28, 28\)"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
-from experiments import populations
-from experiments.classify import Classify
+from jaxnets.commands import populations
+from jaxnets.commands.classify import Classify
 from jaxnets.errors import UserError
 from jaxnets.log import read_records
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, common, gan_config, gan_step, generate, judging, presets
 from jaxnets import data, parallel
+from jaxnets.commands import checks, common, gan_step, generate, judging
+from jaxnets.commands.configs import generate as gan_config
+from jaxnets.commands.configs import presets
 from jaxnets.errors import UserError
 
 

@@ -11,8 +11,8 @@ from PIL import Image, PngImagePlugin
 
 import hostile_images
 from command_lines import assert_one_error
-from experiments import pictures
 from jaxnets import evaluate, provenance, report
+from jaxnets.commands import pictures
 from jaxnets.errors import UserError
 
 FACTS = {"model": "dcgan on digits", "weights": "0123456789ab", "seed": 3, "truncation": None}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from command_lines import assert_one_error
-from experiments import pictures, scoring
 from jaxnets import metrics
+from jaxnets.commands import pictures, scoring
 from jaxnets.data import Split, load, normalise
 from jaxnets.errors import UserError
 from jaxnets.scoring import METRICS, Judge, Looks, score_samples, take

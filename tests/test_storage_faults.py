@@ -13,10 +13,10 @@ import hostile_files as files
 import hostile_images as images
 from command_lines import CLASSIFY
 from experiments import __main__ as commands
-from experiments import common, judging
 from experiments.benchmarks import measure
 from experiments.benchmarks import report as bench_report
 from jaxnets import report
+from jaxnets.commands import common, judging
 
 
 @pytest.fixture

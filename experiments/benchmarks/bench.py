@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import checks, common, constraints
 from experiments.benchmarks import (
     cases,
     checkpoints,
@@ -27,7 +26,9 @@ from experiments.benchmarks import (
     time_to_accuracy,
     watermark,
 )
-from experiments.constraints import COUNT, POSITIVE
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, POSITIVE
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import constraints
-from experiments.constraints import COUNT, SEED
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, SEED
 
 if TYPE_CHECKING:
     import flax.linen as nn

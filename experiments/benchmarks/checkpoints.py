@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import common, constraints
 from experiments.benchmarks import cases, machine, timing
-from experiments.constraints import COUNT, POSITIVE
+from jaxnets.commands import common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, POSITIVE
 from jaxnets.files import cleaning
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import checks, common, constraints
 from experiments.benchmarks import cases
-from experiments.constraints import COUNT, SEED
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, SEED
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments import common
+from jaxnets.commands import common
 
 #: What must be equal for two times to be comparable.
 SAME = ("backend", "device", "devices", "cores", "cpu")

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks import cases, collectives, flops, machine, memory, paths, timing
+from experiments.benchmarks import cases, collectives, flops, machine, paths, plans, timing
+from jaxnets.commands import memory
 
 if TYPE_CHECKING:
     from jaxnets.parallel import CompiledStep
@@ -83,13 +84,13 @@ def _measure(
     say("compiling twice")
     program = Program(work, shapes, mesh, settings, settings.steps_per_call)
     compiled, stages = timing.stages(program.make, shapes, program.feed)
-    plan = memory.planned(compiled)
+    plan = plans.planned(compiled)
     device = mesh.devices.flat[0]
     if plan is not None:
         copies = mesh.size if device.platform == "cpu" else 1  # CPU devices share one memory
         memory.check_fits(plan.peak * copies, memory.available(device), case.name)
     text = compiled.as_text()
-    donation = memory.donation(text, shapes)
+    donation = plans.donation(text, shapes)
     sent = collectives.per_step(collectives.read(text), settings.steps_per_call)
 
     say("warming up")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from experiments import classify
+from jaxnets.commands import classify
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import checks, common, constraints
 from experiments.benchmarks import cases
-from experiments.constraints import COUNT, MAX_MEMBERS, Range
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, MAX_MEMBERS, Range
 
 if TYPE_CHECKING:
     from jaxnets.data import Split
@@ -75,7 +76,7 @@ def run(config: Population) -> dict[str, Any]:
 
 def _check(config: Population) -> None:
     """Fails, before anything is built, for numbers that no population can be made of."""
-    from experiments.benchmarks import memory
+    from jaxnets.commands import memory
     from jaxnets.errors import UserError
 
     constraints.check(config)

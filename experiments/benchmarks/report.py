@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import memory, tables
+from experiments.benchmarks import tables
+from jaxnets.commands import memory
 
 #: Value of `format` in a file.
 FORMAT = "jaxnets benchmark 1"

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common, constraints
-from experiments.constraints import COUNT
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet, Split
@@ -40,8 +41,8 @@ def run(config: Scores) -> dict[str, Any]:
     """The benchmark: seconds of each score in both rounds, and the most memory of the process."""
     import numpy as np
 
-    from experiments.benchmarks import memory
     from jaxnets import parallel
+    from jaxnets.commands import memory
     from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
@@ -79,8 +80,8 @@ def run(config: Scores) -> dict[str, Any]:
 
 def _judge(config: Scores, dataset: DataSet, mesh: Any) -> Judge:
     """The data's default classifier, as it begins."""
-    from experiments import classify, judging
     from jaxnets import evaluate, parallel
+    from jaxnets.commands import classify, judging
     from jaxnets.scoring import Judge
 
     options = classify.resolve(classify.Classify(data=config.data))

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import checks, common, constraints
-from experiments.constraints import COUNT
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT
 from jaxnets.files import cleaning
 
 

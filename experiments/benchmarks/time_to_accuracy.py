@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from experiments import checks, classify, common, constraints, processes
 from experiments.benchmarks import machine, torch_rivals
 from experiments.benchmarks.own_training import OwnTraining
-from experiments.constraints import COUNT, Range
+from jaxnets.commands import checks, classify, common, processes
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

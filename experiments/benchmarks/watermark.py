@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common, constraints
-from experiments.constraints import Range
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import Range
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import common, constraints
 from experiments.chaos import corruption, devices, signals, storage
 from experiments.chaos.faults import Chain, Fault, last_line
 from experiments.chaos.striking import Striker
 from experiments.chaos.trainee import RUNS, Stage
 from experiments.chaos.undisturbed import Reference, make_reference
-from experiments.constraints import COUNT, NOT_NEGATIVE, SEED
+from jaxnets.commands import common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, SEED
 
 #: Kind of fault -> how many there are in the short form and in the long one.
 COUNTS: dict[str, tuple[int, int]] = {

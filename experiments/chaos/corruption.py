@@ -74,9 +74,9 @@ class Target:
 
 def target(reference: Reference) -> Target:
     """The checkpoints of an undisturbed run, read while they are good."""
-    from experiments import classify, common, generate
     from jaxnets import parallel
     from jaxnets.checkpoint import Checkpoints
+    from jaxnets.commands import classify, common, generate
     from jaxnets.runs import read_run
 
     found = read_run(reference.folder)

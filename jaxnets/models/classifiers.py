@@ -229,7 +229,9 @@ def make_classifier(
       UserError: the name is unknown, or the network can't take such images, classes or options.
     """
     if name not in CLASSIFIERS:
-        raise UserError(f"unknown classifier {name!r}; known are {', '.join(sorted(CLASSIFIERS))}")
+        raise UserError(
+            f"unknown classifier {name!r}; choose from {', '.join(sorted(CLASSIFIERS))}"
+        )
     spec = CLASSIFIERS[name]
     if len(image_shape) != 3:
         raise UserError(

@@ -190,7 +190,7 @@ _SPECTRAL = ("dcgan", "sngan")
 
 def _look_up(kind: str, name: str, registry: dict[str, Any]) -> Any:
     if name not in registry:
-        raise UserError(f"unknown {kind} {name!r}; known are {', '.join(sorted(registry))}")
+        raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(registry))}")
     return registry[name]
 
 
@@ -216,15 +216,15 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
 def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
     if widths is None:
         return None
-    found = tuple(int(width) for width in widths)
-    if not found or not all(1 <= width <= _MAX_WIDTH for width in found):
+    counts = tuple(int(width) for width in widths)
+    if not counts or not all(1 <= width <= _MAX_WIDTH for width in counts):
         raise UserError(
             f"widths must be numbers of channels in 1..{_MAX_WIDTH}, one for each stage, got "
-            f"{', '.join(map(str, found)) or 'none'}"
+            f"{', '.join(map(str, counts)) or 'none'}"
         )
-    if len(found) > _MAX_STAGES:
-        raise UserError(f"a GAN has at most {_MAX_STAGES} stages, got {len(found)} widths")
-    return found
+    if len(counts) > _MAX_STAGES:
+        raise UserError(f"a GAN has at most {_MAX_STAGES} stages, got {len(counts)} widths")
+    return counts
 
 
 def make_generator(

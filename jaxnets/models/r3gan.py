@@ -78,7 +78,9 @@ class Block(nn.Module):
         conv = partial(Conv, dtype=self.dtype)
         y = conv(wide, (1, 1), kernel_init=init, name="conv1")(x)
         y = nn.leaky_relu(y, _SLOPE)
-        y = conv(wide, (3, 3), groups=wide // _GROUP, kernel_init=init, name="conv2")(y)
+        y = conv(wide, (3, 3), feature_group_count=wide // _GROUP, kernel_init=init, name="conv2")(
+            y
+        )
         y = nn.leaky_relu(y, _SLOPE)
         zeros = nn.initializers.zeros
         return x + conv(channels, (1, 1), use_bias=False, kernel_init=zeros, name="conv3")(y)

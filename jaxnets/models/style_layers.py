@@ -44,7 +44,7 @@ def activate(x: Array) -> Array:
 
 
 def normalised(x: Array) -> Array:
-    """X / sqrt(mean(x^2)) along the last axis."""
+    """Divides by the root mean square along the last axis."""
     return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + _EPSILON)
 
 

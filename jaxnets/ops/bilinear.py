@@ -103,7 +103,7 @@ def input_gradient(slope: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(x: Array, slope: Array, geometry: Geometry) -> Array:
-    """X and [B, *outputs, C_out] to the kernel's shape: `conv`, transposed in the kernel."""
+    """An input and [B, *outputs, C_out] to the kernel's shape: `conv`, transposed in the kernel."""
     return _kernel_p.bind(x, slope, geometry=geometry)
 
 

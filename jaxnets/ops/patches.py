@@ -62,7 +62,7 @@ def depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def input_gradient(slope: Array, kernel: Array, geometry: Geometry) -> Array:
-    """See `bilinear.input_gradient`; without groups or dilation.
+    """See `bilinear.input_gradient`; without groups.
 
     With stride s, pixel s * q + a meets only every s-th tap of the kernel. So each of the
     `prod(strides)` phases a is a small ordinary convolution of the slope, and the phases,
@@ -71,12 +71,15 @@ def input_gradient(slope: Array, kernel: Array, geometry: Geometry) -> Array:
     rank = slope.ndim - 2
     strides, window = geometry.strides, geometry.window
     grown = [-(-n // s) for n, s in zip(geometry.inputs, strides, strict=True)]
-    # Pixel s * q + a is met through tap t by output q + (a + before - t) / s, if s divides that.
+    # Pixel s * q + a is met through tap t by output q + (a + before - t * d) / s, a whole number.
     axes = []
-    for n, s, b, w, q in zip(
-        geometry.outputs, strides, geometry.before, window, grown, strict=True
+    for n, s, b, w, d, q in zip(
+        geometry.outputs, strides, geometry.before, window, geometry.dilation, grown, strict=True
     ):
-        phases = [[(t, (a + b - t) // s) for t in range((a + b) % s, w, s)] for a in range(s)]
+        phases = [
+            [(t, (a + b - t * d) // s) for t in range(w) if not (a + b - t * d) % s]
+            for a in range(s)
+        ]
         shifts = [shift for taps in phases for _, shift in taps]
         before = max(0, -min(shifts, default=0))
         after = max(0, max(shifts, default=0) + q - n)

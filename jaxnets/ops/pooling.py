@@ -9,59 +9,24 @@ pads and selections.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxnets.ops import windows
+from jaxnets.ops.windows import Padding
 from jaxnets.typing import Array
 
 __all__ = ["avg_pool", "max_pool"]
 
 
-def _tiles(x: Array, window: Sequence[int], strides: Sequence[int] | None) -> Array | None:
-    """[B, n1, w1, n2, w2, ..., C] where windows tile the cropped input exactly, else None."""
-    if strides is not None and tuple(strides) != tuple(window):
-        return None
-    spatial = x.shape[1:-1]
-    counts = [size // w for size, w in zip(spatial, window, strict=True)]
-    if 0 in counts:
-        return None
-    for axis, (count, w) in enumerate(zip(counts, window, strict=True), start=1):
-        if count * w != x.shape[axis]:
-            x = jax.lax.slice_in_dim(x, 0, count * w, axis=axis)
-    split = [size for pair in zip(counts, window, strict=True) for size in pair]
-    return x.reshape(x.shape[0], *split, x.shape[-1])
-
-
-def _tap_by_tap(
-    x: Array,
-    window: Sequence[int],
-    strides: Sequence[int],
-    padding: str,
-    fill: float,
-    combine: Callable[[Array, Array], Array],
-) -> Array:
-    """Combines, for each output, what its window sees, from the window's first pixel on."""
-    x = windows.pad(x, jax.lax.padtype_to_pads(x.shape[1:-1], window, strides, padding), fill)
-    out = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
-    seen = (windows.seen_by(x, tap, strides, out) for tap in windows.taps(window))
-    return functools.reduce(combine, seen)
-
-
-def _greater(best: Array, other: Array) -> Array:
-    """The maximum; of equals the first, to which all of the gradient goes. NaN wins."""
-    return jnp.where((other > best) | jnp.isnan(other), other, best)
-
-
-def _fits(x: Array, window: Sequence[int], padding: str) -> bool:
-    fits = all(n >= w for n, w in zip(x.shape[1:-1], window, strict=True))
-    return jax.default_backend() == "cpu" and (padding == "SAME" or fits)
-
-
 def max_pool(
-    x: Array, window: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID"
+    x: Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
 ) -> Array:
     """Maximum over windows.
 
@@ -69,32 +34,71 @@ def max_pool(
     them (the subgradient with the smallest norm); others send it to the first.
 
     Args:
-      x: [B, *spatial, C].
-      window: size along each spatial axis.
+      x: [*batch, *spatial, C].
+      window: size along each spatial axis; an integer is one axis.
       strides: step along each spatial axis; by default `window`.
-      padding: "VALID" drops the rest that fills no window, "SAME" pads.
+      padding: "VALID" drops the rest that fills no window, "SAME" pads; or numbers, see `conv`.
 
     Returns:
-      [B, *pooled, C] in the type of `x`.
+      [*batch, *pooled, C] in the type of `x`.
+
+    Raises:
+      ValueError: for an input of too few axes, or unknown padding.
     """
-    tiles = _tiles(x, window, strides) if padding == "VALID" else None
-    if tiles is not None:
-        return tiles.max(axis=tuple(range(2, tiles.ndim - 1, 2)))
-    strides = tuple(strides or window)
-    if _fits(x, window, padding) and jnp.issubdtype(x.dtype, jnp.floating):
-        return _tap_by_tap(x, window, strides, padding, -jnp.inf, _greater)
-    return nn.max_pool(x, tuple(window), strides, padding)
+    return _pool(x, window, strides, padding, jnp.max, _greater, -jnp.inf, nn.max_pool)
 
 
 def avg_pool(
-    x: Array, window: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID"
+    x: Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
 ) -> Array:
     """Mean over windows, padding counted as zeros; see `max_pool` for the arguments."""
-    tiles = _tiles(x, window, strides) if padding == "VALID" else None
-    if tiles is not None:
-        return tiles.mean(axis=tuple(range(2, tiles.ndim - 1, 2)))
-    strides = tuple(strides or window)
-    if _fits(x, window, padding):
-        total = _tap_by_tap(x, window, strides, padding, 0.0, jnp.add)
-        return total / math.prod(window)
-    return nn.avg_pool(x, tuple(window), strides, padding)
+    return _pool(x, window, strides, padding, jnp.mean, jnp.add, 0.0, nn.avg_pool)
+
+
+def _pool(
+    x: Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: Padding,
+    of_tiles: Callable[..., Array],
+    combine: Callable[[Array, Array], Array],
+    fill: float,
+    by_flax: Callable[..., Any],
+) -> Array:
+    window = windows.per_axis(window, 1)
+    strides = window if strides is None else windows.per_axis(strides, len(window))
+    x, batch = windows.one_batch(x, len(window))
+    pads = windows.explicit_padding(x.shape[1:-1], window, strides, padding)
+    sizes = [n + lo + hi for n, (lo, hi) in zip(x.shape[1:-1], pads, strict=True)]
+    fits = all(n >= w for n, w in zip(sizes, window, strict=True))
+    if padding == "VALID" and strides == window and fits:
+        tiles = _tiles(x, window)
+        y = of_tiles(tiles, axis=tuple(range(2, tiles.ndim - 1, 2)))
+    elif jax.default_backend() == "cpu" and fits and jnp.issubdtype(x.dtype, jnp.floating):
+        out = [(n - w) // s + 1 for n, w, s in zip(sizes, window, strides, strict=True)]
+        x = windows.pad(x, pads, fill)
+        seen = (windows.seen_by(x, tap, strides, out) for tap in windows.taps(window))
+        y = functools.reduce(combine, seen)
+        if of_tiles is jnp.mean:
+            y /= math.prod(window)
+    else:
+        y = by_flax(x, window, strides, pads)
+    return y.reshape(*batch, *y.shape[1:])
+
+
+def _tiles(x: Array, window: Sequence[int]) -> Array:
+    """[B, n1, w1, n2, w2, ..., C]: x, cropped to what windows tile, as these windows."""
+    counts = [size // w for size, w in zip(x.shape[1:-1], window, strict=True)]
+    for axis, (count, w) in enumerate(zip(counts, window, strict=True), start=1):
+        if count * w != x.shape[axis]:
+            x = jax.lax.slice_in_dim(x, 0, count * w, axis=axis)
+    split = [size for pair in zip(counts, window, strict=True) for size in pair]
+    return x.reshape(x.shape[0], *split, x.shape[-1])
+
+
+def _greater(best: Array, other: Array) -> Array:
+    """The maximum; of equals the first, to which all of the gradient goes. NaN wins."""
+    return jnp.where((other > best) | jnp.isnan(other), other, best)

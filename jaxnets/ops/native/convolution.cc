@@ -214,6 +214,21 @@ void Tables(const Phase& phase, const Padded& padded, const Index* step, const I
         }
 }
 
+// Taps that read on where the one before ended, as along the last axis of a convolution without
+// groups, are one tap of more channels: of an image of one channel each would be a single product.
+// Returns how many are one; the sums stay in the same order.
+Index Join(std::vector<Index>* taps, Index depth) {
+  const Index count = taps->size();
+  Index run = 1;
+  while (run < count && (*taps)[run] == (*taps)[0] + run * depth) ++run;
+  if (run == 1 || count % run != 0) return 1;
+  for (Index t = 0; t < count; ++t)
+    if ((*taps)[t] != (*taps)[t - t % run] + t % run * depth) return 1;
+  for (Index t = 0; t < count / run; ++t) (*taps)[t] = (*taps)[t * run];
+  taps->resize(count / run);
+  return run;
+}
+
 Index Displacement(const Padded& padded, const std::array<Index, 3>& offset) {
   return ((offset[0] * padded.size[1] + offset[1]) * padded.size[2] + offset[2]) * padded.channels;
 }
@@ -311,7 +326,8 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
 
   struct Prepared {
     std::vector<Index> read, write, taps;
-    std::vector<float> weights;  // [groups, to_blocks] of [taps, from_group, Pitch or 1]
+    Index depth;  // what each of the taps reads
+    std::vector<float> weights;  // [groups, to_blocks] of [taps, depth, Pitch or 1]
   };
   const Index pixels = out[0] * out[1] * out[2];
   const Index together = Together(pixels, batch);
@@ -321,10 +337,11 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     Tables(phases[i], padded, step, out, step_out, y_channels, together, &p.read, &p.write);
     for (const auto& offset : phases[i].offset) p.taps.push_back(Displacement(padded, offset));
     p.weights.resize(groups * to_blocks * p.taps.size() * from_group * kept);
+    p.depth = from_group * Join(&p.taps, from_group);
   }
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
-    const Index taps = p.taps.size();
+    const Index taps = phases[i].tap.size();
     ForEach(pool, groups * to_blocks, [&](Index block) {
       const Index group = block / to_blocks, first = block % to_blocks * kept;
       const Index filled = std::min(kept, to_group - first), pitch = narrow ? 1 : Pitch(filled);
@@ -355,20 +372,20 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
       for (Index block = begin; block < end; ++block) {
         const Index group = block / to_blocks, channel = block % to_blocks * kept;
         const Index filled = std::min(kept, to_group - channel);
-        const float* weights = p.weights.data() + block * taps * from_group * kept;
+        const float* weights = p.weights.data() + block * taps * p.depth * kept;
         float* to = into + group * to_group + channel;
         if (narrow) {
           for (Index row = 0; row < rows; row += kDotPixels)
             DotBlock<kDotPixels>(from + group * from_group, &p.read[row], p.taps.data(), taps,
-                                 from_group, weights, to, &p.write[row],
+                                 p.depth, weights, to, &p.write[row],
                                  std::min(kDotPixels, rows - row));
           continue;
         }
         const auto& kernels = kBlocks[Vectors(filled) - 1];
         for (Index row = 0; row < rows; row += kPixels) {
           kernels[std::min(kPixels, rows - row) - 1](
-              from + group * from_group, &p.read[row], p.taps.data(), taps, from_group, weights,
-              to, &p.write[row], filled);
+              from + group * from_group, &p.read[row], p.taps.data(), taps, p.depth, weights, to,
+              &p.write[row], filled);
         }
       }
     }

@@ -16,8 +16,8 @@ class List:
 
 def run(config: List) -> None:
     """The command."""
-    from experiments import presets, sweeps
     from jaxnets import augment, data, losses, models, optimizers, scoring
+    from jaxnets.commands.configs import presets, sweeps
     from jaxnets.errors import UserError
     from jaxnets.models.conditioning import CONDITIONING
 

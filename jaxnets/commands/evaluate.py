@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import checks, common, constraints, populations, provenance, sweeps
-from experiments.constraints import Range
+from jaxnets.commands import checks, common, populations, provenance
+from jaxnets.commands.configs import constraints, sweeps
+from jaxnets.commands.configs.constraints import Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from experiments.generate import Built, Generate
+    from jaxnets.commands.generate import Built, Generate
     from jaxnets.data import DataSet
     from jaxnets.state import TrainState
 
@@ -45,8 +46,9 @@ class Evaluate(common.CacheOptions):
 
 def run(config: Evaluate) -> None:
     """The command."""
-    from experiments import classify, gan_config, generate, judging, scoring
     from jaxnets import parallel
+    from jaxnets.commands import classify, generate, judging, scoring
+    from jaxnets.commands.configs import generate as gan_config
     from jaxnets.errors import UserError
     from jaxnets.files import check_writable, write_json
     from jaxnets.runs import read_run
@@ -126,7 +128,7 @@ def _scores(
     state: TrainState,
 ) -> list[dict[str, Any]]:
     """The records of the scores that --metrics names, those of a population's members in turn."""
-    from experiments import pictures, scoring
+    from jaxnets.commands import pictures, scoring
     from jaxnets.scoring import Looks, take
 
     if not names:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.generate import Built
+    from jaxnets.commands.generate import Built
     from jaxnets.data import DataSet
     from jaxnets.scoring import Looks
     from jaxnets.state import TrainState
@@ -35,8 +35,8 @@ def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
       dataset: that it was trained on.
       state: of one GAN, whole on this process.
     """
-    from experiments import provenance
     from jaxnets import evaluate
+    from jaxnets.commands import provenance
 
     return {
         "model": model,

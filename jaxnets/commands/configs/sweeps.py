@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments import ramps
+from jaxnets.commands.configs import ramps
 
 if TYPE_CHECKING:
-    from experiments.gan_config import Generate
+    from jaxnets.commands.configs.generate import Generate
 
 #: Numbers of the step that members of one program may differ in -> other names for them.
 SCALARS: dict[str, tuple[str, ...]] = {

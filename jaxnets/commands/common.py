@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from experiments import checks, constraints, processes, provenance
-from experiments.constraints import COUNT, MAX_MEMBERS, NOT_NEGATIVE, SEED, Range
+from jaxnets.commands import checks, processes, provenance
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, MAX_MEMBERS, NOT_NEGATIVE, SEED, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import constraints
-from experiments.constraints import POSITIVE
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import POSITIVE
 
 #: What the news of a death take, and more.
 _WATCH_SECONDS = 3.0

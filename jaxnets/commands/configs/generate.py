@@ -8,9 +8,10 @@ import types
 from pathlib import Path
 from typing import Annotated, Literal
 
-from experiments import common, presets, ramps, sweeps
-from experiments.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE, Range
-from experiments.ramps import Ramp
+from jaxnets.commands import common
+from jaxnets.commands.configs import presets, ramps, sweeps
+from jaxnets.commands.configs.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE, Range
+from jaxnets.commands.configs.ramps import Ramp
 
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
 _LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
@@ -269,7 +270,7 @@ def _check_ramps(config: Generate) -> None:
 
 def _check_what_belongs_together(config: Generate) -> None:
     """Fails for a flag that says nothing without another."""
-    from experiments import scoring
+    from jaxnets.commands import scoring
     from jaxnets.errors import UserError
     from jaxnets.models.conditioning import CONDITIONING
 

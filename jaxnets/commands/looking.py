@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import common
+from jaxnets.commands import common
 
 if TYPE_CHECKING:
     import flax.linen as nn
 
-    from experiments.generate import Built, Generate
-    from experiments.sample import Sample
+    from jaxnets.commands.generate import Built, Generate
+    from jaxnets.commands.sample import Sample
     from jaxnets.data import DataSet
     from jaxnets.scoring import Looks
     from jaxnets.state import TrainState
@@ -188,10 +188,10 @@ def figures(
     import jax
     import numpy as np
 
-    from experiments import gan_step
-    from experiments import pictures as drawn
-    from experiments.sample import Sample
     from jaxnets import evaluate, provenance, report, sampling
+    from jaxnets.commands import gan_step
+    from jaxnets.commands import pictures as drawn
+    from jaxnets.commands.sample import Sample
 
     about = drawn.facts(built.task.name, dataset, state)
     generator = gan_step.networks(config, dataset)[0]

@@ -23,7 +23,7 @@ def ends(value: Ramp, flag: str) -> tuple[float, float]:
     """
     import math
 
-    from experiments.checks import MAX_FLOAT
+    from jaxnets.commands.checks import MAX_FLOAT
     from jaxnets.errors import UserError
 
     parts = str(value).split(":")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments import checks
+from jaxnets.commands import checks
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import checks, common, populations, processes
-from experiments.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE
+from jaxnets.commands import checks, common, populations, processes
+from jaxnets.commands.configs.constraints import COUNT, DECAY, EPOCHS, NOT_NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     import flax.linen as nn

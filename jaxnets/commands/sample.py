@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments import checks, common, constraints
-from experiments.constraints import COUNT, SEED, Range
+from jaxnets.commands import checks, common
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT, SEED, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,9 @@ def run(config: Sample) -> None:
     import jax
     import numpy as np
 
-    from experiments import gan_config, gan_step, generate, judging, looking, pictures, populations
     from jaxnets import data, evaluate, parallel, provenance, report, watermark
+    from jaxnets.commands import gan_step, generate, judging, looking, pictures, populations
+    from jaxnets.commands.configs import generate as gan_config
     from jaxnets.errors import UserError
     from jaxnets.files import write_files
     from jaxnets.runs import read_run

@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments import common, populations, ramps, sweeps
+from jaxnets.commands import common, populations
+from jaxnets.commands.configs import ramps, sweeps
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from experiments.gan_config import Generate
+    from jaxnets.commands.configs.generate import Generate
     from jaxnets.data import DataSet
     from jaxnets.state import TrainState
     from jaxnets.steps import Step
@@ -305,7 +306,7 @@ def features_to_match(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     """Images -> features of the CNN that --matching-cnn names; None where there is none."""
     if config.matching_cnn is None:
         return None
-    from experiments import judging
+    from jaxnets.commands import judging
 
     return judging.features_of(config.matching_cnn, dataset, mesh)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import constraints
-from experiments.constraints import COUNT
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import COUNT
 
 __all__ = ["DataCommand", "Prepare", "Show", "prepare", "run", "show"]
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import (
+from jaxnets.commands import (
     checks,
     common,
     gan_step,
@@ -18,11 +18,10 @@ from experiments import (
     pictures,
     populations,
     processes,
-    ramps,
     scoring,
-    sweeps,
 )
-from experiments.gan_config import Generate, resolve
+from jaxnets.commands.configs import ramps, sweeps
+from jaxnets.commands.configs.generate import Generate, resolve
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from experiments import checks, classify, common, populations
+from jaxnets.commands import checks, classify, common, populations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,8 @@ def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> Tra
     """
     import sys
 
-    from experiments import scoring
     from jaxnets.checkpoint import Checkpoints
+    from jaxnets.commands import scoring
     from jaxnets.errors import UserError
 
     place = folder / "checkpoints"
@@ -152,7 +152,7 @@ def sample_numbers(
       Of a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
       without, of `pixel_numbers`.
     """
-    from experiments import scoring
+    from jaxnets.commands import scoring
     from jaxnets.scoring import Looks
 
     if judge is None:
@@ -287,7 +287,7 @@ def records(
     Returns:
       `scores`, with all that it takes to compare them, where there are any; and rows.
     """
-    from experiments import scoring
+    from jaxnets.commands import scoring
     from jaxnets.scoring import take
 
     if populations.size(config) > 1:

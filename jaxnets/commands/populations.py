@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments import common, sweeps
+from jaxnets.commands import common
+from jaxnets.commands.configs import sweeps
 
 if TYPE_CHECKING:
     from pathlib import Path

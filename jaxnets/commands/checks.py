@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jaxnets.state import TrainState
 
-from experiments.constraints import MAX_FLOAT, MAX_STEPS
+from jaxnets.commands.configs.constraints import MAX_FLOAT, MAX_STEPS
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def network_fits(config: Any, init: Callable[[], TrainState], mesh: Mesh) -> Non
         return
     import jax
 
-    from experiments.benchmarks import memory
+    from jaxnets.commands import memory
 
     # The state and as many gradients; CPU devices share one memory.
     size = 2 * sum(memory.size_of(leaf) for leaf in jax.tree.leaves(jax.eval_shape(init)))
@@ -86,7 +86,7 @@ def images_fit(
         and of bytes of them.
       per_image: bytes besides; by default those of a cell of 64x64 pixels in their grid.
     """
-    from experiments.benchmarks import memory
+    from jaxnets.commands import memory
     from jaxnets.errors import UserError
 
     needed = count * (per_value * math.prod(shape) + per_image)
@@ -124,7 +124,7 @@ def config_of_run(
       kind: the config's class.
       resolve: fills in what is missing, and refuses numbers that no run can be made with.
     """
-    from experiments.common import config_from
+    from jaxnets.commands.common import config_from
     from jaxnets.errors import UserError
 
     try:

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import classify, common, constraints, generate, pictures
-from experiments.constraints import MAX_STEPS, SEED, Range
+from jaxnets.commands import classify, common, generate, pictures
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.constraints import MAX_STEPS, SEED, Range
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -103,8 +104,8 @@ class _Workshop:
 
     def _describe(self, experiment: Any, config: Any, folder: Path) -> None:
         """Makes the folder one that `sample` and `evaluate` take: a run of the data set itself."""
-        from experiments import provenance
         from jaxnets import runs
+        from jaxnets.commands import provenance
 
         values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
         runs.open_run(folder, experiment.__name__.rpartition(".")[2], values)

@@ -1,0 +1,1 @@
+"""The command line: a config and a runner for each command."""
