@@ -91,8 +91,6 @@ def damaged(path, kind):
     elif kind == "not a number":
         soundfile.write(path, np.array([0.0, np.nan]), RATE, subtype="FLOAT")
     elif kind == "no regular file":
-        path.mkdir()
-    elif kind == "leads nowhere":
         path.symlink_to(path.parent / "gone")
     else:
         soundfile.write(path, signal.sawtooth(np.arange(9000) / 9), RATE)
@@ -107,7 +105,6 @@ def damaged(path, kind):
         ("a.wav", "no samples"),
         ("a.wav", "not a number"),
         ("a.wav", "no regular file"),
-        ("a.wav", "leads nowhere"),
         ("a.wav", "damaged: it ends before its last sample"),
         ("a.flac", "damaged"),
     ],
@@ -126,12 +123,12 @@ def test_the_most_common_rate_and_the_length_of_most_are_taken(caplog):
     with caplog.at_level(logging.WARNING):
         column = SoundFiles(None, None).column(headers, ROOT)
     assert column == Sound(8000, 894)
-    assert caplog.messages == ["1 of 101 sounds are resampled to 8000 Hz, from 44100 Hz"]
+    assert caplog.messages == ["1 sounds of 44100 Hz are resampled to 8000 Hz"]
     caplog.clear()
     assert SoundFiles(None, 0.5).column(headers[:3], ROOT) == Sound(8000, 4000)
     assert not caplog.messages
     assert SoundFiles(16000, 0.5).column(headers, ROOT) == Sound(16000, 8000)
-    assert "101 of 101 sounds are resampled to 16000 Hz" in caplog.text
+    assert "101 sounds of 8000, 44100 Hz are resampled to 16000 Hz" in caplog.text
 
 
 @pytest.mark.parametrize("seconds", [0.001, 1e9])

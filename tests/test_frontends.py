@@ -19,14 +19,14 @@ def noise(count=2, length=1600):
     return np.random.default_rng(0).normal(0, 0.1, (count, length)).astype(np.float32)
 
 
-def by_loops(bins, points, low):
+def by_loops(bins, points):
     """Filters as the HTK book has them: each weight from the two corners that it lies between."""
 
     def hertz(mel):
         return 700 * (10 ** (mel / 2595) - 1)
 
     top = 2595 * np.log10(1 + RATE / 2 / 700)
-    bottom = 2595 * np.log10(1 + low / 700)
+    bottom = 2595 * np.log10(1 + 20 / 700)
     corners = [hertz(bottom + (top - bottom) * i / (bins + 1)) for i in range(bins + 2)]
     filters = np.zeros((points // 2 + 1, bins))
     for k in range(points // 2 + 1):
@@ -41,32 +41,33 @@ def by_loops(bins, points, low):
 
 
 def test_spectrograms_are_those_of_an_independent_transform():
-    frontend = LogMel(RATE, bins=20, window=0.025, hop=0.01, level=True)
+    frontend = LogMel(RATE, bins=20, window=0.025, hop=0.01)
     waves = noise()
     _, _, spectrum = signal.stft(
         waves.astype(np.float64), RATE, "hann", 200, 120, 256, boundary=None, padded=False
     )
     power = np.abs(spectrum.transpose(0, 2, 1)) ** 2  # SciPy divides by the window's sum too
-    expected = 1 + np.log10(power @ by_loops(20, 256, 20.0) + 1e-9) / 3
+    expected = np.log(power @ by_loops(20, 256) + 1e-9)
+    expected = expected - expected.mean((1, 2), keepdims=True)
+    expected /= expected.std((1, 2), keepdims=True) + 1e-3
     seen = np.asarray(jax.jit(lambda x: frontend.apply({}, x))(waves))
     assert seen.shape == (2, *frontend.shape(1600)) == (2, 18, 20, 1)
-    np.testing.assert_allclose(seen[..., 0], expected, atol=2e-5)
+    np.testing.assert_allclose(seen[..., 0], expected, atol=1e-4)
 
 
-def test_a_full_scale_tone_lies_in_its_own_bin_and_nowhere_above_the_scale():
-    frontend = LogMel(RATE, bins=40, level=True)
+def test_a_tone_lies_in_its_own_bin():
+    frontend = LogMel(RATE)
     tone = np.sin(2 * np.pi * 1000 * np.arange(1600) / RATE).astype(np.float32)[None]
     picture = np.asarray(frontend.apply({}, tone))[0, ..., 0]
     centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 42) / 2595) - 1)[1:-1]
     assert abs(centres[picture.mean(axis=0).argmax()] - 1000) < 100
-    assert 0.7 < picture.max() <= 1.0
 
 
-def test_without_level_an_example_is_the_same_however_loud_and_silence_is_finite():
+def test_an_example_is_the_same_however_loud_and_silence_is_finite():
     frontend = LogMel(RATE, bins=20)
     waves = noise()
     quiet, loud = (np.asarray(frontend.apply({}, waves * gain)) for gain in (0.5, 1.0))
-    np.testing.assert_allclose(quiet, loud, atol=2e-3)
+    np.testing.assert_allclose(quiet, loud, atol=2e-2)
     np.testing.assert_allclose(loud.mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(loud.std((1, 2, 3)), 1, atol=5e-3)
     silence = jax.value_and_grad(lambda x: jnp.square(frontend.apply({}, x)).sum())
@@ -74,21 +75,21 @@ def test_without_level_an_example_is_the_same_however_loud_and_silence_is_finite
 
 
 def test_no_filter_is_empty_where_there_are_more_of_them_than_frequencies():
-    assert (mel_filters(RATE, 64, 64, 20.0, RATE / 2).sum(axis=0) > 0).all()
+    assert (mel_filters(RATE, 64, 64).sum(axis=0) > 0).all()
 
 
 def test_a_sound_shorter_than_a_frame_is_refused():
-    with pytest.raises(UserError, match=r"0\.01 s is shorter than a frame"):
+    with pytest.raises(UserError, match=r"0\.01 s at 8000 Hz is shorter than a frame"):
         LogMel(RATE).shape(80)
 
 
 def test_masks_blank_what_they_may_and_no_more():
-    mask = SpecAugment(time=0.25, frequency=0.5, count=1)
-    ones = jnp.ones((200, 20, 16, 1))
+    mask = SpecAugment(0.2)
+    ones = jnp.ones((200, 40, 20, 1))
     masked = np.asarray(mask.apply({}, ones, train=True, rngs={"dropout": KEY}))[..., 0]
     frames = (masked == 0).all(axis=2).sum(axis=1)
     bands = (masked == 0).all(axis=1).sum(axis=1)
-    assert frames.max() <= 6 and bands.max() <= 9
+    assert 8 < frames.max() <= 18 and 4 < bands.max() <= 10
     assert len(set(frames)) > 3 and len(set(bands)) > 5
     # What is blanked is exactly rows and columns.
     rows, columns = (masked == 0).all(axis=2), (masked == 0).all(axis=1)

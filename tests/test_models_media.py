@@ -10,23 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.columns.sound import Sound
-from jaxnets.columns.tokens import Tokens
+from jaxnets.columns import Image, Sound, Tokens
 from jaxnets.errors import UserError
 from jaxnets.frontends import LogMel, SpecAugment
-from jaxnets.models.classifiers import (
-    CLASSIFIERS,
-    TEXT_CLASSIFIERS,
-    make_sound_classifier,
-    make_text_classifier,
-)
+from jaxnets.models import CLASSIFIERS, classifier_of
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.speed_net import SpeedNet
 from jaxnets.models.texts import VDCNN, TextCNN
 from model_cases import KEY, random_variables
 
 FRONTEND = LogMel(8000, bins=16, hop=0.0125)
-SOUND = Sound(8000, 1600)
+SOUND, TEXT, IMAGE = Sound(8000, 1600), Tokens(("a", "b"), 30), Image((8, 8, 1))
 FIELDS = {"num_classes": 5, "dropout": 0.2}
 
 
@@ -104,10 +98,7 @@ def test_the_picture_is_what_the_classifier_sees_and_a_feature():
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_classifier_of_images_takes_sounds_unchanged(name):
-    column = Sound(8000, 8000)
-    module = make_sound_classifier(
-        name, column, frontend=LogMel(8000), mask=SpecAugment(), width=1.0, **FIELDS
-    )
+    module = classifier_of(name, Sound(8000, 8000), **FIELDS)
     x = jax.ShapeDtypeStruct((2, 8000), jnp.float32)
     (logits, _), _ = jax.eval_shape(partial(module.init_with_output, train=False), KEY, x)
     assert logits.shape == (2, 5)
@@ -121,16 +112,16 @@ def count(module, x):
 def test_sizes_are_the_published_ones():
     # Dai et al., table 1: 0.56 million for M5 with 10 classes.
     assert 0.55e6 < count(M5(10), jax.ShapeDtypeStruct((1, 32000), jnp.float32)) < 0.57e6
-    # Conneau et al., section 3: 8 and 16 convolutions of 3 behind the first, and the shortcuts.
+    # Conneau et al., section 3: depths 9 and 17, all convolutions of 3, and the shortcuts.
     rows = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
     column = Tokens(tuple(map(chr, range(69))), 1024)
     widths = (64, 64, 128, 256, 512)
-    for name, depth in (("vdcnn9", 2), ("vdcnn17", 4)):
+    for blocks, depth in (((1, 1, 1, 1), 2), ((2, 2, 2, 2), 4)):
         convolutions = 3 * 16 * 64 + 64 * 2
         for before, width in itertools.pairwise(widths):
             convolutions += 3 * before * width + (depth - 1) * 3 * width**2 + depth * 2 * width
             convolutions += (before * width + 2 * width) * (before != width)
-        module = make_text_classifier(name, column, width=1.0, **FIELDS)
+        module = VDCNN(5, column.size, blocks=blocks)
         assert count(module, rows) == 71 * 16 + convolutions + 512 * 5 + 5
     # Kim: 300 numbers a word, and 100 maps for each of 3, 4 and 5 words.
     kim = TextCNN(2, 1000, size=300)
@@ -139,26 +130,23 @@ def test_sizes_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "name, column, fields, words",
     [
-        (partial(make_text_classifier, "lenet5"), "'lenet5' classifies no texts; choose from"),
-        (partial(make_text_classifier, "text_cnn", num_classes=1), "at least 2 classes"),
-        (partial(make_text_classifier, "text_cnn", dropout=1.5), "below 1, got 1.5"),
+        ("lenet5", Tokens(("a",), 4), {}, "'lenet5' of tokens: choose from text_cnn, vdcnn"),
+        ("text_cnn", SOUND, {}, "'text_cnn' of sound: choose from alexnet, .*m5"),
+        ("text_cnn", Tokens(("a",), 4), {"num_classes": 1}, "at least 2 classes"),
+        ("m5", SOUND, {"dropout": 1.5}, r"below 1, got 1\.5"),
+        ("vgg11", SOUND, {}, "vgg11 needs images of at least 16x16"),
     ],
 )
-def test_what_cannot_be_is_refused(make, words):
+def test_what_cannot_be_is_refused(name, column, fields, words):
     with pytest.raises(UserError, match=words):
-        make(Tokens(("a",), 4), **{"num_classes": 2, "width": 1.0, **make.keywords})
+        classifier_of(name, column, **{**FIELDS, **fields})
 
 
-def test_a_network_that_a_spectrogram_is_too_small_for_is_refused():
-    with pytest.raises(UserError, match="vgg11 needs images of at least 16x16"):
-        make_sound_classifier(
-            "vgg11",
-            Sound(8000, 800),
-            frontend=LogMel(8000),
-            mask=SpecAugment(),
-            width=1.0,
-            num_classes=5,
-        )
-    assert set(TEXT_CLASSIFIERS) == {"text_cnn", "vdcnn9", "vdcnn17"}
+def test_every_network_is_built_for_the_rows_of_its_column():
+    for name, column in (("m5", SOUND), ("text_cnn", TEXT), ("vdcnn", TEXT), ("lenet5", IMAGE)):
+        module = classifier_of(name, column, width=0.1, **FIELDS)
+        x = jax.ShapeDtypeStruct((2, *column.shape), column.dtype)
+        (logits, _), _ = jax.eval_shape(partial(module.init_with_output, train=False), KEY, x)
+        assert logits.shape == (2, 5)

@@ -56,15 +56,11 @@ class Sound:
         return xp.where(xp.isnan(levels), 0, levels).astype(np.int16)
 
     def show(self, rows: np.ndarray, names: Sequence[str] | None = None) -> Audio:
-        """A player and a spectrogram for each of a few sounds.
-
-        The spectrogram's time runs to the right and its pitch upwards; black is a millionth of the
-        power that white is.
-        """
-        frontend = LogMel(self.rate, window=min(0.025, self.length / self.rate), level=True)
+        """A player and a spectrogram of each sound: time runs to the right, pitch upwards."""
+        frontend = LogMel(self.rate, window=min(0.032, self.length / self.rate))
         clips = []
         for place, row in enumerate(rows):
-            picture = np.asarray(frontend.apply({}, self.decode(row[None])))
+            picture = np.asarray(frontend.apply({}, self.decode(row[None]))) / 3
             picture = picture.transpose(0, 2, 1, 3)[:, ::-1]
             name = str(place) if names is None else names[place]
             clips.append(Clip(name, _wav(row, self.rate), grid_png(picture, 1, scale=2)))

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ __all__ = ["Tokens", "Unit", "fit_tokens", "split_text"]
 Unit = Literal["words", "characters"]
 
 PADDING, UNKNOWN = 0, 1
+LONGEST = 2048  # tokens of a text
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
@@ -59,10 +59,6 @@ class Tokens:
         """How many different tokens there are."""
         return len(self.vocabulary) + 2
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self.vocabulary, start=2)}
-
     def check(self, rows: np.ndarray, where: str) -> None:
         """Looks whether all tokens are of the vocabulary.
 
@@ -83,12 +79,12 @@ class Tokens:
 
     def rows(self, texts: Iterable[str]) -> np.ndarray:
         """Texts as rows [N, length] int32."""
-        rows = []
-        for text in texts:
-            tokens = split_text(text, self.unit)[: self.length]
-            numbers = [self._numbers.get(token, UNKNOWN) for token in tokens]
-            rows.append(numbers + [PADDING] * (self.length - len(numbers)))
-        return np.array(rows, np.int32).reshape(-1, self.length)
+        numbers = {word: number for number, word in enumerate(self.vocabulary, start=2)}
+        split = [split_text(text, self.unit)[: self.length] for text in texts]
+        rows = np.full((len(split), self.length), PADDING, np.int32)
+        for row, tokens in zip(rows, split, strict=True):
+            row[: len(tokens)] = [numbers.get(token, UNKNOWN) for token in tokens]
+        return rows
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Rows as texts; � stands for what the vocabulary lacks."""
@@ -123,44 +119,35 @@ class Tokens:
         return rng.integers(UNKNOWN, self.size, (count, self.length), np.int32)
 
     def statistics(self, rows: np.ndarray) -> dict[str, Any]:
-        """Size of the `vocabulary`, mean length in `tokens`, shares `unknown` and `filled` rows."""
-        real = rows != PADDING
+        """Size of the `vocabulary`, mean number of `tokens`, and the share of `unknown` ones."""
+        tokens, unknown = (rows != PADDING).sum(), (rows == UNKNOWN).sum()
         return {
             "vocabulary": len(self.vocabulary),
-            "tokens": float(real.sum(axis=1).mean()),
-            "unknown": float((rows == UNKNOWN).sum() / max(1, real.sum())),
-            "filled": float(real.all(axis=1).mean()),
+            "tokens": float(tokens / max(1, len(rows))),
+            "unknown": float(unknown / max(1, tokens)),
         }
 
 
-def fit_tokens(
-    texts: Iterable[str], unit: Unit, *, length: int | None = None, most: int = 30_000
-) -> Tokens:
-    """The column of texts such as these.
+def fit_tokens(texts: Sequence[str], unit: Unit, *, most: int = 30_000) -> Tokens:
+    """The column of texts such as these, of the length that 99 of 100 fit into.
 
     Args:
-      texts: the training texts.
+      texts: for training.
       unit: what a token is.
-      length: tokens of a text; None for what 99 of 100 texts fit into.
       most: entries of the vocabulary: the most frequent ones. What occurs once is left out, so that
         training meets tokens that it does not know, as testing will.
 
     Raises:
-      UserError: if fewer than two words occur twice or more often.
+      UserError: if fewer than two tokens occur twice or more often.
     """
-    counts: Counter[str] = Counter()
-    lengths = []
-    for text in texts:
-        tokens = split_text(text, unit)
-        counts.update(tokens)
-        lengths.append(len(tokens))
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    vocabulary = tuple(token for token, count in ranked[:most] if count > 1)
+    split = [split_text(text, unit) for text in texts]
+    counts = Counter(token for tokens in split for token in tokens)
+    ranked = sorted(counts, key=lambda token: (-counts[token], token))[:most]
+    vocabulary = tuple(token for token in ranked if counts[token] > 1)
     if len(vocabulary) < 2:
         raise UserError(
             f"the training texts have a vocabulary of {len(vocabulary)} {unit} that occur more "
             "than once; a network needs two or more to tell texts apart"
         )
-    if length is None:
-        length = int(np.ceil(np.percentile(lengths, 99)))
-    return Tokens(vocabulary, length, unit)
+    length = int(np.ceil(np.percentile([len(tokens) for tokens in split], 99)))
+    return Tokens(vocabulary, min(length, LONGEST), unit)

@@ -56,10 +56,8 @@ class SoundFiles:
         """The header of a sound file, or why it can't be used."""
         import soundfile
 
-        if not path.is_file():
-            return "a link that leads nowhere" if path.is_symlink() else "no regular file"
-        if not path.stat().st_size:
-            return "empty"
+        if not path.is_file() or not path.stat().st_size:
+            return "empty" if path.is_file() else "no regular file"
         try:
             info = soundfile.info(str(path), verbose=True)
         except (soundfile.SoundFileError, OSError) as error:
@@ -78,16 +76,10 @@ class SoundFiles:
         if rate is None:
             rate = max(rates, key=lambda each: (rates[each], each))
         if others := [each for each in sorted(rates) if each != rate]:
-            logger.warning(
-                "%d of %d sounds are resampled to %d Hz, from %s",
-                sum(rates[each] for each in others),
-                len(headers),
-                rate,
-                ", ".join(f"{each} Hz" for each in others[:5]) + " and others" * (len(others) > 5),
-            )
+            count, of = sum(rates[each] for each in others), ", ".join(map(str, others[:5]))
+            logger.warning("%d sounds of %s Hz are resampled to %d Hz", count, of, rate)
         if seconds is None:
-            lengths = [header.frames / header.rate for header in headers]
-            seconds = float(np.percentile(lengths, USUAL))
+            seconds = float(np.percentile([h.frames / h.rate for h in headers], USUAL))
         if not FEWEST <= seconds * rate <= MOST:
             raise UserError(
                 f"{root}: {seconds:g} s at {rate} Hz are {seconds * rate:,.0f} samples; choose "

@@ -1,9 +1,8 @@
 """Every classifier by name.
 
 Those of `CLASSIFIERS` map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features`
-names the intermediates, "penultimate" [B, F] float32 among them. Sounds are seen as log-mel
-spectrograms by any of these, or as they are by those of `WAVE_CLASSIFIERS`; texts by those of
-`TEXT_CLASSIFIERS`.
+names the intermediates, "penultimate" [B, F] float32 among them. They classify sounds too, as
+pictures; what sees waves or tokens is among `OTHER_CLASSIFIERS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxnets.columns.sound import Sound
-from jaxnets.columns.tokens import Tokens
+from jaxnets.columns import Column, Sound, Tokens
 from jaxnets.errors import UserError
 from jaxnets.frontends import LogMel, SpecAugment
 from jaxnets.models import speed_net
@@ -27,12 +25,10 @@ from jaxnets.models.texts import VDCNN, TextCNN
 
 __all__ = [
     "CLASSIFIERS",
-    "TEXT_CLASSIFIERS",
-    "WAVE_CLASSIFIERS",
+    "OTHER_CLASSIFIERS",
     "ClassifierSpec",
+    "classifier_of",
     "make_classifier",
-    "make_sound_classifier",
-    "make_text_classifier",
     "scale_widths",
 ]
 
@@ -122,77 +118,66 @@ CLASSIFIERS: dict[str, ClassifierSpec] = {
 }
 
 
-def _m5(width: float, **fields: Any) -> nn.Module:
+def _m5(column: Column, width: float, **fields: Any) -> nn.Module:
     return M5(widths=scale_widths((128, 128, 256, 512), width), **fields)
 
 
-def _text_cnn(width: float, **fields: Any) -> nn.Module:
+def _text_cnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
     size, maps = scale_widths((128, 100), width)
-    return TextCNN(size=size, maps=maps, **fields)
+    return TextCNN(vocabulary=column.size, size=size, maps=maps, **fields)
 
 
-def _vdcnn(blocks: tuple[int, ...], width: float, **fields: Any) -> nn.Module:
-    return VDCNN(blocks=blocks, widths=scale_widths((64, 128, 256, 512), width), **fields)
+def _vdcnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
+    widths = scale_widths((64, 128, 256, 512), width)
+    return VDCNN(vocabulary=column.size, widths=widths, **fields)
 
 
-#: name -> `(width, **fields) -> module` on waves [B, T].
-WAVE_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"m5": _m5}
-
-#: name -> `(width, vocabulary=, **fields) -> module` on tokens [B, L].
-TEXT_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
-    "text_cnn": _text_cnn,
-    "vdcnn9": partial(_vdcnn, (1, 1, 1, 1)),
-    "vdcnn17": partial(_vdcnn, (2, 2, 2, 2)),
+#: Kind of column -> name -> `(column, width, **fields) -> module` on such rows.
+OTHER_CLASSIFIERS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "sound": {"m5": _m5},
+    "tokens": {"text_cnn": _text_cnn, "vdcnn": _vdcnn},
 }
 
 
-def make_sound_classifier(
-    name: str, column: Sound, *, frontend: LogMel, mask: SpecAugment, width: float, **fields: Any
+def classifier_of(
+    name: str,
+    column: Column,
+    *,
+    width: float = 1.0,
+    spectrogram: LogMel | None = None,
+    **fields: Any,
 ) -> nn.Module:
-    """Builds a classifier for sounds.
+    """Builds a classifier for the rows of a column.
 
     Args:
-      name: a key of `WAVE_CLASSIFIERS`; or of `CLASSIFIERS`, which then sees spectrograms.
-      column: of the sounds.
-      frontend: makes spectrograms.
-      mask: what is blanked of them in training.
-      width: factor on every number of channels.
+      name: one of `OTHER_CLASSIFIERS` of the column's kind; for images, and for sounds as
+        pictures, one of `CLASSIFIERS`.
+      column: of images, sounds or tokens.
+      width: factor on every number of channels, 1 being the published size.
+      spectrogram: the picture of sounds; by default the usual one of their rate.
       **fields: `num_classes`, `dropout` and `dtype`, as of `make_classifier`.
 
     Returns:
-      A module: `(sounds [B, T], *, train) -> (logits, features)`.
+      A module: `(decoded rows, *, train) -> (logits, features)`.
 
     Raises:
-      UserError: the name is unknown, or the network can't take such sounds, classes or options.
+      UserError: the name is unknown, or the network can't take such rows, classes or options.
     """
-    if name in WAVE_CLASSIFIERS:
+    own = OTHER_CLASSIFIERS.get(column.kind, {})
+    if name in own:
         _check_fields(**fields)
-        return WAVE_CLASSIFIERS[name](width, **fields)
-    shape = frontend.shape(column.length)
-    return OnLogMel(frontend, make_classifier(name, image_shape=shape, width=width, **fields), mask)
-
-
-def make_text_classifier(name: str, column: Tokens, *, width: float, **fields: Any) -> nn.Module:
-    """Builds a classifier for texts.
-
-    Args:
-      name: a key of `TEXT_CLASSIFIERS`.
-      column: of the texts.
-      width: factor on every number of channels.
-      **fields: `num_classes`, `dropout`, `word_dropout` and `dtype`.
-
-    Returns:
-      A module: `(tokens [B, L], *, train) -> (logits, features)`.
-
-    Raises:
-      UserError: the name is unknown, or the network can't take such classes or options.
-    """
-    if name not in TEXT_CLASSIFIERS:
+        return own[name](column, width, **fields)
+    if column.kind == "tokens" or name not in CLASSIFIERS:
+        names = [*own, *(CLASSIFIERS if column.kind != "tokens" else ())]
         raise UserError(
-            f"{name!r} classifies no texts; choose from {', '.join(sorted(TEXT_CLASSIFIERS))}"
+            f"unknown classifier {name!r} of {column.kind}: choose from {', '.join(sorted(names))}"
         )
-    _check_fields(**fields)
-    return TEXT_CLASSIFIERS[name](width, vocabulary=column.size, **fields)
+    if not isinstance(column, Sound):
+        return make_classifier(name, image_shape=column.shape, width=width, **fields)
+    frontend = spectrogram or LogMel(column.rate)
+    shape = frontend.shape(column.length)
+    classifier = make_classifier(name, image_shape=shape, width=width, **fields)
+    return OnLogMel(frontend, classifier, SpecAugment())
 
 
 def _check_fields(num_classes: int, dropout: float = 0.0, **_: Any) -> None:

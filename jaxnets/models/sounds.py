@@ -17,8 +17,7 @@ __all__ = ["M5", "OnLogMel"]
 class OnLogMel(nn.Module):
     """A classifier of images that sees the log-mel spectrogram of sounds.
 
-    The features are the classifier's own, and "log_mel" [B, frames, bins, 1], as it is without
-    masks.
+    The features are the classifier's own, and "log_mel" [B, frames, bins, 1], without masks.
 
     Attributes:
       frontend: makes the picture.
