@@ -218,11 +218,12 @@ def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     from experiments.benchmarks import timing
     from jaxnets import parallel
     from jaxnets.commands import generate
+    from jaxnets.task import Lazily, take_feed
 
     task = generate.build(config, dataset, mesh).task
     per_call = config.steps_per_call
     step: Any = task.step
-    if isinstance(step, parallel.Lazily):
+    if isinstance(step, Lazily):
         # A whole period in one call, so that each step has its share.
         per_call = common.given(config.penalty_every)
         step = step.steps(0, per_call)
@@ -235,7 +236,7 @@ def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     )
     state = parallel.replicate(task.init(), mesh)
     source = parallel.replicate(task.pipeline.source, mesh)
-    feed = parallel.take_feed(task.pipeline, 0, per_call)
+    feed = take_feed(task.pipeline, 0, per_call)
     return timing.Runner(program, state, feed, source, units=per_call, min_seconds=_WINDOW_SECONDS)
 
 

@@ -6,7 +6,7 @@ The parts, each a pure function or a Flax linen module:
 
 - `load`, `make_pipeline`: images by name, and the batches made of them.
 - `make_classifier`, `make_gan`: networks by name.
-- `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`.
+- `classifier_step`, `adversarial_step`: `(state, batch) -> (state, metrics)`, games of `Move`s.
 - `make_mesh`, `compile_step`: onto one device or many, by jit or by pmap.
 - `fit`: the loop, with checkpoints, logs and resumption.
 - `make_predict`, `make_sample`, `make_walk`: trained networks at work.
@@ -35,12 +35,16 @@ _HOMES = {
     "jaxnets.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
     "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict"],
+    "jaxnets.game": ["Move", "game_step"],
     "jaxnets.interruption": ["Interrupted"],
     "jaxnets.loop": ["fit"],
     "jaxnets.losses": [
+        "Auxiliary",
         "FeatureMatching",
         "LeCam",
         "PathLength",
+        "Play",
+        "Term",
         "adversarial_loss",
         "classification_loss",
         "cross_entropy",
@@ -64,7 +68,7 @@ _HOMES = {
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
     "jaxnets.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
-    "jaxnets.parallel": ["Lazily", "compile_step", "make_mesh", "place", "replicate"],
+    "jaxnets.parallel": ["compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.population": [
         "make_population_pipeline",
         "member_state",
@@ -75,7 +79,7 @@ _HOMES = {
     "jaxnets.scoring": ["Judge", "score_samples"],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
-    "jaxnets.task": ["FitOptions", "FitResult", "Ranking", "Task"],
+    "jaxnets.task": ["FitOptions", "FitResult", "Lazily", "Ranking", "Task"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -98,12 +102,16 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.descent import descend
     from jaxnets.errors import UserError
     from jaxnets.evaluate import classification, frechet_scores, make_predict
+    from jaxnets.game import Move, game_step
     from jaxnets.interruption import Interrupted
     from jaxnets.loop import fit
     from jaxnets.losses import (
+        Auxiliary,
         FeatureMatching,
         LeCam,
         PathLength,
+        Play,
+        Term,
         adversarial_loss,
         classification_loss,
         cross_entropy,
@@ -127,7 +135,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.optimizers import half_life_decay, make_optimizer, make_schedule
-    from jaxnets.parallel import Lazily, compile_step, make_mesh, place, replicate
+    from jaxnets.parallel import compile_step, make_mesh, place, replicate
     from jaxnets.population import (
         make_population_pipeline,
         member_state,
@@ -138,7 +146,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.scoring import Judge, score_samples
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, sample_latents
-    from jaxnets.task import FitOptions, FitResult, Ranking, Task
+    from jaxnets.task import FitOptions, FitResult, Lazily, Ranking, Task
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ image, so a generator can learn through them, and so can a gradient penalty.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import chex
@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import UserError
-from jaxnets.typing import Array, PRNGKey
+from jaxnets.typing import Array, Metrics, PRNGKey
 
 __all__ = [
+    "AUGMENT_PROBABILITY",
     "GAN_AUGMENTATIONS",
     "Adaptive",
     "Augmentation",
@@ -38,6 +39,8 @@ __all__ = [
 
 Augmentation = Callable[[PRNGKey, Array], Array]
 
+#: Name of ADA's probability in the state's `extra` and among the metrics.
+AUGMENT_PROBABILITY = "augment_probability"
 
 #: What fills the pixels of an image that was moved.
 _Filling = Literal["reflect", "zero"]
@@ -220,6 +223,7 @@ class Adaptive:
     Attributes:
       target: of the mean sign of the logits of real images.
       images: how many it takes for the probability to go from 0 to 1.
+      start: the probability at first.
 
     Reference:
       Karras et al. 2020, Training Generative Adversarial Networks with Limited Data,
@@ -228,16 +232,18 @@ class Adaptive:
 
     target: float = 0.6
     images: float = 500_000.0
+    start: float = 0.0
 
-    def after(self, probability: Array, sign: Array, images: Array) -> Array:
-        """The next probability, in [0, 1].
+    @property
+    def extra(self) -> dict[str, float]:
+        """What it keeps in the state, as that begins."""
+        return {AUGMENT_PROBABILITY: self.start}
 
-        Args:
-          probability: the last one.
-          sign: mean sign of the logits of the real images since.
-          images: how many those were.
-        """
-        return jnp.clip(probability + jnp.sign(sign - self.target) * images / self.images, 0.0, 1.0)
+    def after(self, extra: Mapping[str, Array], metrics: Metrics) -> dict[str, Array]:
+        """The next probability, in [0, 1], by the step's `d_sign_real`."""
+        signs = metrics["d_sign_real"]
+        moved = jnp.sign(signs.on_device() - self.target) * signs.count / self.images
+        return {AUGMENT_PROBABILITY: jnp.clip(extra[AUGMENT_PROBABILITY] + moved, 0.0, 1.0)}
 
 
 def apply(function: Augmentation, keys: Array, images: Array) -> Array:

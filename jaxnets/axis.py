@@ -72,16 +72,16 @@ def psum_as_one(tree: PyTree) -> PyTree:
     if not is_bound():
         return tree
     leaves, form = jax.tree.flatten(tree)
-    found = list(leaves)
+    sums = list(leaves)
     for kind in {leaf.dtype for leaf in leaves}:
         which = [i for i, leaf in enumerate(leaves) if leaf.dtype == kind]
-        whole = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in which]), DATA_AXIS)
+        joined = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in which]), DATA_AXIS)
         start = 0
         for i in which:
             stop = start + leaves[i].size
-            found[i] = whole[start:stop].reshape(leaves[i].shape)
+            sums[i] = joined[start:stop].reshape(leaves[i].shape)
             start = stop
-    return jax.tree.unflatten(form, found)
+    return jax.tree.unflatten(form, sums)
 
 
 def pmean(tree: PyTree) -> PyTree:
@@ -171,12 +171,12 @@ def per_device(function: Callable[..., Any], *, batch: int) -> Callable[..., Any
         return function
 
     def spread(*arguments: Any) -> Any:
-        whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+        replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
         return jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=tuple(split if i == batch else whole for i in range(len(arguments))),
-            out_specs=whole,
+            in_specs=tuple(split if i == batch else replicated for i in range(len(arguments))),
+            out_specs=replicated,
             check_vma=False,  # what is equal on all devices is so by psum, which it can't see
         )(*arguments)
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnets import distributed
+from jaxnets import __version__, distributed
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.integrity import (
@@ -28,12 +29,10 @@ from jaxnets.integrity import (
     read_manifest,
     set_aside,
     shapes_of,
-    unlisted,
     unsaved,
     write_manifest,
 )
 from jaxnets.placement import on_one_device
-from jaxnets.retention import Retention
 from jaxnets.state import TrainState
 
 __all__ = ["Checkpoints"]
@@ -87,15 +86,17 @@ class Checkpoints:
         self.directory = Path(directory).absolute()  # Orbax refuses relative paths
         self.damaged: dict[int, str] = {}
         self._index = self.directory.with_name(self.directory.name + ".json")
-        self._retention = Retention(keep, keep_best, higher_is_better=higher_is_better)
+        self._keep, self._keep_best = keep, keep_best
+        self._sign = 1 if higher_is_better else -1
         self._about = None if about is None else dict(about)
         self._say = say or (lambda text: None)
+        self._values: dict[int, float] = {}  # step -> value; NaN, which never ranks, where none
         self._saving: int | None = None  # the step last handed to Orbax
         self._manifest: dict[str, Any] = {}  # of that step
         self._sums: Callable[[], dict[str, Leaf]] = dict
-        self._manager = self._open()
+        self._open()
 
-    def _open(self) -> Any:
+    def _open(self) -> None:
         import orbax.checkpoint as ocp
 
         for name in ("absl", "asyncio"):
@@ -105,24 +106,21 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._retention,  # type: ignore[arg-type]
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
         )
-        try:
-            manager = ocp.CheckpointManager(self.directory, options=options)
-        except Exception as error:  # its notes on a step make no sense to Orbax
-            wrong = distributed.on_first(lambda: unlisted(self.directory))
-            if not wrong:
-                raise UserError(f"cannot read {self.directory}: {first_line(error)}") from error
-            set_aside(self.directory, dict(wrong))
-            self._say("; ".join(f"warning: step {n} is moved aside: {why}" for n, why in wrong))
-            manager = ocp.CheckpointManager(self.directory, options=options)
-        for step in manager.all_steps():
-            with contextlib.suppress(Damaged):  # such a one does not rank; `restore` names it
+        self._values = dict(distributed.on_first(self._list))
+
+    def _list(self) -> list[tuple[int, float]]:
+        """The steps on disk and their values; a damaged one does not rank, `restore` names it."""
+        values = []
+        for step in sorted(int(f.name) for f in self.directory.iterdir() if f.name.isdecimal()):
+            value = None
+            with contextlib.suppress(Damaged):
                 value = manifest_alone(self.directory / str(step))["value"]
-                self._retention.values[step] = math.nan if value is None else float(value)
-        return manager
+            values.append((step, math.nan if value is None else float(value)))
+        return values
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -130,18 +128,18 @@ class Checkpoints:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
             self.wait()
-            self._manager.close()
+            self._orbax.close()
         else:  # closing waits for the save under way, whose failure would hide what is known
             with contextlib.suppress(Exception):
-                self._manager.close()
+                self._orbax.close()
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints there are, the oldest first, damaged ones included."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._values)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None if there is none."""
-        return self._manager.latest_step()
+        return max(self._values, default=None)
 
     def newest_on_disk(self) -> int | None:
         """`latest_step` without the save under way; takes no locks, and any thread may ask."""
@@ -151,7 +149,12 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the best value; None if none has one."""
-        return next(iter(self._retention.ranked(self.steps())), None)
+        return next(iter(self._ranked()), None)
+
+    def _ranked(self) -> list[int]:
+        """The steps that have a value, the best first; of equals the older."""
+        ranked = [step for step in self.steps() if math.isfinite(self._values[step])]
+        return sorted(ranked, key=lambda step: -self._sign * self._values[step])
 
     def ever_saved(self) -> bool:
         """Whether there has been a checkpoint here, which may be gone."""
@@ -159,7 +162,8 @@ class Checkpoints:
 
     def would_be_kept(self, value: float) -> bool:
         """Whether a state with this value would be among the best."""
-        return self._retention.would_be_kept(value, self.steps())
+        as_good = [s for s in self._ranked() if self._sign * (self._values[s] - value) >= 0]
+        return math.isfinite(value) and len(as_good) < self._keep_best
 
     def save(
         self, state: TrainState, notes: dict[str, Any] | None = None, value: float | None = None
@@ -176,8 +180,13 @@ class Checkpoints:
         """
         step = int(state.step)
         self._mend_folder()
-        if step in self.steps():
+        if step in self._values:
             return
+        if (latest := self.latest_step()) is not None and step < latest:
+            raise UserError(
+                f"{self.directory} already holds step {latest}, beyond step {step}; use another "
+                "run folder"
+            )
         begin = partial(self._begin, step, state, notes, value)
         self._insist(step, lambda: (self.wait(), begin()), begin)
 
@@ -188,25 +197,15 @@ class Checkpoints:
         # a copy. Of one device: Orbax cuts what is on several, by as many programs to compile.
         copy = jax.tree.map(jnp.copy, on_one_device(state))
         self._sums = array_sums(copy)
-        ranks = value is not None and math.isfinite(value)
-        self._retention.values[step] = float(value) if ranks else math.nan  # type: ignore[arg-type]
-        self._manifest = {"step": step, "value": value if ranks else None, "about": self._about}
+        rank = math.nan if value is None or not math.isfinite(value) else float(value)
+        self._manifest = {"step": step, "value": _or_none(rank), "about": self._about}
         args = self._ocp.args
+        items = args.Composite(state=args.StandardSave(copy), notes=args.JsonSave(notes or {}))
         try:
-            saved = self._manager.save(
-                step,
-                args=args.Composite(
-                    state=args.StandardSave(copy), notes=args.JsonSave(notes or {})
-                ),
-            )
+            self._orbax.save(self.directory / str(step), args=items)
         except Exception as error:  # Orbax raises whatever its storage layer did
             raise unsaved(self.directory, step, error) from error
-        if not saved:
-            raise UserError(
-                f"{self.directory} already holds step {self.latest_step()}, beyond step {step}; "
-                "use another run folder"
-            )
-        self._saving = step
+        self._values[step], self._saving = rank, step
 
     def save_and_wait(
         self, state: TrainState, notes: dict[str, Any] | None = None, value: float | None = None
@@ -218,16 +217,15 @@ class Checkpoints:
         """
         step = int(state.step)
         self.save(state, notes, value)
-        value = self._retention.values.get(step)  # that of an earlier `save` of this step
+        value = self._values.get(step)  # that of an earlier `save` of this step
         self._insist(step, self.wait, partial(self._begin, step, state, notes, value))
 
     def set_value(self, step: int, value: float) -> None:
         """Ranks a checkpoint that was saved before its value was known."""
         self.wait()
-        ranks = math.isfinite(value)
-        self._retention.values[step] = value if ranks else math.nan
+        self._values[step] = value if math.isfinite(value) else math.nan
         if jax.process_index() == 0:
-            change_manifest(self.directory / str(step), value=value if ranks else None)
+            change_manifest(self.directory / str(step), value=_or_none(value))
 
     def wait(self) -> None:
         """Returns once everything is on disk.
@@ -238,15 +236,22 @@ class Checkpoints:
         if self._saving is None:
             return
         step, self._saving = self._saving, None
+        value = self._values.pop(step)
         try:
-            self._manager.wait_until_finished()
+            self._orbax.wait_until_finished()
+            if jax.process_index() == 0 and not (self.directory / str(step)).is_dir():
+                raise FileNotFoundError("someone deleted it")
         except Exception as error:
             raise unsaved(self.directory, step, error) from error
-        if jax.process_index() == 0:
-            if not (self.directory / str(step)).is_dir():
-                gone = FileNotFoundError("someone deleted it")
-                raise unsaved(self.directory, step, gone) from gone
+        self._values[step] = value
+        first = jax.process_index() == 0
+        if first:
             write_json(self._index, {"latest": step})
+        kept = {*self.steps()[-self._keep :], *self._ranked()[: self._keep_best]}
+        for old in set(self._values) - kept:
+            del self._values[old]
+            if first:
+                shutil.rmtree(self.directory / str(old), ignore_errors=True)
 
     def restore(
         self, like: TrainState, *, best: bool = False, repair: bool = False
@@ -272,18 +277,25 @@ class Checkpoints:
         if order and (newest := self._newest_saved()) > order[0]:
             self.damaged[newest] = "it is gone"
         if best:
-            ranked = self._retention.ranked(order)
+            ranked = self._ranked()
             order = ranked + [step for step in order if step not in ranked]
         for step in distributed.agree(order):
             try:
-                found = self._read(step, like)
+                restored = self._read(step, like)
             except Damaged as error:
                 self.damaged[step] = str(error)
                 continue
-            self._report(step)
-            if repair:
-                self._set_aside(later_than=step)
-            return found
+            for wrong, why in sorted(self.damaged.items()):
+                self._say(
+                    f"warning: the checkpoint of step {wrong} in {self.directory} is damaged, "
+                    f"{why}; using step {step}"
+                )
+            if repair:  # of a best one that is no longer the latest, what came later too
+                moved = [s for s in self.steps() if s in self.damaged or s > step]
+                distributed.on_first(lambda moved=moved: set_aside(self.directory, moved))
+                for s in moved:
+                    del self._values[s]
+            return restored
         ever = self._index.exists()
         raise UserError(nothing_good(self.directory, self.damaged, ever_saved=ever))
 
@@ -304,11 +316,13 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self.directory} cannot be read: it is of "
                 f"another network ({other})"
             )
-        target = jax.tree.map(_shape_of, like)
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
         args = self._ocp.args
         wanted = args.Composite(state=args.StandardRestore(target), notes=args.JsonRestore())
         try:
-            read = self._manager.restore(step, args=wanted)
+            read = self._orbax.restore(self.directory / str(step), args=wanted)
         except Exception as error:
             raise Damaged(f"it cannot be read: {first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
@@ -319,21 +333,6 @@ class Checkpoints:
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])
-
-    def _report(self, step: int) -> None:
-        for wrong, why in sorted(self.damaged.items()):
-            self._say(
-                f"warning: the checkpoint of step {wrong} in {self.directory} is damaged, {why}; "
-                f"using step {step}"
-            )
-
-    def _set_aside(self, later_than: int) -> None:
-        """Renames damaged checkpoints; of a best one that is no longer the latest, too."""
-        moved = [step for step in self.steps() if step in self.damaged or step > later_than]
-        if not moved:
-            return
-        set_aside(self.directory, moved)
-        self._manager.reload()
 
     def _insist(self, step: int, save: Callable[[], object], again: Callable[[], None]) -> None:
         """Saves; where that fails, makes the folder anew and saves again, and waits.
@@ -363,8 +362,8 @@ class Checkpoints:
 
     def _mend_folder(self) -> None:
         """Makes the folder again if someone deleted it, or part of it, while the run went on."""
-        gone = [s for s in self.steps() if s != self._saving]
-        gone = [s for s in gone if not (self.directory / str(s)).is_dir()]
+        done = [s for s in self._values if s != self._saving]
+        gone = [s for s in done if not (self.directory / str(s)).is_dir()]
         if (self.directory.is_dir() and not gone) or jax.process_count() > 1:
             return  # several processes would have to agree on what they see
         self._open_again()
@@ -373,23 +372,20 @@ class Checkpoints:
 
     def _open_again(self) -> None:
         with contextlib.suppress(Exception):  # the save under way lost its folder
-            self._manager.close()
+            self._orbax.close()
         self._saving = None
-        self._retention.values = {}
-        self._manager = self._open()
+        self._open()
 
     def _complete(self) -> None:
         """Called by Orbax, in its own thread, before a complete save gets its final name."""
         (folder,) = self.directory.glob(f"{self._manifest['step']}.orbax-checkpoint-tmp*")
-        import jaxnets
-
-        content = {**self._manifest, "jaxnets": jaxnets.__version__, "leaves": self._sums()}
+        content = {**self._manifest, "jaxnets": __version__, "leaves": self._sums()}
         self._sums = dict  # lets go of the copy
         write_manifest(folder, content)
 
 
-def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from jaxnets.errors import UserError
-from jaxnets.folders import cache_dir, cpu_kind
+from jaxnets.files import cache_dir, cpu_kind
 
 __all__ = ["OPTIONS", "enable_compilation_cache"]
 

@@ -1,6 +1,5 @@
 """`descend`: the one place that takes gradients and updates a network."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,11 +18,9 @@ __all__ = [
     "FINITE",
     "Objective",
     "Step",
-    "advance",
     "descend",
     "forward",
     "merge_over_first_axis",
-    "of_net",
     "split_batch",
     "value_at",
 ]
@@ -68,7 +65,9 @@ def descend(
     batch: Batch,
     key: PRNGKey,
     *,
+    name: str,
     optimizer: optax.GradientTransformation,
+    prefix: str = "",
     ema_decay: Array | float | None = None,
     micro_batches: int = 1,
 ) -> tuple[Net, Metrics]:
@@ -84,13 +83,16 @@ def descend(
       objective: gives the loss of each example, the new model state and the metrics.
       batch: leaves [B, ...].
       key: equal on every device.
+      name: of the network, among the metrics.
+      prefix: of `grad_norm` there.
       optimizer: the one that `net.opt_state` belongs to.
       ema_decay: share of the old average that is kept, in [0, 1]; None leaves `net.ema` alone.
       micro_batches: into how many parts the batch is dealt; must divide B.
 
     Returns:
       The updated network and the metrics, with `grad_norm` (global L2, before clipping) added, and
-      with `finite/<term>` for the terms of the update: the share of steps in which it was finite.
+      with `finite/<name>/<term>` for the terms of the update: the share of steps in which each was
+      finite.
     """
     leaves = jax.tree.leaves(dict(batch))
     chex.assert_equal_shape_prefix(leaves, 1)
@@ -98,39 +100,8 @@ def descend(
     mask = jnp.ones(size, jnp.float32) if (m := batch.get("mask")) is None else m
     batch = {**batch, "mask": mask.astype(jnp.float32)}
 
-    def loss(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
-        values, aux = objective(params, model_state, part, key)
-        return jnp.where(part["mask"] > 0, values, 0.0).sum(), aux
-
-    gradient = jax.value_and_grad(loss, has_aux=True)
-
-    def of_the_batch(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
-        """Sums of the gradient, metrics, loss and mask over all devices, and the model's state."""
-        if micro_batches == 1:
-            (total, (model_state, metrics)), grads = gradient(params, model_state, batch, key)
-        else:
-
-            def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
-                sums, model_state = carry
-                (total, (model_state, metrics)), grads = gradient(
-                    params, model_state, part[0], jax.random.fold_in(key, part[1])
-                )
-                return (jax.tree.map(jnp.add, sums, (total, grads)), model_state), metrics
-
-            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-            parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
-            ((total, grads), model_state), metrics = jax.lax.scan(
-                accumulate, (zeros, model_state), parts
-            )
-            metrics = merge_over_first_axis(metrics)
-        # All that must cross the devices does so together, once for each network and step.
-        with jax.named_scope(axis.GRADIENTS):
-            sums = axis.psum_as_one((grads, dict(metrics), total, batch["mask"].sum()))
-        return *sums, model_state
-
-    grads, metrics, total, count, model_state = axis.per_device(of_the_batch, batch=2)(
-        net.params, net.model_state, batch, key
-    )
+    sums = axis.per_device(_sums_of(objective, micro_batches), batch=2)
+    grads, metrics, total, count, model_state = sums(net.params, net.model_state, batch, key)
     grads = axis.divided(grads)
     grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0).astype(g.dtype), grads)
     updates, opt_state = optimizer.update(grads, net.opt_state, net.params)
@@ -141,29 +112,51 @@ def descend(
             {"params": params, "model_state": model_state}, ema, 1.0 - ema_decay
         )
     norm = optax.tree.norm(grads)
+    metrics[f"{prefix}grad_norm"] = Mean.of(norm[None])
     # The updated parameters tell of the update, and of an overflow when it was added.
     judged = {"loss": total, "gradient": norm, "update": optax.tree.norm(params)}
     if "penalty" in metrics:
-        judged = {"penalty": metrics["penalty"].total, **judged}
-    if jax.tree.leaves(model_state):  # a variance may overflow where nothing else does
-        judged["model_state"] = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(model_state))
+        judged["penalty"] = metrics["penalty"].total
+    if leaves := jax.tree.leaves(model_state):  # a variance may overflow where nothing else does
+        judged["model_state"] = sum(jnp.abs(leaf).sum() for leaf in leaves)
     for term, value in judged.items():
-        metrics[f"{FINITE}/{term}"] = Mean.of(jnp.isfinite(value)[None])
-    metrics["grad_norm"] = Mean.of(norm[None])
+        metrics[f"{FINITE}/{name}/{term}"] = Mean.of(jnp.isfinite(value)[None])
     return Net(params, model_state, opt_state, ema), metrics
 
 
-def of_net(metrics: Metrics, net: str, prefix: str = "") -> Metrics:
-    """One network's metrics under the names that they have among those of a step."""
-    found = {}
-    for name, value in metrics.items():
-        head, _, term = name.partition("/")
-        if head == FINITE:
-            name = f"{FINITE}/{net}/{term}"
-        elif name == "grad_norm":
-            name = prefix + name
-        found[name] = value
-    return found
+def _sums_of(objective: Objective, micro_batches: int) -> Callable[..., Any]:
+    """Sums of the gradient, metrics, loss and mask over all devices, and the model's state."""
+
+    def loss(params: PyTree, model_state: PyTree, part: Batch, key: PRNGKey):
+        values, aux = objective(params, model_state, part, key)
+        return jnp.where(part["mask"] > 0, values, 0.0).sum(), aux
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def sums(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
+        if micro_batches == 1:
+            (total, (model_state, metrics)), grads = gradient(params, model_state, batch, key)
+        else:
+
+            def accumulate(carry: tuple[PyTree, PyTree], part: tuple[Batch, Array]):
+                added, model_state = carry
+                (total, (model_state, metrics)), grads = gradient(
+                    params, model_state, part[0], jax.random.fold_in(key, part[1])
+                )
+                return (jax.tree.map(jnp.add, added, (total, grads)), model_state), metrics
+
+            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            parts = (split_batch(batch, micro_batches), jnp.arange(micro_batches))
+            ((total, grads), model_state), metrics = jax.lax.scan(
+                accumulate, (zeros, model_state), parts
+            )
+            metrics = merge_over_first_axis(metrics)
+        # All that must cross the devices does so together, once for each network and step.
+        with jax.named_scope(axis.GRADIENTS):
+            whole = axis.psum_as_one((grads, dict(metrics), total, batch["mask"].sum()))
+        return *whole, model_state
+
+    return sums
 
 
 def merge_over_first_axis(metrics: PyTree) -> PyTree:
@@ -190,8 +183,3 @@ def forward(module: nn.Module, model_state: PyTree, key: PRNGKey) -> Callable[..
 def value_at(value: Array | float | optax.Schedule | None, step: Array) -> Array | float | None:
     """A number, or what a function of the step gives."""
     return value(step) if callable(value) else value  # type: ignore[return-value]
-
-
-def advance(state: TrainState, **nets: Net) -> TrainState:
-    """The state after one more step, with these networks."""
-    return dataclasses.replace(state, step=state.step + 1, nets={**state.nets, **nets})

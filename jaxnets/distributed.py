@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from jaxnets.door import address_of
+from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.lines import key_of_environment
 from jaxnets.meeting import Hello, meet
@@ -93,24 +93,21 @@ def start(
     coordinator, process_count, process_id, local = _place(
         coordinator, process_count, process_id, timeout
     )
-    host, port = address_of(coordinator)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
     own = Hello(
         index=process_id,
         count=process_count,
         name=f"process {os.getpid()} of {socket.gethostname()}",
-        versions={"jaxnets": _version(), **versions},
+        versions={"jaxnets": __version__, **versions},
         config=config or {},
     )
-    key = key_of_environment()
-    peers = Peers(process_id, *meet(coordinator, own, timeout, key))
+    peers = Peers(process_id, *meet(coordinator, own, timeout, key_of_environment()))
     peers.hint = hint
-    peers.start()
-    _peers = peers
     # jax warns of variables that name a proxy, which gRPC does not ask on the way to a Unix socket.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
-    way = relayed(host, port, key, index=process_id, count=process_count, seconds=timeout)
-    with _own_handler_of_sigterm(), way as place:
+    with _own_handler_of_sigterm(), relayed(peers, timeout) as place:
+        peers.start()
+        _peers = peers
         jax.distributed.initialize(
             place,
             process_count,
@@ -122,12 +119,6 @@ def start(
             heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_JAX_END_SECONDS,
         )
-
-
-def _version() -> str:
-    import jaxnets
-
-    return jaxnets.__version__
 
 
 def _place(
@@ -222,16 +213,16 @@ def on_first(make: Callable[[], T]) -> T:
     """
     if _peers is None:
         return make()
-    found, wrong = None, None
+    result, wrong = None, None
     if index() == 0:
         try:
-            found = make()
+            result = make()
         except UserError as error:
             wrong = str(error)
-    found, wrong = agree([found, wrong])
+    result, wrong = agree([result, wrong])
     if wrong is not None:
         raise UserError(wrong)
-    return found  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
 def ask_to_leave(signum: int) -> None:

@@ -56,8 +56,8 @@ def address_of(text: str) -> tuple[str, int]:
 
 def is_trusted(address: str) -> bool:
     """Whether an address is of this machine or of a private network."""
-    found = _parse(address)
-    return any(found.version == net.version and found in net for net in _TRUSTED)
+    parsed = _parse(address)
+    return any(parsed.version == net.version and parsed in net for net in _TRUSTED)
 
 
 def is_loopback(host: str) -> bool:
@@ -69,9 +69,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    found = ipaddress.ip_address(address)
+    parsed = ipaddress.ip_address(address)
     # An IPv6 socket has IPv4 addresses in this form.
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def check_reach(host: str) -> None:
@@ -81,7 +81,7 @@ def check_reach(host: str) -> None:
       UserError: if it has.
     """
     try:
-        addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+        addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except (OSError, UnicodeError):  # whoever tries to connect will say so
         return
     if not any(map(is_trusted, addresses)):
@@ -142,7 +142,7 @@ def connect(host: str, port: int, key: bytes | None, seconds: float) -> Line:
 def _open(host: str, port: int, anywhere: bool, seconds: float) -> socket.socket:
     """Connects to the first address of a host that answers, anywhere or in trusted networks."""
     try:
-        addresses = [found[4] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        addresses = [entry[4] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except UnicodeError:
         raise OSError(f"{host!r} is no name of a host") from None
     error = OSError(f"it {_OUTSIDE}")
@@ -199,8 +199,8 @@ class Door:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        while (found := self.next(0.0)) is not None:
-            found[0].close()
+        while (admitted := self.next(0.0)) is not None:
+            admitted[0].close()
         self._admitted.put(None)
         for line, thread in pending.items():
             line.close()
@@ -236,15 +236,15 @@ class Door:
             if self._key is None and not is_trusted(address):
                 raise Stranger(_OUTSIDE)
             line.shake_hands(self._key, HANDSHAKE_SECONDS, hosts=True)
-            said = line.receive(deadline - time.monotonic(), _LONGEST_FIRST)
+            message = line.receive(deadline - time.monotonic(), _LONGEST_FIRST)
         except (Stranger, TimeoutError, Gone, ValueError) as error:
             if not isinstance(error, Gone):  # which may be a process that was ended
                 self._turn_away(address, error if isinstance(error, Stranger) else Stranger())
-            said = None
+            message = None
         with self._turn:
             self._pending.pop(line, None)
-            if said is not None and not self._closed:
-                return self._admitted.put((line, said))
+            if message is not None and not self._closed:
+                return self._admitted.put((line, message))
         line.close()
 
     def _turn_away(self, address: str, error: Stranger) -> None:

@@ -1,9 +1,10 @@
-"""Files that are read with one sentence for an error, and written whole or not at all."""
+"""Files: read with one sentence for an error, written whole or not at all; the cache folder."""
 
 import contextlib
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -13,10 +14,12 @@ from typing import Any
 from jaxnets.errors import UserError
 
 __all__ = [
+    "cache_dir",
     "check_path",
     "check_writable",
     "clean_up",
     "cleaning",
+    "cpu_kind",
     "json_digest",
     "new_folder",
     "read_json",
@@ -178,3 +181,38 @@ def check_writable(path: Path, what: str) -> None:
         raise UserError(
             f"{what} {path} cannot be written: {error.strerror}; choose another path"
         ) from error
+
+
+def cache_dir() -> Path:
+    """The cache folder: $JAXNETS_CACHE, else jaxnets in the user's cache folder.
+
+    Raises:
+      UserError: if $JAXNETS_CACHE lies in the home of a user that there is not.
+    """
+    own = os.environ.get("JAXNETS_CACHE")
+    if own:
+        try:
+            return Path(own).expanduser().absolute()
+        except RuntimeError as error:  # ~NAME, and there is no such user
+            raise UserError(
+                f"JAXNETS_CACHE names {own}, in the home of no known user; set it to a folder of "
+                "yours"
+            ) from error
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jaxnets"
+
+
+def cpu_kind() -> str:
+    """A name for the kind of CPU, equal where code compiled for the one runs on the other.
+
+    A compiler may use whatever the CPU has that it runs on, and a home folder may serve machines of
+    several kinds.
+    """
+    facts = [platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    kinds = ("model name", "flags", "Features", "CPU part")
+    facts += sorted({line for line in lines if line.startswith(kinds)})
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

@@ -54,7 +54,7 @@ def find_faults(values: Mapping[str, float], first: int, steps: int) -> list[Fau
       first: number of its first step, from 0.
       steps: how many it made.
     """
-    found: dict[str, tuple[Any, Fault]] = {}
+    first_of: dict[str, tuple[Any, Fault]] = {}
     for name, share in values.items():
         head, *parts = name.split("/")
         if head != FINITE or share == 1.0:
@@ -64,15 +64,15 @@ def find_faults(values: Mapping[str, float], first: int, steps: int) -> list[Fau
         if term == "penalty":
             # Under lazy regularisation its share is one of fewer steps; the loss contains it and
             # is there in all of them.
-            whole = values.get("/".join([FINITE, net, "loss", *parts[2:]]), 0.0)
-            good = max(good, math.floor(whole * steps + 1e-6))
+            of_loss = values.get("/".join([FINITE, net, "loss", *parts[2:]]), 0.0)
+            good = max(good, math.floor(of_loss * steps + 1e-6))
         fault = Fault(first + good + 1, net, term, member)
         # Of one step's faults: the discriminator is updated before the generator.
         order = (fault.step, net, _TERMS.index(term))
-        if member not in found or order < found[member][0]:
-            found[member] = (order, fault)
-    members = [fault for member, (_, fault) in found.items() if member]
-    return members or [fault for _, fault in found.values()]
+        if member not in first_of or order < first_of[member][0]:
+            first_of[member] = (order, fault)
+    members = [fault for member, (_, fault) in first_of.items() if member]
+    return members or [fault for _, fault in first_of.values()]
 
 
 def members(values: Mapping[str, float]) -> set[str]:
@@ -110,16 +110,16 @@ def collapse_warnings(values: Mapping[str, float]) -> dict[str, str]:
     Returns:
       kind of trouble -> sentence.
     """
-    found = {}
+    warnings = {}
     real, fake = values.get("d_sign_real", 0.0), values.get("d_sign_fake", 0.0)
     if real > _SURE and fake < -_SURE:
-        found["discriminator wins"] = (
+        warnings["discriminator wins"] = (
             "the discriminator tells practically every image, so the generator learns little from "
             "it; a penalty (--penalty r1), augmentation (--augment) or a lower "
             "--discriminator-learning-rate helps"
         )
     if abs(real) > _SURE and abs(fake) > _SURE and real * fake > 0:
-        found["discriminator is blind"] = (
+        warnings["discriminator is blind"] = (
             "the discriminator gives reals and fakes the same answer, so the generator learns "
             "nothing from it; raise --discriminator-learning-rate or lower --penalty-weight"
         )
@@ -127,17 +127,17 @@ def collapse_warnings(values: Mapping[str, float]) -> dict[str, str]:
     for name, view in views.items():
         spread = values.get(name, math.nan)
         if spread < _NARROW:
-            found["mode collapse"] = (
+            warnings["mode collapse"] = (
                 f"samples of a class differ by only {spread:.0%} of what real images do, {view}: "
                 "the generator makes few different images (mode collapse)"
             )
     least = values.get("samples_least_class_share", math.nan)
     if least < _MISSING:
-        found["missing class"] = (
+        warnings["missing class"] = (
             f"of one class a CNN finds only {least:.0%} of the samples that there should be: the "
             "generator leaves it out"
         )
-    return found
+    return warnings
 
 
 class CollapseWatch:
@@ -171,14 +171,14 @@ class CollapseWatch:
         """
         if values.get("epoch", math.inf) < self._after:
             return {}
-        found = {}
+        warnings = {}
         for member in sorted({name.partition("/")[2] for name in values if "/" in name}) or [""]:
             ending = f"/{member}" if member else ""
             own = {k.removesuffix(ending): v for k, v in values.items() if k.endswith(ending)}
             head = f"{member}: " if member else ""
-            said = collapse_warnings(own)
-            found |= {head + k: head + text for k, text in said.items() if k not in self._usual}
+            seen = collapse_warnings(own)
+            warnings |= {head + k: head + text for k, text in seen.items() if k not in self._usual}
         if not any(name.startswith("d_sign_") for name in values):
-            return found
-        self._agreed = {kind: self._agreed.get(kind, 0) + 1 for kind in found}
-        return {k: text for k, text in found.items() if self._agreed[k] >= self._records}
+            return warnings
+        self._agreed = {kind: self._agreed.get(kind, 0) + 1 for kind in warnings}
+        return {k: text for k, text in warnings.items() if self._agreed[k] >= self._records}

@@ -7,10 +7,8 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 """
 
 import hashlib
-import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ __all__ = [
     "read_manifest",
     "set_aside",
     "shapes_of",
-    "unlisted",
     "unsaved",
     "write_manifest",
 ]
@@ -47,9 +44,8 @@ Leaf = tuple[str, list[int], str]
 MANIFEST = "manifest.json"
 _FORMAT = "jaxnets checkpoint 1"
 
-#: Written by Orbax after all else, with the time of it: what else is in it is compared instead.
+#: Orbax's notes, written after all else, with the time of it. Nothing is read out of them.
 _STAMPED = "_CHECKPOINT_METADATA"
-_STAMPS = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
 
 
 class Damaged(Exception):
@@ -84,13 +80,13 @@ def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
             leaves[name] = (array, _sums_on_devices(array))
 
     def finish() -> dict[str, Leaf]:
-        found = {}
+        named = {}
         for name, (array, sums) in leaves.items():
             if sums is None:
                 sums = _sums(np, _words(np.asarray(array)))
             text = "".join(f"{int(part):08x}" for part in np.asarray(sums))
-            found[name] = (str(array.dtype), list(array.shape), text)
-        return found
+            named[name] = (str(array.dtype), list(array.shape), text)
+        return named
 
     return finish
 
@@ -145,22 +141,18 @@ def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
 
 
 def set_aside(directory: Path, steps: Iterable[int]) -> None:
-    """Renames checkpoints to `damaged-<step>`, or the next such name; all processes must call it.
+    """Renames checkpoints to `damaged-<step>`, or the next such name.
 
     Args:
       directory: of the checkpoints.
       steps: which.
     """
-    for step in steps if jax.process_index() == 0 else ():
+    for step in steps:
         place, number = directory / f"damaged-{step}", 1
         while place.exists():
             number += 1
             place = directory / f"damaged-{step}-{number}"
         os.replace(directory / str(step), place)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("jaxnets checkpoints: set aside")
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -169,30 +161,26 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     Args:
       folder: of one checkpoint.
       content: JSON types; what else the manifest tells.
-
-    Raises:
-      TimeoutError: if what Orbax writes beside the arrays is not there after a minute.
     """
     files = {
         str(path.relative_to(folder)): [path.stat().st_size, _digest_of_file(path)]
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _STAMPED
     }
-    whole = {"format": _FORMAT, **content, "files": files, "orbax": _notes_of_orbax(folder)}
-    _write(folder, whole)
+    _write(folder, {"format": _FORMAT, **content, "files": files})
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     """Writes other values for some of what a manifest tells."""
-    whole = {**read_json(folder / MANIFEST), **changes}
-    del whole["digest"]
-    _write(folder, whole)
+    manifest = {**read_json(folder / MANIFEST), **changes}
+    del manifest["digest"]
+    _write(folder, manifest)
 
 
-def _write(folder: Path, whole: Mapping[str, Any]) -> None:
+def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
     if not folder.is_dir():  # deleted: to be made again with a manifest only, it is no checkpoint
         raise FileNotFoundError(2, "No such folder", str(folder))
-    write_json(folder / MANIFEST, {**whole, "digest": json_digest(whole)})
+    write_json(folder / MANIFEST, {**manifest, "digest": json_digest(manifest)})
 
 
 def manifest_alone(folder: Path) -> dict[str, Any]:
@@ -202,102 +190,57 @@ def manifest_alone(folder: Path) -> dict[str, Any]:
       Damaged: if it is missing or is not as it was written.
     """
     try:
-        whole = read_json(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST)
     except (UserError, OSError) as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
         raise Damaged(f"its {MANIFEST} {'is missing' if missing else 'is damaged'}") from error
-    if not isinstance(whole, dict) or whole.get("format") != _FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise Damaged(f"its {MANIFEST} is of another format")
-    if json_digest({k: v for k, v in whole.items() if k != "digest"}) != whole.get("digest"):
+    content = {k: v for k, v in manifest.items() if k != "digest"}
+    if json_digest(content) != manifest.get("digest"):
         raise Damaged(f"its {MANIFEST} is damaged")
-    return whole
+    return manifest
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any]:
     """The manifest of a checkpoint, after every file has been compared with it.
 
-    A file that it does not name is none of the checkpoint's, and is not looked at. Of several
+    A file that it does not name is none of the checkpoint's, and is not looked at. With several
     processes, all must call it; process 0 reads the files.
 
     Raises:
       Damaged: if any of them is missing, can't be read or is not as it was written, or if the
         checkpoint is that of another step.
     """
-    if distributed.count() == 1:
-        return _verified(folder, step)
-    found, damage = None, None
-    if distributed.writes():
+
+    def verify() -> tuple[dict[str, Any], str]:
         try:
-            found = _verified(folder, step)
+            return _verified(folder, step), ""
         except Damaged as error:
-            damage = str(error)
-    outcome: list[Any] = distributed.agree([found, damage])
-    found, damage = outcome
-    if damage is not None:
+            return {}, str(error)
+
+    manifest, damage = distributed.on_first(verify)
+    if damage:
         raise Damaged(damage)
-    return found
+    return manifest
 
 
 def _verified(folder: Path, step: int) -> dict[str, Any]:
-    whole = manifest_alone(folder)
-    if whole["step"] != step:
-        raise Damaged(f"it is the checkpoint of step {whole['step']} under another name")
-    for name, (size, digest) in whole["files"].items():
+    manifest = manifest_alone(folder)
+    if manifest["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {manifest['step']} under another name")
+    for name, (size, digest) in manifest["files"].items():
         path = folder / name
         try:
             if not path.is_file():
                 raise Damaged(f"its file {name} is missing")
-            if (found := path.stat().st_size) != size:
-                raise Damaged(f"its file {name} has {found:,} bytes instead of {size:,}")
+            if (there := path.stat().st_size) != size:
+                raise Damaged(f"its file {name} has {there:,} bytes instead of {size:,}")
             if _digest_of_file(path) != digest:
                 raise Damaged(f"its file {name} has changed")
         except OSError as error:  # a bad sector, say: an older checkpoint may still be good
             raise Damaged(f"its file {name} cannot be read ({error.strerror})") from error
-    if _unstamped(folder) != whole["orbax"]:
-        raise Damaged(f"its file {_STAMPED} is missing or has changed")
-    return whole
-
-
-def unlisted(directory: Path) -> list[tuple[int, str]]:
-    """Steps at whose notes Orbax may fail when it opens their folder, and what is wrong with each.
-
-    Args:
-      directory: of the checkpoints.
-    """
-    found = []
-    for step in sorted(int(f.name) for f in directory.iterdir() if f.name.isdecimal()):
-        folder = directory / str(step)
-        try:
-            if _unstamped(folder) != manifest_alone(folder)["orbax"]:
-                raise Damaged(f"its file {_STAMPED} is missing or has changed")
-        except Damaged as error:
-            found.append((step, str(error)))
-    return found
-
-
-def _unstamped(folder: Path) -> dict[str, Any] | None:
-    """Orbax's own notes on a checkpoint, without the times; None where they can't be read."""
-    try:
-        found = json.loads((folder / _STAMPED).read_text())
-        for name in _STAMPS:
-            found.pop(name, None)
-        return dict(found)
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-
-
-def _notes_of_orbax(folder: Path) -> dict[str, Any]:
-    """What `_unstamped` will find: a thread of Orbax's own writes it, and may not have done so yet.
-
-    Raises:
-      TimeoutError: if it has not after some seconds, as where someone deletes what it writes.
-    """
-    end = time.monotonic() + 5
-    while not (found := _unstamped(folder) or {}).get("item_handlers"):
-        if time.monotonic() > end or not folder.is_dir():
-            raise TimeoutError(f"Orbax has not written {_STAMPED}")
-        time.sleep(0.001)
-    return found
+    return manifest
 
 
 def _digest_of_file(path: Path) -> str:

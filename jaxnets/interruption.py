@@ -164,17 +164,17 @@ class Watchdog:
 
     def _rescued(self, signum: int) -> str:
         """What `rescue` says; "" if there is none, or it fails, as on a full disk, or hangs."""
-        said: list[str] = []
+        words: list[str] = []
 
         def save(rescue: Callable[[int], str]) -> None:
             with suppress(Exception):
-                said.append(rescue(signum))
+                words.append(rescue(signum))
 
         if self.rescue is not None:
             thread = threading.Thread(target=save, args=(self.rescue,), daemon=True)
             thread.start()
             thread.join(self._grace * (1 - _SHARE_OF_WORK_AT_REST))
-        return "".join(said)
+        return "".join(words)
 
 
 class Interruption:

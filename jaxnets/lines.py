@@ -13,6 +13,7 @@ A frame is its length in four bytes, its content, and the signature if there is 
 import contextlib
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jaxnets.errors import UserError
@@ -88,8 +90,8 @@ class Line:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket, self._buffer = connection, bytearray()
         self._sending = threading.Lock()
-        self._out: _Signer | None = None
-        self._in: _Signer | None = None
+        self._out: Callable[[bytes], bytes] | None = None
+        self._in: Callable[[bytes], bytes] | None = None
 
     def shake_hands(self, key: bytes | None, seconds: float, *, hosts: bool) -> None:
         """Finds out whether the other end belongs to the same run, and signs from then on.
@@ -140,8 +142,8 @@ class Line:
             self.send_bytes(derive(b"the guest knows"))
             if not hmac.compare_digest(hear(), derive(b"the host knows")):
                 raise OtherSecret
-        guest_speaks = _Signer(derive(b"the guest speaks"))
-        host_speaks = _Signer(derive(b"the host speaks"))
+        guest_speaks = _signer(derive(b"the guest speaks"))
+        host_speaks = _signer(derive(b"the host speaks"))
         self._out, self._in = (host_speaks, guest_speaks) if hosts else (guest_speaks, host_speaks)
 
     def send(self, value: Any) -> None:
@@ -156,7 +158,7 @@ class Line:
         """Sends bytes; raises as `send` does."""
         try:
             with self._sending:
-                signature = b"" if self._out is None else self._out.sign(content)
+                signature = b"" if self._out is None else self._out(content)
                 self._socket.sendall(struct.pack(">I", len(content)) + content + signature)
         except OSError as error:
             raise Gone from error
@@ -174,40 +176,33 @@ class Line:
         except RecursionError:
             raise ValueError("lists within lists without an end") from None
 
-    def receive_bytes(self, seconds: float | None, longest: int = _LONGEST) -> bytes:
-        """The next bytes; raises as `receive` does. Without a number of seconds it waits for ever.
-
-        Args:
-          seconds: how long it waits at most.
-          longest: how many bytes it accepts.
-        """
-        deadline = None if seconds is None else time.monotonic() + seconds
+    def receive_bytes(self, seconds: float, longest: int = _LONGEST) -> bytes:
+        """The next bytes, of which it accepts only so many; raises as `receive` does."""
+        deadline = time.monotonic() + seconds
         self._fill(4, deadline)
         (length,) = struct.unpack_from(">I", self._buffer)
         if length > longest:
             raise ValueError(f"a message of {length} bytes")
-        end = 4 + length + (0 if self._in is None else _Signer.length)
+        end = 4 + length + (0 if self._in is None else hashlib.sha256().digest_size)
         self._fill(end, deadline)
         content, signature = bytes(self._buffer[4 : 4 + length]), self._buffer[4 + length : end]
         del self._buffer[:end]
-        if self._in is not None and not hmac.compare_digest(signature, self._in.sign(content)):
+        if self._in is not None and not hmac.compare_digest(signature, self._in(content)):
             raise ValueError("a message with a wrong signature")
         return content
 
-    def _fill(self, length: int, deadline: float | None) -> None:
+    def _fill(self, length: int, deadline: float) -> None:
         """Reads until the buffer has so many bytes."""
         ready = select.poll()
         while len(self._buffer) < length:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
             try:
                 ready.register(self._socket, select.POLLIN)
-                if not ready.poll(left):
-                    raise TimeoutError
-                data = self._socket.recv(1 << 16)
-            except TimeoutError:
-                raise
+                arrived = ready.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                data = self._socket.recv(1 << 16) if arrived else b""
             except (OSError, ValueError) as error:  # closed: here, or at the other end
                 raise Gone from error
+            if not arrived:
+                raise TimeoutError
             if not data:
                 raise Gone
             self._buffer += data
@@ -228,18 +223,13 @@ class Line:
         self._socket.close()
 
 
-class _Signer:
-    """Signs what goes one way over one line; the other end signs it too, and compares."""
+def _signer(key: bytes) -> Callable[[bytes], bytes]:
+    """Signs what goes one way over one line; the other end signs it too, and compares.
 
-    length = hashlib.sha256().digest_size
-
-    def __init__(self, key: bytes):
-        self._key, self._count = key, 0
-
-    def sign(self, content: bytes) -> bytes:
-        """The signature of the next content; the same content gets another one later."""
-        self._count += 1
-        return _sign(self._key, struct.pack(">Q", self._count) + content)
+    The contents are numbered, so the same content gets another signature later.
+    """
+    numbers = itertools.count(1)
+    return lambda content: _sign(key, struct.pack(">Q", next(numbers)) + content)
 
 
 def _sign(key: bytes, content: bytes) -> bytes:
@@ -249,12 +239,12 @@ def _sign(key: bytes, content: bytes) -> bytes:
 def _nonce_of(greeting: bytes) -> str | None:
     """The nonce that the other end has sent, None if it has no secret."""
     try:
-        said = json.loads(greeting)
+        content = json.loads(greeting)
     except ValueError:
         raise Stranger from None
-    if not (isinstance(said, dict) and said.get("protocol") == _PROTOCOL):
+    if not (isinstance(content, dict) and content.get("protocol") == _PROTOCOL):
         raise Stranger
-    nonce = said.get("nonce")
+    nonce = content.get("nonce")
     if not (nonce is None or isinstance(nonce, str)):
         raise Stranger
     return nonce

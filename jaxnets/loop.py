@@ -12,22 +12,15 @@ from jax.sharding import Mesh
 
 from jaxnets import distributed, guard
 from jaxnets.checkpoint import Checkpoints
+from jaxnets.descent import Step
 from jaxnets.errors import UserError
 from jaxnets.evaluate import to_look_at
 from jaxnets.files import read_json
 from jaxnets.interruption import Cut, Interrupted, Interruption
 from jaxnets.log import MetricLog, Progress, brief, read_records
-from jaxnets.parallel import (
-    Lazily,
-    bytes_per_device,
-    compile_step,
-    place,
-    replicate,
-    take_feed,
-)
+from jaxnets.parallel import bytes_per_device, compile_step, place, replicate
 from jaxnets.state import TrainState
-from jaxnets.steps import Step
-from jaxnets.task import FitOptions, FitResult, Ranking, Task
+from jaxnets.task import FitOptions, FitResult, Lazily, Ranking, Task, take_feed
 from jaxnets.typing import Metrics
 
 __all__ = ["fit"]

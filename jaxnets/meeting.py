@@ -109,20 +109,20 @@ def _receive_all(
         refused.callback(lambda: [line.close() for line in lines.values()])
         try:
             while len(lines) < own.count - 1:
-                found = _next(door, deadline)
-                if found is None:
+                arrival = _next(door, deadline)
+                if arrival is None:
                     raise _Refusal(_missing(own, lines, seconds) + _turned_away(door))
-                line, said = found
+                line, hello = arrival
                 # It may have waited for process 0, and its time is over earlier.
-                theirs = time.monotonic() + 0.9 * said["seconds"]
+                theirs = time.monotonic() + 0.9 * hello["seconds"]
                 if theirs < deadline:
-                    deadline, seconds = theirs, said["timeout"]
+                    deadline, seconds = theirs, hello["timeout"]
                 try:
-                    _compare(own, said, lines, names)
+                    _compare(own, hello, lines, names)
                 except _Refusal as refusal:
                     _refuse(line, str(refusal))
                     raise
-                lines[said["index"]], names[said["index"]] = line, said["name"]
+                lines[hello["index"]], names[hello["index"]] = line, hello["name"]
         except _Refusal as refusal:
             for line in lines.values():
                 _refuse(line, str(refusal))
@@ -145,33 +145,33 @@ def _refuse(line: Line, sentence: str) -> None:
 
 def _next(door: Door, deadline: float) -> tuple[Line, dict[str, Any]] | None:
     """The next process that comes and what it says; None if none does in time."""
-    while (found := door.next(deadline - time.monotonic())) is not None:
-        if _is_hello(found[1]):
-            return found
-        found[0].close()
+    while (arrival := door.next(deadline - time.monotonic())) is not None:
+        if _is_hello(arrival[1]):
+            return arrival
+        arrival[0].close()
     return None
 
 
-def _is_hello(said: Any) -> bool:
+def _is_hello(hello: Any) -> bool:
     """Whether what came is what `_join` sends."""
-    if not isinstance(said, dict):
+    if not isinstance(hello, dict):
         return False
     kinds = {"index": int, "count": int, "name": str, "versions": dict, "config": dict}
     kinds |= {"seconds": (int, float), "timeout": (int, float)}
-    if not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+    if not all(isinstance(hello.get(name), kind) for name, kind in kinds.items()):
         return False
     return (
-        0 <= said["index"] < said["count"]
-        and 0 <= said["seconds"] < math.inf
-        and 0 <= said["timeout"] < math.inf
+        0 <= hello["index"] < hello["count"]
+        and 0 <= hello["seconds"] < math.inf
+        and 0 <= hello["timeout"] < math.inf
     )
 
 
 def _turn_away(door: Door, sentence: str, expected: int) -> None:
     """Tells those who come in the next moments: they were started together with the others."""
     deadline = time.monotonic() + _TURN_AWAY_SECONDS
-    while expected > 0 and (found := _next(door, deadline)) is not None:
-        _refuse(found[0], sentence)
+    while expected > 0 and (arrival := _next(door, deadline)) is not None:
+        _refuse(arrival[0], sentence)
         expected -= 1
 
 
@@ -193,19 +193,19 @@ def _missing(own: Hello, lines: Mapping[int, Line], seconds: float) -> str:
 
 
 def _compare(
-    own: Hello, said: dict[str, Any], lines: dict[int, Line], names: Mapping[int, str]
+    own: Hello, hello: dict[str, Any], lines: dict[int, Line], names: Mapping[int, str]
 ) -> None:
     """Raises _Refusal if a process does not belong to this run."""
-    index = said["index"]
+    index = hello["index"]
     for name, version in own.versions.items():
-        if said["versions"].get(name) != version:
+        if hello["versions"].get(name) != version:
             raise _Refusal(
-                f"process {index} has {name} {said['versions'].get(name)} and process 0 has "
+                f"process {index} has {name} {hello['versions'].get(name)} and process 0 has "
                 f"{version}; install the same version everywhere"
             )
-    if said["count"] != own.count:
+    if hello["count"] != own.count:
         raise _Refusal(
-            f"process {index} was started with --process-count {said['count']} and process 0 with "
+            f"process {index} was started with --process-count {hello['count']} and process 0 with "
             f"{own.count}; give all of them the same"
         )
     if index in lines and lines[index].is_gone():
@@ -213,9 +213,9 @@ def _compare(
     if index in names and index in {0, *lines}:
         raise _Refusal(
             f"two processes were started with --process-id {index} ({names[index]} and "
-            f"{said['name']}); give each its own of 0 to {own.count - 1}"
+            f"{hello['name']}); give each its own of 0 to {own.count - 1}"
         )
-    asked, here = said["config"], json.loads(json.dumps(own.config))
+    asked, here = hello["config"], json.loads(json.dumps(own.config))
     differ = [
         f"{name} (there {asked.get(name)!r}, in process 0 {here.get(name)!r})"
         for name in sorted({*asked, *here})
@@ -246,9 +246,9 @@ def _join(
         except Gone:
             why = nobody
         else:
-            said = {**dataclasses.asdict(own), "seconds": left, "timeout": seconds}
+            hello = {**dataclasses.asdict(own), "seconds": left, "timeout": seconds}
             try:
-                line.send(said)
+                line.send(hello)
                 answer = line.receive(deadline - time.monotonic())
             except TimeoutError:
                 answer, why = None, "it was there and did not answer"

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets import axis
-from jaxnets.descent import merge_over_first_axis
 from jaxnets.errors import UserError
 from jaxnets.placement import (
     bytes_per_device,
@@ -26,13 +25,10 @@ from jaxnets.placement import (
     spread,
     whole,
 )
-from jaxnets.state import TrainState
-from jaxnets.steps import Step
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
 __all__ = [
     "CompiledStep",
-    "Lazily",
     "Mode",
     "bytes_per_device",
     "compile_step",
@@ -43,11 +39,13 @@ __all__ = [
     "place",
     "replicate",
     "spread",
-    "take_feed",
     "whole",
 ]
 
 Mode = Literal["jit", "pmap"]
+
+#: `(state, batch) -> (state, metrics)`. The state is any tree of arrays; the metrics are sums.
+Step = Callable[[Any, Batch], tuple[Any, Metrics]]
 
 #: (source, what the pipeline feeds for one step) -> batch; runs on the device.
 Fetch = Callable[[PyTree, PyTree], Batch]
@@ -78,8 +76,8 @@ class CompiledStep:
     shard_params: bool = False
 
     def __call__(
-        self, state: TrainState, feed: PyTree, source: PyTree = None
-    ) -> tuple[TrainState, Metrics]:
+        self, state: PyTree, feed: PyTree, source: PyTree = None
+    ) -> tuple[PyTree, Metrics]:
         """Runs the step; compiles it when it first sees such shapes.
 
         Raises:
@@ -88,7 +86,7 @@ class CompiledStep:
         _check(feed, self.mesh, self.steps_per_call)
         return self.program(state, self.arrange(feed), source)
 
-    def lower(self, state: TrainState, feed: PyTree, source: PyTree = None) -> jax.stages.Lowered:
+    def lower(self, state: PyTree, feed: PyTree, source: PyTree = None) -> jax.stages.Lowered:
         """The step as XLA gets it for such arguments, to be compiled and looked at.
 
         Arguments may be `jax.ShapeDtypeStruct`s. What `lower(...).compile()` gives is called with
@@ -96,9 +94,7 @@ class CompiledStep:
         """
         return self.program.lower(self._placed_shapes(state), self._arranged_shapes(feed), source)
 
-    def trace(
-        self, state: TrainState, feed: PyTree, source: PyTree = None
-    ) -> jax.stages.Traced | None:
+    def trace(self, state: PyTree, feed: PyTree, source: PyTree = None) -> jax.stages.Traced | None:
         """What comes before lowering, where it is a stage of its own; None under pmap."""
         shapes = self._arranged_shapes(feed)
         trace = getattr(self.program, "trace", None)
@@ -116,45 +112,6 @@ class CompiledStep:
     def _arranged_shapes(self, feed: PyTree) -> PyTree:
         _check(feed, self.mesh, self.steps_per_call)
         return jax.eval_shape(self.arrange, feed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Lazily:
-    """A step with a costly term at every n-th step, and one without it at the others.
-
-    Lazy regularisation, where the costly step has n times the term's weight (Karras et al. 2020,
-    arXiv:1912.04958, appendix B). Which step it is follows from its number, which the host knows:
-    so these are two compiled programs, and not one with a branch that both would pay for.
-
-    Attributes:
-      costly: taken at the steps 0, n, 2 n, ...
-      cheap: taken at the others; with the same state.
-      every: n, at least 1.
-    """
-
-    costly: Step
-    cheap: Step
-    every: int
-
-    def steps(self, first: int, count: int) -> tuple[Step, ...]:
-        """The steps to take from number `first` on."""
-        numbers = range(first, first + count)
-        return tuple(self.cheap if n % self.every else self.costly for n in numbers)
-
-
-def take_feed(pipeline: Any, first_step: int, steps: int) -> PyTree:
-    """What a pipeline feeds to one call of a step that was compiled for so many steps a call.
-
-    Args:
-      pipeline: see `jaxnets.data.Pipeline`.
-      first_step: the number of the call's first step.
-      steps: steps a call.
-
-    Returns:
-      Leaves [B, ...] for one step, else [steps, B, ...]; of several processes, each has its rows.
-    """
-    feed = pipeline.feed(first_step, steps)
-    return jax.tree.map(lambda leaf: leaf[0], feed) if steps == 1 else feed
 
 
 def compile_step(
@@ -177,7 +134,7 @@ def compile_step(
 
     Args:
       step: `(state, batch) -> (state, metrics)`; or one for each step of a call, in their order
-        (see `Lazily`).
+        (see `jaxnets.task.Lazily`).
       mesh: one axis, named `data`.
       mode: "jit" or "pmap".
       steps_per_call: K steps in one call, by `lax.scan`; saves K - 1 dispatches.
@@ -211,7 +168,7 @@ def compile_step(
     def batch_of(source: PyTree, feed: PyTree) -> Batch:
         return feed if fetch is None else fetch(source, feed)
 
-    def call(state: TrainState, feed: PyTree, source: PyTree) -> tuple[TrainState, Metrics]:
+    def call(state: PyTree, feed: PyTree, source: PyTree) -> tuple[PyTree, Metrics]:
         if steps_per_call == 1:
             return made[0](state, batch_of(source, feed))
         merged: Metrics = {}
@@ -222,7 +179,7 @@ def compile_step(
             state, metrics = jax.lax.scan(
                 lambda s, f, one=one: one(s, batch_of(source, f)), state, part
             )
-            for name, value in merge_over_first_axis(metrics).items():
+            for name, value in jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics).items():
                 old = merged.get(name)
                 merged[name] = value if old is None else jax.tree.map(jnp.add, old, value)
             first = last
@@ -253,16 +210,16 @@ _Placed = tuple[Any, Callable[[PyTree], PyTree]]  # CompiledStep's `program` and
 
 
 def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
-    whole, split = PartitionSpec(), PartitionSpec(*(None,) * batch_axis, DATA_AXIS)
+    replicated, split = PartitionSpec(), PartitionSpec(*(None,) * batch_axis, DATA_AXIS)
     if mesh.size > 1:
         call = jax.shard_map(
             call,
             mesh=mesh,
-            in_specs=(whole, split, whole),
-            out_specs=(whole, whole),
+            in_specs=(replicated, split, replicated),
+            out_specs=(replicated, replicated),
             check_vma=False,  # what is equal on all devices is so by psum, which it can't see
         )
-    on_mesh = [NamedSharding(mesh, spec) for spec in (whole, split)]
+    on_mesh = [NamedSharding(mesh, spec) for spec in (replicated, split)]
     program = jax.jit(
         call,
         in_shardings=(on_mesh[0], on_mesh[1], on_mesh[0]),
@@ -273,16 +230,16 @@ def _by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
 
 
 def _divided_by_jit(call: Callable[..., Any], mesh: Mesh, batch_axis: int) -> _Placed:
-    whole = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA_AXIS))
 
-    def on_global_arrays(state: TrainState, feed: PyTree, source: PyTree) -> Any:
+    def on_global_arrays(state: PyTree, feed: PyTree, source: PyTree) -> Any:
         with axis.on_global_arrays(mesh):
             state, metrics = call(axis.divided(state), feed, source)
-            return axis.divided(state), jax.lax.with_sharding_constraint(metrics, whole)
+            return axis.divided(state), jax.lax.with_sharding_constraint(metrics, replicated)
 
     # The state comes as `place` has put it, and goes as `divided` says: the same.
-    program = jax.jit(on_global_arrays, in_shardings=(None, split, whole), donate_argnums=0)
+    program = jax.jit(on_global_arrays, in_shardings=(None, split, replicated), donate_argnums=0)
     return program, _global_feed(split)
 
 

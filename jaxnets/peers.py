@@ -36,12 +36,14 @@ class Peers:
       count: how many there are.
       names: of all, for people.
       on_stop: called with a signal, in a thread, when the processes are asked to leave for it.
+      on_jax: called with the number of a process and what jax sends from there.
       hint: what to add to the news that a process is gone: how to go on.
     """
 
     def __init__(self, index: int, lines: Mapping[int, Line], names: Sequence[str]):
         self.index, self.count, self.names = index, len(names), list(names)
         self.on_stop: Callable[[int], None] = lambda signum: None
+        self.on_jax: Callable[[int, Mapping[str, Any]], None] = lambda other, message: None
         self.hint: Callable[[], str] = lambda: ""
         self._lines = dict(lines)
         self._turn = threading.Condition()
@@ -76,7 +78,7 @@ class Peers:
         if self.index == 0:
             self._on_give(0, {"round": number, "value": value})
         else:
-            self._send(0, kind="give", round=number, value=value)
+            self.send(0, kind="give", round=number, value=value)
         with self._turn:
             self._turn.wait_for(lambda: number in self._gathered)
             return self._gathered.pop(number)
@@ -89,7 +91,7 @@ class Peers:
         if self.index == 0:
             self._on_stop(0, {"signum": signum})
         else:
-            self._send(0, kind="stop", signum=signum)
+            self.send(0, kind="stop", signum=signum)
 
     def pass_point(self) -> int:
         """Called by all processes in the same order, wherever they could leave.
@@ -108,7 +110,7 @@ class Peers:
     def finish(self) -> None:
         """Returns when every process has called it: from then on none needs another."""
         if self.index:
-            self._send(0, kind="bye")
+            self.send(0, kind="bye")
         with self._turn:
             others = set(self._lines)
             self._turn.wait_for(lambda: self._finished >= others)
@@ -138,18 +140,18 @@ class Peers:
             "bye": self._on_bye,
             "failed": self._on_failed,
             "lost": self._on_lost,
+            "jax": self.on_jax,
         }
         while True:
             try:
                 message = line.receive(_SILENCE_SECONDS)
-            except TimeoutError:
-                why = f"has not been heard of for {_SILENCE_SECONDS:g} s"
+            except (TimeoutError, Gone, ValueError) as error:
+                if other in self._finished:  # it has nothing more to say
+                    return
+                silent = f"has not been heard of for {_SILENCE_SECONDS:g} s"
+                reasons = {TimeoutError: silent, Gone: "has died"}
+                why = reasons.get(type(error), f"has sent {error}")
                 return self._on_lost(other, {"process": other, "why": why})
-            except (Gone, ValueError) as error:
-                if other not in self._finished:
-                    why = "has died" if isinstance(error, Gone) else f"has sent {error}"
-                    self._on_lost(other, {"process": other, "why": why})
-                return
             handlers[message["kind"]](other, message)
 
     def _on_give(self, other: int, message: dict[str, Any]) -> None:
@@ -157,8 +159,8 @@ class Peers:
         with self._turn:
             values = self._given.setdefault(number, {})
             values[other] = message["value"]
-            whole = len(values) == self.count
-        if whole:
+            complete = len(values) == self.count
+        if complete:
             del self._given[number]
             outcome = {"round": number, "values": [values[i] for i in range(self.count)]}
             self._tell_all(kind="gathered", **outcome)
@@ -184,7 +186,7 @@ class Peers:
         with self._turn:
             self._signum, self._frozen = message["signum"], True
             passed = self._passed
-        self._send(0, kind="at", passed=passed)
+        self.send(0, kind="at", passed=passed)
         self.on_stop(self._signum)
 
     def _on_at(self, other: int, message: dict[str, Any]) -> None:
@@ -235,8 +237,9 @@ class Peers:
     def _tell_all(self, *, leave_out: int = -1, **message: Any) -> None:
         for other in self._lines:
             if other != leave_out:
-                self._send(other, **message)
+                self.send(other, **message)
 
-    def _send(self, other: int, **message: Any) -> None:
+    def send(self, other: int, **message: Any) -> None:
+        """Sends a message to a process to which there is a line."""
         with contextlib.suppress(Gone):  # the thread that listens to it finds out, and says so
             self._lines[other].send(message)

@@ -129,18 +129,13 @@ def shares(state: PyTree, mesh: Mesh) -> PyTree:
 def whole(tree: PyTree) -> PyTree:
     """The tree with every leaf that is divided among devices whole on each of them."""
 
-    def target(leaf: Any) -> NamedSharding | None:
+    def gather(leaf: Any) -> Any:
         where = getattr(leaf, "sharding", None)
         if not isinstance(where, NamedSharding) or where.is_fully_replicated:
-            return None
-        return NamedSharding(where.mesh, PartitionSpec())
+            return leaf
+        return jax.jit(jnp.copy, out_shardings=NamedSharding(where.mesh, PartitionSpec()))(leaf)
 
-    leaves, form = jax.tree.flatten(tree)
-    found = [
-        leaf if (where := target(leaf)) is None else jax.jit(jnp.copy, out_shardings=where)(leaf)
-        for leaf in leaves
-    ]
-    return jax.tree.unflatten(form, found)
+    return jax.tree.map(gather, tree)
 
 
 def on_this_process(tree: PyTree) -> PyTree:

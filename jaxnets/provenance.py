@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, read_json
 
@@ -60,12 +61,10 @@ def record(facts: Mapping[str, Any], *, composite: bool = False) -> dict[str, An
     Returns:
       `synthetic`, `digital_source_type` and `software`, and the facts after them.
     """
-    import jaxnets
-
     return {
         "synthetic": True,
         "digital_source_type": COMPOSITE if composite else GENERATED,
-        "software": f"jaxnets {jaxnets.__version__}",
+        "software": f"jaxnets {__version__}",
         **facts,
     }
 
@@ -134,20 +133,20 @@ def synthetic(path: Path) -> dict[str, Any] | None:
         return said if isinstance(said, dict) and said.get("synthetic") is True else None
     if path.suffix in (".npz", ".json"):
         beside = path.with_suffix(".json")
-        said = read_json(beside) if beside.is_file() else None
-        return said if isinstance(said, dict) and said.get("synthetic") is True else None
+        batch = read_json(beside) if beside.is_file() else None
+        return batch if isinstance(batch, dict) and batch.get("synthetic") is True else None
     texts = _texts(path)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         key: str(texts[word])[:1000] for key, word in _KEYWORDS.items() if word in texts
     }
     packet = texts.get("xmp", texts.get(_XMP, ""))
     packet = packet.decode(errors="replace") if isinstance(packet, bytes) else str(packet)
     kind = _TYPE_IN_XMP.search(packet)
     if kind is not None and kind[1].lower().endswith("trainedalgorithmicmedia"):
-        found["digital_source_type"] = _TYPES + kind[1]
-    elif found.get("synthetic") != "true":
+        facts["digital_source_type"] = _TYPES + kind[1]
+    elif facts.get("synthetic") != "true":
         return None
-    return {**found, "synthetic": True}
+    return {**facts, "synthetic": True}
 
 
 def _said(path: Path) -> Any:

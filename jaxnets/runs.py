@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, new_folder, read_json, write_json
 
@@ -24,12 +25,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"there is no run folder {folder}; `list` shows the runs there are")
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    found = read_json(folder / "config.json")
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+    record = read_json(folder / "config.json")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{folder / 'config.json'} does not describe a run; choose another folder")
-    if not isinstance(found.get("experiment"), str):
+    if not isinstance(record.get("experiment"), str):
         raise UserError(f"{folder / 'config.json'} does not name an experiment")
-    return found
+    return record
 
 
 def open_run(
@@ -57,8 +58,6 @@ def open_run(
       UserError: if the folder belongs to another experiment or another configuration (the
         message names the fields that differ), holds other files, or can't be written to.
     """
-    import jaxnets
-
     if folder is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         base = (root or Path("runs")) / f"{experiment}-{stamp}"
@@ -68,19 +67,19 @@ def open_run(
             folder = base.with_name(f"{base.name}-{n}")
     check_path(folder, "--run-dir")
     if (folder / "config.json").exists():
-        found = read_run(folder)
-        if found["experiment"] != experiment:
+        record = read_run(folder)
+        if record["experiment"] != experiment:
             raise UserError(
-                f"{folder} is a run of `{found['experiment']}`, not of `{experiment}`; choose "
+                f"{folder} is a run of `{record['experiment']}`, not of `{experiment}`; choose "
                 "another --run-dir"
             )
         # Through JSON, so that a tuple equals the list that was read back.
         asked = json.loads(json.dumps(config))
-        there = json.loads(json.dumps(dict(defaults or {}))) | found["config"]
+        there = json.loads(json.dumps(dict(defaults or {}))) | record["config"]
         missing = "(not set)"
         differ = [
             f"{name} (there {there.get(name, missing)!r}, asked {asked.get(name, missing)!r})"
-            for name in sorted({*found["config"], *asked})
+            for name in sorted({*record["config"], *asked})
             if there.get(name, missing) != asked.get(name, missing)
         ]
         if differ:
@@ -97,7 +96,7 @@ def open_run(
         with new_folder(folder):
             write_json(
                 folder / "config.json",
-                {"experiment": experiment, "config": dict(config), "version": jaxnets.__version__},
+                {"experiment": experiment, "config": dict(config), "version": __version__},
             )
     except OSError as error:
         raise UserError(

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from jaxnets.typing import Array, PRNGKey, PyTree
 
@@ -55,7 +56,7 @@ class TrainState:
       step: [] int32, the updates made so far.
       key: a typed PRNG key, constant during the run.
       nets: name -> `Net`.
-      extra: adaptive scalars (an augmentation's strength, say); `{}` if there are none.
+      extra: numbers that a step keeps, by name, of any shape (an augmentation's strength, say).
     """
 
     step: Array
@@ -65,22 +66,26 @@ class TrainState:
 
     @classmethod
     def create(
-        cls, key: PRNGKey, nets: Mapping[str, Net], extra: Mapping[str, float] | None = None
+        cls, key: PRNGKey, nets: Mapping[str, Net], extra: Mapping[str, ArrayLike] | None = None
     ) -> "TrainState":
         """A state before its first step.
 
-        The key is copied: steps donate the state, and the caller's key must outlive that.
+        The key and arrays are copied: steps donate the state, and the caller's must outlive that.
 
         Args:
           key: see the attribute, as for the next two.
           nets: by name.
-          extra: first values of adaptive scalars.
+          extra: first values; `step.extra` of the step that the state is for. Numbers become
+            float32, arrays keep their type.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(key),
             nets=dict(nets),
-            extra={name: jnp.asarray(value, jnp.float32) for name, value in (extra or {}).items()},
+            extra={
+                name: jnp.array(value, None if hasattr(value, "dtype") else jnp.float32)
+                for name, value in (extra or {}).items()
+            },
         )
 
 

@@ -1,4 +1,4 @@
-"""The two training steps.
+"""The two training steps, both games of moves.
 
 A step is `(state, batch) -> (state, metrics)`: pure, never jitted here, never logging. All of its
 randomness is `fold_in(state.key, state.step)` and, below that, one key per global example.
@@ -13,33 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxnets import axis
-from jaxnets.adversarial import (
-    AUGMENT_PROBABILITY,
-    LECAM_FAKE,
-    LECAM_REAL,
-    PATH_LENGTH_MEAN,
-    adversarial_step,
-    sample_latents,
-)
+from jaxnets.adversarial import adversarial_step, sample_latents
+from jaxnets.augment import Augmentation, mixup
 from jaxnets.augment import apply as augment_batch
-from jaxnets.augment import mixup
-from jaxnets.descent import Step, advance, descend, forward, of_net, value_at
+from jaxnets.descent import Step, forward
+from jaxnets.game import Game, Move, game_step
 from jaxnets.metrics.mean import Mean
 from jaxnets.state import TrainState
-from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
+from jaxnets.typing import Array, Batch, PRNGKey, PyTree
 
-__all__ = [
-    "AUGMENT_PROBABILITY",
-    "LECAM_FAKE",
-    "LECAM_REAL",
-    "PATH_LENGTH_MEAN",
-    "Step",
-    "adversarial_step",
-    "classifier_step",
-    "sample_latents",
-]
-
-Augmentation = Callable[[PRNGKey, Array], Array]
+__all__ = ["Step", "adversarial_step", "classifier_step", "sample_latents"]
 
 
 def classifier_step(
@@ -51,8 +34,8 @@ def classifier_step(
     mixup_alpha: float = 0.0,
     ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
-) -> Step:
-    """The step that trains a classifier, kept in `state.nets["classifier"]`.
+) -> Game:
+    """The step that trains a classifier, kept in `state.nets["classifier"]`: a game of one move.
 
     Args:
       model: `(inputs, train) -> (logits [B, K], features)`.
@@ -68,7 +51,9 @@ def classifier_step(
       share under mixup), `grad_norm` and `finite/...` (see `descend`).
     """
 
-    def objective(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey):
+    def objective(
+        params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
+    ):
         augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
         images, labels = batch["inputs"], batch["target"]
         chex.assert_rank(images, {2, 3, 4, 5})
@@ -94,16 +79,8 @@ def classifier_step(
         }
         return values, (model_state, metrics)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        net, metrics = descend(
-            state.nets["classifier"],
-            objective,
-            batch,
-            jax.random.fold_in(state.key, state.step),
-            optimizer=optimizer,
-            ema_decay=value_at(ema_decay, state.step),
-            micro_batches=micro_batches,
-        )
-        return advance(state, classifier=net), of_net(metrics, "classifier")
-
-    return step
+    return game_step(
+        [Move("classifier", objective, optimizer)],
+        ema_decay=ema_decay,
+        micro_batches=micro_batches,
+    )

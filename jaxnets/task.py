@@ -3,42 +3,54 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
-from jaxnets.parallel import Lazily, Mode
+import jax
+
+from jaxnets.descent import Step
+from jaxnets.parallel import Mode
 from jaxnets.state import TrainState
-from jaxnets.steps import Step
-from jaxnets.typing import Batch, PyTree
+from jaxnets.typing import Feeder, PyTree
 
-__all__ = ["Feeder", "FitOptions", "FitResult", "Ranking", "Task"]
+__all__ = ["FitOptions", "FitResult", "Lazily", "Ranking", "Task", "take_feed"]
 
 
-class Feeder(Protocol):
-    """What the loop asks of a data pipeline (see `jaxnets.data.pipeline`)."""
+@dataclasses.dataclass(frozen=True)
+class Lazily:
+    """A step with a costly term at every n-th step, and one without it at the others.
 
-    batch_size: int
+    Lazy regularisation, where the costly step has n times the term's weight (Karras et al. 2020,
+    arXiv:1912.04958, appendix B). Which step it is follows from its number, which the host knows:
+    so these are two compiled programs, and not one with a branch that both would pay for.
 
-    @property
-    def num_examples(self) -> int:
-        """Size of the split: with the batch size, how many steps an epoch takes."""
-        ...
+    Attributes:
+      costly: taken at the steps 0, n, 2 n, ...
+      cheap: taken at the others; with the same state.
+      every: n, at least 1.
+    """
 
-    @property
-    def source(self) -> PyTree:
-        """Arrays that stay on the devices during the run."""
-        ...
+    costly: Step
+    cheap: Step
+    every: int
 
-    def feed(self, first_step: int, steps: int) -> PyTree:
-        """What is sent for some consecutive steps, leaves [steps, B, ...]."""
-        ...
+    def steps(self, first: int, count: int) -> tuple[Step, ...]:
+        """The steps to take from number `first` on."""
+        numbers = range(first, first + count)
+        return tuple(self.cheap if n % self.every else self.costly for n in numbers)
 
-    def fetch(self, source: PyTree, feed: PyTree) -> Batch:
-        """The batch of one step, inside the compiled program."""
-        ...
 
-    def close(self) -> None:
-        """Ends reader threads."""
-        ...
+def take_feed(pipeline: Feeder, first_step: int, steps: int) -> PyTree:
+    """What a pipeline feeds to one call of a step that was compiled for so many steps a call.
+
+    Args:
+      pipeline: see `jaxnets.typing.Feeder`.
+      first_step: the number of the call's first step.
+      steps: steps a call.
+
+    Returns:
+      Leaves [B, ...] for one step, else [steps, B, ...]; with several processes, each has its rows.
+    """
+    feed = pipeline.feed(first_step, steps)
+    return jax.tree.map(lambda leaf: leaf[0], feed) if steps == 1 else feed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Task:
     Attributes:
       name: shown as the progress' title.
       init: makes the first state.
-      step: `(state, batch) -> (state, metrics)`, or two of them in turn (`jaxnets.parallel`).
+      step: `(state, batch) -> (state, metrics)`, or two of them in turn.
       pipeline: where batches come from.
       total_steps: how many steps the run takes.
       evaluate: state -> name -> number.

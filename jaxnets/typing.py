@@ -1,11 +1,11 @@
 """Names for the arrays and trees that cross module boundaries."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
-__all__ = ["DATA_AXIS", "Array", "Batch", "Metrics", "PRNGKey", "PyTree"]
+__all__ = ["DATA_AXIS", "Array", "Batch", "Feeder", "Metrics", "PRNGKey", "PyTree"]
 
 Array = jax.Array
 PRNGKey = jax.Array
@@ -19,3 +19,31 @@ Metrics = Mapping[str, Any]
 
 #: The mesh axis, and the pmap axis, along which the examples of a batch are spread.
 DATA_AXIS = "data"
+
+
+class Feeder(Protocol):
+    """What the loop asks of a data pipeline (see `jaxnets.data.pipeline`)."""
+
+    batch_size: int
+
+    @property
+    def num_examples(self) -> int:
+        """Size of the split: with the batch size, how many steps an epoch takes."""
+        ...
+
+    @property
+    def source(self) -> PyTree:
+        """Arrays that stay on the devices during the run."""
+        ...
+
+    def feed(self, first_step: int, steps: int) -> PyTree:
+        """What is sent for some consecutive steps, leaves [steps, B, ...]."""
+        ...
+
+    def fetch(self, source: PyTree, feed: PyTree) -> Batch:
+        """The batch of one step, inside the compiled program."""
+        ...
+
+    def close(self) -> None:
+        """Ends reader threads."""
+        ...

@@ -7,10 +7,10 @@ import pytest
 
 import tiny
 from command_lines import GENERATE, assert_one_error, run
-from jaxnets import augment, parallel, state
-from jaxnets.errors import UserError
+from jaxnets import augment, parallel
+from jaxnets.augment import AUGMENT_PROBABILITY
 from jaxnets.log import read_records
-from jaxnets.steps import AUGMENT_PROBABILITY
+from jaxnets.metrics import Mean
 
 KEY = jax.random.key(0)
 KEYS = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(4000))
@@ -36,16 +36,19 @@ def test_each_of_composed_ones_has_its_own_draw():
 
 def test_the_probability_moves_by_images_seen_towards_the_target():
     ada = augment.Adaptive(target=0.6, images=1000)
-    moved = [float(ada.after(jnp.float32(p), s, 100)) for p, s in [(0.5, 0.9), (0.5, 0.1)]]
-    np.testing.assert_allclose(moved, [0.6, 0.4], rtol=1e-6)
-    assert float(ada.after(jnp.float32(0.02), 0.1, 100)) == 0
-    assert float(ada.after(jnp.float32(0.95), 1.0, 100)) == 1
+
+    def moved(probability, sign):
+        metrics = {"d_sign_real": Mean.of(jnp.full(100, sign))}
+        after = ada.after({AUGMENT_PROBABILITY: jnp.float32(probability)}, metrics)
+        return float(after[AUGMENT_PROBABILITY])
+
+    np.testing.assert_allclose([moved(0.5, 0.9), moved(0.5, 0.1)], [0.6, 0.4], rtol=1e-6)
+    assert moved(0.02, 0.1) == 0 and moved(0.95, 1.0) == 1
 
 
 def made(probability, **options):
     flip = augment.gan_augmentation("flip")
-    start, step = tiny.gan(augment=flip, augment_probability=probability, **options)
-    return state.TrainState.create(start.key, start.nets, {AUGMENT_PROBABILITY: 0.25}), step
+    return tiny.gan(augment=flip, augment_probability=probability, **options)
 
 
 def loss(step, *arguments):
@@ -75,7 +78,7 @@ def test_no_share_and_all_of_it_are_without_and_with():
     ],
 )
 def test_a_step_moves_it_by_the_signs_of_all_devices(mode, discriminator_steps, target):
-    ada = augment.Adaptive(target=target, images=200.0)
+    ada = augment.Adaptive(target, images=200.0, start=0.25)
     start, step = made(ada, discriminator_steps=discriminator_steps, penalty=None)
     mesh = parallel.make_mesh(4)
     compiled = parallel.compile_step(step, mesh, mode)
@@ -84,14 +87,6 @@ def test_a_step_moves_it_by_the_signs_of_all_devices(mode, discriminator_steps, 
         0.25 - np.sign(target) * 16 / 200
     )
     assert metrics[AUGMENT_PROBABILITY].compute() == 0.25  # that of this step
-
-
-def test_a_state_without_it_is_refused():
-    start, step = tiny.gan(
-        augment=augment.gan_augmentation("flip"), augment_probability=augment.Adaptive()
-    )
-    with pytest.raises(UserError, match=r"TrainState.create\(..., extra=.*augment_probability"):
-        step(start, tiny.batch())
 
 
 @pytest.mark.slow

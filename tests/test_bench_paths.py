@@ -11,6 +11,7 @@ from jaxnets import losses, models, ops, parallel
 from jaxnets.commands import common, generate
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.ops import native
+from jaxnets.task import Lazily, take_feed
 
 LIBRARY, NEST = "library call", "loop nest"
 
@@ -320,9 +321,9 @@ def test_nor_is_one_of_what_a_gan_can_be_told_besides(flags):
     mesh = parallel.make_mesh(1)
     task = generate.build(config, common.load_data(config), mesh).task
     # A whole period in one call, so that penalties of some steps only are among them.
-    step = task.step.steps(0, 2) if isinstance(task.step, parallel.Lazily) else task.step
+    step = task.step.steps(0, 2) if isinstance(task.step, Lazily) else task.step
     program = parallel.compile_step(step, mesh, steps_per_call=2, fetch=task.pipeline.fetch)
-    feed = parallel.take_feed(task.pipeline, 0, 2)
+    feed = take_feed(task.pipeline, 0, 2)
     lowered = program.lower(jax.eval_shape(task.init), feed, task.pipeline.source)
     text = lowered.compile(compiler_options=ONLY_TO_LOOK_AT).as_text()
     assert paths.operations(text)

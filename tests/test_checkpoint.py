@@ -4,7 +4,6 @@ import dataclasses
 import json
 import resource
 import shutil
-import time
 from pathlib import Path
 
 import chex
@@ -36,18 +35,6 @@ def test_a_state_comes_back_to_the_bit(tmp_path):
     assert jax.dtypes.issubdtype(found.key.dtype, jax.dtypes.prng_key)
     np.testing.assert_array_equal(
         jax.random.normal(found.key, (3,)), jax.random.normal(saved.key, (3,))
-    )
-
-
-def test_the_latest_two_are_kept(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in (1, 2, 5):
-            checkpoints.save(state(step))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "5"]
-    with Checkpoints(tmp_path) as checkpoints:
-        found, _ = checkpoints.restore(state())
-    assert (
-        int(found.step) == 5 and float(found.nets["net"].model_state["batch_stats"]["mean"][0]) == 5
     )
 
 
@@ -113,11 +100,6 @@ def test_what_was_restored_may_be_donated(tmp_path):
     assert_same(second, saved)
 
 
-def test_nothing_to_restore_is_said(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint in"):
-        checkpoints.restore(state())
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -135,21 +117,6 @@ def test_the_checkpoint_of_another_network_is_refused(other, tmp_path):
         with pytest.raises(UserError, match=r"step 2 .* cannot be read") as error:
             checkpoints.restore(other())
     one_line(error)
-
-
-@noisy
-def test_a_damaged_checkpoint_is_refused(tmp_path, quiet):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state(2))
-    for path in (tmp_path / "2" / "state").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[:-20])
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match="bytes instead of") as e,
-    ):
-        checkpoints.restore(state())
-    one_line(e)
 
 
 def test_a_save_that_was_cut_off_is_not_there(tmp_path):
@@ -204,24 +171,6 @@ def test_a_newest_checkpoint_that_is_gone_is_said(tmp_path):
         assert int(checkpoints.restore(state(), repair=True)[0].step) == 2
     (sentence,) = told
     assert "step 3" in sentence and "it is gone; using step 2" in sentence
-
-
-def test_a_save_is_good_however_late_orbax_writes_its_notes(tmp_path, monkeypatch):
-    from orbax.checkpoint._src.metadata import checkpoint as notes
-
-    update = notes._MetadataStoreImpl.update
-
-    def late(*args, **kwargs):  # in a thread of its own
-        time.sleep(0.2)
-        update(*args, **kwargs)
-
-    monkeypatch.setattr(notes._MetadataStoreImpl, "update", late)
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(state(3))
-    told = []
-    with Checkpoints(tmp_path / "c", say=told.append) as checkpoints:
-        assert int(checkpoints.restore(state())[0].step) == 3
-    assert not told
 
 
 @noisy
@@ -316,17 +265,17 @@ def test_folders_of_others_are_left_alone(tmp_path, monkeypatch):
         runs.open_run(folder, "classify", CONFIG)
 
 
-@pytest.mark.parametrize("content", ['{"experiment": "cl', "", "[]", "{}", '{"experiment": "x"}'])
-def test_a_damaged_config_is_one_sentence(content, tmp_path):
-    (tmp_path / "config.json").write_text(content)
-    for read in (runs.read_run, lambda folder: runs.open_run(folder, "classify", CONFIG)):
+NO_RUNS = ['{"experiment": "cl', "", "[]", "{}", '{"experiment": "x"}', None]
+
+
+@pytest.mark.parametrize("content", NO_RUNS)
+def test_what_is_no_run_is_one_sentence(content, tmp_path):
+    reads = [runs.read_run, lambda folder: runs.open_run(folder, "classify", CONFIG)]
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    for read in reads[: 1 if content is None else 2]:
         with pytest.raises(UserError, match=r"config\.json") as error:
             read(tmp_path)
         one_line(error)
-
-
-def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(UserError, match=r"there is no run folder .*nowhere"):
         runs.read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no config\.json"):
-        runs.read_run(tmp_path)

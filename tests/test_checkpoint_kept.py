@@ -41,15 +41,6 @@ def test_the_latest_and_the_best_are_kept_together(tmp_path):
         assert_same(checkpoints.restore(state())[0], state(6))
 
 
-def test_the_latest_stays_though_it_is_the_worst(tmp_path):
-    kept = save(tmp_path, [0.9, 0.8, 0.7, 0.6], keep=1, keep_best=2)
-    assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 4]]
-
-
-def test_without_values_only_the_latest_are_kept(tmp_path):
-    assert save(tmp_path, [None] * 4, keep=3, keep_best=2)[-1] == [2, 3, 4]
-
-
 @pytest.mark.parametrize("none", [NAN, INF, -INF, None])
 @pytest.mark.parametrize("higher", [True, False])
 def test_what_is_no_number_never_ranks(none, higher, tmp_path):

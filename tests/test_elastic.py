@@ -64,12 +64,9 @@ def test_on_the_same_devices_it_is_the_same_run(mode, kind, begun, tmp_path):
 
 SLOW = pytest.mark.slow
 OTHERS = [
-    pytest.param(1, "jit"),
-    pytest.param(2, "pmap", marks=SLOW),
-    pytest.param(4, "jit", marks=SLOW),
-    pytest.param(1, "pmap", marks=SLOW),
-    pytest.param(2, "jit", marks=SLOW),
-    pytest.param(4, "pmap", marks=SLOW),
+    pytest.param(devices, mode, marks=[SLOW] * ((devices, mode) != (1, "jit")))
+    for devices in (1, 2, 4)
+    for mode in ("jit", "pmap")
 ]
 
 

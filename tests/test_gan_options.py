@@ -1,5 +1,7 @@
 """What joins a GAN's losses, numbers that change with the images seen, and sweeps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,15 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import data, losses, models, optimizers, parallel, state, steps
+from jaxnets import data, losses, models, optimizers, state
 from jaxnets.commands import gan_step, populations
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.commands.configs import ramps, sweeps
 from jaxnets.errors import UserError
 from jaxnets.models.conditioning import AuxiliaryClassifier
 
-EXTRA = {steps.LECAM_REAL: 0.25, steps.LECAM_FAKE: -0.5}
+KEY = jax.random.key(0)
+EXTRA = {"lecam_real": 0.25, "lecam_fake": -0.5}
 
 
 def with_extra(start):
@@ -63,64 +66,50 @@ def test_clipped_weights_stay_within_their_limit():
     )
 
 
+def play_of(real, fake, mask=None, extra=None, **features):
+    """What terms of logits (or features) see, and nothing else."""
+    sides = [losses.Side(None, x, {"penultimate": x}) for x in (real, fake)]
+    mask = jnp.ones(len(real)) if mask is None else mask
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(losses.Play))
+    given = {"batch": {"mask": mask}, "extra": extra, "real": sides[0], "fake": sides[1]}
+    return losses.Play(**nothing | given)
+
+
 def test_lecam_is_its_formula_and_its_averages_move():
     real, fake = jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
-    found = losses.lecam(real, fake, jnp.float32(0.75), jnp.float32(-0.5))
+    means = {"lecam_real": jnp.float32(0.75), "lecam_fake": jnp.float32(-0.5)}
+    found, _ = losses.LeCam()(play_of(real, fake, extra=means), KEY)
     np.testing.assert_allclose(found, [1.5**2 + 0.25**2, 0.0], rtol=1e-6)
 
-    start, step = tiny.gan(lecam=losses.LeCam(0.5, decay=0.9), penalty=None)
+    start, step = tiny.gan(terms=[losses.LeCam(0.5, decay=0.9)], penalty=None)
+    assert start.extra == {"lecam_real": 0.0, "lecam_fake": 0.0}
     after, metrics = jax.jit(step)(with_extra(start), tiny.batch())
-    for name, of in ((steps.LECAM_REAL, "d_real"), (steps.LECAM_FAKE, "d_fake")):
+    for name, of in (("lecam_real", "d_real"), ("lecam_fake", "d_fake")):
         expected = 0.9 * EXTRA[name] + 0.1 * metrics[of].compute()
         assert float(after.extra[name]) == pytest.approx(expected, rel=1e-5)
-    plain, step_without = tiny.gan(penalty=None)
-    plain, _ = jax.jit(step_without)(plain, tiny.batch())
-    changed = jax.tree.map(
-        lambda a, b: float(jnp.abs(a - b).max()),
-        after.nets["discriminator"].params,
-        plain.nets["discriminator"].params,
-    )
-    assert max(jax.tree.leaves(changed)) > 1e-5
-    with pytest.raises(UserError, match="lecam_real"):
-        step(start, tiny.batch())
 
 
 def test_feature_distance_is_that_of_the_means_of_what_counts():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(2, 6, 4)).astype(np.float32)
-    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
-    found = losses.feature_distance(jnp.asarray(real), jnp.asarray(fake), jnp.asarray(mask))
+    mask = jnp.array([1, 1, 1, 1, 0, 0], jnp.float32)
+
+    def distance(real):
+        return losses.FeatureMatching()(play_of(real, jnp.asarray(fake), mask), KEY)[0]
+
     expected = np.square(real[:4].mean(axis=0) - fake[:4].mean(axis=0)).sum()
-    np.testing.assert_allclose(found, np.full(6, expected), rtol=1e-5)
-    slope = jax.grad(
-        lambda x: losses.feature_distance(x, jnp.asarray(fake), jnp.asarray(mask)).sum()
-    )
-    assert not np.any(slope(jnp.asarray(real)))
-
-
-@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
-def test_matching_and_lecam_are_the_same_on_four_devices(mode):
-    found = []
-    for devices in (1, 4):
-        start, step = tiny.gan(
-            matching=losses.FeatureMatching(2.0), lecam=losses.LeCam(0.5), penalty=None
-        )
-        mesh = parallel.make_mesh(devices)
-        compiled = parallel.compile_step(step, mesh, mode)
-        after, metrics = compiled(parallel.replicate(with_extra(start), mesh), tiny.batch(16))
-        assert metrics["matching"].compute() > 0
-        found.append((after.nets["generator"].params, after.nets["discriminator"].params))
-    for one, other in zip(*(jax.tree.leaves(part) for part in found), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5)
+    np.testing.assert_allclose(distance(jnp.asarray(real)), np.full(6, expected), rtol=1e-5)
+    assert not np.any(jax.grad(lambda x: distance(x).sum())(jnp.asarray(real)))
 
 
 def test_features_of_another_network_are_matched():
-    start, step = tiny.gan(
-        matching=losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2))),
-        penalty=None,
-    )
+    means = losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2)))
+    start, step = tiny.gan(terms=[means], penalty=None)
     matching = jax.jit(lambda *given: step(*given)[1]["matching"])
     assert 0 < matching(start, tiny.batch()).compute() < 4
+
+
+AUXILIARY = [losses.Auxiliary(player) for player in ("discriminator", "generator")]
 
 
 def conditioned(conditioning):
@@ -132,7 +121,7 @@ def conditioned(conditioning):
         b2=0.999,
         penalty="r1",
         conditioning=conditioning,
-        auxiliary_weight=1.0 if conditioning == "auxiliary" else 0.0,
+        terms=AUXILIARY if conditioning == "auxiliary" else [],
     )
 
 
@@ -166,7 +155,7 @@ def test_a_class_changes_the_logit_where_it_is_told(conditioning, heeds):
 
 
 def test_a_discriminator_that_names_no_classes_is_refused():
-    start, step = tiny.gan(auxiliary_weight=1.0)
+    start, step = tiny.gan(terms=AUXILIARY)
     with pytest.raises(UserError, match="AuxiliaryClassifier"):
         jax.eval_shape(step, start, tiny.batch())
     with pytest.raises(UserError, match="unknown conditioning"):

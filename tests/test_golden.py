@@ -25,7 +25,7 @@ import pytest
 import tiny
 from jaxnets import augment, losses, parallel, population, sampling, state
 from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
-from jaxnets.folders import cpu_kind
+from jaxnets.files import cpu_kind
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
@@ -101,8 +101,7 @@ def adaptive():
     return tiny.gan(
         augment=moves,
         augment_probability=augment.Adaptive(images=1000),
-        lecam=losses.LeCam(),
-        matching=losses.FeatureMatching(0.5),
+        terms=[losses.LeCam(), losses.FeatureMatching(0.5)],
         discriminator_steps=2,
         norm=True,
     )
@@ -171,10 +170,13 @@ CASES = {
     "GAN, micro-batches": lambda: trained(tiny.gan(micro_batches=2)),
     **{f"GAN, {p}": lambda p=p: trained(tiny.gan(penalty=p)) for p in PENALTIES},
     "GAN, ADA, LeCam and feature matching": lambda: trained(adaptive()),
-    "AC-GAN": lambda: family("dcgan", None, conditioning="auxiliary", auxiliary_weight=0.5),
-    "stylegan2, path lengths": lambda: family(
-        "stylegan2", "r1", path_length=losses.PathLength(weight=2.0)
+    "AC-GAN": lambda: family(
+        "dcgan",
+        None,
+        conditioning="auxiliary",
+        terms=[losses.Auxiliary(player, 0.5) for player in ("discriminator", "generator")],
     ),
+    "stylegan2, path lengths": lambda: family("stylegan2", "r1", terms=[losses.PathLength(2.0)]),
     **{
         f"{name}, {penalty}": lambda name=name, penalty=penalty: family(name, penalty)
         for name in ("dcgan", "sngan", "r3gan", "stylegan2")

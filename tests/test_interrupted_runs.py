@@ -40,6 +40,7 @@ def test_a_run_saves_and_leaves_and_goes_on_to_the_same_bits(number, tmp_path):
         assert checkpoints.steps() == [4, 6]
     resumed = fit(task("classifier"), tmp_path / "cut")
     assert bits(resumed.state) == bits(whole.state)
+    assert [r["step"] for r in records(tmp_path / "cut", "train")] == [2, 4, 6, 8, 10]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_run(tmp_path):

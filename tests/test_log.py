@@ -1,10 +1,14 @@
-"""Records of a run: each step's once, whatever the run went through."""
+"""What a run leaves to read: each step's once, readable by TensorBoard, never a reason to hang."""
 
+import contextlib
 import json
 import math
+import resource
+import struct
 
 import pytest
 
+from jaxnets.errors import UserError
 from jaxnets.log import MetricLog, read_records
 
 
@@ -19,12 +23,6 @@ def written(tmp_path):
             log.write("train", step, {"loss": 1.0 / step})
             log.write("eval", step, {"score": math.nan})
     return tmp_path
-
-
-def test_what_is_no_number_is_null(written):
-    lines = (written / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"split": "train", "step": 2, "loss": 0.5}
-    assert lines[1] == '{"split": "eval", "step": 2, "score": null}'
 
 
 @pytest.mark.parametrize("step,left", [(6, 6), (5, 4), (4, 4), (0, 0)])
@@ -63,3 +61,78 @@ def test_a_line_that_was_cut_off_is_dropped(written):
     with MetricLog(written, resume_step=6) as log:
         log.write("train", 8, {"loss": 0.1})
     assert shown(written)[-2:] == [("eval", 6), ("train", 8)]
+
+
+# ------------------------------------------------------------------- TensorBoard and full disks
+
+
+def events(folder):
+    """The events of a run's only file of them, read by the format's description."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (path,) = (folder / "tensorboard").iterdir()
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])  # then its checksum, the event, and its checksum
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """Stands for a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_tensorboard_gets_every_finite_number(tmp_path):
+    with MetricLog(tmp_path, resume_step=6) as log:
+        log.write("train", 8, {"loss": 0.5, "accuracy": float("nan")})
+        log.write("eval", 8, {"score": 2.0})
+    version, start, *numbers = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 7 and start.session_log.status == 1  # START: later steps are purged
+    found = [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in numbers]
+    assert found == [(8, "train/loss", 0.5), (8, "eval/score", 2.0)]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records[0] == {"split": "train", "step": 8, "loss": 0.5, "accuracy": None}
+
+
+def fill(log):
+    for step in range(1000):  # a queue would have been full after ten
+        log.write("train", step, {"a": 1.0, "b": 2.0, "c": 3.0})
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_sentence_and_not_a_hang(kept, tmp_path, monkeypatch):
+    log = MetricLog(tmp_path)
+    if kept == "tensorboard":  # the other file finds room
+        monkeypatch.setattr(log._file, "write", lambda text: len(text))
+    with (
+        no_file_beyond(4096),
+        pytest.raises(UserError, match=r"metrics of the run .* \(File too large\)") as error,
+        log,
+    ):
+        fill(log)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_at_the_end_is_one_sentence(tmp_path):
+    with no_file_beyond(64), pytest.raises(UserError, match="File too large"), MetricLog(tmp_path):
+        pass  # what TensorBoard is told first is written when the file is closed
+
+
+def test_a_log_that_cannot_be_closed_hides_no_other_error(tmp_path):
+    def write_and_fall():
+        with MetricLog(tmp_path) as log:
+            log._file.write("x" * 100)  # kept back for now, and too much when it is closed
+            raise UserError("the reason")
+
+    with no_file_beyond(64), pytest.raises(UserError, match="the reason"):
+        write_and_fall()

@@ -1,25 +1,20 @@
 """Runs that are cut off and go on, with the same bits; runs that stop early; what they leave."""
 
 import dataclasses
-import json
 import os
-import signal
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import loop, parallel
 from jaxnets.data import ResidentPipeline, StreamingPipeline
 from jaxnets.errors import UserError
-from jaxnets.interruption import Interrupted
 from jaxnets.log import Progress
 from jaxnets.metrics import Mean
-from jaxnets.task import FitOptions, Ranking
-from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, task
+from jaxnets.task import Ranking
+from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, records, task
 
 
 @pytest.fixture(scope="module", params=MAKE)
@@ -38,32 +33,10 @@ def test_a_run_that_crashed_goes_on_to_the_same_bits(kind, at, tmp_path):
     assert int(resumed.state.step) == TOTAL
 
 
-@pytest.mark.parametrize("kind", ["classifier", pytest.param("gan", marks=pytest.mark.slow)])
-def test_a_signal_saves_and_leaves(kind, tmp_path):
-    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
-    with pytest.raises(Interrupted) as caught:
-        fit(task(kind, at=5, fault=interrupt), tmp_path)
-    assert (caught.value.step, caught.value.signum) == (6, signal.SIGINT)
-    resumed = fit(task(kind), tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in records if r["split"] == "train"] == [2, 4, 6, 8, 10]
-    assert int(resumed.state.step) == TOTAL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_streaming_gives_the_bits_of_resident_data(tmp_path):
     resident = fit(task("classifier"), tmp_path / "resident")
     streaming = dataclasses.replace(task("classifier"), pipeline=StreamingPipeline(images(), 16, 3))
     assert bits(fit(streaming, tmp_path / "streaming").state) == bits(resident.state)
-
-
-@pytest.mark.slow
-def test_eight_devices_by_pmap_run_the_loop(tmp_path):
-    options = FitOptions(mode="pmap", steps_per_call=5)
-    many = loop.fit(task("gan"), tmp_path / "pmap", parallel.make_mesh(8), options)
-    one = fit(task("gan"), tmp_path / "one")
-    for a, b in zip(jax.tree.leaves(many.state.nets), jax.tree.leaves(one.state.nets), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_a_finished_run_only_evaluates_again(tmp_path):
@@ -101,8 +74,7 @@ def test_early_stopping_ends_with_the_best_state(tmp_path):
     result = fit(task("classifier", scores=scores, ranking=rule), tmp_path, eval_every=2)
     assert result.stopped_early
     assert int(result.state.step) == 4  # the second evaluation; the fourth was the last
-    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in log if r["split"] == "eval"] == [2, 4, 6, 8]
+    assert [r["step"] for r in records(tmp_path, "eval")] == [2, 4, 6, 8]
     again = fit(task("classifier", scores=[0.3], ranking=rule), tmp_path, eval_every=2)
     assert again.stopped_early
     assert bits(again.state) == bits(result.state)
@@ -110,16 +82,11 @@ def test_early_stopping_ends_with_the_best_state(tmp_path):
 
 def test_patience_survives_a_crash(tmp_path):
     rule = Ranking("score", patience=2)
+    options = {"eval_every": 2, "save_every": 2}
+    cut = task("classifier", scores=[0.5, 0.4], ranking=rule, at=4, fault=crash)
     with pytest.raises(Crash):
-        fit(
-            task("classifier", scores=[0.5, 0.4], ranking=rule, at=4, fault=crash),
-            tmp_path,
-            eval_every=2,
-            save_every=2,
-        )
-    result = fit(
-        task("classifier", scores=[0.3], ranking=rule), tmp_path, eval_every=2, save_every=2
-    )
+        fit(cut, tmp_path, **options)
+    result = fit(task("classifier", scores=[0.3], ranking=rule), tmp_path, **options)
     assert result.stopped_early
     assert int(result.state.step) == 2
 
@@ -131,21 +98,21 @@ def test_previews_and_logs_are_written(tmp_path):
     fit(task("classifier", preview=preview), tmp_path, eval_every=5)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
     assert list((tmp_path / "tensorboard").iterdir())
-    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    train = [r for r in train if r["split"] == "train"]
-    assert train[-1]["epoch"] == pytest.approx(TOTAL * 16 / 40)
-    assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(train[-1])
+    last = records(tmp_path, "train")[-1]
+    assert last["epoch"] == pytest.approx(TOTAL * 16 / 40)
+    assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(last)
 
 
-def test_an_unknown_metric_to_watch_is_named(tmp_path):
-    rule = Ranking("f1", patience=1)
-    with pytest.raises(UserError, match="to be told by 'f1', and the evaluation gives score"):
-        fit(task("classifier", ranking=rule), tmp_path, eval_every=2)
-
-
-def test_no_steps_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="0 training steps"):
-        fit(dataclasses.replace(task("classifier"), total_steps=0), tmp_path)
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"ranking": Ranking("f1", patience=1)}, "to be told by 'f1', and the evaluation gives sc"),
+        ({"total_steps": 0}, "0 training steps"),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_refused(fields, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        fit(task("classifier", **fields), tmp_path, eval_every=2)
 
 
 def test_speed_leaves_out_what_was_not_training(monkeypatch):

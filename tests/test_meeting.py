@@ -192,7 +192,7 @@ def test_a_death_is_told_by_every_survivor(three, who):
     peers, said = three
     for one in peers:
         one.hint = lambda: "go on with: x"
-    peers[who]._send = lambda other, **message: None  # the dead say nothing
+    peers[who].send = lambda other, **message: None  # the dead say nothing
     for line in peers[who]._lines.values():
         line._socket.shutdown(socket.SHUT_RDWR)  # what the kernel does when a process dies
     others = set(range(3)) - {who}
@@ -309,25 +309,25 @@ def test_slurm_tells_what_flags_do_not(monkeypatch):
         distributed._place(None, None, None, 5.0)
 
 
-def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone():
-    where = {
-        "host": "localhost",
-        "port": free_port(),
-        "key": bytes(32),
-        "count": 2,
-        "seconds": 20.0,
-    }
+def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone(monkeypatch):
+    monkeypatch.setattr(Peers, "_leave", lambda self, *said: None)
+    (peers, guests) = (
+        Peers(i, *met) for i, met in enumerate(lines_of([hello(i) for i in range(2)]))
+    )
     with (
-        relay.relayed(**where, index=0) as service,
-        relay.relayed(**where, index=1) as way,
+        relay.relayed(peers, 20.0) as service,
+        relay.relayed(guests, 20.0) as way,
         socket.socket(socket.AF_UNIX) as server,
         socket.socket(socket.AF_UNIX) as near,
     ):
+        guests.start()
         near.connect(way.removeprefix("unix:"))
+        near.sendall(b"ping")  # before process 0 listens to its lines, or jax there to anyone
+        peers.start()
+        time.sleep(0.2)
         server.bind(service.removeprefix("unix:"))
         server.listen()
         far, _ = server.accept()
-        near.sendall(b"ping")
         assert far.recv(4) == b"ping"
         far.sendall(b"pong")
         assert near.recv(4) == b"pong"
@@ -335,5 +335,15 @@ def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone():
         near.settimeout(0.5)
         with pytest.raises(TimeoutError):
             near.recv(1)
-    with pytest.raises(ConnectionRefusedError):  # nothing is left open
-        socket.create_connection(("localhost", where["port"]), timeout=20)
+    together([peers, guests], Peers.finish)
+    for one in (peers, guests):
+        for line in one._lines.values():
+            line.close()
+
+
+def test_silence_after_the_end_is_no_loss(three, monkeypatch):
+    monkeypatch.setattr("jaxnets.peers._SILENCE_SECONDS", 0.05)
+    peers, said = three
+    together(peers, Peers.finish)
+    time.sleep(0.3)
+    assert said == []

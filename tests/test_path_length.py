@@ -12,7 +12,7 @@ import tiny
 from jaxnets import parallel, state, steps
 from jaxnets.axis import example_keys
 from jaxnets.errors import UserError
-from jaxnets.losses import PathLength, path_length_penalty, path_lengths
+from jaxnets.losses import PathLength, path_length_penalty
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)
@@ -23,6 +23,11 @@ PARAMS = {
     "inputs": RNG.normal(size=(6, 30)),
 }
 Z = RNG.normal(size=(5, LATENTS))
+
+
+def path_lengths(synthesise, key, w):
+    """The lengths alone: how far a mean of 0 would move with nothing kept of it."""
+    return path_length_penalty(synthesise, key, w, 0.0, decay=1.0)[1]
 
 
 def synthesise(params, w):
@@ -149,12 +154,10 @@ GENERATOR = Styled()
 LENGTH = PathLength(3.0, decay=0.5)
 
 
-def styled(path_length, mean=0.2):
+def styled(*path_length, mean=0.2):
     """The state and step of a GAN that has styles."""
-    start, step = tiny.gan(
-        "hinge", generator=GENERATOR, b2=0.99, penalty=None, path_length=path_length
-    )
-    extra = {} if path_length is None else {steps.PATH_LENGTH_MEAN: mean}
+    start, step = tiny.gan("hinge", generator=GENERATOR, b2=0.99, penalty=None, terms=path_length)
+    extra = dict.fromkeys(start.extra, mean)
     return state.TrainState.create(start.key, start.nets, extra), step
 
 
@@ -168,13 +171,13 @@ def step_on(devices, mode="jit"):
 
 
 def test_a_step_penalises_the_generator_alone_and_moves_the_mean():
-    before, plain = styled(None)
+    before, plain = styled()
     start, _ = styled(LENGTH)
     batch = tiny.batch(8)
     without, _ = jax.jit(plain)(before, batch)
     after, metrics = step_on(1)
     expected = 0.2 + 0.5 * (jax.jit(length_of)(start, batch) - 0.2)
-    np.testing.assert_allclose(after.extra[steps.PATH_LENGTH_MEAN], expected, rtol=1e-4)
+    np.testing.assert_allclose(after.extra["path_length_mean"], expected, rtol=1e-4)
     assert metrics["path_length"].compute() > 0
     same = jax.tree.map(
         np.array_equal, after.nets["discriminator"].params, without.nets["discriminator"].params
@@ -213,8 +216,6 @@ def test_the_penalty_in_a_step_is_the_same_on_four_devices(mode):
 
 
 def test_a_generator_without_styles_has_no_path_length():
+    start, step = tiny.gan(terms=[PathLength()])
     with pytest.raises(UserError, match="TinyGenerator has none"):
-        tiny.gan(path_length=PathLength())
-    start, step = styled(PathLength())
-    with pytest.raises(UserError, match="path_length_mean"):
-        jax.eval_shape(step, state.TrainState.create(start.key, start.nets), tiny.batch(8))
+        jax.eval_shape(step, start, tiny.batch(8))

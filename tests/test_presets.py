@@ -12,6 +12,7 @@ from jaxnets.commands import checks, common, gan_step, generate, judging
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.commands.configs import presets
 from jaxnets.errors import UserError
+from jaxnets.task import Lazily, take_feed
 
 
 def test_a_preset_is_of_the_data_or_asked_for():
@@ -143,9 +144,9 @@ def test_every_preset_makes_a_step(name):
     assert built.task.pipeline.batch_size == config.step_images
     state = jax.eval_shape(built.task.init)
     pipeline, step = built.task.pipeline, built.task.step
-    step = step.costly if isinstance(step, parallel.Lazily) else step
+    step = step.costly if isinstance(step, Lazily) else step
     source = jax.tree.map(jnp.asarray, pipeline.source)
-    feed = parallel.take_feed(pipeline, 0, 1)
+    feed = take_feed(pipeline, 0, 1)
     after, metrics = jax.eval_shape(lambda s: step(s, pipeline.fetch(source, feed)), state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

@@ -123,13 +123,10 @@ def test_what_is_no_generated_image_has_no_mark(name, tmp_path):
 # ------------------------------------------------------------------------------ hostile files
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", GRID[1:]])
-def test_only_a_png_is_marked(data):
-    with pytest.raises(UserError, match="only a PNG"):
-        provenance.mark(data, FACTS)
-
-
-def test_an_unknown_fact_is_refused():
+def test_only_a_png_and_known_facts_are_marked():
+    for data in (b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", GRID[1:]):
+        with pytest.raises(UserError, match="only a PNG"):
+            provenance.mark(data, FACTS)
     with pytest.raises(UserError, match=r"no word for colour.*weights"):
         provenance.mark(GRID, {"colour": "red"})
 

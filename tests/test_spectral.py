@@ -173,8 +173,7 @@ def gan(penalty=None, **options):
         optimizer,
         latent_size=tiny.LATENT,
         conditional=True,
-        penalty=None if penalty is None else losses.penalty(penalty),
-        penalty_weight=0.1,
+        terms=[] if penalty is None else [losses.penalty(penalty, 0.1)],
         **options,
     )
     return state.TrainState.create(jax.random.key(2), nets), step

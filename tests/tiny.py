@@ -1,5 +1,6 @@
 """Networks and batches small enough to compile in a second, and steps made of them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets import augment, layers, losses, models, optimizers, state, steps
+from jaxnets.game import Game
 
 SIZE, CLASSES, LATENT = 8, 3, 4
 
@@ -77,7 +79,7 @@ def classifier(
     optimizer: Any = None,
     ema: float | None = 0.9,
     **options: Any,
-) -> tuple[state.TrainState, steps.Step]:
+) -> tuple[state.TrainState, Game]:
     """A state and its step, with augmentation on."""
     model = TinyClassifier() if model is None else model
     optimizer = optimizer or optimizers.make_optimizer("nesterov", 0.1, weight_decay=0.01)
@@ -109,8 +111,9 @@ def gan(
     b2: float = 0.9,
     penalty: str | None = "r1",
     gamma: float = 0.5,
+    terms: Sequence[losses.Term] = (),
     **options: Any,
-) -> tuple[state.TrainState, steps.Step]:
+) -> tuple[state.TrainState, Game]:
     """A conditional GAN's state and its step."""
     generator = TinyGenerator() if generator is None else generator
     discriminator = TinyDiscriminator(norm=norm)
@@ -143,12 +146,11 @@ def gan(
         optimizer,
         latent_size=LATENT,
         conditional=True,
-        penalty=None if penalty is None else losses.penalty(penalty),
-        penalty_weight=gamma,
+        terms=[*([] if penalty is None else [losses.penalty(penalty, gamma)]), *terms],
         ema_decay=0.9,
         **options,
     )
-    return state.TrainState.create(jax.random.key(2), nets), step
+    return state.TrainState.create(jax.random.key(2), nets, step.extra), step
 
 
 def family(
@@ -160,8 +162,9 @@ def family(
     b2: float = 0.9,
     penalty: str | None = None,
     conditioning: str = "projection",
+    terms: Sequence[losses.Term] = (),
     **options: Any,
-) -> tuple[state.TrainState, steps.Step, nn.Module]:
+) -> tuple[state.TrainState, Game, nn.Module]:
     """A conditional GAN of the library for 8x8 pixels: its state, step and discriminator."""
     generator, discriminator = models.make_gan(
         name,
@@ -186,9 +189,8 @@ def family(
         optimizer,
         latent_size=LATENT,
         conditional=True,
-        penalty=None if penalty is None else losses.penalty(penalty),
-        penalty_weight=0.5,
+        terms=[*([] if penalty is None else [losses.penalty(penalty, 0.5)]), *terms],
         ema_decay=0.9,
         **options,
     )
-    return state.TrainState.create(jax.random.key(2), nets), step, discriminator
+    return state.TrainState.create(jax.random.key(2), nets, step.extra), step, discriminator

@@ -170,7 +170,7 @@ def objectives(case: GanCase) -> tuple[Any, Any]:
     """
     from jaxnets import losses
 
-    penalty = None if case.penalty == "none" else losses.penalty(case.penalty)
+    penalty = None if case.penalty == "none" else losses.penalty(case.penalty, 0.1)
     return losses.adversarial_loss(case.loss), penalty
 
 
@@ -217,8 +217,7 @@ def _gan(case: GanCase, batch: Any) -> Work:
         adam,
         latent_size=case.latent_size,
         conditional=case.conditional,
-        penalty=penalty,
-        penalty_weight=0.1,
+        terms=[] if penalty is None else [penalty],
     )
     first = state.TrainState.create(run_key, {"generator": g_net, "discriminator": d_net})
     return Work(case, {"generator": generator, "discriminator": discriminator}, step, first, batch)

@@ -50,9 +50,10 @@ class OwnTraining:
         import jax
 
         from jaxnets import parallel
+        from jaxnets.task import Lazily, take_feed
 
         task = self.built.task
-        assert not isinstance(task.step, parallel.Lazily)  # a classifier has one step
+        assert not isinstance(task.step, Lazily)  # a classifier has one step
         while first < last:
             steps = min(self.recipe.steps_per_call, last - first)
             if steps not in self.programs:
@@ -63,7 +64,7 @@ class OwnTraining:
                     steps_per_call=steps,
                     fetch=task.pipeline.fetch,
                 )
-            feed = parallel.take_feed(task.pipeline, first, steps)
+            feed = take_feed(task.pipeline, first, steps)
             self.state, _ = self.programs[steps](self.state, feed, self.source)
             first += steps
         jax.block_until_ready(self.state)

@@ -127,6 +127,7 @@ def _ways(config: Population, case: cases.Case) -> tuple[Callable[[], None], Cal
     import jax
 
     from jaxnets import data, parallel, population
+    from jaxnets.task import take_feed
 
     mesh = parallel.make_mesh(1)
     seeds = range(config.members)
@@ -151,7 +152,7 @@ def _ways(config: Population, case: cases.Case) -> tuple[Callable[[], None], Cal
     def together() -> None:
         nonlocal all_state
         for _ in range(config.calls):
-            feed = parallel.take_feed(whole, done["together"], config.steps_per_call)
+            feed = take_feed(whole, done["together"], config.steps_per_call)
             all_state, _ = step_of_all(all_state, feed, source)
             done["together"] += config.steps_per_call
         jax.block_until_ready(all_state)
@@ -160,7 +161,7 @@ def _ways(config: Population, case: cases.Case) -> tuple[Callable[[], None], Cal
         for i, pipeline in enumerate(pipelines):
             for call in range(config.calls):
                 first = done["in turn"] + call * config.steps_per_call
-                feed = parallel.take_feed(pipeline, first, config.steps_per_call)
+                feed = take_feed(pipeline, first, config.steps_per_call)
                 states[i], _ = step_of_one(states[i], feed, source)
             jax.block_until_ready(states[i])
         done["in turn"] += config.calls * config.steps_per_call

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from jaxnets.commands.configs.generate import Generate
     from jaxnets.data import DataSet
+    from jaxnets.game import Game
     from jaxnets.state import TrainState
     from jaxnets.steps import Step
 
@@ -133,27 +134,33 @@ def keeps_average(config: Generate) -> bool:
     return max(ends) > 0 or sweeps.is_swept(config, "ema_half_life")
 
 
-def extra(config: Generate) -> dict[str, float]:
-    """What a member's state keeps beside its networks, as it begins."""
-    from jaxnets import steps
+def _terms(numbers: Numbers, penalised: bool, matched: Callable[..., Any] | None) -> list[Any]:
+    """The terms of both players' losses; the costly ones only where the step is to have them."""
+    from jaxnets import losses
 
-    found = {}
-    if config.adaptive_augment:
-        probability = config.augment_probability or 0.0
-        found[steps.AUGMENT_PROBABILITY] = ramps.ends(probability, "augment-probability")[0]
+    config, terms = numbers.config, []
+    every = common.given(config.penalty_every)
+    if penalised and config.penalty != "none":
+        weight = _times(numbers.of("penalty_weight"), every)
+        terms.append(losses.penalty(common.given(config.penalty), weight))
     if sweeps.uses(config, "lecam_weight"):
-        found |= {steps.LECAM_REAL: 0.0, steps.LECAM_FAKE: 0.0}
-    if sweeps.uses(config, "path_length_weight"):
-        found[steps.PATH_LENGTH_MEAN] = 0.0
-    return found
+        terms.append(losses.LeCam(numbers.of("lecam_weight")))
+    if penalised and sweeps.uses(config, "path_length_weight"):
+        terms.append(losses.PathLength(_times(numbers.of("path_length_weight"), every)))
+    if sweeps.uses(config, "matching_weight"):
+        terms.append(losses.FeatureMatching(numbers.of("matching_weight"), matched))
+    if config.conditioning == "auxiliary" and sweeps.uses(config, "auxiliary_weight"):
+        weight = numbers.of("auxiliary_weight")
+        terms += [losses.Auxiliary(player, weight) for player in ("discriminator", "generator")]
+    return terms
 
 
 def maker(
     config: Generate,
     nets: tuple[Any, Any],
     total_steps: int,
-    matched: Callable[..., Any] | None,
-) -> Callable[..., Step]:
+    matched: Callable[..., Any] | None = None,
+) -> Callable[..., Game]:
     """How a member's step is made: `(numbers swept, penalised) -> step`.
 
     Args:
@@ -164,20 +171,17 @@ def maker(
     """
     from jaxnets import augment, losses, optimizers, steps
 
-    assert config.loss is not None and config.penalty is not None
-    adversarial = losses.adversarial_loss(config.loss)
-    penalty = None if config.penalty == "none" else losses.penalty(config.penalty)
+    adversarial = losses.adversarial_loss(common.given(config.loss))
     # What is unknown is refused now, and not when the step is first traced.
     optimizers.make_schedule(common.given(config.schedule), 0.0, 1)
     augmentation = augment.gan_augmentation(config.augment) if config.augment else None
 
-    def make(swept: Mapping[str, Any], penalised: bool = True) -> Step:
+    def make(swept: Mapping[str, Any], penalised: bool = True) -> Game:
         numbers = numbers_of(config, total_steps, swept)
-        every = common.given(config.penalty_every)
-        weight = _times(numbers.of("penalty_weight"), every)
-        probability = augment.Adaptive(config.augment_target, config.augment_images)
-        if not config.adaptive_augment:
-            probability = numbers.of("augment_probability")
+        probability = numbers.of("augment_probability")
+        if config.adaptive_augment:
+            start = ramps.ends(config.augment_probability or 0.0, "augment-probability")[0]
+            probability = augment.Adaptive(config.augment_target, config.augment_images, start)
         return steps.adversarial_step(
             *nets,
             adversarial,
@@ -185,20 +189,7 @@ def maker(
             latent_size=common.given(config.latent_size),
             conditional=config.conditional,
             discriminator_steps=common.given(config.discriminator_steps),
-            penalty=penalty if penalised else None,
-            penalty_weight=weight,
-            lecam=losses.LeCam(numbers.of("lecam_weight"))
-            if sweeps.uses(config, "lecam_weight")
-            else None,
-            matching=losses.FeatureMatching(numbers.of("matching_weight"), matched)
-            if sweeps.uses(config, "matching_weight")
-            else None,
-            path_length=losses.PathLength(numbers.of("path_length_weight") * every)
-            if penalised and sweeps.uses(config, "path_length_weight")
-            else None,
-            auxiliary_weight=numbers.of("auxiliary_weight")
-            if config.conditioning == "auxiliary"
-            else 0.0,
+            terms=_terms(numbers, penalised, matched),
             augment=augmentation,
             augment_probability=probability,
             ema_decay=numbers.ema_decay(),
@@ -218,14 +209,14 @@ def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
     """The run's step: with the penalties at every step, at every n-th, or at none."""
     from functools import partial
 
-    from jaxnets import parallel
+    from jaxnets.task import Lazily
 
     penalised = populations.step(config, make)
     nothing = config.penalty == "none" and not sweeps.uses(config, "path_length_weight")
     if nothing or config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))
-    return parallel.Lazily(penalised, plain, common.given(config.penalty_every))
+    return Lazily(penalised, plain, common.given(config.penalty_every))
 
 
 def first_state(
@@ -251,6 +242,7 @@ def first_state(
     generator, discriminator = nets
     optimizers = numbers_of(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    extra = maker(config, nets, total_steps)({}).extra
 
     def init(member: int) -> TrainState:
         generator_key, discriminator_key, run_key, *_ = keys(member)
@@ -275,7 +267,7 @@ def first_state(
                     optimizer=optimizers[1],
                 ),
             },
-            extra=extra(config),
+            extra=extra,
         )
 
     return init

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxnets.data import Split
     from jaxnets.state import TrainState
     from jaxnets.steps import Step
-    from jaxnets.task import Feeder
+    from jaxnets.typing import Feeder
 
 
 def seeds(config: common.RunOptions) -> list[int]:

@@ -148,7 +148,7 @@ def run(config: Sample) -> None:
         "generator": options.generator,
         "seed": config.seed,
         "truncation": config.truncation,
-        "watermark": None if config.watermark is None else watermark.describe(),
+        "watermark": None if config.watermark is None else watermark.ABOUT,
     }
     columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
     content = {"images": pixels}

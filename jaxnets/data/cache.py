@@ -24,8 +24,7 @@ from jaxnets.data.dataset import (
 )
 from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
-from jaxnets.files import cleaning
-from jaxnets.folders import cache_dir
+from jaxnets.files import cache_dir, cleaning
 
 __all__ = ["Staging", "cache_dir", "cached", "temporary_folder"]
 

@@ -1,4 +1,4 @@
-"""Pure functions of logits that return one value per example; the step reduces."""
+"""Losses and the terms that join them: one value per example; the step reduces."""
 
 from jaxnets.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss, adversarial_loss
 from jaxnets.losses.classification import (
@@ -7,40 +7,28 @@ from jaxnets.losses.classification import (
     cross_entropy,
     focal,
 )
-from jaxnets.losses.path_length import PathLength, path_length_penalty, path_lengths
-from jaxnets.losses.penalties import (
-    PENALTIES,
-    consistency,
-    dragan,
-    gradient_penalty,
-    logits_and_r1,
-    penalty,
-    r1,
-    r2,
-)
-from jaxnets.losses.regularisers import FeatureMatching, LeCam, feature_distance, lecam
+from jaxnets.losses.path_length import PathLength, path_length_penalty
+from jaxnets.losses.penalties import PENALTIES, Penalty, penalty
+from jaxnets.losses.terms import Auxiliary, FeatureMatching, LeCam, Play, Side, Term, Weight
 
 __all__ = [
     "ADVERSARIAL_LOSSES",
     "CLASSIFICATION_LOSSES",
     "PENALTIES",
     "AdversarialLoss",
+    "Auxiliary",
     "FeatureMatching",
     "LeCam",
     "PathLength",
+    "Penalty",
+    "Play",
+    "Side",
+    "Term",
+    "Weight",
     "adversarial_loss",
     "classification_loss",
-    "consistency",
     "cross_entropy",
-    "dragan",
-    "feature_distance",
     "focal",
-    "gradient_penalty",
-    "lecam",
-    "logits_and_r1",
     "path_length_penalty",
-    "path_lengths",
     "penalty",
-    "r1",
-    "r2",
 ]

@@ -31,39 +31,38 @@ from jaxnets import ops
 from jaxnets.augment import apply, translate
 from jaxnets.axis import example_keys
 from jaxnets.errors import UserError
-from jaxnets.typing import Array, PRNGKey
+from jaxnets.losses.terms import Play, Term, Weight
+from jaxnets.typing import Array, Metrics, PRNGKey
 
-__all__ = [
-    "PENALTIES",
-    "Penalty",
-    "consistency",
-    "dragan",
-    "gradient_penalty",
-    "logits_and_r1",
-    "penalty",
-    "r1",
-    "r2",
-]
+__all__ = ["PENALTIES", "Penalty", "penalty"]
 
 Critic = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Penalty:
-    """A penalty, and where it looks: `(critic, key, real, fake) -> [B]`.
+class Penalty(Term):
+    """A penalty on the critic, as a term of the discriminator's loss.
 
     Attributes:
-      at: "real" or "fake" where it differentiates the critic at those very images, so that the
-        critic's logits there are to be had for nothing; "between" for anywhere else.
+      at: "real" or "fake" where it looks at the critic at those very images, so that the critic's
+        logits there are to be had for nothing; "between" for anywhere else.
       with_logits: `(critic, key, real, fake) -> (logits [B], penalties [B])`.
+      weight: its factor: gamma of R1 and R2, lambda of the others.
     """
 
     at: Literal["real", "fake", "between"]
     with_logits: Callable[[Critic, PRNGKey, Array, Array], tuple[Array, Array]]
+    weight: Weight = 1.0
 
-    def __call__(self, critic: Critic, key: PRNGKey, real: Array, fake: Array) -> Array:
-        """The penalties [B]."""
-        return self.with_logits(critic, key, real, fake)[1]
+    def __call__(self, play: Play, key: PRNGKey) -> tuple[Array, Metrics]:
+        """Values [B] and the metric `penalty`."""
+        critic = play.critics[self.at == "fake"]
+        values = self.with_logits(critic, key, play.real.inputs, play.fake.inputs)[1]
+        return values, {"penalty": play.mean(values)}
+
+    def knowing(self, outputs: tuple[Array, Array]) -> "Penalty":
+        """The same term, whose pass was made already, with these logits and penalties."""
+        return dataclasses.replace(self, with_logits=lambda *_: outputs)
 
 
 def _penalised(critic: Critic, images: Array, phi: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -88,109 +87,59 @@ def _half_squared_norm(gradient: Array) -> Array:
     return 0.5 * jnp.square(gradient).sum(axis=tuple(range(1, gradient.ndim)))
 
 
-def logits_and_r1(critic: Critic, images: Array) -> tuple[Array, Array]:
-    """The critic's logits and `r1`, for the price of `r1` alone.
-
-    Args:
-      critic: images -> logits [B].
-      images: [B, ...].
-
-    Returns:
-      logits [B] and penalties [B].
-    """
-    return _penalised(critic, images, _half_squared_norm)
+def _distance_of_norm(gradient: Array) -> Array:
+    # The square root has no slope at 0: a flat critic gives a finite penalty, not NaN.
+    norm = jnp.sqrt(2.0 * _half_squared_norm(gradient) + 1e-12)
+    return jnp.square(norm - 1.0)
 
 
-def r1(critic: Critic, images: Array) -> Array:
-    """`|grad_x D(x)|^2 / 2` for each example, the square summed over all its axes.
-
-    Args:
-      critic: images -> logits [B]; with augmentation, the critic behind it, so that the gradient
-        is with respect to the plain images.
-      images: [B, ...], reals.
-
-    Returns:
-      [B]; the caller multiplies by gamma.
+def _r1(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    """`|grad_x D(x)|^2 / 2` at the reals, the square summed over all axes of an example.
 
     Reference:
       Mescheder et al. 2018, Which Training Methods for GANs do actually Converge?,
       arXiv:1801.04406, eq. 9.
     """
-    return logits_and_r1(critic, images)[1]
+    return _penalised(critic, real, _half_squared_norm)
 
 
-def r2(critic: Critic, images: Array) -> Array:
-    """`r1` on fakes: `|grad_x D(G(z))|^2 / 2` (Mescheder et al. 2018, eq. 10)."""
-    return r1(critic, images)
+def _r2(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    """R1 at the fakes: `|grad_x D(G(z))|^2 / 2` (Mescheder et al. 2018, eq. 10)."""
+    return _penalised(critic, fake, _half_squared_norm)
 
 
-def gradient_penalty(
-    critic: Critic, key: PRNGKey, real: Array, fake: Array, *, target: float = 1.0
-) -> Array:
-    """WGAN-GP: `(|grad D(x)| - target)^2` at `x = e real + (1 - e) fake`, e uniform on [0, 1].
+def _r1_r2(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    """The sum of both, as in Huang et al. 2024, R3GAN, arXiv:2501.05441."""
+    logits, at_real = _r1(critic, key, real, fake)
+    return logits, at_real + _r2(critic, key, real, fake)[1]
 
-    Args:
-      critic: images -> logits [B].
-      key: equal on every device; each global example draws its own e.
-      real: [B, ...].
-      fake: [B, ...], the same shape.
-      target: the gradient norm to hold.
 
-    Returns:
-      [B]; the caller multiplies by lambda (10 in the paper).
+def _wgan_gp(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    """`(|grad D(x)| - 1)^2` at `x = e real + (1 - e) fake`, e uniform on [0, 1].
 
     Reference:
-      Gulrajani et al. 2017, Improved Training of Wasserstein GANs, arXiv:1704.00028, eq. 3.
+      Gulrajani et al. 2017, Improved Training of Wasserstein GANs, arXiv:1704.00028, eq. 3, with a
+      weight of 10.
     """
-    return _logits_and_gradient_penalty(critic, key, real, fake, target)[1]
-
-
-def _logits_and_gradient_penalty(
-    critic: Critic, key: PRNGKey, real: Array, fake: Array, target: float = 1.0
-) -> tuple[Array, Array]:
     chex.assert_equal_shape([real, fake])
     keys = example_keys(key, real.shape[0])
     share = jax.vmap(lambda k: jax.random.uniform(k, dtype=real.dtype))(keys)
     share = share.reshape(-1, *(1,) * (real.ndim - 1))
-    between = share * real + (1.0 - share) * fake
-
-    return _penalised(critic, between, _distance_of_norm(target))
+    return _penalised(critic, share * real + (1.0 - share) * fake, _distance_of_norm)
 
 
-def _distance_of_norm(target: float) -> Callable[[Array], Array]:
-    def phi(gradient: Array) -> Array:
-        # The square root has no slope at 0: a flat critic gives a finite penalty, not NaN.
-        norm = jnp.sqrt(2.0 * _half_squared_norm(gradient) + 1e-12)
-        return jnp.square(norm - target)
-
-    return phi
-
-
-def dragan(critic: Critic, key: PRNGKey, real: Array, *, target: float = 1.0) -> Array:
-    """DRAGAN: `(|grad D(x)| - target)^2` around the reals, at `x = real + a s u / 2`.
+def _dragan(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
+    """`(|grad D(x)| - 1)^2` around the reals, at `x = real + a s u / 2`.
 
     a is uniform on [0, 1] for each example, u for each of its numbers, and s the standard deviation
     of that image's numbers; the authors' code takes that of the batch, which would depend on what
     else is in it.
 
-    Args:
-      critic: images -> logits [B].
-      key: equal on every device; each global example draws its own a and u.
-      real: [B, ...].
-      target: the gradient norm to hold.
-
-    Returns:
-      [B]; the caller multiplies by lambda (10 in the paper).
-
     Reference:
-      Kodali et al. 2017, On Convergence and Stability of GANs, arXiv:1705.07215, section 2.3.
+      Kodali et al. 2017, On Convergence and Stability of GANs, arXiv:1705.07215, section 2.3, with
+      a weight of 10.
     """
-    return _logits_and_dragan(critic, key, real, target)[1]
 
-
-def _logits_and_dragan(
-    critic: Critic, key: PRNGKey, real: Array, target: float = 1.0
-) -> tuple[Array, Array]:
     def near(key: PRNGKey, image: Array) -> Array:
         share_key, noise_key = jax.random.split(key)
         share = jax.random.uniform(share_key, dtype=image.dtype)
@@ -198,59 +147,37 @@ def _logits_and_dragan(
         return image + 0.5 * share * image.std() * noise
 
     around = jax.vmap(near)(example_keys(key, real.shape[0]), real)
-    return _penalised(critic, around, _distance_of_norm(target))
+    return _penalised(critic, around, _distance_of_norm)
 
 
-def consistency(critic: Critic, key: PRNGKey, real: Array) -> Array:
+def _consistency(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
     """`(D(x) - D(T(x)))^2`, T a random shift by up to an eighth: a critic that heeds no shifts.
 
     The paper's T also mirrors, which neither digits nor letters survive; mirror the data instead
     where it may be.
 
-    Args:
-      critic: images -> logits [B].
-      key: equal on every device; each global example draws its own T.
-      real: [B, *spatial, C].
-
-    Returns:
-      [B]; the caller multiplies by lambda (10 in the paper).
-
     Reference:
       Zhang et al. 2020, Consistency Regularization for Generative Adversarial Networks,
-      arXiv:1910.12027, eq. 4.
+      arXiv:1910.12027, eq. 4, with a weight of 10.
     """
-    return _logits_and_consistency(critic, key, real)[1]
-
-
-def _logits_and_consistency(critic: Critic, key: PRNGKey, real: Array) -> tuple[Array, Array]:
     logits = critic(real)
     chex.assert_shape(logits, (real.shape[0],))
     shifted = apply(translate, example_keys(key, real.shape[0]), real)
     return logits, jnp.square(logits - critic(shifted))
 
 
-def _logits_and_both(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tuple[Array, Array]:
-    logits, at_real = logits_and_r1(critic, real)
-    return logits, at_real + r2(critic, fake)
-
-
 PENALTIES: dict[str, Penalty] = {
-    "r1": Penalty("real", lambda critic, key, real, fake: logits_and_r1(critic, real)),
-    "r2": Penalty("fake", lambda critic, key, real, fake: logits_and_r1(critic, fake)),
-    # Both, as in Huang et al. 2024, The GAN is dead; long live the GAN!, arXiv:2501.05441.
-    "r1_r2": Penalty("real", _logits_and_both),
-    "wgan_gp": Penalty("between", _logits_and_gradient_penalty),
-    "dragan": Penalty(
-        "between", lambda critic, key, real, fake: _logits_and_dragan(critic, key, real)
-    ),
-    "consistency": Penalty(
-        "real", lambda critic, key, real, fake: _logits_and_consistency(critic, key, real)
-    ),
+    "r1": Penalty("real", _r1),
+    "r2": Penalty("fake", _r2),
+    "r1_r2": Penalty("real", _r1_r2),
+    "wgan_gp": Penalty("between", _wgan_gp),
+    "dragan": Penalty("between", _dragan),
+    "consistency": Penalty("real", _consistency),
 }
 
 
-def penalty(name: str) -> Penalty:
-    """The penalty `(critic, key, real, fake) -> [B]` registered under `name`.
+def penalty(name: str, weight: Weight = 1.0) -> Penalty:
+    """The penalty registered under `name`, with this weight.
 
     Raises:
       UserError: if there is none; the message lists those there are.
@@ -258,4 +185,4 @@ def penalty(name: str) -> Penalty:
     if name not in PENALTIES:
         known = ", ".join(PENALTIES)
         raise UserError(f"unknown penalty {name!r}; choose one of {known}.")
-    return PENALTIES[name]
+    return dataclasses.replace(PENALTIES[name], weight=weight)

@@ -60,6 +60,10 @@ class Mean:
 
     __add__ = merge
 
+    def on_device(self) -> Array:
+        """The mean as an array [], inside a compiled program; 0 if nothing was counted."""
+        return self.total / jnp.maximum(self.count, 1.0)
+
     def compute(self) -> float:
         """The mean on the host, in float64; NaN if nothing was counted."""
         total, count = np.float64(self.total), np.float64(self.count)

@@ -15,7 +15,7 @@ class AuxiliaryClassifier(nn.Module):
     """A discriminator that is not told an image's class, and names it: AC-GAN.
 
     Its logits are those of the discriminator inside; the features have "class_logits" [B, K]
-    float32 too, a linear layer on "penultimate", for `adversarial_step(auxiliary_weight=...)`.
+    float32 too, a linear layer on "penultimate", for `jaxnets.losses.Auxiliary`.
 
     Attributes:
       discriminator: `(images, None, train) -> (logits [B], features)`, without classes.

@@ -16,7 +16,7 @@ __all__ = ["VDCNN", "TextCNN"]
 class _Embedding(nn.Module):
     """Vectors [B, L, size] of tokens [B, L], zeros for padding; and [B, L, 1], what is a token.
 
-    In training, `dropout` of the tokens get zeros too.
+    In training, `dropout` of the tokens become unknown.
     """
 
     vocabulary: int
@@ -29,9 +29,10 @@ class _Embedding(nn.Module):
     def __call__(self, tokens: Array, *, train: bool) -> tuple[Array, Array]:
         init = nn.initializers.normal(self.scale)
         table = self.param("embedding", init, (self.vocabulary, self.size), jnp.float32)
-        real = (tokens > 0)[..., None].astype(self.dtype)
-        kept = Dropout(self.dropout)(real, train=train)
-        return jnp.take(table, tokens, axis=0).astype(self.dtype) * kept, real
+        real = (tokens > 0).astype(self.dtype)
+        dropped = Dropout(self.dropout)(real, train=train) < real
+        vectors = jnp.take(table, jnp.where(dropped, 1, tokens), axis=0).astype(self.dtype)
+        return vectors * real[..., None], real[..., None]
 
 
 class TextCNN(nn.Module):

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import jax
 
-from jaxnets.files import cleaning
-from jaxnets.folders import cache_dir, cpu_kind
+from jaxnets.files import cache_dir, cleaning, cpu_kind
 
 __all__ = ["TARGETS", "available", "why_not"]
 
