@@ -7,21 +7,30 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.benchmarks import timing
+from experiments.configs import Families
 from experiments.reproduce import spreads
-from jaxnets.commands import common
+from jaxnets import parallel, runs
+from jaxnets.commands import classify, common, generate, judging, scoring, training
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT, Range
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jax.sharding import Mesh
-
-    from jaxnets.commands.generate import Built, Generate
-    from jaxnets.data import DataSet
-    from jaxnets.scoring import Judge
-    from jaxnets.state import TrainState
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.generate import Generate, resolve
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.gan_step import Built
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable, json_digest, read_json, write_json
+from jaxnets.loop import fit
+from jaxnets.registry import check_name
+from jaxnets.scoring import Judge, Looks, take
+from jaxnets.state import TrainState
+from jaxnets.task import Lazily, take_feed
 
 #: A tenth of Fashion-MNIST.
 _FEW = {"labels_per_class": 600}
@@ -37,8 +46,6 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "few": {"generator": "sngan", **_FEW},
     "few-augmented": {"generator": "sngan", **_FEW, "augment": "flip", "augment_probability": 0.5},
 }
-
-_FAMILIES = ("dcgan", "sngan", "r3gan", "stylegan2")
 
 #: Scores of a cell, in this order; what `memorisation` gives is in the file only.
 _METRICS = (
@@ -67,47 +74,8 @@ _COLUMNS: dict[str, tuple[str, str, float]] = {
 _ROUNDS, _WINDOW_SECONDS = 5, 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Families(common.CacheOptions):
-    """Train families of GANs for the same minutes, and judge them alike; the table as JSON.
-
-    Before anything is trained, the steps of all of them are timed in turn, and minutes become
-    numbers of steps: those that the machine makes in that time if it does nothing else. So what
-    runs beside a training changes no number. The same command goes on where it stopped, and what is
-    finished is not done again.
-    """
-
-    names: tuple[str, ...] = _FAMILIES
-    """Any of dcgan, sngan, r3gan, stylegan2; dcgan-r3 and sngan-r3 (with R3GAN's loss and
-    penalties); few and few-augmented (an SNGAN and 600 images a class, the latter with a
-    quarter of all that the discriminator sees mirrored)."""
-    data: str = "fashion_mnist"
-    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
-    minutes: Annotated[tuple[float, ...], Range(above=0, below=1e6)] = (10.0, 30.0)
-    """After how many minutes of training each is judged; the last is the whole training."""
-    seeds: Annotated[int, COUNT] = 3
-    """Seeds 0, 1, ... up to this many."""
-    judge: Path | None = None
-    """Folder of a `classify` run whose features measure; by default one with the data's defaults
-    is trained in the folder of the runs."""
-    samples: Annotated[int | None, Range(least=2, most=1_000_000)] = None
-    """How many samples are judged; by default as many as there are test images."""
-    accuracy_score: bool = True
-    """Train a CNN on samples only, each time, and test it on real images."""
-    score_epochs: Annotated[float | None, Range(above=0, below=1e6)] = None
-    """For how many passes over as many samples as there are training images."""
-    run_dir: Path | None = None
-    """Folder of the runs, one sub-folder each; by default runs/families-<data>."""
-    out: Path | None = None
-    """The JSON file; by default experiments/results/families-<data>.json."""
-
-
-def run(config: Families) -> Path:
+def run(config: Families, session: Session) -> Path:
     """The command."""
-    from jaxnets import parallel, runs
-    from jaxnets.commands import generate, judging
-    from jaxnets.files import check_writable
-
     _check(config)
     name = f"families-{config.data.rpartition(':')[2].replace('/', '-')}"
     root = config.run_dir or Path("runs") / name
@@ -118,7 +86,7 @@ def run(config: Families) -> Path:
     generate.need_every_class(dataset)
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
     runs.open_run(root, "families", {"data": config.data})
-    judged_by = config.judge or _own_judge(config, root / "judge")
+    judged_by = config.judge or _own_judge(config, root / "judge", session)
     judge = judge or judging.load_judge(judged_by, dataset, mesh)
     seconds = _step_seconds(config, root, dataset, mesh)
     cells: list[dict[str, Any]] = []
@@ -127,7 +95,19 @@ def run(config: Families) -> Path:
             for entry in config.names:
                 steps = max(1, int(60 * minutes / seconds[entry]))
                 cells.append(
-                    _cell(config, root, dataset, mesh, judge, entry, seed, minutes, steps, seconds)
+                    _cell(
+                        config,
+                        root,
+                        dataset,
+                        mesh,
+                        judge,
+                        entry,
+                        seed,
+                        minutes,
+                        steps,
+                        seconds,
+                        session,
+                    )
                 )
                 _write(config, out, judge, judged_by, seconds, cells)
     print(_table(cells))
@@ -136,24 +116,19 @@ def run(config: Families) -> Path:
 
 
 def _check(config: Families) -> None:
-    from jaxnets.errors import UserError
-
     constraints.check(config)
     if not config.names or not config.minutes:
         raise UserError("--names and --minutes need at least one value each")
     for name in config.names:
-        if name not in ENTRIES:
-            raise UserError(f"--names: unknown {name!r}; known are {', '.join(ENTRIES)}")
+        check_name("entry of --names", name, ENTRIES)
     if len(set(config.names)) < len(config.names) or len(set(config.minutes)) < len(config.minutes):
         raise UserError("--names and --minutes must differ from one another")
 
 
 def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: float) -> Generate:
     """The resolved config of a training."""
-    from jaxnets.commands.configs import generate as gan_config
-
-    return gan_config.resolve(
-        gan_config.Generate(
+    return resolve(
+        Generate(
             data=config.data,
             seed=seed,
             epochs=epochs,
@@ -179,12 +154,10 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
     return options.score_epochs if config.score_epochs is None else config.score_epochs
 
 
-def _own_judge(config: Families, folder: Path) -> Path:
+def _own_judge(config: Families, folder: Path, session: Session) -> Path:
     """A classifier with the defaults of `classify`; one that is there already is taken."""
-    from jaxnets.commands import classify
-
     if not (folder / "summary.json").exists():
-        classify.run(classify.Classify(data=config.data, run_dir=folder))
+        classify.run(Classify(data=config.data, run_dir=folder), session)
     return folder
 
 
@@ -193,9 +166,6 @@ def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) ->
 
     The least of several windows: what the machine needs when nothing else is on it.
     """
-    from experiments.benchmarks import timing
-    from jaxnets.files import read_json, write_json
-
     path = root / "budget.json"
     kept: dict[str, float] = read_json(path)["seconds_per_step"] if path.exists() else {}
     missing = [name for name in config.names if name not in kept]
@@ -215,17 +185,12 @@ def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) ->
 
 def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     """A training's compiled steps, to be timed."""
-    from experiments.benchmarks import timing
-    from jaxnets import parallel
-    from jaxnets.commands import generate
-    from jaxnets.task import Lazily, take_feed
-
     task = generate.build(config, dataset, mesh).task
     per_call = config.steps_per_call
     step: Any = task.step
     if isinstance(step, Lazily):
         # A whole period in one call, so that each step has its share.
-        per_call = common.given(config.penalty_every)
+        per_call = given(config.penalty_every)
         step = step.steps(0, per_call)
     program = parallel.compile_step(
         step,
@@ -251,16 +216,12 @@ def _cell(
     minutes: float,
     steps: int,
     seconds: Mapping[str, float],
+    session: Session,
 ) -> dict[str, Any]:
     """One training after so many minutes, judged; as it was found earlier, if it was."""
-    from jaxnets.commands import generate
-    from jaxnets.errors import UserError
-    from jaxnets.files import read_json, write_json
-    from jaxnets.loop import fit
-
     last = max(1, int(60 * max(config.minutes) / seconds[entry]))
     options = _config_of(config, entry, seed, root, 1.0)
-    folder = common.given(options.run_dir)
+    folder = given(options.run_dir)
     path = folder / f"cell-{minutes:g}-minutes.json"
     wanted = {
         "entry": entry,
@@ -283,8 +244,8 @@ def _cell(
     options = dataclasses.replace(options, epochs=last * options.step_images / train)
     built = generate.build(options, dataset, mesh)
     task = dataclasses.replace(built.task, total_steps=steps)
-    common.open_run("generate", options, dataset)
-    loop = common.fit_options(options, built.steps_per_epoch)
+    training.open_run("generate", options, dataset, session)
+    loop = training.fit_options(options, built.steps_per_epoch)
     # A minute's work is what an interruption may cost.
     loop = dataclasses.replace(loop, save_every=max(1, int(60 / seconds[entry])))
     result = fit(task, folder, mesh, loop)
@@ -315,9 +276,6 @@ def _scores(
     folder: Path,
 ) -> dict[str, float]:
     """All that is measured of a generator, by name."""
-    from jaxnets.commands import judging, scoring
-    from jaxnets.scoring import Looks, take
-
     labels: np.ndarray = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
@@ -339,7 +297,7 @@ def _scores(
             dataset,
             mesh,
             folder / f"accuracy_score-step-{int(state.step)}",
-            epochs=common.given(_score_epochs(config, options)),
+            epochs=given(_score_epochs(config, options)),
             seed=options.seed,
         )
     return common.finite(found)
@@ -354,8 +312,6 @@ def _write(
     cells: Sequence[Mapping[str, Any]],
 ) -> None:
     """The file, after every cell, so that what there is can be read."""
-    from jaxnets.files import json_digest, read_json, write_json
-
     summary = judged_by / "summary.json"
     accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
     table = {

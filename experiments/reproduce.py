@@ -7,51 +7,37 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
+from experiments.configs import Reproduce
 from jaxnets.commands import classify, common, generate, quickstart
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.generate import Generate
+from jaxnets.commands.configs.quickstart import Quickstart
+from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable, write_json
+from jaxnets.registry import Registry
 
 #: name -> (config, command). Each config is what its command's defaults give, but for the data.
-RESULTS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
-    "classify-fashion_mnist": (classify.Classify(), classify.run),
-    "classify-digits": (classify.Classify(data="digits"), classify.run),
-    "generate-fashion_mnist": (generate.Generate(), generate.run),
-    "quickstart": (quickstart.Quickstart(), quickstart.run),
-}
+RESULTS: Registry[tuple[Any, Callable[[Any, Session], Path]]] = Registry(
+    "result",
+    {
+        "classify-fashion_mnist": (Classify(), classify.run),
+        "classify-digits": (Classify(data="digits"), classify.run),
+        "generate-fashion_mnist": (Generate(), generate.run),
+        "quickstart": (Quickstart(), quickstart.run),
+    },
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reproduce(common.CacheOptions):
-    """Run an experiment of the results table with several seeds; mean and spread as JSON."""
-
-    name: tyro.conf.Positional[str]
-    """classify-fashion_mnist, classify-digits, generate-fashion_mnist or quickstart."""
-    seeds: Annotated[int, COUNT] = 3
-    """Seeds 0, 1, ... up to this many."""
-    run_dir: Path | None = None
-    """Folder of the runs, one sub-folder a seed; by default runs/reproduce-<name>. What is
-    finished there is only evaluated again."""
-    judge: Path | None = None
-    """For `generate`: folder of a `classify` run whose features measure Frechet distances."""
-    out: Path | None = None
-    """The JSON file; by default experiments/results/<name>.json."""
-
-
-def run(config: Reproduce) -> Path:
+def run(config: Reproduce, session: Session) -> Path:
     """The command."""
-    from jaxnets.errors import UserError
-    from jaxnets.files import check_writable, write_json
-
-    if config.name not in RESULTS:
-        raise UserError(f"unknown result {config.name!r}; known are {', '.join(RESULTS)}")
     constraints.check(config)
     base, command = RESULTS[config.name]
     if config.judge is not None:
-        if not isinstance(base, generate.Generate):
+        if not isinstance(base, Generate):
             raise UserError(f"--judge is for results of `generate`, not for {config.name}")
         base = dataclasses.replace(base, judge=config.judge)
     out = config.out or Path(__file__).parent / "results" / f"{config.name}.json"
@@ -61,7 +47,7 @@ def run(config: Reproduce) -> Path:
     summaries = []
     for seed in range(config.seeds):
         folder = root / f"seed-{seed}"
-        command(dataclasses.replace(base, run_dir=folder, seed=seed))
+        command(dataclasses.replace(base, run_dir=folder, seed=seed), session)
         summaries.append(json.loads((folder / "summary.json").read_text()))
     spread = spreads(summaries)
     machine = summaries[0]["machine"]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array, Metrics, PRNGKey
 
 __all__ = [
@@ -321,13 +322,16 @@ def _half_cutout(key: PRNGKey, image: Array) -> Array:
 
 #: What a policy of `gan_augmentation` may name, with the strengths of DiffAugment; "shift" is its
 #: translation, filled as StyleGAN2-ADA's.
-GAN_AUGMENTATIONS: dict[str, Augmentation] = {
-    "color": compose(brightness, saturation, contrast),
-    "translation": translate,
-    "shift": _mirrored_translation,
-    "cutout": _half_cutout,
-    "flip": random_flip,
-}
+GAN_AUGMENTATIONS: Registry[Augmentation] = Registry(
+    "GAN augmentation",
+    {
+        "color": compose(brightness, saturation, contrast),
+        "translation": translate,
+        "shift": _mirrored_translation,
+        "cutout": _half_cutout,
+        "flip": random_flip,
+    },
+)
 
 
 def gan_augmentation(policy: str) -> Augmentation:
@@ -345,8 +349,4 @@ def gan_augmentation(policy: str) -> Augmentation:
       arXiv:2006.10738.
     """
     names = [name.strip() for name in policy.split(",") if name.strip()]
-    for name in names:
-        if name not in GAN_AUGMENTATIONS:
-            known = ", ".join(GAN_AUGMENTATIONS)
-            raise UserError(f"unknown GAN augmentation {name!r}; choose among {known}.")
     return compose(*(GAN_AUGMENTATIONS[name] for name in names))

@@ -17,6 +17,7 @@ from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
 from jaxnets.parallel import on_this_process, spread, whole
+from jaxnets.registry import Registry
 from jaxnets.sampling import Sample, Walk, apply, make_sample, make_walk, slerp
 from jaxnets.state import TrainState
 from jaxnets.typing import Array, PyTree
@@ -62,11 +63,14 @@ def _mirror_and_shift(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
 #: images) of each view that a classifier's outputs are averaged over. The last is that of airbench
 #: (Jordan 2024, arXiv:2404.00498): the image with half the weight, and with the other half shifted
 #: by a pixel down and right and up and left; each also mirrored.
-VIEWS: dict[str, Callable[[np.ndarray], list[tuple[float, np.ndarray]]]] = {
-    "plain": _plain,
-    "mirror": _mirror,
-    "mirror_and_shift": _mirror_and_shift,
-}
+VIEWS: Registry[Callable[[np.ndarray], list[tuple[float, np.ndarray]]]] = Registry(
+    "way to view test images",
+    {
+        "plain": _plain,
+        "mirror": _mirror,
+        "mirror_and_shift": _mirror_and_shift,
+    },
+)
 
 
 def make_predict(
@@ -88,8 +92,7 @@ def make_predict(
     Raises:
       UserError: for unknown views.
     """
-    if views not in VIEWS:
-        raise UserError(f"unknown views {views!r}; known are {', '.join(VIEWS)}")
+    views_of = VIEWS[views]
     batch_size = -(-batch_size // mesh.size) * mesh.size
     everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
 
@@ -108,7 +111,7 @@ def make_predict(
         for batch in eval_batches(split, batch_size):
             distributed.pause()
             sums: Any = 0.0, 0.0
-            for weight, view in VIEWS[views](batch["inputs"]):
+            for weight, view in views_of(batch["inputs"]):
                 outputs = forward(variables, spread(view, mesh))
                 sums = [
                     a + np.float32(weight) * np.asarray(b)

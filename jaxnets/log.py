@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import socket
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import UserError
+from jaxnets.files import write_files
 
 __all__ = ["MetricLog", "Progress", "read_records"]
 
@@ -76,9 +76,7 @@ class MetricLog:
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
         if unevaluated:
             kept = [r for r in kept if (r["split"], r["step"]) != ("eval", resume_step)]
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(fresh, path)
+        write_files({path: "".join(json.dumps(record) + "\n" for record in kept).encode()})
         self._file = path.open("a")
         self._board = _Board(folder / "tensorboard", purge_step=resume_step + 1)
 

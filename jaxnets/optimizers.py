@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array, PyTree
 
 __all__ = [
@@ -31,38 +32,44 @@ def _adam(
 
 #: name -> function of keyword arguments that gives the transformation *before* weight decay and
 #: learning rate, so that decay is decoupled from the gradient's scaling for each of them.
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": lambda momentum, **_: optax.trace(momentum, nesterov=False),
-    "nesterov": lambda momentum, **_: optax.trace(momentum, nesterov=True),
-    "adam": lambda b1, b2, eps, **_: _adam(b1, b2, eps),
-    "rmsprop": lambda b2, eps, **_: optax.scale_by_rms(b2, eps),
-    "lion": lambda b1, b2, **_: optax.scale_by_lion(b1, b2),
-    "lamb": lambda b1, b2, eps, **_: optax.chain(
-        optax.scale_by_adam(b1, b2, eps), optax.scale_by_trust_ratio()
-    ),
-}
+OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry(
+    "optimizer",
+    {
+        "sgd": lambda momentum, **_: optax.trace(momentum, nesterov=False),
+        "nesterov": lambda momentum, **_: optax.trace(momentum, nesterov=True),
+        "adam": lambda b1, b2, eps, **_: _adam(b1, b2, eps),
+        "rmsprop": lambda b2, eps, **_: optax.scale_by_rms(b2, eps),
+        "lion": lambda b1, b2, **_: optax.scale_by_lion(b1, b2),
+        "lamb": lambda b1, b2, eps, **_: optax.chain(
+            optax.scale_by_adam(b1, b2, eps), optax.scale_by_trust_ratio()
+        ),
+    },
+)
 
 #: name -> function of (peak, total, warmup) that gives step -> learning rate.
-SCHEDULES: dict[str, Callable[[Any, int, int], optax.Schedule]] = {
-    "constant": lambda peak, total, warmup: optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
-        [warmup],
-    ),
-    "cosine": lambda peak, total, warmup: optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, peak, max(warmup, 1)),
-            optax.cosine_decay_schedule(peak, max(total - warmup, 1)),
-        ],
-        [warmup],
-    ),
-    "linear": lambda peak, total, warmup: optax.join_schedules(
-        [
-            optax.linear_schedule(0.2 * peak, peak, max(warmup, 1)),
-            optax.linear_schedule(peak, 0.0, max(total - warmup, 1)),
-        ],
-        [warmup],
-    ),
-}
+SCHEDULES: Registry[Callable[[Any, int, int], optax.Schedule]] = Registry(
+    "schedule",
+    {
+        "constant": lambda peak, total, warmup: optax.join_schedules(
+            [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
+            [warmup],
+        ),
+        "cosine": lambda peak, total, warmup: optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, peak, max(warmup, 1)),
+                optax.cosine_decay_schedule(peak, max(total - warmup, 1)),
+            ],
+            [warmup],
+        ),
+        "linear": lambda peak, total, warmup: optax.join_schedules(
+            [
+                optax.linear_schedule(0.2 * peak, peak, max(warmup, 1)),
+                optax.linear_schedule(peak, 0.0, max(total - warmup, 1)),
+            ],
+            [warmup],
+        ),
+    },
+)
 
 
 def decays(params: PyTree) -> PyTree:
@@ -96,8 +103,6 @@ def make_schedule(
     Raises:
       UserError: for an unknown name or a warm-up outside [0, 1).
     """
-    if name not in SCHEDULES:
-        raise UserError(f"unknown schedule {name!r}; known are {', '.join(sorted(SCHEDULES))}")
     if not 0 <= warmup < 1:
         raise UserError(f"warm-up {warmup} is outside [0, 1), the share of steps that it takes")
     return SCHEDULES[name](peak, total_steps, round(warmup * total_steps))
@@ -210,14 +215,13 @@ def make_optimizer(
     Reference:
       Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"unknown optimizer {name!r}; known are {', '.join(sorted(OPTIMIZERS))}")
+    scale = OPTIMIZERS[name]
     if callable(b2) and name != "adam":
         raise UserError(f"a schedule of b2 is for adam; {name} has none")
     parts: list[Any] = []
     if clip_norm is not None:
         parts.append(optax.clip_by_global_norm(clip_norm))
-    parts.append(OPTIMIZERS[name](momentum=momentum, b1=b1, b2=b2, eps=eps))
+    parts.append(scale(momentum=momentum, b1=b1, b2=b2, eps=eps))
     # A traced number, of a member of a population, may be zero or not.
     if not isinstance(weight_decay, int | float) or weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))

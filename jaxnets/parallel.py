@@ -25,6 +25,7 @@ from jaxnets.placement import (
     spread,
     whole,
 )
+from jaxnets.registry import check_name
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
 __all__ = [
@@ -152,8 +153,7 @@ def compile_step(
       UserError: for an unknown mode, for a divided state or several processes by "pmap", and, when
         called, for a batch that the number of devices does not divide.
     """
-    if mode not in get_args(Mode):
-        raise UserError(f"unknown mode {mode!r}; known are {', '.join(get_args(Mode))}")
+    check_name("mode", mode, get_args(Mode))
     if shard_params and mode != "jit":
         raise UserError(f'parameters are divided among devices by "jit" only, not by {mode!r}')
     if mode == "pmap" and jax.process_count() > 1:

@@ -32,7 +32,6 @@ __all__ = [
     "curves_svg",
     "grid_png",
     "html_report",
-    "write_atomically",
 ]
 
 #: Gaps and letters of a grid: a dark mount looks right on light and dark pages.
@@ -45,16 +44,6 @@ _CELL, _WIDEST = (
 #: Line colours that can be told apart on white and on near-black, by most colour-blind readers too.
 _LINES = ("#3b82f6", "#e8793a", "#16a34a", "#c0439b", "#0e9aa7", "#a37f00", "#8b6cf0", "#d64545")
 _INK = "#010203"  # a colour nobody uses, replaced by the page's own text colour
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Writes a file beside its place and renames it, so that no reader sees half of it.
-
-    Folders that do not exist are made.
-    """
-    path = Path(path)
-    write_files({path: data})
-    return path
 
 
 def _pixels(images: ArrayLike) -> np.ndarray:
@@ -415,4 +404,5 @@ def html_report(path: str | os.PathLike[str], title: str, sections: Sequence[Sec
         + "\n".join(_section(section) for section in sections)
         + "\n</main></body></html>\n"
     )
-    return write_atomically(path, page.encode())
+    write_files({Path(path): page.encode()})
+    return Path(path)

@@ -13,6 +13,7 @@ from jaxnets import metrics as measures
 from jaxnets.data import DataSet, Split, eval_batches
 from jaxnets.errors import UserError
 from jaxnets.metrics import Judgement, Manifold, Memorisation
+from jaxnets.registry import check_name
 
 __all__ = ["METRICS", "Judge", "Looks", "score_samples", "take"]
 
@@ -307,8 +308,7 @@ def score_samples(
         these images are too few for; or a split that there is not.
     """
     for name in metrics:
-        if name not in METRICS:
-            raise UserError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
+        check_name("metric", name, METRICS)
         if name in OF_CLASSES and not conditional:
             raise UserError(f"{name} is of samples whose classes were asked for (conditional)")
     if reference not in dataset.splits:

@@ -4,7 +4,7 @@ import json
 import shlex
 import socket
 
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 
 TINY = shlex.split("--data digits --epochs 0.05 --batch-size 16 --devices 1 --steps-per-call 2")
 CLASSIFY = ["classify", *TINY, "--network", "lenet5", "--width", "0.5"]

@@ -67,7 +67,7 @@ def workplace(tmp_path, monkeypatch):
 @pytest.fixture
 def cli(capsys):
     """Runs a command: (exit code, standard output, standard error)."""
-    from experiments import __main__ as commands
+    from experiments.__main__ import commands
 
     def run(*arguments):
         capsys.readouterr()

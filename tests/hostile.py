@@ -28,11 +28,11 @@ from hostile_pools import (
     options,
 )
 
-from experiments import families, reproduce
 from experiments.benchmarks import bench, input_rate, population, scores, startup, time_to_accuracy
 from experiments.benchmarks.watermark import Watermark
-from jaxnets.commands import classify, data, evaluate, generate, listing, marks, quickstart, sample
-from jaxnets.commands.configs.constraints import Range, ranges
+from experiments.configs import Families, Reproduce
+from jaxnets.commands.configs import classify, data, generate, quickstart, use
+from jaxnets.commands.configs.constraints import Range, constraints
 
 SEED = 0
 HUGE = 10**40
@@ -43,15 +43,15 @@ TRAIN: dict[str, Any] = {"data": "digits", "epochs": 0.05, "batch_size": 16, "de
 COMMANDS: dict[str, Any] = {
     "classify": classify.Classify(**TRAIN, network="lenet5", eval_every=1.0),
     "generate": generate.Generate(**TRAIN, width=0.1),
-    "evaluate": evaluate.Evaluate(Path("gan")),
-    "sample": sample.Sample(Path("gan")),
-    "detect": marks.Detect(Path("image.png"), key="1"),
+    "evaluate": use.Evaluate(Path("gan")),
+    "sample": use.Sample(Path("gan")),
+    "marks": use.Marks(Path("image.png"), key="1"),
     "data prepare": data.Prepare("digits"),
     "data show": data.Show("digits"),
-    "reproduce": reproduce.Reproduce("classify-digits"),
-    "families": families.Families(data="digits", minutes=(0.001,), seeds=1),
+    "reproduce": Reproduce("classify-digits"),
+    "families": Families(data="digits", minutes=(0.001,), seeds=1),
     "quickstart": quickstart.Quickstart(devices=1),
-    "list": listing.List(),
+    "list": use.List(),
     "bench": bench.Bench(rounds=1),
     "bench classifier": bench.Classifier(network="lenet5", batch_size=4, rounds=1, calls="none"),
     "bench gan": bench.Gan(width=0.1, batch_size=4, rounds=1, calls="none"),
@@ -168,11 +168,11 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
     calls: Pool = ["", " ", "0", "1,,2", "-1", "1.5", "None", "x" * 5000, "1,0", "\u066a"]
     sizes: Pool = [0, -1, (0, 4), (4, -1), (10**5, 10**5), HUGE]
     return {
-        ("detect", "path"): [Path(text) for text in (*NO_RUN, "gan", "\udcff", "/dev/null")],
-        ("detect", "key"): ["", " ", "\n\t", "\udcff"],
-        ("detect", "crop"): [-1, 64, -HUGE, HUGE],
-        ("detect", "image_size"): [0, -1, 7, (8, 7), (8193, 8), HUGE],
-        ("detect", "false_positive_rate"): [0.0, 1.0, -0.1, 1.5],
+        ("marks", "path"): [Path(text) for text in (*NO_RUN, "gan", "\udcff", "/dev/null")],
+        ("marks", "key"): ["", " ", "\n\t", "\udcff"],
+        ("marks", "crop"): [-1, 64, -HUGE, HUGE],
+        ("marks", "image_size"): [0, -1, 7, (8, 7), (8193, 8), HUGE],
+        ("marks", "false_positive_rate"): [0.0, 1.0, -0.1, 1.5],
         ("sample", "watermark"): ["", " ", "\n\t", "\udcff"],
         **{(f"data {name}", "image_size"): sizes for name in ("prepare", "show")},
         **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
@@ -237,7 +237,7 @@ def values_of(each: int = 3) -> list[Case]:
     cases = []
     for command, field, hint in fields():
         pool = own.get((command, field), common.get(field))
-        allowed = dict(ranges(type(COMMANDS[command]))).get(field)
+        allowed = dict(constraints(COMMANDS[command], Range)).get(field)
         if allowed is not None:
             pool = list(dict.fromkeys([*ruled_out(allowed, hint, draw), *(pool or [])]))
         if pool is None and not (is_closed(hint) or is_float(hint)):
@@ -343,10 +343,10 @@ LINES: list[tuple[str, ...]] = [
     ("sample gan", "no checkpoint"),
     ("sample gan --images --out full", "notes.txt"),
     ("sample gan --images --out file", "is a file"),
-    ("detect",),
-    ("detect image.png --key",),
-    ("detect image.png --crop 1.5",),
-    ("detect full", "holds no images"),
+    ("marks",),
+    ("marks image.png --key",),
+    ("marks image.png --crop 1.5",),
+    ("marks full", "holds no images"),
     ("reproduce classify-digits --judge classifier", "--judge"),
     ("reproduce classify-digitz", "classify-digits"),
     ("bench --rounds 3 classifier", "write --rounds after"),

@@ -10,7 +10,8 @@ from typing import Any, get_origin, get_type_hints
 from hostile_pools import options
 
 from hostile import SEED, pools, words_of
-from jaxnets.commands import classify, generate, processes
+from jaxnets.commands.configs import classify, generate
+from jaxnets.commands.configs.options import PROCESS_FIELDS
 
 #: What the folders that `furnish` makes were run with.
 RUNS: dict[str, dict[str, Any]] = {
@@ -106,7 +107,7 @@ def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple
             odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
             yield name, {field: draw.choice(odd)}, (f"`{field}`",)
         # Those of each command, and where the values are from, which a later version may not have.
-        not_kept = ("devices", "run_dir", "judge", "preset", *processes.FIELDS)
+        not_kept = ("devices", "run_dir", "judge", "preset", *PROCESS_FIELDS)
         for field, pool in pools(draw).items():
             if field in get_type_hints(kind) and field not in not_kept:
                 value = draw.choice([v for v in pool if "tfds:" not in str(v)])

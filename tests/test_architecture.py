@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import itertools
 import re
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import pytest
 
 import jaxnets
 from jaxnets import augment, data, losses, models, optimizers
-from jaxnets.commands import classify, common, generate
-from jaxnets.commands.configs import presets
+from jaxnets.commands.configs import classify, generate, options, presets
+from jaxnets.commands.flags import help_text
+from jaxnets.commands.program import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
@@ -23,7 +23,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["typing"],
-    ["files"],
+    ["files", "registry"],
     ["provenance", "watermark"],
     ["axis"],
     ["placement"],
@@ -53,7 +53,7 @@ LAYERS = [
     ["evaluate", "scoring"],
     ["integrity"],
     ["checkpoint"],
-    ["report", "log", "runs", "guard", "interruption"],
+    ["log", "runs", "guard", "interruption"],
     ["task"],
     ["loop"],
     ["commands"],
@@ -173,23 +173,39 @@ def test_importing_the_package_costs_nothing():
     assert not loaded & {"jax", "flax", "numpy", "tensorflow", "tensorflow_datasets", "orbax"}
 
 
-@pytest.mark.parametrize("command", [["--help"], ["generate", "--help"]])
+CONFIGS = [name_of(path) for path in LIBRARY if path.parent.name == "configs"]
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "tensorflow", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "command", ["", *COMMANDS, "data show", "bench", "bench gan", "chaos", "families", "reproduce"]
+)
 def test_help_does_not_wait_for_jax(command):
-    done = python("-X", "importtime", "-m", "experiments", *command)
-    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "jaxnets.commands.classify" in loaded
-    assert not loaded & {"jax", "flax", "numpy", "tensorflow", "orbax"}
-    assert "--generator" in done.stdout or "quickstart" in done.stdout
+    """Nor do the modules of the configs, all of which are imported first."""
+    modules = [name.removesuffix(".py").replace("/", ".") for name in CONFIGS]
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+from experiments.__main__ import commands
+try:
+    commands.parse({[*command.split(), "--help"]})
+except SystemExit:
+    print(*(name.split(".")[0] for name in sys.modules))
+"""
+    *shown, loaded = python("-c", code).stdout.splitlines()
+    assert not set(loaded.split()) & HEAVY
+    assert "usage: " in shown[0]
 
 
-def help_text(kind, field):
-    """The docstring under a field of a config, as its flag's help shows it."""
-    tree = ast.parse(inspect.getsource(kind))
-    body = tree.body[0].body  # type: ignore
-    for node, after in itertools.pairwise(body):
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == field:
-            return " ".join(ast.literal_eval(after.value).split())
-    raise LookupError(field)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_a_newcomer_stand_before_the_groups(command, cli):
+    _, out, _ = cli(*command.split(), "--help")
+    first = out.partition(" options ─")[0] if " options ─" in out else out
+    assert 1 < len(re.findall(r"^│ --?\w", first.partition("╭─ options")[2], re.M)) <= 16
+    for title in re.findall(r"╭─ (\w+) options ─", out):
+        box = out.partition(f"╭─ {title} options ─")[2].partition("╰")[0]
+        assert "───" in box, f"the {title} options have no description"
 
 
 def listed(text):
@@ -227,7 +243,7 @@ def test_help_lists_augmentations_discriminators_and_data_sets():
     own = set(models.DISCRIMINATORS) - set(models.CLASSIFIERS)
     names, rest = help_text(GENERATE, "discriminator").split(", or ")
     assert set(names.split(", ")) == own and rest.startswith("any classifier")
-    text = help_text(common.DataOptions, "data")
+    text = help_text(options.DataOptions, "data")
     assert set(re.findall(r"(\w+:?)[A-Z]*(?:, |$| \()", text.split(": ", 1)[1])) - {"or"} == set(
         data.DATA_SOURCES
     )

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from command_lines import assert_one_error
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 from experiments.benchmarks import bench, cases, measure, timing
 
 #: With nothing but a short window, small matrices and a small network.
@@ -181,8 +181,8 @@ def test_a_subcommands_help_has_the_flags_that_apply(cli):
 
 
 MISTAKES = [
-    ("classifier --network resnet", "unknown classifier", "resnet18"),
-    ("gan --family stylegan", "unknown generator", "dcgan"),
+    ("classifier --network resnet", 'no classifier "resnet"', "resnet18"),
+    ("gan --family stylegan", 'no generator "stylegan"', "dcgan"),
     ("gan --penalty r3", "r3", "wgan_gp"),
     ("gan --image-size 4", "8 to 256 pixels"),
     ("classifier --batch-size 0", "--batch-size must be at least 1"),

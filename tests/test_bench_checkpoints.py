@@ -63,7 +63,7 @@ def test_the_exit_code_says_whether_it_costs_too_much(share, code, cli, monkeypa
         ("--save-seconds nan", "--save-seconds must be finite, got nan"),
         ("--batch-size 3 --devices 2", "batch size 3 is not divisible by the 2 devices"),
         ("--folder nowhere", "cannot write checkpoints to nowhere"),
-        ("--network vgg99", "unknown classifier"),
+        ("--network vgg99", 'no classifier "vgg99"'),
     ],
 )
 def test_a_mistake_is_one_sentence(flags, words, cli, workplace):

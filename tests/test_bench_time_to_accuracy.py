@@ -15,6 +15,7 @@ from experiments.benchmarks.own_training import OwnTraining
 from experiments.benchmarks.time_to_accuracy import TimeToAccuracy
 from jaxnets import data, ops, parallel
 from jaxnets.commands import classify, common
+from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.errors import UserError
 
 
@@ -159,8 +160,8 @@ def test_both_sides_make_the_same_steps():
     from experiments.benchmarks.torch_training import TorchTraining
     from experiments.benchmarks.torch_weights import copy_weights
 
-    recipe = classify.resolve(
-        classify.Classify(
+    recipe = resolve(
+        Classify(
             data="digits",
             width=0.0625,
             epochs=0.1,

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import experiments
 from command_lines import CLASSIFY, GENERATE, assert_one_error, summary
-from experiments import __main__ as commands
 from jaxnets import evaluate, loop
 from jaxnets.commands import common
+from jaxnets.commands.session import Session
 from jaxnets.data import ResidentPipeline
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -181,19 +182,17 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 def test_the_command_to_go_on_names_one_run_folder():
     for given in (["--run-dir", "a b"], ["--run-dir=a b"]):
         words = ["classify", *given, "--data", "digits"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(common, "_opened", Path("a b"))
-            patch.setattr(common, "_arguments", words)
-            text = commands._how_to_go_on()
+        text = Session("python -m experiments", words, Path("a b")).command_to_go_on()
         assert command_to_go_on(text) == ["classify", "--data", "digits", "--run-dir", "a b"]
+    assert Session("jaxnets", ["list"], Path("a")).command_to_go_on() == "jaxnets list --run-dir a"
+    assert Session("jaxnets", ["list"]).command_to_go_on() == ""
 
 
 @pytest.mark.parametrize("command", ["families", "reproduce"])
-def test_a_command_of_many_runs_goes_on_with_its_own_folder(command, monkeypatch):
+def test_a_command_of_many_runs_goes_on_with_its_own_folder(command):
     words = [command, "--run-dir", "all"]
-    monkeypatch.setattr(common, "_opened", Path("all/one"))
-    monkeypatch.setattr(common, "_arguments", words)
-    assert command_to_go_on(commands._how_to_go_on()) == words
+    session = Session("python -m experiments", words, Path("all/one"))
+    assert command_to_go_on(session.command_to_go_on()) == words
 
 
 def interrupt(*args, **kwargs):
@@ -219,7 +218,7 @@ def test_ctrl_c_outside_the_loop_is_quiet(cli, runs, copies, monkeypatch):
 FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
-from experiments.__main__ import program
+from experiments.__main__ import commands
 from jaxnets.data import ResidentPipeline
 
 feed = ResidentPipeline.feed
@@ -232,13 +231,13 @@ def wrapped(self, first_step, steps):
     return feed(self, first_step, steps)
 
 ResidentPipeline.feed = wrapped
-program()
+commands.process()
 """
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(cli, runs):
     arguments = [*CLASSIFY, "--run-dir", "run", "--save-every", "0.02"]
-    path = os.pathsep.join(map(str, [Path(commands.__file__).parents[1], *sys.path]))
+    path = os.pathsep.join(map(str, [Path(experiments.__file__).parents[1], *sys.path]))
     # A process of its own, whose standard error nothing of pytest's keeps clean.
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *arguments],

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, assert_one_error
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

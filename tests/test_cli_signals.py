@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import gc, hashlib, pathlib, sys, time
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 from jaxnets.commands import common
 from jaxnets import files
 
@@ -38,7 +38,7 @@ def write():
 where = sys.argv.pop()
 common.load_data = lambda options: globals()[where]()
 sys.argv += ["classify", "--no-compilation-cache"]
-commands.program()
+commands.process()
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 from jaxnets import compilation, enable_compilation_cache
 from jaxnets.errors import UserError
 

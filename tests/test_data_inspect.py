@@ -10,6 +10,8 @@ import tyro
 from PIL import Image
 
 from jaxnets.commands import data as command
+from jaxnets.commands.configs.data import DataCommand
+from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split, contact_sheet, describe
 from jaxnets.errors import UserError
 
@@ -79,14 +81,17 @@ def test_the_sheet_refuses(tmp_path):
 
 
 def parse(*arguments: str):
-    return tyro.cli(command.DataCommand, args=arguments)  # type: ignore[arg-type]
+    return tyro.cli(DataCommand, args=arguments)  # type: ignore[arg-type]
 
 
 def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
-    command.run(parse("prepare", "digits"))
+    command.run(parse("prepare", "digits"), Session())
     assert "1,438 train, 359 test; 10 classes" in capsys.readouterr().out
-    command.run(parse("show", "digits", "--out", str(tmp_path / "digits.png"), "--per-class", "3"))
+    command.run(
+        parse("show", "digits", "--out", str(tmp_path / "digits.png"), "--per-class", "3"),
+        Session(),
+    )
     text = capsys.readouterr().out
     assert "1,438 images of 8x8x1" in text and "0 142, 1 146" in text and "digits.png" in text
     with Image.open(tmp_path / "digits.png") as image:
@@ -96,13 +101,6 @@ def test_commands(tmp_path, monkeypatch, capsys):
 def test_image_sizes_on_the_command_line():
     assert parse("show", "x", "--image-size", "32").image_size == 32
     assert parse("show", "x", "--image-size", "32", "48").image_size == (32, 48)
-
-
-def test_help_does_not_wait_for_heavy_imports():
-    heavy = ("jax", "tensorflow_datasets", "grain", "sklearn")
-    code = f"import sys, experiments.data; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
 
 
 def test_the_package_imports_its_readers_only_when_they_are_needed():

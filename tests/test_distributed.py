@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+import experiments
 from command_lines import CLASSIFY, GENERATE, free_port, run, summary
-from experiments import __main__ as commands
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("workplace")
 #: place a step whose data is asked for, or "evaluation", which then takes long.
 PROCESS = """
 import os, signal, sys, time
-from experiments.__main__ import program
+from experiments.__main__ import commands
 from jaxnets import evaluate
 from jaxnets.data import ResidentPipeline
 
@@ -53,7 +53,7 @@ def wrapped_batches(split, size):
             yield batch
 
 ResidentPipeline.feed, evaluate.eval_batches = wrapped_feed, wrapped_batches
-program()
+commands.process()
 """
 
 
@@ -90,7 +90,7 @@ def begin():
 
 
 def environment(**more):
-    root = Path(commands.__file__).parents[1]
+    root = Path(experiments.__file__).parents[1]
     path = os.pathsep.join(map(str, [root, *sys.path]))
     return {**os.environ, "PYTHONPATH": path, **more}
 

@@ -248,5 +248,7 @@ def test_views_are_averaged_by_weight():
     both = evaluate.make_predict(model, mesh, views="mirror")(variables, of)
     for a, b, c in zip(both, plain(variables, of), plain(variables, mirrored), strict=True):
         np.testing.assert_allclose(a, (b + c) / 2, atol=1e-5)
-    with pytest.raises(UserError, match="unknown views 'upside_down'; known are plain, mirror"):
+    with pytest.raises(
+        UserError, match='no way to view test images "upside_down"; choose from plain, mirror'
+    ):
         evaluate.make_predict(model, mesh, views="upside_down")

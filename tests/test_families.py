@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from experiments import families
+from experiments.configs import Families
 from jaxnets.commands import common
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.presets import dcgan_small
+from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 
 
@@ -18,7 +20,7 @@ from jaxnets.errors import UserError
 def made(tmp_path_factory, runs):
     """The command on digits: one family, two marks, thousandths of a minute."""
     folder = tmp_path_factory.mktemp("families")
-    config = families.Families(
+    config = Families(
         names=("few",),
         data="digits",
         minutes=(0.004, 0.002),
@@ -35,7 +37,7 @@ def made(tmp_path_factory, runs):
     few.setattr(families, "_own_judge", lambda *_: runs["classify"])
     few.setattr(families, "_WINDOW_SECONDS", 0.01)
     few.setattr(families, "_ROUNDS", 2)
-    families.run(config)
+    families.run(config, Session())
     yield config, json.loads((folder / "out.json").read_text())
     few.undo()
 
@@ -49,7 +51,7 @@ class Later(Generate):
 
 
 def test_a_later_version_knows_its_cells_again():
-    config = families._config_of(families.Families(), "sngan", 0, Path("runs"), 1.0)
+    config = families._config_of(Families(), "sngan", 0, Path("runs"), 1.0)
     later = Later(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
 
     def cell(options, **more):
@@ -102,7 +104,7 @@ def test_cells_come_by_seeds_and_then_by_families(made, tmp_path):
         run_dir=tmp_path / "runs",
         out=tmp_path / "out.json",
     )
-    families.run(more)
+    families.run(more, Session())
     found = json.loads(more.out.read_text())
     cells = [(cell["minutes"], cell["seed"], cell["entry"]) for cell in found["cells"]]
     assert cells == [(0.002, s, e) for s in (0, 1) for e in names]
@@ -118,7 +120,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
 
     monkeypatch.setattr(families, "_scores", no_training)
     monkeypatch.setattr(families, "_runner", no_training)
-    families.run(config)
+    families.run(config, Session())
     assert json.loads(config.out.read_text()) == found
     assert "| few | 0.002 | 1 |" in capsys.readouterr().out
 
@@ -128,7 +130,7 @@ def test_a_cell_of_other_values_is_not_taken(made, monkeypatch):
     other = {**families.ENTRIES["few"], "b1": 0.2}
     monkeypatch.setitem(families.ENTRIES, "few", other)
     with pytest.raises(UserError, match=r"another configuration: .*b1"):
-        families.run(config)
+        families.run(config, Session())
 
 
 def test_a_cell_that_was_lost_is_the_same_again(made):
@@ -136,7 +138,7 @@ def test_a_cell_that_was_lost_is_the_same_again(made):
     last = found["cells"][-1]
     path = config.run_dir / "few-seed-0" / "cell-0.004-minutes.json"
     path.unlink()
-    families.run(config)
+    families.run(config, Session())
     again = json.loads(path.read_text())
     assert again["step"] == last["step"] and again["scores"] == last["scores"]
 
@@ -153,7 +155,7 @@ def test_another_family_is_timed_beside_those_that_were_and_has_an_accuracy_scor
         score_epochs=0.1,
         out=tmp_path / "out.json",
     )
-    families.run(more)
+    families.run(more, Session())
     found = json.loads(more.out.read_text())
     (cell,) = found["cells"]
     assert cell["entry"] == "dcgan" and set(found["seconds_per_step"]) == {"dcgan"}
@@ -169,6 +171,6 @@ def test_a_training_that_went_further_is_not_judged_as_a_shorter_one(made):
     path.unlink()
     try:
         with pytest.raises(UserError, match="holds a training of"):
-            families.run(config)
+            families.run(config, Session())
     finally:
         path.write_text(kept)

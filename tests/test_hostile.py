@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 import hostile
 import hostile_files as files
 import hostile_images as images
-from experiments import __main__ as commands
+from experiments.__main__ import commands
 from jaxnets import runs
-from jaxnets.commands import classify, common, generate
+from jaxnets.commands import common, training
+from jaxnets.commands.configs import classify, generate
+from jaxnets.commands.configs.reading import config_from
+from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 from jaxnets.log import read_records
 
@@ -152,7 +155,7 @@ def test_any_value_of_a_config_is_right_or_named(module, data):
     value = data.draw(JSON)
 
     def resolved(values):
-        return module.resolve(common.config_from(kind, values))
+        return module.resolve(config_from(kind, values))
 
     try:
         config = resolved({"data": "digits", field: value})
@@ -170,7 +173,7 @@ def begun(place):
     """The folder of a run that has not trained a step yet, and the command that goes on."""
     line = [*CLASSIFY, "--data", "digits", "--run-dir", "begun"]
     config = classify.resolve(commands.parse(line))
-    common.open_run("classify", config, common.load_data(config))
+    training.open_run("classify", config, common.load_data(config), Session())
     return place / "begun", line
 
 
@@ -335,4 +338,4 @@ def test_what_the_cases_start_from_is_taken(cli, place):
         config = json.loads((place / name / "config.json").read_text())["config"]
         module = {"gan": generate, "classifier": classify}[name]
         kind = {"gan": generate.Generate, "classifier": classify.Classify}[name]
-        assert module.resolve(common.config_from(kind, config)).batch_size == 16
+        assert module.resolve(config_from(kind, config)).batch_size == 16

@@ -154,7 +154,7 @@ def test_error_of_a_small_image_says_what_fits():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet19"}, "unknown classifier 'resnet19'; choose from alexnet, lenet5"),
+        ({"name": "resnet19"}, 'no classifier "resnet19"; choose from lenet5, alexnet'),
         ({"num_classes": 1}, "at least 2 classes, got 1"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"width": 0.0}, "width factor must be above 0, got 0.0"),

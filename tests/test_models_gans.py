@@ -313,9 +313,9 @@ def test_a_spectrally_normalised_dcgan_does_not_heed_the_size_of_its_kernels():
     [
         (
             {"family": "stylegan"},
-            "'stylegan'; choose from dcgan, r3gan, sngan, stylegan2",
+            '"stylegan"; choose from dcgan, r3gan, sngan, stylegan2; did you mean stylegan2?',
         ),
-        ({"discriminator": "mlp"}, "unknown discriminator 'mlp'; choose from alexnet, dcgan"),
+        ({"discriminator": "mlp"}, 'no discriminator "mlp"; choose from dcgan, r3gan'),
         ({"image_shape": (7, 8, 1)}, "8 to 256 pixels a side, got 7x8; resize"),
         ({"image_shape": (64, 257, 3)}, "8 to 256 pixels a side, got 64x257; resize"),
         ({"image_shape": (28, 28)}, r"\(height, width, channels\), got \(28, 28\)"),

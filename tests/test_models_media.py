@@ -126,14 +126,15 @@ def test_sizes_are_the_published_ones():
     # Kim: 300 numbers a word, and 100 maps for each of 3, 4 and 5 words.
     kim = TextCNN(2, 1000, size=300)
     maps = 300 * 100 * (3 + 4 + 5) + 300
-    assert count(kim, jax.ShapeDtypeStruct((1, 20), jnp.int32)) == 300_000 + maps + 602
+    linear = 2 * (1000 + 2**18)
+    assert count(kim, jax.ShapeDtypeStruct((1, 20), jnp.int32)) == 300_000 + maps + 602 + linear
 
 
 @pytest.mark.parametrize(
     "name, column, fields, words",
     [
-        ("lenet5", Tokens(("a",), 4), {}, "'lenet5' of tokens: choose from text_cnn, vdcnn"),
-        ("text_cnn", SOUND, {}, "'text_cnn' of sound: choose from alexnet, .*m5"),
+        ("lenet5", Tokens(("a",), 4), {}, 'texts "lenet5"; choose from text_cnn, vdcnn'),
+        ("text_cnn", SOUND, {}, 'sounds "text_cnn"; choose from lenet5, .*m5'),
         ("text_cnn", Tokens(("a",), 4), {"num_classes": 1}, "at least 2 classes"),
         ("m5", SOUND, {"dropout": 1.5}, r"below 1, got 1\.5"),
         ("vgg11", SOUND, {}, "vgg11 needs images of at least 16x16"),
@@ -150,3 +151,26 @@ def test_every_network_is_built_for_the_rows_of_its_column():
         x = jax.ShapeDtypeStruct((2, *column.shape), column.dtype)
         (logits, _), _ = jax.eval_shape(partial(module.init_with_output, train=False), KEY, x)
         assert logits.shape == (2, 5)
+
+
+def test_the_linear_model_beside_a_text_cnn_counts_words_and_pairs_in_their_order():
+    module = TextCNN(2, 12)
+    rows = np.array([[3, 4, 5, 0], [4, 3, 5, 0]], np.int32)
+    variables = random_variables(module, rows)
+    for name in ("conv3", "conv4", "conv5"):
+        variables["params"][name] = jax.tree.map(np.zeros_like, variables["params"][name])
+    one, two = (
+        np.asarray(module.apply(variables, x, train=False)[0])[0] for x in (rows[:1], rows[1:])
+    )
+    weights = variables["params"]["linear"]["weights"]
+
+    def pair(a, b):
+        return 12 + (a * 2654435761 + b * 40503) % 2**32 % 2**18
+
+    def expected(*words):
+        terms = [*words, *(pair(a, b) for a, b in itertools.pairwise(words))]
+        bias = variables["params"]["head"]["bias"]
+        return 10 * weights[terms].sum(axis=0) / np.sqrt(2 * len(words)) + bias
+
+    np.testing.assert_allclose(one, expected(3, 4, 5), rtol=1e-5)
+    np.testing.assert_allclose(two, expected(4, 3, 5), rtol=1e-5)

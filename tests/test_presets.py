@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jaxnets import data, parallel
-from jaxnets.commands import checks, common, gan_step, generate, judging
+from jaxnets.commands import common, gan_step, generate, judging
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.commands.configs import presets
+from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.errors import UserError
 from jaxnets.task import Lazily, take_feed
 
@@ -28,7 +29,7 @@ def test_a_preset_is_of_the_data_or_asked_for():
     assert of(preset="sngan_32", data="digits").epochs == 640
     with pytest.raises(UserError, match="is one of r3gan, and not of dcgan"):
         of(preset="r3gan_64", generator="dcgan")
-    with pytest.raises(UserError, match="unknown preset 'r3gan_65'; known are dcgan_small"):
+    with pytest.raises(UserError, match='no preset "r3gan_65"; choose from dcgan_small'):
         of(preset="r3gan_65")
 
 
@@ -52,7 +53,7 @@ def read(preset, **changes):
     )
     later = ("path_length_weight", "generator_fields", "discriminator_fields", "augment_target")
     values = {**{k: v for k, v in values.items() if k not in later}, **changes}
-    return checks.config_of_run(
+    return config_of_run(
         Path("run"), {"config": values}, gan_config.Generate, gan_config.read_again
     )
 

@@ -220,7 +220,7 @@ def test_a_batch_says_what_made_it(cli, copies, workplace, monkeypatch):
     before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
     assert cli(*command, "--interpolate", 2, "--seed", 5, "--out", "made")[0] == 0
     assert before == {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
-    out = cli("detect", "made")[1]
+    out = cli("marks", "made")[1]
     assert "12 of 12 files are synthetic" in out and "trainedAlgorithmicMedia" in out
     fewer = cli(*command[:3], 3, "--images", "--out", "made")
     assert_one_error(fewer, "made holds", "not of these images")
@@ -229,5 +229,5 @@ def test_a_batch_says_what_made_it(cli, copies, workplace, monkeypatch):
 def test_pictures_of_real_images_have_no_mark(cli, workplace):
     assert cli("data", "show", "digits", "--out", "real.png")[0] == 0
     assert provenance.synthetic(workplace / "real.png") is None
-    code, out, _ = cli("detect", "real.png", "--key", 1)
+    code, out, _ = cli("marks", "real.png", "--key", 1)
     assert code == 0 and "mark: none" in out and "watermark of this key: not found" in out

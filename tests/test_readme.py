@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import __main__ as commands
 from experiments import reproduce
+from experiments.__main__ import commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]

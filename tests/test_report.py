@@ -58,17 +58,16 @@ def test_labels_take_room_beside_the_images():
     )
 
 
-def test_files_appear_whole(tmp_path, monkeypatch):
-    before = report.grid_png(np.zeros((2, 4, 4, 3)), 2, scale=1)
-    path = report.write_atomically(tmp_path / "new" / "grid.png", before)
-    assert path.read_bytes() == before
+def test_a_report_appears_whole(tmp_path, monkeypatch):
+    path = report.html_report(tmp_path / "new" / "report.html", "one", [])
+    before = path.read_bytes()
 
     def fail(path, target):
         raise OSError(28, "disk full")
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_atomically(path, b"half")
+        report.html_report(path, "another", [])
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 

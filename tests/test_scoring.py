@@ -125,7 +125,7 @@ def test_names():
         with pytest.raises(UserError, match=f"{name}: the generator makes images without classes"):
             scoring.names_of(f"kid,{name}", conditional=False)
     for text in ("fid", "kid,", "kid, frechet", "KID"):
-        with pytest.raises(UserError, match="unknown metric"):
+        with pytest.raises(UserError, match="no metric"):
             scoring.names_of(text, conditional=True)
 
 
@@ -159,7 +159,6 @@ def test_the_picture_shows_copies_beside_their_originals(judge, digits, tmp_path
         return draw(*args, **more)
 
     monkeypatch.setattr(report, "grid_png", noted)
-    monkeypatch.setattr(report, "write_atomically", lambda path, picture: path)
     train = digits.splits["train"]
     of = looks(judge, digits, 255 - train.inputs[:700], train.target[:700])
     of.samples.inputs[50:60] = train.inputs[50:60]  # ten copies among strange images
@@ -223,7 +222,7 @@ def test_what_a_judge_cannot_do_is_said(digits):
     pixels = Judge.of(lambda images: images.reshape(len(images), -1), "pixels", "1")
     scores = partial(score_samples, pixels, test, digits)
     for names, words in {
-        ("fid",): "unknown metric 'fid'; known are frechet",
+        ("fid",): 'no metric "fid"; choose from frechet',
         ("recognised",): "classes were asked for",
         ("inception",): "needs a judge with logits, and pixels has none",
     }.items():

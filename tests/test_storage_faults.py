@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import experiments
 import hostile_files as files
 import hostile_images as images
 from command_lines import CLASSIFY
-from experiments import __main__ as commands
 from experiments.benchmarks import measure
 from experiments.benchmarks import report as bench_report
 from jaxnets import report
 from jaxnets.commands import common, judging
+from jaxnets.commands.configs import options
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_benchmark_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_di
 
 
 def test_a_sheet_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_disk):
-    common.load_data(common.DataOptions("digits"))  # which is prepared once
+    common.load_data(options.DataOptions("digits"))  # which is prepared once
     monkeypatch.setattr(np, "kron", full_after(np.kron, full_disk))
     refuses("data", "show", "digits", "--out", "new/sheet.png", words=["sheet.png", "too large"])
 
@@ -98,7 +99,7 @@ def test_printing_to_a_full_disk_is_one_sentence(place):
             stderr=subprocess.PIPE,
             text=True,
             timeout=280,
-            env={**os.environ, "PYTHONPATH": str(Path(commands.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(experiments.__file__).parents[1])},
         )
     assert done.returncode == 2
     assert done.stderr == "error: cannot read or write: No space left on device\n"
@@ -106,9 +107,9 @@ def test_printing_to_a_full_disk_is_one_sentence(place):
 
 FULL = """
 import resource, sys
-from experiments.__main__ import program
+from experiments.__main__ import commands
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-program()
+commands.process()
 """
 
 
@@ -116,7 +117,7 @@ program()
 def test_data_prepared_on_a_full_disk_leave_nothing(source, place, tmp_path):
     root = images.good_folder(place / "images", count=20)
     cache = tmp_path / "cache"
-    paths = os.pathsep.join(map(str, [Path(commands.__file__).parents[1], *sys.path]))
+    paths = os.pathsep.join(map(str, [Path(experiments.__file__).parents[1], *sys.path]))
     before = files.contents(place)
     # A process of its own: the readers and writers below are not all Python's.
     done = subprocess.run(

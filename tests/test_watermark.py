@@ -186,11 +186,11 @@ def test_samples_are_marked_and_detected(cli, copies, workplace):
     code, _, err = cli(*sample, "--watermark", KEY, "--interpolate", 1)
     assert code == 0 and "too weak" not in err
     for path in ("made.npz", "made"):
-        code, out, err = cli("detect", path, "--key", KEY, "--json", "found.json")
+        code, out, err = cli("marks", path, "--key", KEY, "--json", "found.json")
         assert code == 0 and "watermark of this key: found (" in out, err
         found = json.loads((workplace / "found.json").read_text())
         assert found["watermark"]["found"] and len(found["watermark"]["scores"]) == 64
-    out = cli("detect", "made", "--key", "another")[1]
+    out = cli("marks", "made", "--key", "another")[1]
     assert "watermark of this key: not found" in out
     everything = b"".join(p.read_bytes() for p in workplace.rglob("*") if p.is_file())
     assert KEY.encode() not in everything
@@ -200,7 +200,7 @@ def test_samples_are_marked_and_detected(cli, copies, workplace):
             with Image.open(f"made/{i:06}.png") as image:
                 np.testing.assert_array_equal(np.asarray(image), pixels[..., 0])
     plain = cli(*sample[:-1], "--out", "plain")
-    assert plain[0] == 0 and "not found" in cli("detect", "plain.npz", "--key", KEY)[1]
+    assert plain[0] == 0 and "not found" in cli("marks", "plain.npz", "--key", KEY)[1]
 
 
 def test_a_watermark_that_will_not_be_found_is_said_to_be_too_weak(
@@ -210,7 +210,7 @@ def test_a_watermark_that_will_not_be_found_is_said_to_be_too_weak(
     command = ["sample", copies["generate"], "--count", 4, "--out", "weak", "--watermark", KEY]
     code, _, err = cli(*command)
     assert code == 0 and "too weak to be found in these 4 images of 8x8 pixels" in err
-    assert "not found" in cli("detect", "weak.npz", "--key", KEY)[1]
+    assert "not found" in cli("marks", "weak.npz", "--key", KEY)[1]
 
 
 def test_files_that_hold_no_images_are_refused(cli, workplace):
@@ -228,7 +228,7 @@ def test_files_that_hold_no_images_are_refused(cli, workplace):
     (workplace / "cut.npz").write_bytes((workplace / "floats.npz").read_bytes()[:200])
     files |= dict.fromkeys(("array", "cut"), files["other"])
     for name, (_, words) in files.items():
-        assert_one_error(cli("detect", f"{name}.npz", "--key", 1), *words)
+        assert_one_error(cli("marks", f"{name}.npz", "--key", 1), *words)
 
 
 @pytest.mark.slow

@@ -26,9 +26,11 @@ from experiments.benchmarks import (
     time_to_accuracy,
     watermark,
 )
-from jaxnets.commands import checks, common
+from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, POSITIVE
+from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
 
 #: The cases of `bench` without a subcommand.
 TABLE: tuple[cases.Case, ...] = (
@@ -122,10 +124,8 @@ class Bench(Measuring):
     """How many times slower --compare lets a step become."""
 
 
-def run(config: Bench) -> int:
+def run(config: Bench, session: Session | None = None) -> int:
     """The command; gives its exit code."""
-    from jaxnets.errors import UserError
-
     if config.what is not None:
         early = _changed(config)
         if early:
@@ -171,7 +171,7 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
     checks.json_file(config)
     mesh = machine.start(config.devices, share=rival is not None)
     for case in chosen:
-        common.check_batch(case.batch_size, mesh)
+        checks.check_batch(case.batch_size, mesh)
     environment = machine.environment()
     print(report.machine_line(environment, mesh.size), flush=True)
     found: list[dict[str, Any]] = []
@@ -193,8 +193,6 @@ def _measure(chosen: Sequence[cases.Case], config: Measuring, calls: str) -> int
 
 def _settings(config: Measuring, calls: str) -> measure.Settings:
     """The flags, checked."""
-    from jaxnets.errors import UserError
-
     constraints.check(config)
     if config.against and config.rounds < 5:
         raise UserError(f"--against takes at least 5 --rounds to tell, got {config.rounds}")
@@ -232,8 +230,6 @@ def _rival() -> Any:
     """
     import importlib
     import importlib.util
-
-    from jaxnets.errors import UserError
 
     if importlib.util.find_spec("torch") is None:
         raise UserError('PyTorch is not installed; get it by: pip install "jaxnets[bench]"')

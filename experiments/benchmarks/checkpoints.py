@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from experiments.benchmarks import cases, machine, timing
-from jaxnets.commands import common
+from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, POSITIVE
+from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(config: Checkpoints) -> int:
 
     constraints.check(config)
     mesh = machine.start(config.devices)
-    common.check_batch(config.batch_size, mesh)
+    checks.check_batch(config.batch_size, mesh)
     numbers = {"machine": machine.environment()}
     with _folder(config.folder) as folder:
         numbers = {**_measure(config, mesh, folder), **numbers}
@@ -137,8 +138,6 @@ def figures(
 
 @contextlib.contextmanager
 def _folder(parent: Path | None) -> Iterator[Path]:
-    from jaxnets.errors import UserError
-
     try:
         folder = tempfile.TemporaryDirectory(prefix="jaxnets-checkpoints-", dir=parent)
     except OSError as error:

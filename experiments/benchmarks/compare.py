@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import machine, report, tables
+from jaxnets.errors import UserError
 
 #: What tells cases of one file apart, and must be equal in the other.
 _KEY = ("name", "devices", "mode", "steps_per_call", "plain")
@@ -22,8 +23,6 @@ def run(before: Path, after: Path, max_ratio: float) -> int:
       UserError: if a file is missing or not a benchmark's, or the two have no case in common.
     """
     import math
-
-    from jaxnets.errors import UserError
 
     if not (math.isfinite(max_ratio) and max_ratio > 0):
         raise UserError(f"--max-ratio must be above 0, got {max_ratio}")
@@ -77,7 +76,6 @@ def _changes(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from jaxnets.errors import UserError
     from jaxnets.files import read_json
 
     if not path.is_file():

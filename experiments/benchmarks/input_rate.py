@@ -14,6 +14,8 @@ from experiments.benchmarks import cases
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, SEED
+from jaxnets.commands.configs.options import DataOptions
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Input(common.DataOptions):
+class Input(DataOptions):
     """Images a second that each pipeline delivers, against those that a training step eats.
 
     To deliver is everything up to the batch on the device: order, reading, transfer, gathering
@@ -57,13 +59,12 @@ def run(config: Input) -> dict[str, Any]:
     `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device.
     """
     from jaxnets import data, parallel
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
     constraints.check(config)
     checks.json_file(config)
     mesh = parallel.make_mesh(config.devices)
-    common.check_batch(config.batch_size, mesh)
+    checks.check_batch(config.batch_size, mesh)
     train = common.load_data(config).splits["train"]
     height, width = train.inputs.shape[1:3]
     if height != width:

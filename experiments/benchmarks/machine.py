@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnets.commands import common
+from jaxnets.errors import UserError
 
 #: What must be equal for two times to be comparable.
 SAME = ("backend", "device", "devices", "cores", "cpu")
@@ -51,7 +52,6 @@ def start(devices: int, *, share: bool = False) -> Any:
     import jax
 
     from jaxnets import parallel
-    from jaxnets.errors import UserError
 
     if devices < 1:
         raise UserError(f"--devices must be at least 1, got {devices}")

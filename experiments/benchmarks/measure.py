@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks import cases, collectives, flops, machine, paths, plans, timing
 from jaxnets.commands import memory
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.parallel import CompiledStep
@@ -227,8 +228,6 @@ def _shapes(case: cases.Case) -> tuple[cases.Work, Any]:
 @contextlib.contextmanager
 def _out_of_memory_is_an_error_of_the_user(case: cases.Case) -> Iterator[None]:
     import jax
-
-    from jaxnets.errors import UserError
 
     advice = "take a smaller --batch-size, --width or --image-size"
     try:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from jaxnets.commands import classify
-
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jaxnets.commands.classify import Built
+    from jaxnets.commands.configs.classify import Classify
     from jaxnets.data import DataSet
 
 
 class OwnTraining:
     """Our side, as the loop of `jaxnets.loop` would run it, without logs and checkpoints."""
 
-    def __init__(
-        self, recipe: classify.Classify, built: classify.Built, dataset: DataSet, mesh: Mesh
-    ):
+    def __init__(self, recipe: Classify, built: Built, dataset: DataSet, mesh: Mesh):
         from jaxnets import parallel
 
         self.recipe, self.built, self.mesh = recipe, built, mesh

@@ -14,6 +14,7 @@ from experiments.benchmarks import cases
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, MAX_MEMBERS, Range
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.data import Split
@@ -77,7 +78,6 @@ def run(config: Population) -> dict[str, Any]:
 def _check(config: Population) -> None:
     """Fails, before anything is built, for numbers that no population can be made of."""
     from jaxnets.commands import memory
-    from jaxnets.errors import UserError
 
     constraints.check(config)
     if not config.kinds:

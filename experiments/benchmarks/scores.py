@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.commands.configs.options import DataOptions
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet, Split
@@ -43,13 +45,12 @@ def run(config: Scores) -> dict[str, Any]:
 
     from jaxnets import parallel
     from jaxnets.commands import memory
-    from jaxnets.errors import UserError
     from jaxnets.files import write_json
 
     constraints.check(config)
     checks.json_file(config)
     mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(common.DataOptions(data=config.data))
+    dataset = common.load_data(DataOptions(data=config.data))
     train = dataset.splits["train"]
     if config.samples > len(train):
         raise UserError(
@@ -82,9 +83,10 @@ def _judge(config: Scores, dataset: DataSet, mesh: Any) -> Judge:
     """The data's default classifier, as it begins."""
     from jaxnets import evaluate, parallel
     from jaxnets.commands import classify, judging
+    from jaxnets.commands.configs.classify import Classify, resolve
     from jaxnets.scoring import Judge
 
-    options = classify.resolve(classify.Classify(data=config.data))
+    options = resolve(Classify(data=config.data))
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     built.task.pipeline.close()
     variables = parallel.replicate(built.task.init(), mesh).nets["classifier"].averaged

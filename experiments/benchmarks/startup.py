@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 
 
@@ -75,15 +76,16 @@ def run(config: Startup) -> dict[str, Any]:
 
 def _words(command: str) -> list[str]:
     """The words of a command, which is parsed to see that it can be run at all."""
-    from experiments.__main__ import parse
-    from jaxnets.errors import UserError
+    from jaxnets.commands.program import COMMANDS, Program
 
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise UserError(f"--command {command!r} cannot be read: {error}") from error
     try:
-        parse([*words, "--run-dir", "run"])  # says itself what is wrong, and leaves
+        Program("python -m experiments", COMMANDS).parse(
+            [*words, "--run-dir", "run"]
+        )  # says itself what is wrong, and leaves
     except SystemExit as left:
         if left.code:
             raise
@@ -94,7 +96,6 @@ def _words(command: str) -> list[str]:
 def _start(command: list[str], run_dir: Path, programs: Path) -> float:
     """Seconds from the start of a process to its first line of progress, which then ends it."""
     from jaxnets.compilation import OPTIONS
-    from jaxnets.errors import UserError
 
     options = {name.upper(): str(value) for name, value in OPTIONS.items()}
     environment = {**os.environ, **options, "JAX_COMPILATION_CACHE_DIR": str(programs)}

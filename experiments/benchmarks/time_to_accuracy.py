@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from experiments.benchmarks import machine, torch_rivals
 from experiments.benchmarks.own_training import OwnTraining
-from jaxnets.commands import checks, classify, common, processes
+from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.constraints import COUNT, Range
+from jaxnets.commands.configs.options import PROCESS_FIELDS
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -101,7 +104,7 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     result: dict[str, Any] = {
         "what": f"speed_net on {dataset.name} to {config.target:.2%}",
         "recipe": runs.config_values(
-            recipe, leave_out=("seed", "run_dir", "data_dir", *processes.FIELDS)
+            recipe, leave_out=("seed", "run_dir", "data_dir", *PROCESS_FIELDS)
         ),
         "rival": config.rival,
         "runs": trainings,
@@ -133,7 +136,6 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
 
 def _trainings_before(found: Any, now: Mapping[str, Any], file: Any) -> list[dict[str, Any]]:
     """The trainings of a file of results, which must be such as are made now."""
-    from jaxnets.errors import UserError
 
     def differs(a: Any, b: Any) -> str | None:
         """Where they differ, in what both know of: a version may have learnt to say more."""
@@ -151,10 +153,10 @@ def _trainings_before(found: Any, now: Mapping[str, Any], file: Any) -> list[dic
     return found["runs"]
 
 
-def _recipe(config: TimeToAccuracy, seed: int) -> classify.Classify:
+def _recipe(config: TimeToAccuracy, seed: int) -> Classify:
     """The config of `classify` that both sides follow."""
-    return classify.resolve(
-        classify.Classify(
+    return resolve(
+        Classify(
             data=config.data,
             seed=seed,
             width=config.width,
@@ -175,6 +177,8 @@ def _one(
 ) -> dict[str, Any]:
     """One training of one side."""
     import jax
+
+    from jaxnets.commands import classify
 
     recipe = _recipe(config, seed)
     built = classify.build(recipe, dataset, mesh)

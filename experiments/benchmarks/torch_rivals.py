@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.benchmarks import cases
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,6 @@ def require_torch() -> Any:
     Raises:
       UserError: if it is missing or older than 2.
     """
-    from jaxnets.errors import UserError
-
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -102,7 +101,6 @@ def compare(
         sides disagree, or no rival could run.
     """
     from jaxnets import parallel
-    from jaxnets.errors import UserError
 
     unknown = [name for name in rivals if name not in RIVALS]
     if unknown or not rivals:
@@ -168,7 +166,6 @@ def compare(
 
 def _insist(case: cases.Case, found: Any) -> None:
     from experiments.benchmarks.torch_check import OUTPUTS_TOLERANCE, STEP_TOLERANCE
-    from jaxnets.errors import UserError
 
     for what, error, most in (
         ("outputs", found.outputs, OUTPUTS_TOLERANCE),
@@ -304,8 +301,6 @@ def torch_device(backend: str) -> torch.device:
       UserError: torch has no such device.
     """
     import torch
-
-    from jaxnets.errors import UserError
 
     if backend == "cpu":
         return torch.device("cpu")

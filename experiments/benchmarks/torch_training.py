@@ -19,7 +19,7 @@ from experiments.benchmarks.torch_weights import copy_weights
 from jaxnets import evaluate, optimizers
 
 if TYPE_CHECKING:
-    from jaxnets.commands.classify import Classify
+    from jaxnets.commands.configs.classify import Classify
     from jaxnets.data import Pipeline, Split
 
 __all__ = ["Recipe", "TorchTraining", "augmented"]

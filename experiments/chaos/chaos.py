@@ -22,6 +22,8 @@ from experiments.chaos.undisturbed import Reference, make_reference
 from jaxnets.commands import common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, SEED
+from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
 
 #: Kind of fault -> how many there are in the short form and in the long one.
 COUNTS: dict[str, tuple[int, int]] = {
@@ -71,9 +73,8 @@ class Chaos:
     was lost."""
 
 
-def run(config: Chaos) -> int:
+def run(config: Chaos, session: Session | None = None) -> int:
     """The command; gives its exit code."""
-    from jaxnets.errors import UserError
     from jaxnets.files import cleaning
 
     counts, runs = _counts(config), _chosen(config.of, RUNS, "of")
@@ -186,8 +187,6 @@ def chains(
 
 def _counts(config: Chaos) -> dict[str, int]:
     """How many faults of each kind there are to be."""
-    from jaxnets.errors import UserError
-
     kinds = _chosen(config.only, COUNTS, "only")
     constraints.check(config)
     counts = {}
@@ -204,8 +203,6 @@ def _counts(config: Chaos) -> dict[str, int]:
 
 def _chosen(text: str, known: dict[str, Any], flag: str) -> list[str]:
     """Names with commas between them, in the order of those that are known."""
-    from jaxnets.errors import UserError
-
     asked = [name.strip() for name in text.split(",")]
     unknown = [name for name in asked if name not in known]
     if unknown:
@@ -214,8 +211,6 @@ def _chosen(text: str, known: dict[str, Any], flag: str) -> list[str]:
 
 
 def _folder(config: Chaos) -> Path:
-    from jaxnets.errors import UserError
-
     if config.folder is None:
         return Path(tempfile.mkdtemp(prefix="jaxnets-chaos-"))
     if config.folder.exists() and (not config.folder.is_dir() or any(config.folder.iterdir())):

@@ -15,6 +15,7 @@ from experiments.chaos.damage import ALONE, DAMAGES, damage
 from experiments.chaos.faults import Fault, dealt, lose, shares
 from experiments.chaos.trainee import Stage
 from experiments.chaos.undisturbed import Reference
+from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
     from jaxnets.state import TrainState
@@ -77,6 +78,7 @@ def target(reference: Reference) -> Target:
     from jaxnets import parallel
     from jaxnets.checkpoint import Checkpoints
     from jaxnets.commands import classify, common, generate
+    from jaxnets.commands.configs.reading import config_from
     from jaxnets.runs import read_run
 
     found = read_run(reference.folder)
@@ -85,7 +87,7 @@ def target(reference: Reference) -> Target:
         "classify": (classify, classify.Classify),
         "generate": (generate, generate.Generate),
     }[found["experiment"]]
-    config = common.config_from(kind, found["config"])
+    config = config_from(kind, found["config"])
     built = module.build(config, common.load_data(config), mesh)  # type: ignore[arg-type]
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)
@@ -143,7 +145,6 @@ def verdict(aim: Target, folder: Path) -> tuple[str, str | None]:
       What happened, and what is wrong with that; None if nothing.
     """
     from jaxnets.checkpoint import Checkpoints
-    from jaxnets.errors import UserError
 
     told: list[str] = []
     try:

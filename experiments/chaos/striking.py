@@ -12,6 +12,7 @@ from typing import Any
 from experiments.chaos.faults import Chain, Fault, Moment, lose
 from experiments.chaos.trainee import Stage, Stuck, Trainee
 from experiments.chaos.undisturbed import Reference, judge
+from jaxnets.errors import UserError
 
 #: Run folders that a chain may take. A run that ends before it can be struck is made anew.
 _ATTEMPTS = 12
@@ -57,8 +58,6 @@ class Striker(abc.ABC):
 
     def strike(self, chain: Chain) -> list[Fault]:
         """Does a chain's faults, in as many run folders as it takes."""
-        from jaxnets.errors import UserError
-
         faults: list[Fault] = []
         pending = list(chain.faults)
         for attempt in range(1, _ATTEMPTS + 1):

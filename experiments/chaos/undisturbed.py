@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.chaos.trainee import Stage, Timing, watch
+from jaxnets.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,6 @@ def make_reference(stage: Stage, name: str, arguments: Sequence[str]) -> Referen
       UserError: if it fails, or if the two don't end with the same bits; then there is nothing to
         compare with.
     """
-    from jaxnets.errors import UserError
-
     found = []
     for number in (1, 2):
         folder = stage.folder / f"undisturbed-{name}-{number}"

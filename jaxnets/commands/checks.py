@@ -1,25 +1,20 @@
-"""What commands ask of their flags, and of the files of earlier runs, before they do any work.
-
-No module of `experiments` imports jax at its top: `--help` must not wait for it.
-"""
+"""What commands ask of sizes and files before they do any work."""
 
 from __future__ import annotations
 
 import math
-import types
-import typing
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jaxnets.commands import memory
+from jaxnets.commands.configs.constraints import MAX_STEPS, flag
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxnets.state import TrainState
-
-from jaxnets.commands.configs.constraints import MAX_FLOAT, MAX_STEPS
-
-T = TypeVar("T")
 
 #: Bytes of memory for a sample that is scored: its features, several times over.
 SCORED = 1 << 14
@@ -29,26 +24,34 @@ SCORED = 1 << 14
 _WIDE, _CHANNELS, _LONG = 4.0, 1024, 1 << 14
 
 
-def total_steps(epochs: float, steps_per_epoch: float, flag: str = "epochs") -> int:
+def total_steps(epochs: float, steps_per_epoch: float, name: str = "epochs") -> int:
     """The steps of so many epochs, at least 1.
 
     Raises:
       UserError: for more than a run can count.
     """
-    from jaxnets.errors import UserError
-
     steps = epochs * steps_per_epoch
     if not steps <= MAX_STEPS:
         raise UserError(
-            f"--{flag} {epochs:g} makes {steps:.3g} steps, and a run has at most {MAX_STEPS}"
+            f"{flag(name)} {epochs:g} makes {steps:.3g} steps, and a run has at most {MAX_STEPS}"
         )
     return max(1, round(steps))
 
 
+def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
+    """Fails early, in one sentence, for a batch that devices or parts do not divide."""
+    share = mesh.size * math.prod(parts)
+    if batch_size < 1 or batch_size % share:
+        what = f"the {mesh.size} devices" if mesh.size > 1 or share == 1 else "the parts"
+        if share != mesh.size:
+            what = f"{mesh.size} device(s) times {share // mesh.size} part(s)"
+        raise UserError(
+            f"batch size {batch_size} is not divisible by {what}; choose a multiple of {share}"
+        )
+
+
 def json_file(config: Any) -> None:
     """Fails, before anything is measured, where `--json` cannot be written."""
-    from jaxnets.files import check_writable
-
     if config.json is not None:
         check_writable(config.json, "--json")
 
@@ -64,8 +67,6 @@ def network_fits(config: Any, init: Callable[[], TrainState], mesh: Mesh) -> Non
     if not _large(config):
         return
     import jax
-
-    from jaxnets.commands import memory
 
     # The state and as many gradients; CPU devices share one memory.
     size = 2 * sum(memory.size_of(leaf) for leaf in jax.tree.leaves(jax.eval_shape(init)))
@@ -86,9 +87,6 @@ def images_fit(
         and of bytes of them.
       per_image: bytes besides; by default those of a cell of 64x64 pixels in their grid.
     """
-    from jaxnets.commands import memory
-    from jaxnets.errors import UserError
-
     needed = count * (per_value * math.prod(shape) + per_image)
     free = memory.host_available()
     if free is not None and needed > free:
@@ -104,109 +102,10 @@ def _large(config: Any) -> str:
     for name in ("generator_widths", "discriminator_widths"):
         widths = getattr(config, name, None) or ()
         if max(widths, default=0) > _CHANNELS:
-            parts.append(f"--{name.replace('_', '-')} {' '.join(map(str, widths))}")
+            parts.append(f"{flag(name)} {' '.join(map(str, widths))}")
     for name in ("generator_fields", "discriminator_fields"):
         if getattr(config, name, None):
-            parts.append(f"--{name.replace('_', '-')} {' '.join(getattr(config, name))}")
+            parts.append(f"{flag(name)} {' '.join(getattr(config, name))}")
     if getattr(config, "latent_size", 0) > _LONG:
         parts.append(f"--latent-size {config.latent_size}")
     return " and ".join(parts)
-
-
-def config_of_run(
-    folder: Path, found: Mapping[str, Any], kind: type[T], resolve: Callable[[T], T]
-) -> T:
-    """The config of an earlier run, whose `config.json` anyone may have edited.
-
-    Args:
-      folder: of the run.
-      found: what `jaxnets.runs.read_run` gave.
-      kind: the config's class.
-      resolve: fills in what is missing, and refuses numbers that no run can be made with.
-    """
-    from jaxnets.commands.common import config_from
-    from jaxnets.errors import UserError
-
-    try:
-        return resolve(config_from(kind, found["config"]))
-    except UserError as error:
-        raise UserError(f"{folder / 'config.json'} cannot be used: {error}") from error
-
-
-def typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values as the types of a config's fields.
-
-    Args:
-      kind: a dataclass.
-      values: field -> value; unknown fields are not looked at.
-
-    Returns:
-      The values, paths as `Path`, lists as tuples, whole numbers as floats where the field is one.
-
-    Raises:
-      UserError: for a value of another type; it names the field and the value.
-    """
-    from jaxnets.errors import UserError
-
-    hints = typing.get_type_hints(kind)
-    found = {}
-    for name, value in values.items():
-        try:
-            found[name] = _as(hints[name], value)
-        except _Misfit as error:
-            shown = repr(value)
-            shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-            raise UserError(f"`{name}` is {shown}, and must be {_told(hints[name])}") from error
-    return found
-
-
-class _Misfit(Exception):
-    """A value is not of the type that it should be."""
-
-
-def _as(hint: Any, value: Any) -> Any:
-    """The value as the type that a field's hint names."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in options:
-            try:
-                return _as(option, value)
-            except _Misfit:
-                continue
-        raise _Misfit
-    if origin is Literal:
-        # 1 == True == 1.0, and each of them prints differently.
-        fits = any(type(value) is type(option) and value == option for option in options)
-    elif origin is tuple and isinstance(value, list):
-        inner = options[:1] * len(value) if options[1:] == (Ellipsis,) else options
-        if len(inner) != len(value):
-            raise _Misfit
-        return tuple(_as(one, part) for one, part in zip(inner, value, strict=True))
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) > MAX_FLOAT:
-            raise _Misfit
-        return float(value)
-    elif hint is Path and isinstance(value, str):
-        return Path(value)
-    else:
-        fits = isinstance(value, origin or hint) and (hint is bool or not isinstance(value, bool))
-    if not fits:
-        raise _Misfit
-    return value
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _told(hint: Any) -> str:
-    """A type in plain words: "a number or null"."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_told(option) for option in options)
-    if origin is Literal:
-        return " or ".join(repr(option) for option in options)
-    if origin is tuple:
-        return "a list"
-    if hint is Path:
-        return "the text of a path"
-    return "null" if hint is types.NoneType else _NAMES.get(hint, getattr(hint, "__name__", "?"))

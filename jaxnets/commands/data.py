@@ -2,57 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT
-
-__all__ = ["DataCommand", "Prepare", "Show", "prepare", "run", "show"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which data set, and how it is read."""
-
-    name: tyro.conf.Positional[str]
-    """digits, fashion_mnist, tfds:NAME[/config][:version] or folder:PATH."""
-    data_dir: Path | None = None
-    """Folder of TensorFlow Datasets in which prepared data lies."""
-    image_size: tuple[int, int] | int | None = None
-    """Height and width, or one number for both, to resize and crop to (tfds:, folder:)."""
-    channels: int | None = None
-    """1 for grey or 3 for colour (tfds:, folder:)."""
-    skip_bad: bool = False
-    """Leave unusable files out and count them instead of stopping (folder:)."""
+from jaxnets.commands.configs.data import Named, Prepare, Show
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet, cache_dir, contact_sheet, describe, example_page, load
+from jaxnets.files import check_writable
 
 
-@dataclass(frozen=True)
-class Prepare(Source):
-    """Download, decode and cache a data set, so that training starts at once."""
-
-
-@dataclass(frozen=True)
-class Show(Source):
-    """Print what is in a data set, and draw examples of every class."""
-
-    out: Path | None = None
-    """PNG file for the sheet of examples, one row for each class; by default named after the
-    data set, in the working directory."""
-    per_class: Annotated[int, COUNT] = 10
-    """Examples in each row of that sheet."""
-
-
-DataCommand = (
-    Annotated[Prepare, tyro.conf.subcommand("prepare")]
-    | Annotated[Show, tyro.conf.subcommand("show")]
-)
-
-
-def run(config: Prepare | Show) -> None:
+def run(config: Prepare | Show, session: Session) -> None:
     """Runs either command."""
     if isinstance(config, Show):
         show(config)
@@ -62,8 +22,6 @@ def run(config: Prepare | Show) -> None:
 
 def prepare(config: Prepare) -> None:
     """Loads the data set once, which leaves it in the cache, and prints a line about it."""
-    from jaxnets.data import cache_dir
-
     dataset = _load(config)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {counts}; {dataset.num_classes} classes; cached in {cache_dir()}")
@@ -73,16 +31,16 @@ def prepare(config: Prepare) -> None:
 
 def show(config: Show) -> None:
     """Prints the description and writes the sheet of examples."""
-    from jaxnets.data import contact_sheet, describe
-    from jaxnets.files import check_writable
-
     constraints.check(config)
+    write, suffix = contact_sheet, ".png"
+    if config.name.startswith(("sounds:", "texts:")):
+        write, suffix = example_page, ".html"
     out = config.out
     if out is None:
-        out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + ".png")
+        out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + suffix)
     check_writable(out, "--out")
     dataset = _load(config)
-    contact_sheet(dataset, out, config.per_class)
+    write(dataset, out, config.per_class)
     print(format_description(describe(dataset)))
     print(f"examples of every class: {out}")
 
@@ -95,24 +53,34 @@ def format_description(description: Mapping[str, Any]) -> str:
         f"fingerprint {description['fingerprint']}",
     ]
     for name, split in description["splits"].items():
-        mean, std = (", ".join(f"{v:.4f}" for v in split[key]) for key in ("mean", "std"))
         lines += [
-            f"{name}: {split['count']:,} images of {'x'.join(map(str, split['shape']))}, "
-            f"mean {mean}, std {std} (0 to 1), {split['duplicates']} exact duplicates",
+            f"{name}: {split['count']:,} {_told(split)}, {split['duplicates']} exact duplicates",
             "  " + ", ".join(f"{label} {n:,}" for label, n in split["class_counts"].items()),
         ]
     for pair, count in description["duplicates_across"].items():
-        lines.append(f"in both {pair.replace('/', ' and ')}: {count} images")
+        lines.append(f"in both {pair.replace('/', ' and ')}: {count} examples")
     return "\n".join(lines)
 
 
-def _load(config: Source) -> Any:
-    from jaxnets.data import load
+def _told(split: Mapping[str, Any]) -> str:
+    """The numbers of a split's inputs, whatever they are."""
+    if "mean" in split:
+        mean, std = (", ".join(f"{v:.4f}" for v in split[key]) for key in ("mean", "std"))
+        shape = "x".join(map(str, split["shape"]))
+        return f"images of {shape}, mean {mean}, std {std} (0 to 1)"
+    known = ("count", "shape", "duplicates", "class_counts")
+    told = [f"{name} {value:.4g}" for name, value in split.items() if name not in known]
+    return f"rows of {split['shape'][0]:,}, " + ", ".join(told)
 
+
+def _load(config: Named) -> DataSet:
     return load(
         config.name,
         data_dir=config.data_dir,
         image_size=config.image_size,
         channels=config.channels,
         skip_bad=config.skip_bad,
+        rate=config.rate,
+        seconds=config.seconds,
+        unit=config.unit,
     )

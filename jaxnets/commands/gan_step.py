@@ -5,31 +5,63 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from jaxnets.commands import common, populations
-from jaxnets.commands.configs import ramps, sweeps
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
+from jaxnets import augment, losses, optimizers, state, steps
+from jaxnets.commands import judging, populations
+from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs.constraints import ends, is_ramp
+from jaxnets.commands.configs.generate import Generate
+from jaxnets.commands.configs.options import given
+from jaxnets.data import DataSet, Split
+from jaxnets.errors import UserError
+from jaxnets.evaluate import Sample
+from jaxnets.game import Game
+from jaxnets.models import make_gan
+from jaxnets.scoring import Judge
+from jaxnets.state import TrainState
+from jaxnets.steps import Step
+from jaxnets.task import Lazily, Task
 
-    from jaxnets.commands.configs.generate import Generate
-    from jaxnets.data import DataSet
-    from jaxnets.game import Game
-    from jaxnets.state import TrainState
-    from jaxnets.steps import Step
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A GAN's task and what belongs to it."""
+
+    task: Task
+    #: of each member, the images that it is trained on
+    trains: Sequence[Split]
+    steps_per_epoch: float
+    generator: Any
+    sample: Sample
+    #: (state, labels [N][, seed]) -> one generated image for each label, as a split
+    samples_like: Callable[..., Split]
+    #: (state, number of the member) -> what is measured of one GAN at every evaluation
+    scores: Callable[[TrainState, int], dict[str, Any]]
+    judge: Judge | None
+    #: names of the further scores by the judge
+    metrics: Sequence[str]
+    conditional: bool
+
+    @property
+    def train(self) -> Split:
+        """The images that the first, or only, member is trained on."""
+        return self.trains[0]
 
 
 def networks(config: Generate, dataset: DataSet) -> Any:
     """The (generator, discriminator) that a resolved config names."""
-    from jaxnets.models import make_gan
-
     return make_gan(
-        common.given(config.generator),
+        given(config.generator),
         discriminator=config.discriminator,
         image_shape=dataset.splits["train"].inputs.shape[1:],
         num_classes=dataset.num_classes if config.conditional else None,
-        latent_size=common.given(config.latent_size),
+        latent_size=given(config.latent_size),
         width=config.width,  # type: ignore[arg-type]
         generator_widths=config.generator_widths,
         discriminator_widths=config.discriminator_widths,
@@ -45,8 +77,6 @@ def networks(config: Generate, dataset: DataSet) -> Any:
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE, ... as names and numbers, or texts."""
-    from jaxnets.errors import UserError
-
     found: dict[str, Any] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
@@ -86,30 +116,31 @@ class Numbers:
             return None
         over = self.config.ramp_images
         over = self.total_steps * self.images if over is None else over
-        return ramps.value_of(value, name.replace("_", "-"), over, batch_size or self.images)
+        start, end = ends(value, name)
+        if not is_ramp(value):
+            return start
+        return optimizers.over_images(start, end, over, batch_size or self.images)
 
     def optimizers(self) -> tuple[Any, Any]:
         """The generator's and the discriminator's."""
-        from jaxnets import optimizers
-
         config, made = self.config, []
         for net, updates in (
             ("generator", 1),
-            ("discriminator", common.given(config.discriminator_steps)),
+            ("discriminator", given(config.discriminator_steps)),
         ):
             images = self.images // updates
             peak = self.of(f"{net}_learning_rate", images)
             rate: Any = peak
             if not callable(peak):
                 rate = optimizers.make_schedule(
-                    common.given(config.schedule), peak, self.total_steps * updates
+                    given(config.schedule), peak, self.total_steps * updates
                 )
             made.append(
                 optimizers.make_optimizer(
                     config.optimizer,
                     rate,
                     clip_norm=config.clip_norm,
-                    b1=common.given(config.b1),
+                    b1=given(config.b1),
                     b2=self.of("b2", images),
                     weight_clip=config.weight_clip if net == "discriminator" else None,
                 )
@@ -118,8 +149,6 @@ class Numbers:
 
     def ema_decay(self) -> Any:
         """Of the generator's average, as a function of the step; None where none is kept."""
-        from jaxnets import optimizers
-
         if not keeps_average(self.config):
             return None
         return optimizers.half_life_decay(
@@ -129,20 +158,17 @@ class Numbers:
 
 def keeps_average(config: Generate) -> bool:
     """Whether the generator has a moving average."""
-    assert config.ema_half_life is not None
-    ends = ramps.ends(config.ema_half_life, "ema-half-life")
-    return max(ends) > 0 or sweeps.is_swept(config, "ema_half_life")
+    span = ends(given(config.ema_half_life), "ema_half_life")
+    return max(span) > 0 or sweeps.is_swept(config, "ema_half_life")
 
 
 def _terms(numbers: Numbers, penalised: bool, matched: Callable[..., Any] | None) -> list[Any]:
     """The terms of both players' losses; the costly ones only where the step is to have them."""
-    from jaxnets import losses
-
     config, terms = numbers.config, []
-    every = common.given(config.penalty_every)
+    every = given(config.penalty_every)
     if penalised and config.penalty != "none":
         weight = _times(numbers.of("penalty_weight"), every)
-        terms.append(losses.penalty(common.given(config.penalty), weight))
+        terms.append(losses.penalty(given(config.penalty), weight))
     if sweeps.uses(config, "lecam_weight"):
         terms.append(losses.LeCam(numbers.of("lecam_weight")))
     if penalised and sweeps.uses(config, "path_length_weight"):
@@ -169,26 +195,24 @@ def maker(
       total_steps: of the run.
       matched: images -> features that are matched; None for the discriminator's.
     """
-    from jaxnets import augment, losses, optimizers, steps
-
-    adversarial = losses.adversarial_loss(common.given(config.loss))
+    adversarial = losses.adversarial_loss(given(config.loss))
     # What is unknown is refused now, and not when the step is first traced.
-    optimizers.make_schedule(common.given(config.schedule), 0.0, 1)
+    optimizers.make_schedule(given(config.schedule), 0.0, 1)
     augmentation = augment.gan_augmentation(config.augment) if config.augment else None
 
     def make(swept: Mapping[str, Any], penalised: bool = True) -> Game:
         numbers = numbers_of(config, total_steps, swept)
         probability = numbers.of("augment_probability")
         if config.adaptive_augment:
-            start = ramps.ends(config.augment_probability or 0.0, "augment-probability")[0]
+            start = ends(config.augment_probability or 0.0, "augment_probability")[0]
             probability = augment.Adaptive(config.augment_target, config.augment_images, start)
         return steps.adversarial_step(
             *nets,
             adversarial,
             *numbers.optimizers(),
-            latent_size=common.given(config.latent_size),
+            latent_size=given(config.latent_size),
             conditional=config.conditional,
-            discriminator_steps=common.given(config.discriminator_steps),
+            discriminator_steps=given(config.discriminator_steps),
             terms=_terms(numbers, penalised, matched),
             augment=augmentation,
             augment_probability=probability,
@@ -207,16 +231,12 @@ def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> 
 
 def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
     """The run's step: with the penalties at every step, at every n-th, or at none."""
-    from functools import partial
-
-    from jaxnets.task import Lazily
-
     penalised = populations.step(config, make)
     nothing = config.penalty == "none" and not sweeps.uses(config, "path_length_weight")
     if nothing or config.penalty_every == 1:
         return penalised
     plain = populations.step(config, partial(make, penalised=False))
-    return Lazily(penalised, plain, common.given(config.penalty_every))
+    return Lazily(penalised, plain, given(config.penalty_every))
 
 
 def first_state(
@@ -235,10 +255,6 @@ def first_state(
       total_steps: of the run.
       keys: number of a member -> keys of generator, discriminator, run, ...
     """
-    import jax.numpy as jnp
-
-    from jaxnets import state
-
     generator, discriminator = nets
     optimizers = numbers_of(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
@@ -275,11 +291,6 @@ def first_state(
 
 def check_penalty(config: Generate, discriminator: Any, image_shape: tuple[int, ...]) -> None:
     """Fails for a penalty on a discriminator whose logits depend on the whole batch."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxnets.errors import UserError
-
     if config.penalty == "none":
         return
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
@@ -298,8 +309,6 @@ def features_to_match(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     """Images -> features of the CNN that --matching-cnn names; None where there is none."""
     if config.matching_cnn is None:
         return None
-    from jaxnets.commands import judging
-
     return judging.features_of(config.matching_cnn, dataset, mesh)
 
 

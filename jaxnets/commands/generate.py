@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnets import data, distributed, evaluate, metrics, parallel, report
 from jaxnets.commands import (
     checks,
     common,
@@ -17,116 +20,53 @@ from jaxnets.commands import (
     looking,
     pictures,
     populations,
-    processes,
     scoring,
+    training,
 )
-from jaxnets.commands.configs import ramps, sweeps
+from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs.constraints import ends
 from jaxnets.commands.configs.generate import Generate, resolve
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.gan_step import Built
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet, Split
+from jaxnets.errors import UserError
+from jaxnets.guard import CollapseWatch
+from jaxnets.scoring import Judge
+from jaxnets.state import TrainState
+from jaxnets.task import Ranking
 
-if TYPE_CHECKING:
-    import numpy as np
-    from jax.sharding import Mesh
-
-    from jaxnets.data import DataSet, Split
-    from jaxnets.evaluate import Sample
-    from jaxnets.scoring import Judge
-    from jaxnets.state import TrainState
-    from jaxnets.task import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A GAN's task and what belongs to it."""
-
-    task: Task
-    #: of each member, the images that it is trained on
-    trains: Sequence[Split]
-    steps_per_epoch: float
-    sample: Sample
-    #: (state, labels [N][, seed]) -> one generated image for each label, as a split
-    samples_like: Callable[..., Split]
-    #: (state, number of the member) -> what is measured of one GAN at every evaluation
-    scores: Callable[[TrainState, int], dict[str, Any]]
-    judge: Judge | None
-    #: names of the further scores by the judge
-    metrics: Sequence[str]
-    conditional: bool
-
-    @property
-    def train(self) -> Split:
-        """The images that the first, or only, member is trained on."""
-        return self.trains[0]
+#: Samples of a class in a preview, and of how many classes at most.
+_PREVIEWED, _PREVIEWED_CLASSES = 10, 20
 
 
 def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     """Turns a resolved config and a data set into a task for the loop."""
-    import jax
-    import numpy as np
-
-    from jaxnets import data, evaluate, parallel
-    from jaxnets.guard import CollapseWatch
-    from jaxnets.task import Ranking, Task
-
-    assert config.batch_size and config.epochs
-    common.check_batch(config.batch_size, mesh, config.micro_batches)
-    trains = [dataset.splits["train"]] * populations.size(config)
-    if config.labels_per_class is not None:
-        trains = [
-            data.take_per_class(dataset.splits["train"], config.labels_per_class, seed)
-            for seed in populations.seeds(config)
-        ]
-    train = trains[0]
-    whole_batch = config.step_images
-    pipeline = populations.pipeline(config, trains, whole_batch, mesh)
-    steps_per_epoch = len(train) / whole_batch
-    total_steps = checks.total_steps(config.epochs, steps_per_epoch)
-    assert config.score_epochs is not None
-    checks.total_steps(config.score_epochs, len(train), "score-epochs")
-
+    if dataset.columns["inputs"].kind != "image":
+        raise UserError(f"generate makes images, and {config.data} holds none")
+    checks.check_batch(given(config.batch_size), mesh, config.micro_batches)
+    seeds = populations.seeds(config)
+    trains = [training.labelled(config, dataset.splits["train"], seed) for seed in seeds]
+    feed = training.make_feed(config, trains, config.step_images, mesh)
+    checks.total_steps(given(config.score_epochs), len(trains[0]), "score_epochs")
     nets = gan_step.networks(config, dataset)
-    generator, discriminator = nets
-    shape = train.inputs.shape[1:]
-
-    def keys(member: int) -> Any:
-        """Of the generator, the discriminator, the run and the previews."""
-        return jax.random.split(jax.random.key(populations.seeds(config)[member]), 4)
-
-    init = gan_step.first_state(config, nets, shape, total_steps, keys)
+    shape = trains[0].inputs.shape[1:]
+    keys = partial(_keys, config)
+    init = gan_step.first_state(config, nets, shape, feed.total_steps, keys)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
-    gan_step.check_penalty(config, discriminator, shape)
+    gan_step.check_penalty(config, nets[1], shape)
     matched = gan_step.features_to_match(config, dataset, mesh)
-    step = gan_step.whole_step(config, gan_step.maker(config, nets, total_steps, matched))
+    step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
     sample = evaluate.make_sample(
-        generator, latent_size=common.given(config.latent_size), conditional=config.conditional
+        nets[0], latent_size=given(config.latent_size), conditional=config.conditional
     )
-
-    def preview(of: TrainState, folder: Path) -> None:
-        for member, one in enumerate(populations.members(config, of)):
-            preview_of_one(one, member, populations.folder_of(config, member, folder))
-
-    def preview_of_one(of: TrainState, member: int, folder: Path) -> None:
-        columns = 10
-        rows = min(dataset.num_classes, 20)
-        asked: Any = np.repeat(np.arange(rows, dtype=np.int32), columns)
-        images = sample(
-            of.nets["generator"].averaged,
-            keys(member)[3],
-            asked if config.conditional else len(asked),
-        )
-        names = dataset.class_names[:rows] if config.conditional else None
-        path = folder / f"step-{int(of.step):07}.png"
-        about = pictures.facts(f"{config.generator} on {dataset.name}", dataset, of)
-        pictures.preview(path, images, columns, about, row_labels=names)
-
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
+    names = _metrics(config, judge, dataset)
 
-    names = scoring.names_of(config.metrics, conditional=config.conditional)
-    if judge is not None:
-        names = scoring.names_for(names, judge, dataset, every=config.metrics == "all")
-        if config.best_by not in ("frechet", *names):
-            judge.need_classes(dataset)
-    if config.sweep and judge is not None:
-        names = list(dict.fromkeys([*names, "precision", "recall"]))
+    def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> Split:
+        variables = of.nets["generator"].averaged
+        asked: Any = like if config.conditional else len(like)
+        return Split(sample(variables, jax.random.key(seed), asked, as_bytes=True), like)
 
     def scores(of: TrainState, member: int) -> dict[str, float]:
         return judging.sample_numbers(
@@ -139,31 +79,27 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             mesh=parallel.own_mesh(mesh),
         )
 
-    def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> data.Split:
-        variables = of.nets["generator"].averaged
-        asked: Any = like if config.conditional else len(like)
-        return data.Split(sample(variables, jax.random.key(seed), asked, as_bytes=True), like)
-
     better = scoring.HIGHER_IS_BETTER[config.best_by]
     ranking = Ranking(scoring.number_name(config.best_by), higher_is_better=better)
-    task = Task(
-        name=f"{config.generator} on {dataset.name}" + populations.suffix(config),
-        init=lambda: populations.init(config, init),
-        step=step,
-        pipeline=pipeline,
-        total_steps=total_steps,
-        evaluate=lambda of: populations.numbers(config, of, scores),
-        preview=preview,
+    task = training.make_task(
+        config,
+        f"{config.generator} on {dataset.name}",
+        feed,
+        init,
+        step,
+        scores,
+        preview=partial(_preview, config, dataset, sample),
         ranking=ranking if config.keep_best and judge else None,
         warn=CollapseWatch(
-            after_epochs=_settled(config, total_steps) / steps_per_epoch,
+            after_epochs=_settled(config, feed.total_steps) / feed.steps_per_epoch,
             usual=["discriminator wins"] if config.loss == "wasserstein" else [],
         ),
     )
     return Built(
         task,
         trains,
-        steps_per_epoch,
+        feed.steps_per_epoch,
+        nets[0],
         sample,
         samples_like,
         scores,
@@ -173,12 +109,53 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     )
 
 
+def _keys(config: Generate, member: int) -> jax.Array:
+    """A member's keys: of the generator, the discriminator, the run and the previews."""
+    return jax.random.split(jax.random.key(populations.seeds(config)[member]), 4)
+
+
+def _metrics(config: Generate, judge: Judge | None, dataset: DataSet) -> list[str]:
+    """The names of the further scores that are taken at every evaluation."""
+    names = scoring.names_of(config.metrics, conditional=config.conditional)
+    if config.best_by not in ("frechet", *names):
+        raise UserError(
+            f"--best-by {config.best_by} is not measured: choose frechet, or one of --metrics"
+        )
+    if config.best_by not in scoring.HIGHER_IS_BETTER:
+        raise UserError(
+            f"--best-by {config.best_by} does not say which state is better: choose from "
+            f"{', '.join(scoring.HIGHER_IS_BETTER)}"
+        )
+    if judge is None:
+        return names
+    names = scoring.names_for(names, judge, dataset, every=config.metrics == "all")
+    if config.best_by not in ("frechet", *names):
+        judge.need_classes(dataset)
+    return list(dict.fromkeys([*names, "precision", "recall"])) if config.sweep else names
+
+
+def _preview(
+    config: Generate, dataset: DataSet, sample: evaluate.Sample, of: TrainState, folder: Path
+) -> None:
+    """Writes a grid of each member's samples, a row for each class."""
+    classes = min(dataset.num_classes, _PREVIEWED_CLASSES)
+    labels: Any = np.repeat(np.arange(classes, dtype=np.int32), _PREVIEWED)
+    for number, member in enumerate(populations.members(config, of)):
+        images = sample(
+            member.nets["generator"].averaged,
+            _keys(config, number)[3],
+            labels if config.conditional else len(labels),
+        )
+        names = dataset.class_names[:classes] if config.conditional else None
+        place = populations.folder_of(config, number, folder)
+        about = pictures.facts(f"{config.generator} on {dataset.name}", dataset, member)
+        path = place / f"step-{int(member.step):07}.png"
+        pictures.preview(path, images, _PREVIEWED, about, row_labels=names)
+
+
 def need_every_class(dataset: DataSet) -> None:
     """Fails for classes that no training image has: the networks would be asked for them."""
-    from jaxnets.data import missing_classes
-    from jaxnets.errors import UserError
-
-    missing = missing_classes(dataset.splits["train"], dataset.class_names)
+    missing = data.missing_classes(dataset.splits["train"], dataset.class_names)
     if missing:
         raise UserError(
             f"{dataset.name} has no training image of {', '.join(missing)}, so no generator can "
@@ -197,13 +174,12 @@ def _settled(config: Generate, total_steps: int) -> float:
     """
     span = 0.0
     if gan_step.keeps_average(config) and config.ema_warmup == 0:
-        assert config.ema_half_life is not None and config.batch_size
-        images = config.step_images
-        span = max(ramps.ends(config.ema_half_life, "ema-half-life")) / images / math.log(2)
+        longest = max(ends(given(config.ema_half_life), "ema_half_life"))
+        span = longest / config.step_images / math.log(2)
     return max(200.0, 0.1 * total_steps, min(3 * span, 0.9 * total_steps))
 
 
-def evaluate(
+def evaluate_generator(
     config: Generate, built: Built, dataset: DataSet, mesh: Mesh, state: TrainState, folder: Path
 ) -> dict[str, Any]:
     """What can be said of a trained generator: a Frechet distance, its variety, an accuracy score.
@@ -211,7 +187,6 @@ def evaluate(
     The classifier of the accuracy score is trained in `folder`, those of a population's members in
     folders inside it.
     """
-    from jaxnets import metrics
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
         numbers = dict(built.scores(one, member))
@@ -224,42 +199,39 @@ def evaluate(
             numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
         if config.conditional and config.accuracy_score:
             samples = built.samples_like(one, built.train.target)
-            assert config.score_epochs is not None
+            epochs = given(config.score_epochs)
             part = populations.folder_of(config, member, folder)
             seed = populations.seeds(config)[member]
             numbers["classification_accuracy_score"] = judging.accuracy_score(
-                samples, dataset, mesh, part, epochs=config.score_epochs, seed=seed
+                samples, dataset, mesh, part, epochs=epochs, seed=seed
             )
-            numbers["accuracy_score_of"] = judging.taught_by(
-                samples, dataset, mesh, config.score_epochs
-            )
+            numbers["accuracy_score_of"] = judging.taught_by(samples, dataset, mesh, epochs)
         return numbers
 
     return populations.numbers(config, state, of_one)
 
 
-def run(config: Generate) -> Path:
-    """The command."""
-    from jaxnets import distributed, parallel, report
-    from jaxnets.evaluate import to_look_at
-
-    config = resolve(config)
-    common.start_processes(config)
-    mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(config)
+def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     if config.conditional:
         need_every_class(dataset)
-    built = build(config, dataset, mesh)
-    folder, result = common.start_run(
-        "generate", config, dataset, built.task, mesh, built.steps_per_epoch
+    return build(config, dataset, mesh)
+
+
+def run(config: Generate, session: Session) -> Path:
+    """The command; gives the run's folder."""
+    config = resolve(config)
+    done = training.train("generate", config, _build_checked, session)
+    folder, built, dataset, result = done.folder, done.built, done.dataset, done.result
+    names = populations.names(config)
+    numbers = evaluate_generator(
+        config, built, dataset, done.mesh, result.state, folder / "accuracy_score"
     )
-    numbers = evaluate(config, built, dataset, mesh, result.state, folder / "accuracy_score")
-    member, why = distributed.agree(sweeps.best_member(config, populations.names(config), numbers))
+    member, why = distributed.agree(sweeps.best_member(config, names, numbers))
     first = populations.member(config, result.state, member)
     wanted = config.pictures or (built.metrics and populations.size(config) == 1)
     looks = looking.seen(built, first, dataset, member) if wanted else None
-    first = to_look_at(first)
-    if not processes.writes():
+    first = evaluate.to_look_at(first)
+    if not distributed.writes():
         return folder
     records, scored = judging.records(config, built.metrics, numbers, looks)
     common.write_summary(folder, {**numbers, **records}, result)
@@ -272,16 +244,12 @@ def run(config: Generate) -> Path:
     parts: list[Any] = [report.Table(rows, header=("", "value"))]
     compared: list[str] = []
     if config.sweep:
-        (header, *values), compared = sweeps.winners(config, populations.names(config), numbers)
+        (header, *values), compared = sweeps.winners(config, names, numbers)
         parts += [report.Table(values, header=header), report.Text(why)]
-        compared.append(why)
-        rows += [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
-    parts = [*parts, *pictures.figures(built, first, dataset, folder)]
+        compared = [*compared, why]
+        rows = rows + [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
+    parts += pictures.figures(built, first, dataset, folder)
     if config.pictures:
         parts += looking.figures(config, built, first, dataset, folder, looks)
-    report.html_report(folder / "report.html", built.task.name, parts)
-    common.print_table(built.task.name, rows)
-    for sentence in compared:
-        print(f"  {sentence}")
-    print(f"  report: {folder / 'report.html'}")
+    training.write_report(folder, built.task.name, rows, parts, compared)
     return folder

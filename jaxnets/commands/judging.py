@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from jaxnets.commands import checks, classify, common, populations
+import numpy as np
+from jax.sharding import Mesh
 
-if TYPE_CHECKING:
-    import numpy as np
-    from jax.sharding import Mesh
-
-    from jaxnets.data import DataSet, Split
-    from jaxnets.scoring import Judge, Looks
-    from jaxnets.state import TrainState
-
+from jaxnets import evaluate, metrics
+from jaxnets.checkpoint import Checkpoints
+from jaxnets.commands import classify, common, populations, scoring, training
+from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.reading import config_of_run
+from jaxnets.data import DataSet, Split
+from jaxnets.errors import UserError
+from jaxnets.loop import fit
+from jaxnets.parallel import on_this_process, replicate, whole
+from jaxnets.runs import read_run
+from jaxnets.scoring import Judge, Looks, take
+from jaxnets.state import TrainState
 
 T = TypeVar("T")
 
@@ -42,12 +49,6 @@ def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> Tra
       like: a state of the same networks.
       best_by: which number the best has: an accuracy, or a score of `scoring.HIGHER_IS_BETTER`.
     """
-    import sys
-
-    from jaxnets.checkpoint import Checkpoints
-    from jaxnets.commands import scoring
-    from jaxnets.errors import UserError
-
     place = folder / "checkpoints"
     # "12.orbax-checkpoint-tmp" is a save that was cut off.
     if not any(p.name.isdecimal() for p in place.glob("[0-9]*")):
@@ -62,9 +63,6 @@ def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> Tra
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     """The classifier of a `classify` run, to look at images of a data set."""
-    from jaxnets import evaluate
-    from jaxnets.scoring import Judge
-
     model, variables, own, network = _load(folder, dataset, mesh, "judge")
     predict = evaluate.make_predict(model, mesh)
     return Judge(
@@ -80,8 +78,6 @@ def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], A
 
     It can be traced and differentiated; its weights stay as they are.
     """
-    from jaxnets.parallel import on_this_process, whole
-
     model, variables, _, _ = _load(folder, dataset, mesh, "matching CNN")
     fixed = on_this_process(whole(variables))
 
@@ -103,16 +99,12 @@ def for_looking(config: T, mesh: Mesh) -> T:
 
 def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
     """A trained classifier: module, averaged variables, its data set and its network's name."""
-    from jaxnets.errors import UserError
-    from jaxnets.parallel import replicate
-    from jaxnets.runs import read_run
-
     found = read_run(folder)
     if found["experiment"] != "classify":
         raise UserError(
             f"{folder} is a run of `{found['experiment']}`; a {what} must be one of `classify`"
         )
-    config = checks.config_of_run(folder, found, classify.Classify, classify.resolve)
+    config = config_of_run(folder, found, Classify, resolve)
     own = common.load_data(config)
     shapes = [d.splits["test"].inputs.shape[1:] for d in (own, dataset)]
     if shapes[0] != shapes[1]:
@@ -124,7 +116,7 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
     state = populations.member(config, state)
-    return built.model, state.nets["classifier"].averaged, own, config.network
+    return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
 def sample_numbers(
@@ -152,9 +144,6 @@ def sample_numbers(
       Of a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
       without, of `pixel_numbers`.
     """
-    from jaxnets.commands import scoring
-    from jaxnets.scoring import Looks
-
     if judge is None:
         return pixel_numbers(make, dataset, conditional)
     samples = make(dataset.splits["test"].target)
@@ -173,8 +162,6 @@ def variety_numbers(of: Looks) -> dict[str, float]:
     Classes are those that the CNN finds, in samples and in real images alike, so that its errors
     cancel; but images of a class are those of the class asked for, where one can be.
     """
-    from jaxnets import metrics
-
     (logits, features), (real_logits, real_features) = of.made, of.real
     assert logits is not None and real_logits is not None  # a classifier's
     found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
@@ -199,8 +186,6 @@ def pixel_numbers(
     """
     import numpy as np
 
-    from jaxnets import metrics
-
     test = dataset.splits["test"]
     shown = range(min(dataset.num_classes, _PIXEL_CLASSES))
     rows = [np.flatnonzero(test.target == c)[:_PIXEL_EACH] for c in shown]
@@ -214,8 +199,6 @@ def pixel_numbers(
 
 def frechet_numbers(judge: Judge, samples: Split, dataset: DataSet) -> dict[str, float]:
     """Frechet distance of samples from the test images, with its floor and its ceiling."""
-    from jaxnets import evaluate
-
     found = evaluate.frechet_scores(judge.features, samples, dataset.splits["test"])
     return {
         "frechet": found.samples,
@@ -239,7 +222,7 @@ def accuracy_score(
 
 def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> str:
     """What an accuracy score was taken with, to be kept beside it."""
-    config = classify.resolve(classify.Classify(data=dataset.name))
+    config = resolve(Classify(data=dataset.name))
     size = _batch_of(config, len(samples), mesh)
     tested = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
     return (
@@ -248,20 +231,16 @@ def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> st
     )
 
 
-def _batch_of(config: classify.Classify, images: int, mesh: Mesh) -> int:
+def _batch_of(config: Classify, images: int, mesh: Mesh) -> int:
     """One that fits into so many images, and that the devices divide."""
-    return max(1, min(common.given(config.batch_size), images) // mesh.size) * mesh.size
+    return max(1, min(given(config.batch_size), images) // mesh.size) * mesh.size
 
 
 def train_on(
     train: Split, dataset: DataSet, mesh: Mesh, folder: Path, **fields: Any
 ) -> Mapping[str, float]:
     """Trains the data set's default classifier on other images, and tests it on its own."""
-    import numpy as np
-
-    from jaxnets.loop import fit
-
-    config = classify.resolve(classify.Classify(data=dataset.name, eval_every=0.0, **fields))
+    config = resolve(Classify(data=dataset.name, eval_every=0.0, **fields))
     size = _batch_of(config, len(train), mesh)
     config = dataclasses.replace(config, batch_size=size)
     if len(train) < size:
@@ -269,7 +248,7 @@ def train_on(
     splits = {**dataset.splits, "train": train}
     built = classify.build(config, dataclasses.replace(dataset, splits=splits), mesh)
     folder.mkdir(parents=True, exist_ok=True)
-    options = common.fit_options(config, built.steps_per_epoch)
+    options = training.fit_options(config, built.steps_per_epoch)
     return fit(built.task, folder, mesh, options).metrics
 
 
@@ -287,9 +266,6 @@ def records(
     Returns:
       `scores`, with all that it takes to compare them, where there are any; and rows.
     """
-    from jaxnets.commands import scoring
-    from jaxnets.scoring import take
-
     if populations.size(config) > 1:
         names = [name for name in metrics if name != "frechet"]
         return {}, [

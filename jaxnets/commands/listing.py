@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
+from jaxnets import augment, data, losses, models, optimizers, scoring
+from jaxnets.commands.configs import presets, sweeps
+from jaxnets.commands.configs.use import List
+from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
+from jaxnets.files import read_json
+from jaxnets.models.conditioning import CONDITIONING
+from jaxnets.runs import read_run
 
-@dataclasses.dataclass(frozen=True)
-class List:
-    """List data sets, networks, losses, and the runs made so far."""
 
-    runs: Path = Path("runs")
-    """Folder in which to look for runs."""
-
-
-def run(config: List) -> None:
+def run(config: List, session: Session) -> None:
     """The command."""
-    from jaxnets import augment, data, losses, models, optimizers, scoring
-    from jaxnets.commands.configs import presets, sweeps
-    from jaxnets.errors import UserError
-    from jaxnets.models.conditioning import CONDITIONING
-
     if config.runs.exists() and not config.runs.is_dir():
         raise UserError(f"--runs {config.runs} is a file; name a folder of runs")
     if not config.runs.exists() and config.runs != List.runs:
@@ -52,10 +47,6 @@ def run(config: List) -> None:
 
 
 def _describe(path: Path) -> str:
-    from jaxnets.errors import UserError
-    from jaxnets.files import read_json
-    from jaxnets.runs import read_run
-
     try:
         made = read_run(path.parent)
         text = made["experiment"]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxnets.commands import common
+import flax.linen as nn
+import jax
+import numpy as np
 
-if TYPE_CHECKING:
-    import flax.linen as nn
-
-    from jaxnets.commands.generate import Built, Generate
-    from jaxnets.commands.sample import Sample
-    from jaxnets.data import DataSet
-    from jaxnets.scoring import Looks
-    from jaxnets.state import TrainState
+from jaxnets import evaluate, provenance, report, sampling
+from jaxnets.commands import pictures as drawn
+from jaxnets.commands.configs.generate import Generate
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.use import Sample
+from jaxnets.commands.gan_step import Built
+from jaxnets.data import DataSet
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable, write_files
+from jaxnets.scoring import Looks
+from jaxnets.state import TrainState
 
 #: Samples that are mixed with each other: as many rows and columns.
 MIXED = 8
@@ -43,8 +48,6 @@ def truncations(text: str | None) -> list[float]:
     Raises:
       UserError: unless they are numbers in (0, 1], parted by commas.
     """
-    from jaxnets.errors import UserError
-
     found = []
     for part in [] if text is None else text.split(","):
         try:
@@ -71,9 +74,6 @@ def places(config: Sample, grid: Path) -> dict[str, Path]:
     Raises:
       UserError: for a flag that no picture can be made with, or a place that is not to be written.
     """
-    from jaxnets.errors import UserError
-    from jaxnets.files import check_writable
-
     found = {}
     if config.style_mixing is not None:
         if not 1 <= config.style_mixing <= LAST_STAGE:
@@ -91,7 +91,7 @@ def places(config: Sample, grid: Path) -> dict[str, Path]:
 
 def pictures(
     config: Sample,
-    into: dict[str, Path],
+    into: Mapping[str, Path],
     sample: Any,
     generator: nn.Module,
     variables: Any,
@@ -114,11 +114,6 @@ def pictures(
     Raises:
       UserError: if styles are to be mixed and the generator has none.
     """
-    import jax
-
-    from jaxnets import report, sampling
-    from jaxnets.errors import UserError
-
     key = jax.random.key(config.seed)
 
     def at_most(count: int) -> tuple[Any, int]:
@@ -159,8 +154,6 @@ def seen(built: Built, state: TrainState, dataset: DataSet, member: int = 0) -> 
     """What the CNN, if there is one, sees in samples and images; all processes must call it."""
     if built.judge is None:
         return None
-    from jaxnets.scoring import Looks
-
     samples = built.samples_like(state, dataset.splits["test"].target)
     looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
     _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
@@ -185,16 +178,8 @@ def figures(
       folder: of the run.
       looks: of `seen`.
     """
-    import jax
-    import numpy as np
-
-    from jaxnets import evaluate, provenance, report, sampling
-    from jaxnets.commands import gan_step
-    from jaxnets.commands import pictures as drawn
-    from jaxnets.commands.sample import Sample
-
     about = drawn.facts(built.task.name, dataset, state)
-    generator = gan_step.networks(config, dataset)[0]
+    generator = built.generator
     variables = state.nets["generator"].averaged
     count = min(dataset.num_classes, SWEPT)
     asked: Any = np.arange(count, dtype=np.int32) if config.conditional else count
@@ -207,7 +192,7 @@ def figures(
         style_mixing=1 if styled else None,
     )
     walk = evaluate.make_walk(
-        generator, latent_size=common.given(config.latent_size), conditional=config.conditional
+        generator, latent_size=given(config.latent_size), conditional=config.conditional
     )
     frames = walk(variables, jax.random.key(_SEED), asked, _POINTS, _FRAMES)
     moving = drawn.animation([report.grid_png(frame, count) for frame in frames])
@@ -224,7 +209,7 @@ def figures(
     found = []
     for path, (picture, caption) in told.items():
         marked = provenance.mark(picture, {**about, "seed": _SEED})
-        report.write_atomically(path, marked)
+        write_files({path: marked})
         found.append(report.Figure(marked, caption=caption))
     if looks is not None:
         near = drawn.nearest(looks, folder / "samples" / "nearest.png", about)

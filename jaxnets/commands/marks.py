@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import tyro
+import numpy as np
+from PIL import Image
 
+from jaxnets import provenance, watermark
 from jaxnets.commands import checks
-
-if TYPE_CHECKING:
-    import numpy as np
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.use import Marks
+from jaxnets.commands.session import Session
+from jaxnets.errors import UserError
+from jaxnets.files import check_path, write_json
 
 #: Names that files of images end with; a file that is named alone may have any.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -34,38 +37,11 @@ _NO_ARRAYS = (
 _MAX_PIXELS = 32_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Detect:
-    """Tell whether images are marked as synthetic, and carry the watermark of a key."""
-
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """An image, a folder of images, or an .npz that `sample` made."""
-    key: str | None = None
-    """The key that `sample --watermark` was given; without one, only the mark is read."""
-    crop: int = 0
-    """Up to so many pixels, at most 63, may have been cut off at the top and at the left; the more
-    are tried, the stronger the evidence must be."""
-    image_size: tuple[int, int] | int | None = None
-    """Height and width, or one number for both, that the images had when they were made, where they
-    were resized since."""
-    false_positive_rate: float = 0.001
-    """Share of unmarked images that may pass for marked."""
-    json: Path | None = None
-    """Write what was found, of each image, to this file."""
-
-
-def run(config: Detect) -> dict[str, Any]:
+def run(config: Marks, session: Session) -> None:
     """The command."""
-    from jaxnets import provenance, watermark
-    from jaxnets.errors import UserError
-    from jaxnets.files import write_json
-
     checks.json_file(config)
+    constraints.check(config)
     rate = config.false_positive_rate
-    if not 0 < rate < 1:
-        raise UserError(f"--false-positive-rate must be in (0, 1), got {rate}")
-    if not 0 <= config.crop <= watermark.MAX_CROP:
-        raise UserError(f"--crop must be in 0..{watermark.MAX_CROP}, got {config.crop}")
     size = config.image_size
     size = (size, size) if isinstance(size, int) else size
     low, high = watermark.MIN_SIDE, watermark.MAX_SIDE
@@ -104,7 +80,6 @@ def run(config: Detect) -> dict[str, Any]:
     if config.json is not None:
         write_json(config.json, content)
         print(f"written: {config.json}")
-    return content
 
 
 def _told(marks: Mapping[str, Any], marked: list[dict[str, Any]]) -> str:
@@ -133,9 +108,6 @@ def _text(value: Any) -> str:
 
 def _files(path: Path) -> list[Path]:
     """The file, or the images in the folder, by name."""
-    from jaxnets.errors import UserError
-    from jaxnets.files import check_path
-
     check_path(path, "the path")
     if not path.exists():
         raise UserError(f"there is no {path}; give an image, a folder of images, or an .npz")
@@ -153,10 +125,6 @@ def _read(path: Path) -> list[np.ndarray]:
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
-    import numpy as np
-
-    from jaxnets.errors import UserError
-
     try:
         # Of a path, NumPy leaves the file open where it is no zip.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -172,11 +140,6 @@ def _arrays(path: Path) -> list[np.ndarray]:
 
 
 def _picture(path: Path) -> np.ndarray:
-    import numpy as np
-    from PIL import Image
-
-    from jaxnets.errors import UserError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's, on what is odd about a file

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jaxnets.commands.generate import Built
-    from jaxnets.data import DataSet
-    from jaxnets.scoring import Looks
-    from jaxnets.state import TrainState
+import numpy as np
+from PIL import Image
+
+from jaxnets import evaluate, metrics, provenance, report
+from jaxnets.commands.gan_step import Built
+from jaxnets.commands.provenance import fingerprint
+from jaxnets.data import DataSet
+from jaxnets.files import write_files
+from jaxnets.log import read_records
+from jaxnets.scoring import Looks
+from jaxnets.state import TrainState
 
 
 def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
     """PNGs of one size, one after the other and over again, as an animated PNG."""
-    import io
-
-    from PIL import Image
-
     first, *others = [Image.open(io.BytesIO(frame)) for frame in frames]
     buffer = io.BytesIO()
     first.save(
@@ -35,14 +38,11 @@ def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
       dataset: that it was trained on.
       state: of one GAN, whole on this process.
     """
-    from jaxnets import evaluate
-    from jaxnets.commands import provenance
-
     return {
         "model": model,
         "weights": evaluate.digest(state.nets["generator"].averaged),
         "data": dataset.name,
-        **provenance.fingerprint(dataset),
+        **fingerprint(dataset),
     }
 
 
@@ -50,10 +50,8 @@ def preview(
     path: Path, images: Any, columns: int, about: Mapping[str, str], **options: Any
 ) -> None:
     """Writes a grid of generated images with their mark; `options` are those of `grid_png`."""
-    from jaxnets import provenance, report
-
     picture = report.grid_png(images, columns, **options)
-    report.write_atomically(path, provenance.mark(picture, about))
+    write_files({path: provenance.mark(picture, about)})
 
 
 def nearest(
@@ -64,10 +62,6 @@ def nearest(
     Of each class, or of all where samples have none, it shows the sample that is nearest to a
     training image in the CNN's features. Its mark says `about` the generator what `facts` gave.
     """
-    import numpy as np
-
-    from jaxnets import metrics, provenance, report
-
     samples, names = looks.samples, looks.dataset.class_names
     away = looks.memorisation.samples.distance[:, 0]
     if looks.conditional:
@@ -85,8 +79,8 @@ def nearest(
     picture = report.grid_png(
         pixels.reshape(-1, *pixels.shape[2:]), k + 1, row_labels=labels, column_labels=columns
     )
-    marked = provenance.mark(picture, about or {}, composite=True)
-    return report.write_atomically(path, marked)
+    write_files({path: provenance.mark(picture, about or {}, composite=True)})
+    return path
 
 
 def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
@@ -94,11 +88,6 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
 
     The samples are of the state given, that of one GAN.
     """
-    import numpy as np
-
-    from jaxnets import provenance, report
-    from jaxnets.log import read_records
-
     records = [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
     test = dataset.splits["test"]
     classes = min(dataset.num_classes, 20)
@@ -119,7 +108,7 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     )
     about = facts(built.task.name, dataset, state)
     picture = provenance.mark(picture, about, composite=True)
-    report.write_atomically(folder / "samples" / "beside-real.png", picture)
+    write_files({folder / "samples" / "beside-real.png": picture})
     caption = "Samples, and beside them test images"
     caption += " of the same class." if built.conditional else "; the samples have no classes."
     return [

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from jaxnets.commands import common
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnets import data, parallel, population
 from jaxnets.commands.configs import sweeps
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from jax.sharding import Mesh
-
-    from jaxnets.data import Split
-    from jaxnets.state import TrainState
-    from jaxnets.steps import Step
-    from jaxnets.typing import Feeder
+from jaxnets.commands.configs.options import RunOptions
+from jaxnets.data import Split
+from jaxnets.errors import UserError
+from jaxnets.parallel import on_this_process, whole
+from jaxnets.state import TrainState
+from jaxnets.steps import Step
+from jaxnets.typing import Feeder
 
 
-def seeds(config: common.RunOptions) -> list[int]:
+def seeds(config: RunOptions) -> list[int]:
     """The seeds of a run's members; of an ordinary run, its one seed.
 
     Of a sweep, those of all seeds with its first value come first.
@@ -29,7 +33,7 @@ def seeds(config: common.RunOptions) -> list[int]:
     return own if found is None else own * len(found.values)
 
 
-def names(config: common.RunOptions) -> list[str]:
+def names(config: RunOptions) -> list[str]:
     """The members' names, as in `metrics.jsonl`."""
     own = [f"seed-{config.seed + i}" for i in range(config.seeds)]
     found = sweeps.sweep_of(config)
@@ -38,20 +42,18 @@ def names(config: common.RunOptions) -> list[str]:
     return [name if len(own) == 1 else f"{name},{seed}" for name in found.names() for seed in own]
 
 
-def size(config: common.RunOptions) -> int:
+def size(config: RunOptions) -> int:
     """How many networks, or GANs, the run trains."""
     return len(seeds(config))
 
 
-def folder_of(config: common.RunOptions, member: int, folder: Path) -> Path:
+def folder_of(config: RunOptions, member: int, folder: Path) -> Path:
     """Where a member's own files go in a folder of the run: into one of its name, of several."""
     return folder if size(config) == 1 else folder / names(config)[member]
 
 
 def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:
     """What feeds the run: `splits` are the training images of each member."""
-    from jaxnets import data, parallel, population
-
     budget = config.memory_budget_mb << 20
     rows = parallel.own_rows(mesh, batch_size)
     if size(config) == 1:
@@ -63,24 +65,20 @@ def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) 
     )
 
 
-def step(config: common.RunOptions, of_one: Callable[[Mapping[str, Any]], Step]) -> Step:
+def step(config: RunOptions, of_one: Callable[[Mapping[str, Any]], Step]) -> Step:
     """The run's step, made of that of one member.
 
     Args:
       config: of the run.
       of_one: numbers that a sweep varies, by field -> the step of a member with them.
     """
-    from jaxnets import population
-
     if size(config) == 1:
         return of_one({})
     return population.population_step(lambda extra: of_one(sweeps.swept(extra)), names(config))
 
 
-def init(config: common.RunOptions, of_one: Callable[[int], TrainState]) -> TrainState:
+def init(config: RunOptions, of_one: Callable[[int], TrainState]) -> TrainState:
     """The run's first state, made of that of each member (a number from 0 on)."""
-    from jaxnets import population
-
     if size(config) == 1:
         return of_one(0)
     found = sweeps.sweep_of(config)
@@ -90,28 +88,24 @@ def init(config: common.RunOptions, of_one: Callable[[int], TrainState]) -> Trai
     return population.population_state([of_one(i) for i in range(size(config))], hypers)
 
 
-def members(config: common.RunOptions, state: TrainState) -> list[TrainState]:
+def members(config: RunOptions, state: TrainState) -> list[TrainState]:
     """The states of the members."""
-    from jaxnets import population
-
     if size(config) == 1:
         return [state]
     return [population.member_state(state, i) for i in range(size(config))]
 
 
-def member(config: common.RunOptions, state: TrainState, number: int = 0) -> TrainState:
+def member(config: RunOptions, state: TrainState, number: int = 0) -> TrainState:
     """The state of one member, by default the first."""
     return members(config, state)[number]
 
 
-def number_of(config: common.RunOptions, text: str | None) -> int:
+def number_of(config: RunOptions, text: str | None) -> int:
     """The number of the member that a text names: its seed, or its name; by default the first.
 
     Raises:
       UserError: for a text that names none.
     """
-    from jaxnets.errors import UserError
-
     known = names(config)
     if text is None:
         return 0
@@ -123,7 +117,7 @@ def number_of(config: common.RunOptions, text: str | None) -> int:
 
 
 def numbers(
-    config: common.RunOptions, state: TrainState, of_one: Callable[[TrainState, int], Mapping]
+    config: RunOptions, state: TrainState, of_one: Callable[[TrainState, int], Mapping]
 ) -> dict[str, Any]:
     """Numbers of the run: those of its one network, or mean, spread and each member's.
 
@@ -138,8 +132,6 @@ def numbers(
     Raises:
       UserError: if no member is left.
     """
-    from jaxnets.errors import UserError
-
     if size(config) == 1:
         return dict(of_one(state, 0))
     each = [
@@ -156,17 +148,12 @@ def numbers(
 
 def has_diverged(state: TrainState) -> bool:
     """Whether a network of a member is no longer of finite numbers; all processes must ask."""
-    import jax
-    import numpy as np
-
-    from jaxnets.parallel import on_this_process, whole
-
     weights = [(net.params, net.averaged) for net in state.nets.values()]
     leaves = jax.tree.leaves(on_this_process(whole(weights)))
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+def together(config: RunOptions, each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     """The members' numbers as those of the run: of counts and texts no mean is taken.
 
     Args:
@@ -174,8 +161,6 @@ def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]
       each: the numbers of each member, None for one that has diverged.
     """
     import math
-
-    from jaxnets import population
 
     left = [one for one in each if one is not None]
     if size(config) == 1:
@@ -189,7 +174,7 @@ def together(config: common.RunOptions, each: Sequence[Mapping[str, Any] | None]
     return {**found, **{k: v[0] if len(set(v)) == 1 else v for k, v in rest.items()}}
 
 
-def curves(config: common.RunOptions, *shown: str) -> list[str]:
+def curves(config: RunOptions, *shown: str) -> list[str]:
     """Names of the curves to draw: each member's, where a reader can tell them apart."""
     if size(config) == 1 or size(config) * len(shown) > 8:
         return list(shown)
@@ -201,9 +186,6 @@ def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
 
     Those that have diverged are left out, and named.
     """
-    import math
-    import statistics
-
     mean, spread = numbers[name], numbers.get(f"{name}_std")
     own = {k.partition("/")[2]: v for k, v in numbers.items() if k.startswith(f"{name}/")}
     values = [value for value in own.values() if math.isfinite(value)]
@@ -219,7 +201,7 @@ def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
     return text if spread is None else f"{text} +- {format(spread, form)}{without}"
 
 
-def suffix(config: common.RunOptions) -> str:
+def suffix(config: RunOptions) -> str:
     """What a run's title says of its members."""
     if size(config) == 1:
         return ""

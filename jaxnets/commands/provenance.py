@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jaxnets.data import DataSet
+from jaxnets import distributed
+from jaxnets.commands.configs.reading import FINGERPRINT
+from jaxnets.data import DataSet
+from jaxnets.data.listing import differences, read_listing, write_listing
+from jaxnets.errors import UserError
+from jaxnets.runs import read_run
 
-#: Field of a run's `config.json` that stands for its images.
-FINGERPRINT = "data_fingerprint"
 #: File of a run that names what its images were made of, where that is files of the user's.
 _LISTING = "data_files.json.gz"
 #: Fields that say which images are asked for.
@@ -34,9 +36,6 @@ def check(folder: Path | None, experiment: str, asked: Mapping[str, Any], datase
     Raises:
       UserError: names the files that were changed, added or removed.
     """
-    from jaxnets.errors import UserError
-    from jaxnets.runs import read_run
-
     if folder is None or not (folder / "config.json").exists():
         return
     found = read_run(folder)
@@ -59,8 +58,6 @@ def changes(folder: Path, config: Mapping[str, Any], dataset: DataSet) -> str | 
       config: of its `config.json`.
       dataset: the images as they are now.
     """
-    from jaxnets.data.listing import differences, read_listing
-
     began, now = config.get(FINGERPRINT), fingerprint(dataset)[FINGERPRINT]
     if began is None or began == now:
         return None
@@ -73,11 +70,7 @@ def changes(folder: Path, config: Mapping[str, Any], dataset: DataSet) -> str | 
 
 def keep(folder: Path, dataset: DataSet) -> None:
     """Keeps, in the folder of a run that has just been opened, what its images were made of."""
-    import jax
-
-    from jaxnets.data.listing import read_listing, write_listing
-
-    if dataset.listing is None or (folder / _LISTING).exists() or jax.process_index():
+    if dataset.listing is None or (folder / _LISTING).exists() or distributed.index():
         return
     listing = read_listing(dataset.listing)
     if listing is not None:

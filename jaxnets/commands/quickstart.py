@@ -5,43 +5,34 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from jaxnets.commands import classify, common, generate, pictures
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxnets import data, evaluate, parallel, report, runs
+from jaxnets.commands import (
+    checks,
+    classify,
+    common,
+    generate,
+    pictures,
+    provenance,
+    training,
+)
+from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import MAX_STEPS, SEED, Range
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from jaxnets.data import DataSet, Split
-    from jaxnets.evaluate import Predict
-    from jaxnets.state import TrainState
-
+from jaxnets.commands.configs import generate as generate_config
+from jaxnets.commands.configs.quickstart import Quickstart
+from jaxnets.commands.gan_step import Built
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet, Split
+from jaxnets.evaluate import Predict
+from jaxnets.log import read_records
+from jaxnets.loop import fit
+from jaxnets.state import TrainState
 
 _BATCH = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Quickstart(common.CacheOptions):
-    """Train a CNN and a GAN on handwritten digits, and show what they do for each other.
-
-    Takes about two minutes on two CPU cores, and needs no network. Its folders cnn and gan are runs
-    that `evaluate` and `sample` take.
-    """
-
-    run_dir: Path | None = None
-    """The run's folder; by default runs/quickstart-<date>-<time>."""
-    seed: Annotated[int, SEED] = 0
-    """Every random number of the run follows from it."""
-    devices: int | None = None
-    """How many devices to use; by default all."""
-    labels_per_class: int = 5
-    """Labels of each class that the CNN of the last comparison gets."""
-    cnn_steps: Annotated[int, Range(least=1, most=MAX_STEPS)] = 448
-    """Updates of each CNN, on 128 images."""
-    gan_steps: Annotated[int, Range(least=1, most=MAX_STEPS)] = 2000
-    """Updates of each GAN, on 64 images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +46,9 @@ class _Workshop:
 
     def cnn(self, name: str, images: Split) -> _Cnn:
         """A CNN, trained for as many steps whatever the number of images."""
-        import numpy as np
-
-        from jaxnets import evaluate
-
         if len(images) < _BATCH:  # a batch must fit into them
             images = images.take(np.resize(np.arange(len(images)), _BATCH))
-        config = classify.Classify(
+        config = classify_config.Classify(
             data="digits",
             seed=self.config.seed,
             width=0.25,  # four of them are trained, in a minute
@@ -69,13 +56,13 @@ class _Workshop:
             epochs=self.config.cnn_steps * _BATCH / len(images),
             eval_every=0.0,
         )
-        built, result = self._train(classify, classify.resolve(config), name, images)
+        built, result = self._train(classify, classify_config.resolve(config), name, images)
         predict = evaluate.make_predict(built.model, self.mesh)
         return _Cnn(built, result.state, predict)
 
     def gan(self, name: str, images: Split) -> Any:
         """A class-conditional GAN, and a function from labels to samples."""
-        config = generate.Generate(
+        config = generate_config.Generate(
             data="digits",
             seed=self.config.seed,
             batch_size=_BATCH // 2,
@@ -84,12 +71,10 @@ class _Workshop:
             discriminator_learning_rate=5e-4,
             eval_every=0.0,
         )
-        built, result = self._train(generate, generate.resolve(config), name, images)
+        built, result = self._train(generate, generate_config.resolve(config), name, images)
         return built, result.state
 
     def _train(self, experiment: Any, config: Any, name: str, images: Split) -> tuple[Any, Any]:
-        from jaxnets.loop import fit
-
         changed = dataclasses.replace(self.dataset, splits={**self.dataset.splits, "train": images})
         built = experiment.build(config, changed, self.mesh)
         task = dataclasses.replace(built.task, name=name)
@@ -99,14 +84,11 @@ class _Workshop:
         else:
             folder.mkdir(exist_ok=True)
         return built, fit(
-            task, folder, self.mesh, common.fit_options(config, built.steps_per_epoch)
+            task, folder, self.mesh, training.fit_options(config, built.steps_per_epoch)
         )
 
     def _describe(self, experiment: Any, config: Any, folder: Path) -> None:
         """Makes the folder one that `sample` and `evaluate` take: a run of the data set itself."""
-        from jaxnets import runs
-        from jaxnets.commands import provenance
-
         values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
         runs.open_run(folder, experiment.__name__.rpartition(".")[2], values)
 
@@ -128,20 +110,16 @@ class _Cnn:
         return self.built.judge(self.state, split)
 
 
-def run(config: Quickstart) -> Path:
-    """The command."""
-    import numpy as np
-
-    from jaxnets import data, evaluate, parallel
-
+def run(config: Quickstart, session: Session) -> Path:
+    """The command; gives the run's folder."""
     begin = time.monotonic()
     constraints.check(config)
     mesh = parallel.make_mesh(config.devices)
-    common.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
+    checks.check_batch(_BATCH // 2, mesh)  # the GANs' batch is half that of the CNNs
     dataset = data.load("digits")
     train, test = dataset.splits["train"], dataset.splits["test"]
     few = data.take_per_class(train, config.labels_per_class, config.seed)
-    folder = common.open_run("quickstart", config, dataset)
+    folder = training.open_run("quickstart", config, dataset, session)
     workshop = _Workshop(config, dataset, mesh, folder)
 
     # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.
@@ -205,10 +183,6 @@ def run(config: Quickstart) -> Path:
 
 def _together(few: Split, samples: Split) -> Split:
     """The few real images, repeated until they are a fifth of the whole, and the samples."""
-    import numpy as np
-
-    from jaxnets.data import Split
-
     copies = max(1, len(samples) // (4 * len(few)))
     return Split(
         np.concatenate([np.tile(few.inputs, (copies, 1, 1, 1)), samples.inputs]),
@@ -221,12 +195,9 @@ def _report(
     dataset: DataSet,
     rows: list[tuple[str, str]],
     confusion: Any,
-    gan: tuple[generate.Built, TrainState],
+    gan: tuple[Built, TrainState],
     seconds: float,
 ) -> None:
-    from jaxnets import report
-    from jaxnets.log import read_records
-
     records = [r for r in read_records(folder / "cnn" / "metrics.jsonl") if r["split"] == "train"]
     machine = common.machine()
     where = ", ".join(f"{name} {value}" for name, value in machine.items())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from jaxnets.data import DataSet
-    from jaxnets.scoring import Judge, Looks
+from jaxnets.data import DataSet
+from jaxnets.errors import UserError
+from jaxnets.registry import check_name
+from jaxnets.scoring import METRICS, OF_CLASSES, Judge, Looks, take
 
 #: Which numbers say that one generator is better than another -> whether more of it is better.
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -30,18 +30,11 @@ def names_of(text: str, *, conditional: bool) -> list[str]:
     """
     if not text:
         return []
-    from jaxnets.errors import UserError
-    from jaxnets.scoring import METRICS, OF_CLASSES
-
     if text == "all":
         return [name for name in METRICS if conditional or name not in OF_CLASSES]
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in METRICS:
-            raise UserError(
-                f"--metrics {text!r} names the unknown metric {name!r}; known are "
-                f"{', '.join(METRICS)}, and `all`"
-            )
+        check_name("metric", name, [*METRICS, "all"])
         if name in OF_CLASSES and not conditional:
             raise UserError(f"--metrics {name}: the generator makes images without classes")
     return names
@@ -70,8 +63,6 @@ def names_for(
 
 def labels_like(labels: np.ndarray, count: int) -> np.ndarray:
     """So many labels, each class with its share of those given."""
-    import numpy as np
-
     return np.sort(labels)[np.arange(count) * len(labels) // count]
 
 
@@ -86,8 +77,6 @@ def number_name(name: str) -> str:
 
 def numbers(names: Sequence[str], looks: Looks) -> dict[str, float]:
     """The scores as numbers of an evaluation: of a metric of several, the first."""
-    from jaxnets.scoring import take
-
     found = {}
     for name in names:
         called = "samples_frechet_all" if name == "frechet" else number_name(name)

@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
 __all__ = ["ADVERSARIAL_LOSSES", "AdversarialLoss", "adversarial_loss"]
@@ -115,10 +115,15 @@ _LOSSES = [
     ),
 ]
 
-ADVERSARIAL_LOSSES = {
-    loss.name: dataclasses.replace(loss, d_loss=_checked(loss.d_loss), g_loss=_checked(loss.g_loss))
-    for loss in _LOSSES
-}
+ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry(
+    "adversarial loss",
+    {
+        loss.name: dataclasses.replace(
+            loss, d_loss=_checked(loss.d_loss), g_loss=_checked(loss.g_loss)
+        )
+        for loss in _LOSSES
+    },
+)
 
 
 def adversarial_loss(name: str) -> AdversarialLoss:
@@ -127,7 +132,4 @@ def adversarial_loss(name: str) -> AdversarialLoss:
     Raises:
       UserError: if there is none; the message lists those there are.
     """
-    if name not in ADVERSARIAL_LOSSES:
-        known = ", ".join(ADVERSARIAL_LOSSES)
-        raise UserError(f"unknown adversarial loss {name!r}; choose one of {known}.")
     return ADVERSARIAL_LOSSES[name]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnets.errors import UserError
+from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
 __all__ = ["CLASSIFICATION_LOSSES", "classification_loss", "cross_entropy", "focal"]
@@ -109,10 +110,9 @@ def focal(
     return -(_weighted(targets, class_weights) * doubt * log_p).sum(axis=-1)
 
 
-CLASSIFICATION_LOSSES: dict[str, Callable[..., Array]] = {
-    "cross_entropy": cross_entropy,
-    "focal": focal,
-}
+CLASSIFICATION_LOSSES: Registry[Callable[..., Array]] = Registry(
+    "classification loss", {"cross_entropy": cross_entropy, "focal": focal}
+)
 
 
 def classification_loss(name: str) -> Callable[..., Array]:
@@ -121,7 +121,4 @@ def classification_loss(name: str) -> Callable[..., Array]:
     Raises:
       UserError: if there is none; the message lists those there are.
     """
-    if name not in CLASSIFICATION_LOSSES:
-        known = ", ".join(CLASSIFICATION_LOSSES)
-        raise UserError(f"unknown classification loss {name!r}; choose one of {known}.")
     return CLASSIFICATION_LOSSES[name]

@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from jaxnets import ops
 from jaxnets.augment import apply, translate
 from jaxnets.axis import example_keys
-from jaxnets.errors import UserError
 from jaxnets.losses.terms import Play, Term, Weight
+from jaxnets.registry import Registry
 from jaxnets.typing import Array, Metrics, PRNGKey
 
 __all__ = ["PENALTIES", "Penalty", "penalty"]
@@ -166,14 +166,17 @@ def _consistency(critic: Critic, key: PRNGKey, real: Array, fake: Array) -> tupl
     return logits, jnp.square(logits - critic(shifted))
 
 
-PENALTIES: dict[str, Penalty] = {
-    "r1": Penalty("real", _r1),
-    "r2": Penalty("fake", _r2),
-    "r1_r2": Penalty("real", _r1_r2),
-    "wgan_gp": Penalty("between", _wgan_gp),
-    "dragan": Penalty("between", _dragan),
-    "consistency": Penalty("real", _consistency),
-}
+PENALTIES: Registry[Penalty] = Registry(
+    "penalty",
+    {
+        "r1": Penalty("real", _r1),
+        "r2": Penalty("fake", _r2),
+        "r1_r2": Penalty("real", _r1_r2),
+        "wgan_gp": Penalty("between", _wgan_gp),
+        "dragan": Penalty("between", _dragan),
+        "consistency": Penalty("real", _consistency),
+    },
+)
 
 
 def penalty(name: str, weight: Weight = 1.0) -> Penalty:
@@ -182,7 +185,4 @@ def penalty(name: str, weight: Weight = 1.0) -> Penalty:
     Raises:
       UserError: if there is none; the message lists those there are.
     """
-    if name not in PENALTIES:
-        known = ", ".join(PENALTIES)
-        raise UserError(f"unknown penalty {name!r}; choose one of {known}.")
     return dataclasses.replace(PENALTIES[name], weight=weight)

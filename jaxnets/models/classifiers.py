@@ -22,6 +22,7 @@ from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.texts import VDCNN, TextCNN
+from jaxnets.registry import Registry, check_name
 
 __all__ = [
     "CLASSIFIERS",
@@ -108,14 +109,17 @@ def _speed_net(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Mo
 
 
 #: name -> what is known of the classifier.
-CLASSIFIERS: dict[str, ClassifierSpec] = {
-    "lenet5": ClassifierSpec(_lenet5, min_size=4),
-    "alexnet": ClassifierSpec(_alexnet, min_size=8),
-    **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
-    **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
-    **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
-    "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
-}
+CLASSIFIERS: Registry[ClassifierSpec] = Registry(
+    "classifier",
+    {
+        "lenet5": ClassifierSpec(_lenet5, min_size=4),
+        "alexnet": ClassifierSpec(_alexnet, min_size=8),
+        **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
+        **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
+        **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
+        "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
+    },
+)
 
 
 def _m5(column: Column, width: float, **fields: Any) -> nn.Module:
@@ -131,6 +135,8 @@ def _vdcnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
     widths = scale_widths((64, 128, 256, 512), width)
     return VDCNN(vocabulary=column.size, widths=widths, **fields)
 
+
+_ROWS = {"image": "images", "sound": "sounds", "tokens": "texts"}
 
 #: Kind of column -> name -> `(column, width, **fields) -> module` on such rows.
 OTHER_CLASSIFIERS: dict[str, dict[str, Callable[..., nn.Module]]] = {
@@ -167,11 +173,8 @@ def classifier_of(
     if name in own:
         _check_fields(**fields)
         return own[name](column, width, **fields)
-    if column.kind == "tokens" or name not in CLASSIFIERS:
-        names = [*own, *(CLASSIFIERS if column.kind != "tokens" else ())]
-        raise UserError(
-            f"unknown classifier {name!r} of {column.kind}: choose from {', '.join(sorted(names))}"
-        )
+    pictures = () if column.kind == "tokens" else CLASSIFIERS
+    check_name(f"classifier of {_ROWS[column.kind]}", name, [*pictures, *own])
     if not isinstance(column, Sound):
         return make_classifier(name, image_shape=column.shape, width=width, **fields)
     frontend = spectrogram or LogMel(column.rate)
@@ -213,10 +216,6 @@ def make_classifier(
     Raises:
       UserError: the name is unknown, or the network can't take such images, classes or options.
     """
-    if name not in CLASSIFIERS:
-        raise UserError(
-            f"unknown classifier {name!r}; choose from {', '.join(sorted(CLASSIFIERS))}"
-        )
     spec = CLASSIFIERS[name]
     if len(image_shape) != 3:
         raise UserError(

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxnets.layers import class_weights
+from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
 __all__ = ["CONDITIONING", "AuxiliaryClassifier", "ConcatenatedClass"]
@@ -75,8 +76,11 @@ class ConcatenatedClass(nn.Module):
 
 #: Ways for a discriminator to heed classes -> the module around one without, None where a family
 #: does it itself.
-CONDITIONING: dict[str, type[nn.Module] | None] = {
-    "projection": None,
-    "concatenated": ConcatenatedClass,
-    "auxiliary": AuxiliaryClassifier,
-}
+CONDITIONING: Registry[type[nn.Module] | None] = Registry(
+    "conditioning",
+    {
+        "projection": None,
+        "concatenated": ConcatenatedClass,
+        "auxiliary": AuxiliaryClassifier,
+    },
+)

@@ -14,6 +14,7 @@ from jaxnets.models.classifiers import CLASSIFIERS, make_classifier, scale_width
 from jaxnets.models.conditioning import CONDITIONING
 from jaxnets.models.sizes import check_traces, with_fields
 from jaxnets.models.trunk import TrunkDiscriminator
+from jaxnets.registry import Registry
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
 
@@ -168,30 +169,30 @@ def _trunk_discriminator(trunk: str) -> Callable[[_Size], nn.Module]:
 
 
 #: family -> function of a `_Size` and the length of the latents.
-GENERATORS: dict[str, Callable[[_Size, int], nn.Module]] = {
-    "dcgan": _dcgan_generator,
-    "r3gan": _r3gan_generator,
-    "sngan": _sngan_generator,
-    "stylegan2": _stylegan2_generator,
-}
+GENERATORS: Registry[Callable[[_Size, int], nn.Module]] = Registry(
+    "generator",
+    {
+        "dcgan": _dcgan_generator,
+        "r3gan": _r3gan_generator,
+        "sngan": _sngan_generator,
+        "stylegan2": _stylegan2_generator,
+    },
+)
 
 #: name -> function of a `_Size`.
-DISCRIMINATORS: dict[str, Callable[[_Size], nn.Module]] = {
-    "dcgan": _dcgan_discriminator,
-    "r3gan": _r3gan_discriminator,
-    "sngan": _sngan_discriminator,
-    "stylegan2": _stylegan2_discriminator,
-    **{name: _trunk_discriminator(name) for name in CLASSIFIERS},
-}
+DISCRIMINATORS: Registry[Callable[[_Size], nn.Module]] = Registry(
+    "discriminator",
+    {
+        "dcgan": _dcgan_discriminator,
+        "r3gan": _r3gan_discriminator,
+        "sngan": _sngan_discriminator,
+        "stylegan2": _stylegan2_discriminator,
+        **{name: _trunk_discriminator(name) for name in CLASSIFIERS},
+    },
+)
 
 #: Discriminators that can be spectrally normalised.
 _SPECTRAL = ("dcgan", "sngan")
-
-
-def _look_up(kind: str, name: str, registry: dict[str, Any]) -> Any:
-    if name not in registry:
-        raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(registry))}")
-    return registry[name]
 
 
 def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, int, int]:
@@ -266,7 +267,7 @@ def make_generator(
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
     size = _Size(shape, num_classes, width, _check_widths(widths), dtype, tuple(attention))
-    made = _look_up("generator", family, GENERATORS)(size, latent_size)
+    made = GENERATORS[family](size, latent_size)
     made = with_fields(made, fields or {}, "generator")
     if attention or fields:
         check_traces(made, (latent_size,), num_classes)
@@ -310,10 +311,10 @@ def make_discriminator(
       UserError: a name is unknown or a size out of range.
     """
     shape = _check(image_shape, num_classes)
-    around = _look_up("conditioning", conditioning, CONDITIONING)
+    around = CONDITIONING[conditioning]
     around = None if num_classes is None else around
     classes = num_classes if around is None else None
-    build = _look_up("discriminator", name, DISCRIMINATORS)
+    build = DISCRIMINATORS[name]
     if spectral_norm and name not in _SPECTRAL:
         raise UserError(
             f"spectral normalisation is of the discriminators {' and '.join(_SPECTRAL)}, and not "

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxnets.errors import UserError
+from jaxnets.registry import Registry
+
 Values = dict[str, Any]
 
 #: Where nothing else says a value.
@@ -274,23 +277,26 @@ def stylegan2_256() -> Values:
 
 
 #: name -> its function.
-PRESETS: dict[str, Callable[[], Values]] = {
-    preset.__name__: preset
-    for preset in (
-        dcgan_small,
-        sngan_small,
-        r3gan_small,
-        stylegan2_small,
-        dcgan_64,
-        sngan_32,
-        sngan_128,
-        r3gan_32,
-        r3gan_64,
-        r3gan_256,
-        stylegan2_64,
-        stylegan2_256,
-    )
-}
+PRESETS: Registry[Callable[[], Values]] = Registry(
+    "preset",
+    {
+        preset.__name__: preset
+        for preset in (
+            dcgan_small,
+            sngan_small,
+            r3gan_small,
+            stylegan2_small,
+            dcgan_64,
+            sngan_32,
+            sngan_128,
+            r3gan_32,
+            r3gan_64,
+            r3gan_256,
+            stylegan2_64,
+            stylegan2_256,
+        )
+    },
+)
 
 
 def values(name: str | None, generator: str | None, data: str) -> Values:
@@ -304,13 +310,9 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
     Raises:
       UserError: for a preset that there is not, or of another family.
     """
-    from jaxnets.errors import UserError
-
     if name is None:
         small = f"{generator or DEFAULTS['generator']}_small"
         name = small if data in DATA and small in PRESETS else ""
-    if name and name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     own = PRESETS[name]() if name else {}
     family = own.get("generator", generator or DEFAULTS["generator"])
     if generator not in (None, family):

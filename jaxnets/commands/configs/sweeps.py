@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from jaxnets.commands.configs import ramps
+from jaxnets.commands.configs.constraints import flag, is_ramp
+from jaxnets.errors import UserError
 
-if TYPE_CHECKING:
-    from jaxnets.commands.configs.generate import Generate
+T = TypeVar("T")
 
 #: Numbers of the step that members of one program may differ in -> other names for them.
 SCALARS: dict[str, tuple[str, ...]] = {
@@ -72,10 +74,6 @@ def sweep_of(config: Any) -> Sweep | None:
     Raises:
       UserError: for a text that is not NAME=VALUE,..., or a name that is no number of the step.
     """
-    import math
-
-    from jaxnets.errors import UserError
-
     text = getattr(config, "sweep", "")
     if not text:
         return None
@@ -114,36 +112,37 @@ def uses(config: Any, weight: str) -> bool:
     return getattr(config, weight) > 0 or is_swept(config, weight)
 
 
-def check(config: Generate) -> None:
+def check(config: Any) -> None:
     """Fails, in one sentence, for a sweep that means nothing in this run."""
-    from jaxnets.errors import UserError
-
-    found = sweep_of(config)
-    if found is None:
+    sweep = sweep_of(config)
+    if sweep is None:
         return
-    if found.field == "penalty_weight" and config.penalty == "none":
-        raise UserError("--sweep of the penalty's weight: there is no --penalty")
-    if found.field == "augment_probability" and (not config.augment or config.adaptive_augment):
+    needs = {
+        "penalty_weight": ("a penalty: choose one with --penalty", config.penalty != "none"),
+        "augment_probability": (
+            "--augment, and a share that is not adaptive",
+            config.augment and not config.adaptive_augment,
+        ),
+        "auxiliary_weight": ("--conditioning auxiliary", config.conditioning == "auxiliary"),
+        "path_length_weight": ("--generator stylegan2", config.generator == "stylegan2"),
+    }
+    what, met = needs.get(sweep.field, ("", True))
+    if not met:
+        raise UserError(f"--sweep {sweep.field} needs {what}")
+    if is_ramp(getattr(config, sweep.field)):
+        own = flag(sweep.field)
         raise UserError(
-            "--sweep augment_probability needs --augment, and a share that is not adaptive"
-        )
-    if found.field == "auxiliary_weight" and config.conditioning != "auxiliary":
-        raise UserError("--sweep auxiliary_weight is of --conditioning auxiliary")
-    if found.field == "path_length_weight" and config.generator != "stylegan2":
-        raise UserError("--sweep path_length_weight is of generators with styles, as stylegan2")
-    flag = found.field.replace("_", "-")
-    if ramps.is_ramp(getattr(config, found.field)):
-        raise UserError(
-            f"--sweep {flag}: --{flag} goes from one value to another already; leave it out"
+            f"--sweep {sweep.field}: {own} goes from one value to another; leave it out"
         )
 
 
-def each(config: Generate) -> list[Generate]:
+def each(config: T) -> list[T]:
     """The configs whose numbers the members have; of a run without a sweep, its own alone."""
     found = sweep_of(config)
     if found is None:
         return [config]
-    return [config, *(dataclasses.replace(config, **{found.field: v}) for v in found.values)]
+    members = [dataclasses.replace(config, **{found.field: v}) for v in found.values]  # type: ignore[type-var]
+    return [config, *members]
 
 
 def swept(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +161,6 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
     Returns:
       Its number, the least Frechet distance's, and a sentence; 0 and "" where nothing is swept.
     """
-    import math
-
     if sweep_of(config) is None:
         return 0, ""
     distances = [float(numbers.get(f"frechet/{name}", math.nan)) for name in names]
@@ -188,9 +185,6 @@ def winners(
       Rows of a table, a header first, of each value (over the seeds); and sentences that say which
       value has the least Frechet distance, and which the greatest recall.
     """
-    import math
-    import statistics
-
     found = sweep_of(config)
     assert found is not None
     shown = ("frechet", "samples_precision", "samples_recall", "samples_pixel_spread")

@@ -1,0 +1,213 @@
+"""Flags that several commands have, in groups.
+
+A class with a `GROUP` is a group of `--help`, and that is its title; the fields of other classes
+stand before the groups. A command's config inherits from them, so that its fields lie side by side,
+as `config.json` has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import tyro
+
+from jaxnets.commands.configs.constraints import (
+    COUNT,
+    EPOCHS,
+    MAX_MEMBERS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    Range,
+    check,
+)
+from jaxnets.errors import UserError
+
+T = TypeVar("T")
+
+PositionalRun = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Which data set."""
+
+    data: str = "fashion_mnist"
+    """Data set: digits, fashion_mnist, tfds:NAME; or your own images (folder:PATH) or sounds
+    (sounds:PATH), one sub-folder a class; or texts (texts:PATH)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions(Source):
+    """How the images of --data are read."""
+
+    GROUP: ClassVar[str] = "image"
+
+    data_dir: Path | None = None
+    """Where prepared TFDS data sets lie (tfds:NAME); by default TFDS's own folder."""
+    image_size: int | None = None
+    """Resize the shorter side to this and crop the middle square (folder:, tfds:)."""
+    channels: Literal[1, 3] | None = None
+    """Convert to grey (1) or colour (3) (folder:, tfds:)."""
+    skip_bad: bool = False
+    """Leave out images that cannot be used, and count them, instead of stopping (folder:,
+    sounds:, texts:)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaOptions:
+    """How the sounds and texts of --data are read."""
+
+    GROUP: ClassVar[str] = "sound and text"
+
+    rate: int | None = None
+    """Samples a second that sounds are resampled to; by default the most common rate."""
+    seconds: Annotated[float | None, POSITIVE] = None
+    """Length that sounds are cut or padded to; by default what 95 of 100 fit into."""
+    unit: Literal["words", "characters"] | None = None
+    """What a token of a text is; by default a word."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """What every command that compiles has."""
+
+    GROUP: ClassVar[str] = "compilation"
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start need not compile
+    them again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """One run on several processes, on this machine or others."""
+
+    GROUP: ClassVar[str] = "process"
+
+    distributed: bool = False
+    """Work on the run together with other processes: start the same command in each, on storage
+    that all see. Without the next three flags they are those that the cluster tells of (Cloud TPU,
+    Slurm, Kubernetes)."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the others find it. Outside of private networks all need the
+    same secret in the environment, as JAXNETS_SECRET."""
+    process_count: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    start_timeout: Annotated[float, POSITIVE] = 120.0
+    """Seconds that each waits for all others to come."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """When a run is evaluated and saved."""
+
+    GROUP: ClassVar[str] = "checkpoint"
+
+    log_every: Annotated[int, COUNT] = 50
+    """Steps between records of training metrics."""
+    eval_every: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Epochs between evaluations; 0 evaluates at the end only."""
+    save_every: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Epochs between checkpoints; 0 saves at the end only."""
+    keep: Annotated[int, COUNT] = 2
+    """How many of the latest checkpoints are kept."""
+    keep_best: Annotated[int, NOT_NEGATIVE] = 0
+    """How many of the best are kept beside them: by validation accuracy, or what --judge
+    measures of a GAN. `evaluate` and `sample` take the best there is; a run's own report is of its
+    last state."""
+    max_rollbacks: Annotated[int, NOT_NEGATIVE] = 3
+    """How often a run whose numbers are no longer finite goes back to its last good checkpoint, to
+    try other random numbers, before it stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions:
+    """How a step is computed; but for --dtype, the numbers are the same."""
+
+    GROUP: ClassVar[str] = "device"
+
+    mode: Literal["jit", "pmap"] = "jit"
+    """How the step goes onto the devices."""
+    steps_per_call: Annotated[int, COUNT] = 4
+    """Training steps in one call of the compiled program."""
+    micro_batches: Annotated[int, COUNT] = 1
+    """Parts in which a batch is computed, to save memory; gradients add up."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters are float32 in any case."""
+    shard_params: bool = False
+    """Divide parameters, optimiser state and averages among the devices, where they are too large
+    to be whole on each (--mode jit)."""
+    memory_budget_mb: Annotated[int, NOT_NEGATIVE] = 4096
+    """A training split larger than this is streamed from disk instead of kept on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(DataOptions, CheckpointOptions, DeviceOptions, ProcessOptions, CacheOptions):
+    """What every training command has."""
+
+    run_dir: Path | None = None
+    """The run's folder; the same command on the same folder goes on where it stopped. By default
+    runs/<command>-<date>-<time>."""
+    epochs: Annotated[float | None, EPOCHS] = None
+    """Passes over the training images."""
+    seed: Annotated[int, SEED] = 0
+    """Every random number of the run follows from it."""
+    seeds: Annotated[int, Range(least=1, most=MAX_MEMBERS)] = 1
+    """Train this many networks at once in one program, with the seeds from --seed on; their mean
+    and spread are reported."""
+    devices: int | None = None
+    """How many devices to use; by default all."""
+    labels_per_class: int | None = None
+    """Train on this many images of each class only."""
+
+
+#: A run may go on by other processes.
+PROCESS_FIELDS = tuple(field.name for field in dataclasses.fields(ProcessOptions))
+
+#: Fields that say where and how a run is computed, and not what: the same run may go on with
+#: other values of them.
+NOT_WHAT = (
+    "run_dir",
+    "devices",
+    "mode",
+    "steps_per_call",
+    "shard_params",
+    "log_every",
+    "save_every",
+    "keep",
+    "max_rollbacks",
+    "memory_budget_mb",
+    "compilation_cache",
+    "pictures",
+    *PROCESS_FIELDS,
+)
+
+
+def with_preset(config: T, values: Mapping[str, Any]) -> T:
+    """Fills the fields that are None.
+
+    What is left None means none: every field has its value, and `config.json` shows it.
+    """
+    unset = {key: value for key, value in values.items() if getattr(config, key) is None}
+    return dataclasses.replace(config, **unset)  # type: ignore[type-var]
+
+
+def given(value: T | None) -> T:
+    """The value of a field that a preset has filled."""
+    assert value is not None
+    return value
+
+
+def check_numbers(config: RunOptions) -> None:
+    """Fails early, in one sentence, for numbers that no run can be made with."""
+    check(config)
+    if config.seed + config.seeds > 2**31:
+        raise UserError(f"--seeds must be at most {2**31 - config.seed}, got {config.seeds}")
+    if config.shard_params and config.mode != "jit":
+        raise UserError("--shard-params must be left out with --mode pmap, got True")

@@ -1,0 +1,173 @@
+"""What `classify` and `generate` share: what feeds a run, its task, its folder, its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from jax.sharding import Mesh
+
+from jaxnets import data, parallel, report, runs
+from jaxnets.commands import checks, common, populations, processes, provenance
+from jaxnets.commands.configs.options import RunOptions, given
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet, Split
+from jaxnets.distributed import writes
+from jaxnets.loop import fit
+from jaxnets.state import TrainState
+from jaxnets.steps import Step
+from jaxnets.task import Feeder, FitOptions, FitResult, Task
+
+
+class Built(Protocol):
+    """What a command builds of its config: a task, and what else belongs to it."""
+
+    @property
+    def task(self) -> Task:
+        """What the loop runs."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """How many batches the training images make."""
+        ...
+
+
+B = TypeVar("B", bound=Built)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """The training images of a run's members, and how long the run is."""
+
+    trains: Sequence[Split]
+    pipeline: Feeder
+    steps_per_epoch: float
+    total_steps: int
+
+
+def labelled(config: RunOptions, images: Split, seed: int) -> Split:
+    """The training images that --labels-per-class leaves."""
+    if config.labels_per_class is None:
+        return images
+    return data.take_per_class(images, config.labels_per_class, seed)
+
+
+def make_feed(config: RunOptions, trains: Sequence[Split], step_images: int, mesh: Mesh) -> Feed:
+    """What feeds a run whose steps see so many images each."""
+    pipeline = populations.pipeline(config, trains, step_images, mesh)
+    steps_per_epoch = len(trains[0]) / step_images
+    total_steps = checks.total_steps(given(config.epochs), steps_per_epoch)
+    return Feed(trains, pipeline, steps_per_epoch, total_steps)
+
+
+def make_task(
+    config: RunOptions,
+    name: str,
+    feed: Feed,
+    init: Callable[[int], TrainState],
+    step: Step,
+    scores: Callable[[TrainState, int], Mapping[str, Any]],
+    **rest: Any,
+) -> Task:
+    """The run's task, made of what is one member's.
+
+    Args:
+      config: of the run.
+      name: of one member's task.
+      feed: of the run.
+      init: number of a member -> its first state.
+      step: of the run.
+      scores: (a member's state, its number) -> its numbers.
+      rest: further fields of the task.
+    """
+    return Task(
+        name=name + populations.suffix(config),
+        init=lambda: populations.init(config, init),
+        step=step,
+        pipeline=feed.pipeline,
+        total_steps=feed.total_steps,
+        evaluate=lambda state: populations.numbers(config, state, scores),
+        **rest,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished(Generic[B]):
+    """A run that has been trained to its end."""
+
+    mesh: Mesh
+    dataset: DataSet
+    built: B
+    folder: Path
+    result: FitResult
+
+
+def train(
+    experiment: str,
+    config: Any,
+    build: Callable[[Any, DataSet, Mesh], B],
+    session: Session,
+) -> Finished[B]:
+    """Loads the data, opens the run's folder and trains to the end."""
+    processes.start(config, session.hint)
+    mesh = parallel.make_mesh(config.devices)
+    dataset = common.load_data(config)
+    built = build(config, dataset, mesh)
+    options = fit_options(config, built.steps_per_epoch)
+    folder = open_run(experiment, config, dataset, session)
+    options = dataclasses.replace(options, resume_hint=session.hint())
+    return Finished(mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
+
+
+def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
+    """The loop's options, with epochs turned into steps."""
+
+    def steps(epochs: float) -> int:
+        return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
+
+    return FitOptions(
+        mode=options.mode,
+        steps_per_call=options.steps_per_call,
+        shard_params=options.shard_params,
+        log_every=options.log_every,
+        eval_every=steps(options.eval_every),
+        save_every=steps(options.save_every),
+        keep=options.keep,
+        keep_best=options.keep_best,
+        max_rollbacks=options.max_rollbacks,
+    )
+
+
+def open_run(experiment: str, config: Any, dataset: DataSet, session: Session) -> Path:
+    """Makes or finds the run's folder, and says where it is."""
+    values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
+    processes.check_data(dataset.name, dataset.fingerprint)
+
+    def make() -> Path:
+        provenance.check(config.run_dir, experiment, values, dataset)
+        defaults = {**common.experiment_values(type(config)()), **getattr(config, "BEFORE", {})}
+        folder = runs.open_run(config.run_dir, experiment, values, defaults=defaults)
+        provenance.keep(folder, dataset)
+        return folder
+
+    session.run_dir = processes.share_folder(make)
+    if writes():
+        print(f"run folder: {session.run_dir}", flush=True)
+    return session.run_dir
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    rows: list[tuple[str, str]],
+    parts: Sequence[Any],
+    sentences: Sequence[str] = (),
+) -> None:
+    """Writes the run's report, and prints its table, some sentences and where it is."""
+    report.html_report(folder / "report.html", title, parts)
+    common.print_table(title, rows)
+    for line in (*sentences, f"report: {folder / 'report.html'}"):
+        print(f"  {line}")
