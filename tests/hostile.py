@@ -334,7 +334,7 @@ LINES: list[tuple[str, ...]] = [
     ("evaluate gan --no-accuracy-score", "--judge"),
     ("evaluate gan", "no checkpoint"),
     ("evaluate gan --metrics kid", "--judge"),
-    ("evaluate gan --metrics kid,fid", "'fid'", "frechet, kid"),
+    ("evaluate gan --metrics kid,fid", '"fid"', "frechet, kid"),
     ("evaluate gan --metrics kid --samples 0", "--samples"),
     ("evaluate gan --samples 9", "--metrics"),
     ("evaluate classifier --metrics kid", "--metrics"),

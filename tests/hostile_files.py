@@ -1,5 +1,6 @@
 """Files of runs that no command can use: configurations, records, checkpoints."""
 
+import dataclasses
 import json
 import os
 import random
@@ -103,13 +104,14 @@ def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple
     draw = random.Random(seed)
     for kind in (classify.Classify, generate.Generate):
         name = kind.__name__.lower()
-        for field, hint in get_type_hints(kind).items():
+        hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+        for field, hint in hints.items():
             odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
             yield name, {field: draw.choice(odd)}, (f"`{field}`",)
         # Those of each command, and where the values are from, which a later version may not have.
         not_kept = ("devices", "run_dir", "judge", "preset", *PROCESS_FIELDS)
         for field, pool in pools(draw).items():
-            if field in get_type_hints(kind) and field not in not_kept:
+            if field in hints and field not in not_kept:
                 value = draw.choice([v for v in pool if "tfds:" not in str(v)])
                 words = words_of(field, value)
                 yield name, {field: str(value) if isinstance(value, Path) else value}, words

@@ -199,10 +199,10 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_flags_of_a_newcomer_stand_before_the_groups(command, cli):
-    _, out, _ = cli(*command.split(), "--help")
-    first = out.partition(" options ─")[0] if " options ─" in out else out
-    assert 1 < len(re.findall(r"^│ --?\w", first.partition("╭─ options")[2], re.M)) <= 16
+def test_the_flags_of_a_newcomer_stand_before_the_groups(command):
+    out = python("-X", "utf8", "-m", "experiments", command, "--help").stdout
+    first = out.partition("╭─ options ─")[2].partition("╰")[0]
+    assert 1 <= len(re.findall(r"^│ --?\w", first, re.M)) <= 16  # -h, and fifteen
     for title in re.findall(r"╭─ (\w+) options ─", out):
         box = out.partition(f"╭─ {title} options ─")[2].partition("╰")[0]
         assert "───" in box, f"the {title} options have no description"

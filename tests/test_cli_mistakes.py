@@ -11,6 +11,7 @@ from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, assert_one_error
 from experiments.__main__ import commands
+from jaxnets.commands.program import COMMANDS, EVIDENCE, Program
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -175,3 +176,11 @@ def test_a_judge_of_images_of_another_size_is_refused(cli, workplace):
     config = {"data": f"folder:{images}", "network": "lenet5"}
     (judge / "config.json").write_text(json.dumps({"experiment": "classify", "config": config}))
     assert_one_error(cli(*GENERATE, "--judge", judge), "16x16x3", "8x8x1")
+
+
+@pytest.mark.parametrize("command", EVIDENCE)
+def test_what_is_not_installed_says_where_it_is(command, capsys):
+    assert Program("jaxnets", COMMANDS).main([command, "--help"]) == 2
+    said = f"call `python -m experiments {command}` there\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert commands.parse([command, *(["quickstart"] if command == "reproduce" else [])])

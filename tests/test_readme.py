@@ -16,7 +16,8 @@ PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
 def command_lines():
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"python -m experiments ([a-z][^`\n|#]*)", text):
+        program = r"(?:python -m experiments|(?:^ {4,}|`|&& )jaxnets)"
+        for line in re.findall(rf"{program} ([a-z][^`\n|#]*)", text, re.MULTILINE):
             if not re.search(r"[A-Z]{3}", line):  # NAME and RUN stand for something
                 yield line.strip().rstrip(".:;,")
 
@@ -27,7 +28,7 @@ def test_every_command_parses(line):
 
 
 def test_there_are_commands():
-    assert len(set(command_lines())) >= 8
+    assert len(set(command_lines())) >= 20
 
 
 def test_the_examples_in_python_learn(capsys, tmp_path, monkeypatch):

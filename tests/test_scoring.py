@@ -125,7 +125,7 @@ def test_names():
         with pytest.raises(UserError, match=f"{name}: the generator makes images without classes"):
             scoring.names_of(f"kid,{name}", conditional=False)
     for text in ("fid", "kid,", "kid, frechet", "KID"):
-        with pytest.raises(UserError, match="no metric"):
+        with pytest.raises(UserError, match="no score for --metrics"):
             scoring.names_of(text, conditional=True)
 
 

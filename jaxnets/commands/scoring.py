@@ -34,7 +34,7 @@ def names_of(text: str, *, conditional: bool) -> list[str]:
         return [name for name in METRICS if conditional or name not in OF_CLASSES]
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
-        check_name("metric", name, [*METRICS, "all"])
+        check_name("score for --metrics", name, [*METRICS, "all"])
         if name in OF_CLASSES and not conditional:
             raise UserError(f"--metrics {name}: the generator makes images without classes")
     return names
