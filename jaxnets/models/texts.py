@@ -51,7 +51,8 @@ class _Linear(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, *, train: bool) -> Array:
         after = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-        mixed = tokens.astype(jnp.uint32) * 2654435761 + after.astype(jnp.uint32) * 40503
+        factors = jnp.array([2654435761, 40503], jnp.uint32)  # Knuth's, and a smaller one like it
+        mixed = tokens.astype(jnp.uint32) * factors[0] + after.astype(jnp.uint32) * factors[1]
         pairs = jnp.where(after > 0, self.vocabulary + (mixed % _PAIRS).astype(jnp.int32), 0)
         terms = jnp.concatenate([tokens, pairs], axis=1)
         shape = (self.vocabulary + _PAIRS, self.num_classes)
