@@ -63,7 +63,7 @@ class MediaOptions:
 
     GROUP: ClassVar[str] = "sound and text"
 
-    rate: int | None = None
+    rate: Annotated[int | None, COUNT] = None
     """Samples a second that sounds are resampled to; by default the most common rate."""
     seconds: Annotated[float | None, POSITIVE] = None
     """Length that sounds are cut or padded to; by default what 95 of 100 fit into."""
