@@ -63,6 +63,7 @@ class Game:
     stateful: Sequence[Stateful]
     ema_decay: Array | float | optax.Schedule | None
     micro_batches: int
+    num_classes: int | None = None
 
     @property
     def extra(self) -> dict[str, ArrayLike]:
@@ -131,6 +132,7 @@ def game_step(
     stateful: Sequence[Stateful] = (),
     ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
+    num_classes: int | None = None,
 ) -> Game:
     """A step made of moves in turn, each against the other networks as they now are.
 
@@ -143,6 +145,8 @@ def game_step(
       ema_decay: of the moving average of each network that was initialised with one, a number or a
         function of the step.
       micro_batches: see `descend`; applies to every update.
+      num_classes: K of a game whose targets are classes; `jaxnets.fit` then looks whether all
+        labels lie in 0 .. K - 1 before it trains.
 
     Returns:
       A step with the metrics of all objectives, and each move's `grad_norm` and `finite/...` (see
@@ -156,7 +160,7 @@ def game_step(
     names = [name for each in stateful for name in each.extra]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two terms of one step keep {twice[0]!r} in the state; choose one of them")
-    return Game(tuple(moves), tuple(stateful), ema_decay, micro_batches)
+    return Game(tuple(moves), tuple(stateful), ema_decay, micro_batches, num_classes)
 
 
 def terms_of(player: str, terms: Sequence[Term], key: PRNGKey) -> list[tuple[Term, PRNGKey]]:

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.data import Pipeline, Split, make_pipeline
+from jaxnets.data import Split, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
-from jaxnets.typing import Array, Batch, Metrics, PyTree
+from jaxnets.typing import Array, Batch, Feeder, Metrics, PyTree
 
 __all__ = [
     "PopulationPipeline",
@@ -136,7 +136,7 @@ class PopulationPipeline:
         own.
     """
 
-    def __init__(self, members: Sequence[Pipeline], *, shared: bool):
+    def __init__(self, members: Sequence[Feeder], *, shared: bool):
         """Joins pipelines.
 
         Args:
@@ -168,6 +168,11 @@ class PopulationPipeline:
         """The members' batches of one step, leaves [N, B, ...]."""
         fetch = jax.vmap(self._members[0].fetch, in_axes=(None if self._shared else 0, 1))
         return fetch(source, feed)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Fails for a label of any member outside 0 .. K - 1."""
+        for member in self._members:
+            member.check_classes(num_classes)
 
     def close(self) -> None:
         """Ends reader threads."""

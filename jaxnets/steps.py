@@ -83,4 +83,5 @@ def classifier_step(
         [Move("classifier", objective, optimizer)],
         ema_decay=ema_decay,
         micro_batches=micro_batches,
+        num_classes=getattr(model, "num_classes", None),
     )

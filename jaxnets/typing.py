@@ -11,7 +11,8 @@ Array = jax.Array
 PRNGKey = jax.Array
 PyTree = Any
 
-#: `inputs` [B, *spatial, C] float32 in [-1, 1], `target` [B] int32, `mask` [B] (False on padding).
+#: `inputs` [B, ...] and, of labelled examples, `target` [B, ...], as their columns decode them, and
+#: `mask` [B] (False on padding). Images are [B, H, W, C] float32 in [-1, 1], classes [B] int32.
 Batch = Mapping[str, jax.Array]
 
 #: Name -> `jaxnets.metrics.Mean` (a sum and a count), so that steps and devices merge exactly.
@@ -22,7 +23,11 @@ DATA_AXIS = "data"
 
 
 class Feeder(Protocol):
-    """What the loop asks of a data pipeline (see `jaxnets.data.pipeline`)."""
+    """What the loop asks of training data (see `jaxnets.data.pipeline`).
+
+    Of several processes each is fed its own rows of every batch; the order is that of all of them,
+    so that the batches are those of one process.
+    """
 
     batch_size: int
 
@@ -42,6 +47,10 @@ class Feeder(Protocol):
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
         """The batch of one step, inside the compiled program."""
+        ...
+
+    def check_classes(self, num_classes: int) -> None:
+        """Fails for a label outside 0 .. K - 1, where labels can be looked at before training."""
         ...
 
     def close(self) -> None:

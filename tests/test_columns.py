@@ -1,6 +1,7 @@
 """Columns: what every kind of data must do, and splits that are no images of classes."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,11 +11,14 @@ from jaxnets import columns, provenance, report
 from jaxnets.columns import Classes, Image, Sound, Tokens
 from jaxnets.data import DataSet, ResidentPipeline, Split, StreamingPipeline, eval_batches
 from jaxnets.errors import UserError
-from jaxnets.losses import adversarial_loss
-from jaxnets.models import make_gan
+from jaxnets.loop import fit
+from jaxnets.losses import adversarial_loss, cross_entropy
+from jaxnets.models import make_classifier, make_gan
 from jaxnets.optimizers import make_optimizer
+from jaxnets.parallel import make_mesh
 from jaxnets.state import TrainState, init_net
-from jaxnets.steps import adversarial_step
+from jaxnets.steps import adversarial_step, classifier_step
+from jaxnets.task import FitOptions, Task
 
 SHAPE = (8, 8, 1)
 
@@ -128,3 +132,26 @@ def test_a_data_set_of_arrays_names_its_classes_itself():
 def test_arrays_that_are_not_as_their_column_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         Split(**arguments)
+
+
+@pytest.mark.parametrize("kind", [ResidentPipeline, StreamingPipeline])
+def test_labels_that_count_from_one_are_named_before_the_training(kind, tmp_path):
+    images, labels = np.zeros((16, *SHAPE), np.uint8), np.arange(16, dtype=np.int32) % 10 + 1
+    model, adam = (
+        make_classifier("speed_net", num_classes=10, image_shape=SHAPE, width=0.1),
+        make_optimizer("adam", 1e-3),
+    )
+    net = partial(init_net, model, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
+    task = Task(
+        "labels from one",
+        lambda: TrainState.create(
+            jax.random.key(0), {"classifier": net(train=False, optimizer=adam)}
+        ),
+        classifier_step(model, cross_entropy, adam),
+        kind(Split(images, labels), 8, seed=0),
+        total_steps=2,
+        evaluate=lambda state: {},
+    )
+    with pytest.raises(UserError, match=r"label 10 of example 9 in .* is outside 0\.\.9"):
+        fit(task, tmp_path, make_mesh(1), FitOptions())
+    assert not list(tmp_path.iterdir())

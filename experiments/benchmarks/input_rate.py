@@ -20,7 +20,8 @@ from jaxnets.errors import UserError
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxnets.data import Pipeline, Split
+    from jaxnets.data import Split
+    from jaxnets.typing import Feeder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(config: Input) -> dict[str, Any]:
             f"the images are {height}x{width}, and the network of this benchmark takes square "
             f"ones; add --image-size {min(height, width)}"
         )
-    pipelines: dict[str, Pipeline] = {
+    pipelines: dict[str, Feeder] = {
         "resident": data.ResidentPipeline(train, config.batch_size, config.seed),
         "streaming": data.StreamingPipeline(train, config.batch_size, config.seed),
     }
@@ -172,7 +173,7 @@ def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
     return call
 
 
-def _feed(config: Input, pipeline: Pipeline) -> Callable[[], Any]:
+def _feed(config: Input, pipeline: Feeder) -> Callable[[], Any]:
     """What the host does for one call."""
     at = 0
 
@@ -185,7 +186,7 @@ def _feed(config: Input, pipeline: Pipeline) -> Callable[[], Any]:
     return call
 
 
-def _deliver(pipeline: Pipeline, feed: Callable[[], Any], mesh: Mesh) -> Callable[[], Any]:
+def _deliver(pipeline: Feeder, feed: Callable[[], Any], mesh: Mesh) -> Callable[[], Any]:
     """All of it: what is fed goes to the devices, and becomes batches there."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec

@@ -20,7 +20,7 @@ from jaxnets import evaluate, optimizers
 
 if TYPE_CHECKING:
     from jaxnets.commands.configs.classify import Classify
-    from jaxnets.data import Pipeline, Split
+    from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
 
 __all__ = ["Recipe", "TorchTraining", "augmented"]
 
@@ -37,7 +37,7 @@ class TorchTraining:
         config: Classify,
         module: Any,
         variables: Mapping[str, Any],
-        pipeline: Pipeline,
+        pipeline: ResidentPipeline | StreamingPipeline,
         train: Split,
         test: Split,
         total_steps: int,

@@ -12,7 +12,6 @@ from jaxnets.data.dataset import (
 from jaxnets.data.inspect import contact_sheet, describe, example_page
 from jaxnets.data.pipeline import (
     Order,
-    Pipeline,
     ResidentPipeline,
     StreamingPipeline,
     eval_batches,
@@ -24,7 +23,6 @@ __all__ = [
     "DATA_SOURCES",
     "DataSet",
     "Order",
-    "Pipeline",
     "ResidentPipeline",
     "Split",
     "StreamingPipeline",

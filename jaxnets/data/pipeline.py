@@ -10,19 +10,18 @@ sends positions, the other reads ahead on the host and sends rows.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.columns import Column, infer
+from jaxnets.columns import Classes, Column, infer
 from jaxnets.data.dataset import Split, first_unreadable, generator, read_rows
 from jaxnets.errors import UserError
 from jaxnets.typing import Batch, PyTree
 
 __all__ = [
     "Order",
-    "Pipeline",
     "ResidentPipeline",
     "StreamingPipeline",
     "eval_batches",
@@ -90,41 +89,15 @@ class Order:
             return permutation
 
 
-class Pipeline(Protocol):
-    """What the loop asks of training data.
-
-    Of several processes each is fed its own rows of every batch; the order is that of all of them,
-    so that the batches are those of one process.
-
-    Attributes:
-      batch_size: examples in a batch, over all devices of all processes.
-      num_examples: examples in an epoch.
-      order: which example stands where.
-      source: arrays to put on the device once and to hand to every compiled call.
-    """
-
-    batch_size: int
-    num_examples: int
-    order: Order
-    source: PyTree
-
-    def feed(self, first_step: int, steps: int) -> PyTree:
-        """NumPy arrays with leading axes [steps, own rows] for steps from `first_step` on."""
-        ...
-
-    def fetch(self, source: PyTree, feed: PyTree) -> Batch:
-        """The batch of one step, as a pure function to be compiled with the step."""
-        ...
-
-    def close(self) -> None:
-        """Stops what runs in the background."""
-        ...
-
-
 def _batch(rows: Mapping[str, Any], columns: Mapping[str, Column]) -> Batch:
     """Stored rows as networks see them."""
     decoded = {name: columns[name].decode(of_name) for name, of_name in rows.items()}
     return {**decoded, "mask": jnp.ones(len(rows["inputs"]), bool)}
+
+
+def _check_classes(split: Split, num_classes: int) -> None:
+    classes = Classes(tuple(map(str, range(num_classes))))
+    classes.check(split.target, "the training examples")
 
 
 class ResidentPipeline:
@@ -162,6 +135,10 @@ class ResidentPipeline:
             name: of_name.at[feed].get(mode="promise_in_bounds") for name, of_name in source.items()
         }
         return _batch(rows, self._split.columns)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Fails for a label outside 0 .. K - 1."""
+        _check_classes(self._split, num_classes)
 
     def close(self) -> None:
         """Nothing runs in the background."""
@@ -221,6 +198,11 @@ class StreamingPipeline:
         """Decodes the rows of one step; `source` is empty."""
         del source
         return _batch(feed, self._columns)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Fails for a label outside 0 .. K - 1, where the labels are at hand: in a split."""
+        if isinstance(self._examples, Split):
+            _check_classes(self._examples, num_classes)
 
     def close(self) -> None:
         """Stops the reading threads. A later `feed` starts them again."""
