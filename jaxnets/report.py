@@ -23,7 +23,6 @@ from jaxnets.files import write_files
 
 __all__ = [
     "Audio",
-    "Clip",
     "Figure",
     "Section",
     "Table",
@@ -36,10 +35,8 @@ __all__ = [
 
 #: Gaps and letters of a grid: a dark mount looks right on light and dark pages.
 _MOUNT, _LETTERS, _NAN = (32, 33, 36), (232, 234, 237), (255, 0, 255)
-_CELL, _WIDEST = (
-    64,
-    1600,
-)  # pixels: a cell is enlarged to the first, unless the grid passes the second
+#: Pixels: a cell is enlarged to the first, unless the grid passes the second.
+_CELL, _WIDEST = 64, 1600
 
 #: Line colours that can be told apart on white and on near-black, by most colour-blind readers too.
 _LINES = ("#3b82f6", "#e8793a", "#16a34a", "#c0439b", "#0e9aa7", "#a37f00", "#8b6cf0", "#d64545")
@@ -287,19 +284,10 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
-    """A sound: its name, a WAV file's bytes, and a PNG's that shows it."""
-
-    name: str
-    wav: bytes
-    image: bytes
-
-
-@dataclasses.dataclass(frozen=True)
 class Audio:
-    """Sounds with their pictures and players."""
+    """Sounds with players: of each its name, a WAV file's bytes, and those of a PNG of it."""
 
-    clips: Sequence[Clip]
+    clips: Sequence[tuple[str, bytes, bytes]]
     caption: str = ""
     heading: str = ""
 
@@ -334,9 +322,8 @@ def _picture(figure: Figure) -> str:
     return f"<figure><div class=scroll>{body}</div>{caption}</figure>"
 
 
-def _player(clip: Clip) -> str:
-    code = base64.b64encode(clip.wav).decode()
-    picture = _picture(Figure(clip.image, clip.name))
+def _player(name: str, wav: bytes, png: bytes) -> str:
+    code, picture = base64.b64encode(wav).decode(), _picture(Figure(png, name))
     return f'{picture}<audio controls src="data:audio/wav;base64,{code}"></audio>'
 
 
@@ -348,7 +335,7 @@ def _section(section: Section) -> str:
         body = _picture(section)
     elif isinstance(section, Audio):
         note = f"<p class=note>{html.escape(section.caption)}</p>" if section.caption else ""
-        body = "".join(_player(clip) for clip in section.clips) + note
+        body = "".join(_player(*clip) for clip in section.clips) + note
     else:
         parts = section.body.split("\n\n")
         body = "".join(f"<p>{html.escape(part.strip())}</p>" for part in parts if part.strip())

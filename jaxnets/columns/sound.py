@@ -14,7 +14,7 @@ import numpy as np
 from jaxnets.files import write_files
 from jaxnets.frontends import LogMel
 from jaxnets.provenance import record
-from jaxnets.report import Audio, Clip, grid_png
+from jaxnets.report import Audio, grid_png
 
 __all__ = ["Sound"]
 
@@ -63,7 +63,7 @@ class Sound:
             picture = np.asarray(frontend.apply({}, self.decode(row[None]))) / 3
             picture = picture.transpose(0, 2, 1, 3)[:, ::-1]
             name = str(place) if names is None else names[place]
-            clips.append(Clip(name, _wav(row, self.rate), grid_png(picture, 1, scale=2)))
+            clips.append((name, _wav(row, self.rate), grid_png(picture, 1, scale=2)))
         return Audio(clips)
 
     def write(

@@ -1,10 +1,6 @@
 """The plain method that a network on texts has to beat: TF-IDF with logistic regression."""
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 
 from jaxnets.columns import Tokens
 from jaxnets.data import Split
@@ -26,6 +22,11 @@ def tfidf_accuracy(train: Split, test: Split) -> tuple[float, str]:
     Returns:
       Accuracy on the test texts, and a description of the model.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
     column = train.columns["inputs"]
     assert isinstance(column, Tokens)
     vectorizer = TfidfVectorizer(

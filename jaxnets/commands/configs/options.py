@@ -36,8 +36,8 @@ class Source:
     """Which data set."""
 
     data: str = "fashion_mnist"
-    """Data set: digits, fashion_mnist, tfds:NAME; or your own images (folder:PATH) or sounds
-    (sounds:PATH), one sub-folder a class; or texts (texts:PATH)."""
+    """Data set: digits, fashion_mnist, tfds:NAME, folder:PATH (a sub-folder of images a class),
+    sounds:PATH (likewise of sounds), or texts:PATH (a table or sub-folders)."""
 
 
 @dataclasses.dataclass(frozen=True)
