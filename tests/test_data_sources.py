@@ -83,7 +83,7 @@ def test_options_out_of_range():
         load("folder:x", channels=2)
     with pytest.raises(UserError, match="not 0x4"):
         load("folder:x", image_size=(0, 4))
-    with pytest.raises(UserError, match="digits takes no image_size; it is for tfds: and folder:"):
+    with pytest.raises(UserError, match="digits takes no image size; it is for tfds: and folder:"):
         load("digits", image_size=16)
 
 

@@ -97,7 +97,7 @@ MISTAKES = [
     ("classify --data sounds:tones --seconds 0.001", "choose", "--seconds"),
     ("classify --data sounds:tones --seconds 0.01 --rate 8000", "shorter than a frame"),
     ("classify --data sounds:tones --flip True", "--flip", "images"),
-    ("classify --data sounds:tones --image-size 8", "takes no image_size"),
+    ("classify --data sounds:tones --image-size 8", "takes no image size"),
     ("classify --data sounds:tones --network text_cnn", "text_cnn", "lenet5"),
     ("classify --data texts:opinions.csv --network speed_net", "speed_net", "text_cnn"),
     ("classify --data texts:opinions.csv --mixup 0.2", "--mixup", "words"),

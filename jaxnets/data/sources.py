@@ -103,7 +103,9 @@ def load(
     for option, value in options.items():
         if value is not None and option not in (*takes, *_ALWAYS):
             able = [key for key, (_, names) in DATA_SOURCES.items() if option in names]
-            raise UserError(f"{name} takes no {option}; it is for {' and '.join(able)}")
+            raise UserError(
+                f"{name} takes no {option.replace('_', ' ')}; it is for {' and '.join(able)}"
+            )
     return load_it(name, **{option: options[option] for option in takes})
 
 
