@@ -116,7 +116,7 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
     built.task.pipeline.close()
     state = trained(folder, replicate(built.task.init(), mesh))
     state = populations.member(config, state)
-    return built.model, state.nets["classifier"].averaged, own, config.network
+    return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
 def sample_numbers(
