@@ -14,7 +14,7 @@ from experiments.benchmarks.configs import Scores
 from jaxnets import evaluate, parallel
 from jaxnets.commands import checks, classify, common, judging, memory
 from jaxnets.commands.configs.classify import Classify, resolve
-from jaxnets.commands.configs.options import DataOptions
+from jaxnets.commands.configs.options import DataOptions, given
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.scoring import METRICS, Judge, Looks, take
@@ -56,7 +56,8 @@ def _judge(config: Scores, dataset: DataSet, mesh: Any) -> Judge:
     built.task.pipeline.close()
     variables = parallel.replicate(built.task.init(), mesh).nets["classifier"].averaged
     predict = evaluate.make_predict(built.model, mesh)
-    return Judge(partial(predict, variables), options.network, "untrained", knows_classes=True)
+    network = given(options.network)
+    return Judge(partial(predict, variables), network, "untrained", knows_classes=True)
 
 
 def _round(judge: Judge, samples: Split, dataset: DataSet, mesh: Any) -> dict[str, float]:
