@@ -81,7 +81,8 @@ class Program:
 
         Returns:
           The exit code: 0, or the command's own; 2 for what the user can put right, after one
-          sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved.
+          sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved; 141, as of any
+          Unix command, where the reader of a pipe has left before there was a run.
         """
         return _end(*self._run(self._session(arguments)))
 
@@ -123,7 +124,9 @@ class Program:
             if error.strerror is None:
                 processes.end_by(error)
                 raise
-            _give_up_full_output()
+            _give_up_output()
+            if isinstance(error, BrokenPipeError) and session.run_dir is None:
+                return 128 + signal.SIGPIPE, "", False
             place = f" {error.filename}" if error.filename else ""
             return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
         except Interrupted as error:
@@ -176,8 +179,8 @@ def _report_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _give_up_full_output() -> None:
-    """Lets what standard output could not take go, of which Python would complain at the end."""
+def _give_up_output() -> None:
+    """Drops what standard output could not take; Python would complain about it at the end."""
     try:
         sys.stdout.flush()
     except OSError:
