@@ -20,7 +20,7 @@ from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
-from jaxnets.evaluate import Sample
+from jaxnets.evaluate import Sample, Walk
 from jaxnets.game import Game
 from jaxnets.models import make_gan
 from jaxnets.scoring import Judge
@@ -39,6 +39,7 @@ class Built:
     steps_per_epoch: float
     generator: Any
     sample: Sample
+    walk: Walk
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
     #: (state, number of the member) -> what is measured of one GAN at every evaluation
