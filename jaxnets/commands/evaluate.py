@@ -39,7 +39,7 @@ from jaxnets.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """What was found of a run.
+    """What was measured of a run.
 
     Attributes:
       dataset: that it was trained on, as it is now.
@@ -91,8 +91,7 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
     options = config_of_run(config.run, record, classify_config.Classify, classify_config.resolve)
     dataset = common.load_data(options)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
-    built.task.pipeline.close()
-    state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
+    state = judging.trained(config.run, built.task, mesh)
     return _Measured(dataset, int(state.step), built.task.evaluate(state))
 
 
@@ -117,9 +116,7 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     built = generate.build(looked, dataset, mesh)
     if built.judge is not None:
         names = scoring.names_for(names, built.judge, dataset, every=config.metrics == "all")
-    built.task.pipeline.close()
-    like = parallel.replicate(built.task.init(), mesh)
-    state = judging.trained(config.run, like, best_by=gan.best_by)
+    state = judging.trained(config.run, built.task, mesh, best_by=gan.best_by)
     folder = config.run / f"accuracy_score-step-{int(state.step)}"
     numbers = generate.evaluate_generator(gan, built, dataset, mesh, state, folder)
     scores = _scores(config, names, gan, built, dataset, mesh, state)
@@ -145,24 +142,21 @@ def _scores(
     labels = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
-    records = []
+    records, several = [], populations.size(gan) > 1
     members = zip(
         populations.names(gan), built.trains, populations.members(gan, state), strict=True
     )
-    for called, train, member in members:
-        if populations.size(gan) > 1 and populations.has_diverged(member):
+    for name, train, member in members:
+        if several and populations.has_diverged(member):
             continue
         samples = built.samples_like(member, labels)
         looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
-        name = f"{called}: " if populations.size(gan) > 1 else ""
         for score in take(names, looks):
-            print(f"{name}{score}", file=sys.stderr)
-            records.append({**score.record(), **({"member": called} if name else {})})
+            print(f"{name}: {score}" if several else score, file=sys.stderr)
+            records.append({**score.record(), **({"member": name} if several else {})})
         if "memorisation" in names:
-            part = f"-{called}" if name else ""
-            path = config.run / "samples" / f"nearest{part}.png"
+            path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
             about = pictures.facts(built.task.name, dataset, member)
-            print(
-                f"nearest training images: {pictures.nearest(looks, path, about)}", file=sys.stderr
-            )
+            near = pictures.nearest(looks, path, about)
+            print(f"nearest training images: {near}", file=sys.stderr)
     return records

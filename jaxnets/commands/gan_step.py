@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxnets import augment, losses, optimizers, state, steps
-from jaxnets.commands import judging, populations
+from jaxnets.commands import populations
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
@@ -78,18 +77,18 @@ def networks(config: Generate, dataset: DataSet) -> Any:
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE, ... as names and numbers, or texts."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
-        if not equals or not name or name in found:
+        if not equals or not name or name in fields:
             raise UserError(
                 f"{flag} takes NAME=VALUE, each name once, as in blocks=3; got {text!r}"
             )
-        found[name] = value
+        fields[name] = value
         for kind in (float, int):
             with contextlib.suppress(ValueError):
-                found[name] = kind(value)
-    return found
+                fields[name] = kind(value)
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,13 +303,6 @@ def check_penalty(config: Generate, discriminator: Any, image_shape: tuple[int, 
             f"--discriminator {config.discriminator} normalises over the batch, so an image "
             "has no gradient of its own to penalise; add --penalty none"
         )
-
-
-def features_to_match(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
-    """Images -> features of the CNN that --matching-cnn names; None where there is none."""
-    if config.matching_cnn is None:
-        return None
-    return judging.features_of(config.matching_cnn, dataset, mesh)
 
 
 def _times(value: Any, factor: int) -> Any:

@@ -53,7 +53,9 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     init = gan_step.first_state(config, nets, shape, feed.total_steps, keys)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
-    matched = gan_step.features_to_match(config, dataset, mesh)
+    matched = None
+    if config.matching_cnn is not None:
+        matched = judging.features_of(config.matching_cnn, dataset, mesh)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
     inputs: Any = {"latent_size": config.latent_size, "conditional": config.conditional}
     sample = evaluate.make_sample(nets[0], **inputs)
@@ -195,7 +197,7 @@ def evaluate_generator(
             note = metrics.estimate_note(numbers["frechet_samples"], width)
             if note is not None:
                 numbers["frechet_note"] = note
-            numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+            numbers["frechet_reference"] = judging.tested_on(dataset)
         if config.conditional and config.accuracy_score:
             samples = built.samples_like(one, built.train.target)
             epochs = given(config.score_epochs)

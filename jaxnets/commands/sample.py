@@ -162,9 +162,7 @@ def _artist(config: Sample, options: Generate, dataset: DataSet, member: int) ->
     """The generator of a run's member, with its trained weights."""
     mesh = parallel.make_mesh(1)
     built = generate.build(dataclasses.replace(options, judge=None), dataset, mesh)
-    built.task.pipeline.close()
-    like = parallel.replicate(built.task.init(), mesh)
-    state = judging.trained(config.run, like, best_by=options.best_by)
+    state = judging.trained(config.run, built.task, mesh, best_by=options.best_by)
     state = populations.member(options, state, member)
     key = config.watermark
     about = {
