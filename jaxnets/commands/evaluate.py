@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -36,22 +37,8 @@ from jaxnets.runs import read_run
 from jaxnets.scoring import Looks, take
 from jaxnets.state import TrainState
 
-
-@dataclasses.dataclass(frozen=True)
-class _Measured:
-    """What was measured of a run.
-
-    Attributes:
-      dataset: that it was trained on, as it is now.
-      step: of the state that was measured.
-      numbers: its numbers.
-      scores: records of what --metrics names.
-    """
-
-    dataset: DataSet
-    step: int
-    numbers: dict[str, Any]
-    scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+#: The images of a run as they are now, the step of the state that was measured, its numbers.
+_Measured = tuple[DataSet, int, Mapping[str, Any]]
 
 
 def run(config: Evaluate, session: Session) -> None:
@@ -69,22 +56,20 @@ def run(config: Evaluate, session: Session) -> None:
             f"{config.run} is a run of `{record['experiment']}`; `evaluate` takes those of "
             "`classify` and `generate`"
         )
-    measured = measures[record["experiment"]](config, record, mesh)
-    why = provenance.changes(config.run, record["config"], measured.dataset)
+    dataset, step, numbers = measures[record["experiment"]](config, record, mesh)
+    why = provenance.changes(config.run, record["config"], dataset)
     if why is not None:
         print(
             f"warning: these are not the images that {config.run} was trained with: {why}",
             file=sys.stderr,
         )
-    content = {"step": measured.step, **common.finite(measured.numbers)}
-    if measured.scores:
-        content["scores"] = [common.finite(score) for score in measured.scores]
+    content = {"step": step, **common.finite(numbers)}
     write_json(out, content)
     print(json.dumps(content, indent=2))
 
 
 def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
-    """The numbers of a run of `classify`."""
+    """The images of a run of `classify`, its step and its numbers."""
     for flag, value in (("--judge", config.judge), ("--metrics", config.metrics)):
         if value:
             raise UserError(f"{config.run} is a classifier; {flag} is for runs of `generate`")
@@ -92,11 +77,11 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
     dataset = common.load_data(options)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
-    return _Measured(dataset, int(state.step), built.task.evaluate(state))
+    return dataset, int(state.step), built.task.evaluate(state)
 
 
 def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
-    """The numbers of a run of `generate`."""
+    """The images of a run of `generate`, its step and its numbers."""
     gan = config_of_run(config.run, record, Generate, generate_config.read_again)
     judge = config.judge if config.judge is not None else gan.judge
     gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
@@ -123,7 +108,7 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     if gan.sweep:
         for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
             print(sentence, file=sys.stderr)
-    return _Measured(dataset, int(state.step), numbers, scores)
+    return dataset, int(state.step), {**numbers, "scores": scores} if scores else numbers
 
 
 def _scores(
@@ -153,7 +138,8 @@ def _scores(
         looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
         for score in take(names, looks):
             print(f"{name}: {score}" if several else score, file=sys.stderr)
-            records.append({**score.record(), **({"member": name} if several else {})})
+            of_member = {"member": name} if several else {}
+            records.append(common.finite({**score.record(), **of_member}))
         if "memorisation" in names:
             path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
             about = pictures.facts(built.task.name, dataset, member)

@@ -97,15 +97,13 @@ class Numbers:
 
     Attributes:
       config: resolved.
-      swept: field -> number of a member, perhaps traced.
       total_steps: of the run.
-      images: a step sees so many, over all its updates of the discriminator.
+      swept: field -> number of a member, perhaps traced.
     """
 
     config: Generate
-    swept: Mapping[str, Any]
     total_steps: int
-    images: int
+    swept: Mapping[str, Any]
 
     def of(self, name: str, batch_size: int | None = None) -> Any:
         """A field as a number, or as a function of steps (or of updates) of so many images."""
@@ -114,12 +112,13 @@ class Numbers:
         value = getattr(self.config, name)
         if value is None:
             return None
-        over = self.config.ramp_images
-        over = self.total_steps * self.images if over is None else over
         start, end = ends(value, name)
         if not is_ramp(value):
             return start
-        return optimizers.over_images(start, end, over, batch_size or self.images)
+        images = self.config.step_images
+        over = self.config.ramp_images
+        over = self.total_steps * images if over is None else over
+        return optimizers.over_images(start, end, over, batch_size or images)
 
     def optimizers(self) -> tuple[Any, Any]:
         """The generator's and the discriminator's."""
@@ -128,7 +127,7 @@ class Numbers:
             ("generator", 1),
             ("discriminator", given(config.discriminator_steps)),
         ):
-            images = self.images // updates
+            images = config.step_images // updates
             peak = self.of(f"{net}_learning_rate", images)
             rate: Any = peak
             if not callable(peak):
@@ -152,7 +151,7 @@ class Numbers:
         if not keeps_average(self.config):
             return None
         return optimizers.half_life_decay(
-            self.of("ema_half_life"), self.images, warmup=self.config.ema_warmup
+            self.of("ema_half_life"), self.config.step_images, warmup=self.config.ema_warmup
         )
 
 
@@ -201,7 +200,7 @@ def maker(
     augmentation = augment.gan_augmentation(config.augment) if config.augment else None
 
     def make(swept: Mapping[str, Any], penalised: bool = True) -> Game:
-        numbers = numbers_of(config, total_steps, swept)
+        numbers = Numbers(config, total_steps, swept)
         probability = numbers.of("augment_probability")
         if config.adaptive_augment:
             start = ends(config.augment_probability or 0.0, "augment_probability")[0]
@@ -221,12 +220,6 @@ def maker(
         )
 
     return make
-
-
-def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> Numbers:
-    """The numbers of a member's step."""
-    assert config.batch_size
-    return Numbers(config, swept, total_steps, config.step_images)
 
 
 def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
@@ -256,7 +249,7 @@ def first_state(
       keys: number of a member -> keys of generator, discriminator, run, ...
     """
     generator, discriminator = nets
-    optimizers = numbers_of(config, total_steps, {}).optimizers()
+    optimizers = Numbers(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
     extra = maker(config, nets, total_steps)({}).extra
 

@@ -166,8 +166,8 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     )
     reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
     for c in range(classes):
-        found = test.inputs[np.flatnonzero(test.target == c)[:8]]
-        reals[c, : len(found)] = found
+        shown = test.inputs[np.flatnonzero(test.target == c)[:8]]
+        reals[c, : len(shown)] = shown
     both = np.concatenate([fakes, reals], axis=1)
     picture = report.grid_png(
         both.reshape(-1, *both.shape[2:]),

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxnets import distributed
-from jaxnets.commands import common, flags, processes
+from jaxnets.commands import flags, processes
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
@@ -113,7 +113,7 @@ class Program:
         try:
             config = self.parse(session.arguments)
             if getattr(config, "compilation_cache", False):
-                common.enable_compilation_cache()
+                _enable_compilation_cache()
             runner = importlib.import_module(self._runners[type(config)])
             code = runner.run(config, session)
             sys.stdout.flush()  # what was printed may go to a disk that is full
@@ -136,6 +136,16 @@ class Program:
         except Exception as error:
             processes.end_by(error)
             raise
+
+
+def _enable_compilation_cache() -> None:
+    """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
+    from jaxnets import compilation
+
+    try:
+        compilation.enable_compilation_cache()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _kinds(config: Any) -> list[type]:
