@@ -1,4 +1,4 @@
-"""What the training commands need for `--seeds`: members by seed, and their numbers together."""
+"""Runs of several members, by `--seeds` or `--sweep`: their names, states and numbers."""
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ def numbers(
 ) -> dict[str, Any]:
     """Numbers of the run: those of its one network, or mean, spread and each member's.
 
+    Of counts and texts no mean is taken: there is one, or a list of each member's.
     A member that has diverged has NaN for every number. So has the mean then: a checkpoint that
     holds such a member is never the best.
 
@@ -136,31 +137,12 @@ def numbers(
         None if has_diverged(one) else of_one(one, i)
         for i, one in enumerate(members(config, state))
     ]
-    if all(one is None for one in each):
+    left = [one for one in each if one is not None]
+    if not left:
         raise UserError(
             f"all {size(config)} members have diverged: lower the learning rate, or clip gradients "
             "with --clip-norm, in a new run folder"
         )
-    return together(config, each)
-
-
-def has_diverged(state: TrainState) -> bool:
-    """Whether a network of a member is no longer of finite numbers; all processes must ask."""
-    weights = [(net.params, net.averaged) for net in state.nets.values()]
-    leaves = jax.tree.leaves(on_this_process(whole(weights)))
-    return not all(np.isfinite(leaf).all() for leaf in leaves)
-
-
-def together(config: RunOptions, each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The members' numbers as those of the run: of counts and texts no mean is taken.
-
-    Args:
-      config: of the run.
-      each: the numbers of each member, None for one that has diverged.
-    """
-    left = [one for one in each if one is not None]
-    if size(config) == 1:
-        return dict(left[0])
     measured = [name for name, value in left[0].items() if isinstance(value, float)]
     rest = {name: [one[name] for one in left] for name in left[0] if name not in measured}
     spreads = population.mean_and_spread(
@@ -168,6 +150,13 @@ def together(config: RunOptions, each: Sequence[Mapping[str, Any] | None]) -> di
         [{name: math.nan if one is None else one[name] for name in measured} for one in each],
     )
     return {**spreads, **{k: v[0] if len(set(v)) == 1 else v for k, v in rest.items()}}
+
+
+def has_diverged(state: TrainState) -> bool:
+    """Whether a member's networks hold numbers that are not finite; all processes must ask."""
+    weights = [(net.params, net.averaged) for net in state.nets.values()]
+    leaves = jax.tree.leaves(on_this_process(whole(weights)))
+    return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def curves(config: RunOptions, *shown: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from jaxnets.commands.configs.constraints import flag, is_ramp
 from jaxnets.errors import UserError
+from jaxnets.registry import check_name
 
 T = TypeVar("T")
 
@@ -79,12 +80,7 @@ def sweep_of(config: Any) -> Sweep | None:
         return None
     name, equals, rest = text.partition("=")
     field = _field(name)
-    if field not in SCALARS:
-        known = ", ".join([*SCALARS, "gamma"])
-        raise UserError(
-            f"--sweep {text!r}: {name.strip()!r} is not a number of the step that GANs in one "
-            f"program may differ in; those are {known}"
-        )
+    check_name("number for --sweep", field, [*SCALARS, "gamma", "lambda"])
     try:
         values = tuple(float(value) for value in rest.split(","))
     except ValueError:

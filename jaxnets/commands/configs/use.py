@@ -103,7 +103,7 @@ class Marks:
     false_positive_rate: Annotated[float, Range(above=0, below=1)] = 0.001
     """Share of unmarked images that may pass for marked."""
     json: Path | None = None
-    """Write what was found, of each image, to this file."""
+    """Write what the marks say, and the watermark's score of each image, to this file."""
 
 
 @dataclasses.dataclass(frozen=True)
