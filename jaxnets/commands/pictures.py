@@ -39,7 +39,7 @@ def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
 
 
 def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
-    """What the mark of a generated image says of its generator: which, of what data, which weights.
+    """What the mark of an image says about its generator: its name, its data and its weights.
 
     Args:
       model: its name.

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import os
+import select
 import signal
 import sys
 import typing
@@ -124,8 +125,9 @@ class Program:
             if error.strerror is None:
                 processes.end_by(error)
                 raise
+            unread = isinstance(error, BrokenPipeError) and _output_has_no_reader()
             _give_up_output()
-            if isinstance(error, BrokenPipeError) and session.run_dir is None:
+            if unread and session.run_dir is None:
                 return 128 + signal.SIGPIPE, "", False
             place = f" {error.filename}" if error.filename else ""
             return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
@@ -187,6 +189,13 @@ def _report_unraisable(unraisable: Any) -> None:
     # each of them would print a traceback before the one sentence that says what happened.
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def _output_has_no_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _give_up_output() -> None:
