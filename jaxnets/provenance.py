@@ -10,6 +10,7 @@ References:
   https://cv.iptc.org/newscodes/digitalsourcetype/. XMP Specification Part 3 (Adobe), PNG.
 """
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ _KEYWORDS = {
     "truncation": "Truncation",
     "watermark": "Watermark",
 }
+_LONGEST = 1 << 22  # characters of a line of texts, the mark included
 _TYPE_IN_XMP = re.compile(r"DigitalSourceType.{1,100}?/digitalsourcetype/(\w{1,80})", re.DOTALL)
 
 
@@ -112,8 +114,8 @@ def synthetic(path: Path) -> dict[str, Any] | None:
     """What the mark on a file says.
 
     Args:
-      path: an image of any kind that Pillow opens, of which XMP is read even if it is not ours; or
-        the JSON, or the .npz, of a batch that `sample` made.
+      path: an image of any kind that Pillow opens, of which XMP is read even if it is not ours; a
+        sound; lines of texts; or the JSON, or the .npz, of a batch that `sample` made.
 
     Returns:
       `synthetic` (True), `digital_source_type` where it is known, and what else is said: in an
@@ -126,6 +128,9 @@ def synthetic(path: Path) -> dict[str, Any] | None:
     check_path(path, "the file")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    if path.suffix in (".wav", ".flac", ".ogg", ".jsonl"):
+        said = _said(path)
+        return said if isinstance(said, dict) and said.get("synthetic") is True else None
     if path.suffix in (".npz", ".json"):
         beside = path.with_suffix(".json")
         batch = read_json(beside) if beside.is_file() else None
@@ -142,6 +147,22 @@ def synthetic(path: Path) -> dict[str, Any] | None:
     elif facts.get("synthetic") != "true":
         return None
     return {**facts, "synthetic": True}
+
+
+def _said(path: Path) -> Any:
+    """The JSON in the comment of a sound file, or in the first line of a file of texts."""
+    try:
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                return json.loads(lines.readline(_LONGEST))
+        import soundfile
+
+        with soundfile.SoundFile(path) as file:
+            return json.loads(file.comment)
+    except (ValueError, RecursionError):  # a comment in other words
+        return None
+    except (OSError, RuntimeError) as error:  # soundfile's own is a RuntimeError
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _texts(path: Path) -> dict[Any, Any]:

@@ -1,8 +1,8 @@
 """Sample grids, curves, and one self-contained HTML page for a run.
 
-The page asks nothing of the network: style inline, images as data URIs, and a content policy that
-forbids everything else, scripts included. Equal inputs give equal bytes. Files appear whole or not
-at all.
+The page asks nothing of the network: style inline, images and sounds as data URIs, and a content
+policy that forbids everything else, scripts included. Equal inputs give equal bytes. Files appear
+whole or not at all.
 """
 
 import base64
@@ -22,6 +22,7 @@ from jaxnets.errors import UserError
 from jaxnets.files import write_files
 
 __all__ = [
+    "Audio",
     "Figure",
     "Section",
     "Table",
@@ -34,10 +35,8 @@ __all__ = [
 
 #: Gaps and letters of a grid: a dark mount looks right on light and dark pages.
 _MOUNT, _LETTERS, _NAN = (32, 33, 36), (232, 234, 237), (255, 0, 255)
-_CELL, _WIDEST = (
-    64,
-    1600,
-)  # pixels: a cell is enlarged to the first, unless the grid passes the second
+#: Pixels: a cell is enlarged to the first, unless the grid passes the second.
+_CELL, _WIDEST = 64, 1600
 
 #: Line colours that can be told apart on white and on near-black, by most colour-blind readers too.
 _LINES = ("#3b82f6", "#e8793a", "#16a34a", "#c0439b", "#0e9aa7", "#a37f00", "#8b6cf0", "#d64545")
@@ -284,7 +283,16 @@ class Figure:
     heading: str = ""
 
 
-Section = Text | Table | Figure
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """Sounds with players: of each its name, a WAV file's bytes, and those of a PNG of it."""
+
+    clips: Sequence[tuple[str, bytes, bytes]]
+    caption: str = ""
+    heading: str = ""
+
+
+Section = Text | Table | Figure | Audio
 
 
 def _cell(value: Any) -> str:
@@ -314,12 +322,20 @@ def _picture(figure: Figure) -> str:
     return f"<figure><div class=scroll>{body}</div>{caption}</figure>"
 
 
+def _player(name: str, wav: bytes, png: bytes) -> str:
+    code, picture = base64.b64encode(wav).decode(), _picture(Figure(png, name))
+    return f'{picture}<audio controls src="data:audio/wav;base64,{code}"></audio>'
+
+
 def _section(section: Section) -> str:
     heading = f"<h2>{html.escape(section.heading)}</h2>" if section.heading else ""
     if isinstance(section, Table):
         body = _table(section)
     elif isinstance(section, Figure):
         body = _picture(section)
+    elif isinstance(section, Audio):
+        note = f"<p class=note>{html.escape(section.caption)}</p>" if section.caption else ""
+        body = "".join(_player(*clip) for clip in section.clips) + note
     else:
         parts = section.body.split("\n\n")
         body = "".join(f"<p>{html.escape(part.strip())}</p>" for part in parts if part.strip())
@@ -360,12 +376,12 @@ def html_report(path: str | os.PathLike[str], title: str, sections: Sequence[Sec
     Args:
       path: where; folders are made.
       title: of the page.
-      sections: `Text`, `Table` and `Figure`, from top to bottom.
+      sections: `Text`, `Table`, `Figure` and `Audio`, from top to bottom.
 
     Raises:
       UserError: if a figure's bytes are not a PNG.
     """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

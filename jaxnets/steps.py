@@ -38,7 +38,7 @@ def classifier_step(
     """The step that trains a classifier, kept in `state.nets["classifier"]`: a game of one move.
 
     Args:
-      model: `(images, train) -> (logits [B, K], features)`.
+      model: `(inputs, train) -> (logits [B, K], features)`.
       loss: `(logits [B, K], labels [B] or [B, K]) -> [B]`.
       optimizer: the one that the network was initialised with.
       augment: `(key, image) -> image`, applied to each example with its own key.
@@ -56,7 +56,7 @@ def classifier_step(
     ):
         augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
         images, labels = batch["inputs"], batch["target"]
-        chex.assert_rank(images, {3, 4, 5})
+        chex.assert_rank(images, {2, 3, 4, 5})
         chex.assert_rank(labels, {1, 2})
         # A label of -1 on padding has no loss, and 0 times its NaN would still be a gradient.
         kept = (batch["mask"] > 0).reshape(-1, *(1,) * (labels.ndim - 1))

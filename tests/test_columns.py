@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import columns, provenance, report
-from jaxnets.columns import Classes, Image
+from jaxnets.columns import Classes, Image, Sound, Tokens
 from jaxnets.data import DataSet, ResidentPipeline, Split, StreamingPipeline, eval_batches
 from jaxnets.errors import UserError
 from jaxnets.loop import fit
@@ -25,6 +25,8 @@ SHAPE = (8, 8, 1)
 #: One of each kind. A new kind of data belongs here.
 EXAMPLES = {
     "image": Image((4, 3, 3)),
+    "sound": Sound(8000, 400),
+    "tokens": Tokens(("good", "bad"), 5),
     "classes": Classes(("cat", "dog", "fox")),
 }
 

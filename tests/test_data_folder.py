@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnets.data import folder, load
+from jaxnets.data import load
+from jaxnets.data.images import ImageFiles
 from jaxnets.data.listing import read_listing
 from jaxnets.errors import UserError
 
@@ -117,21 +118,19 @@ def rewrite(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [grow, cut, rewrite, Path.unlink])
-@pytest.mark.parametrize("reader", ["_header", "_decode"])
-def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change, reader):
-    read = getattr(folder, reader)
+@pytest.mark.parametrize("step", ["header", "row"])
+def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change, step):
+    read = getattr(ImageFiles, step)
 
-    def slowly(file, *rest):
-        if file.path.name == "3.png" and file.path.exists():
-            change(file.path)  # someone else copies files into the folder
-        return read(file, *rest)
+    def slowly(reader, path, *rest):
+        if path.name == "3.png" and path.exists():
+            change(path)  # someone else copies files into the folder
+        return read(reader, path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, reader, slowly)
+        patch.setattr(ImageFiles, step, slowly)
         for skip_bad in (False, True):
-            with pytest.raises(
-                UserError, match=r"cat/3\.png.*dog/3\.png.*while the images were read"
-            ):
+            with pytest.raises(UserError, match=r"cat/3\.png.*dog/3\.png.*while they were read"):
                 load(f"folder:{root}", skip_bad=skip_bad)
             for name in ("cat", "dog"):
                 save(root / name / "3.png", np.full((6, 4), 9, np.uint8))

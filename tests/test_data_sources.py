@@ -68,7 +68,14 @@ def test_unknown_names_list_the_known_ones():
     for name in ("mnist", "tfds:", "folder:", "digits:", "", "http://x"):
         with pytest.raises(UserError, match=r"no data set.*digits, fashion_mnist, tfds:.*folder:"):
             load(name)
-    assert list(DATA_SOURCES) == ["digits", "fashion_mnist", "tfds:", "folder:"]
+    assert list(DATA_SOURCES) == [
+        "digits",
+        "fashion_mnist",
+        "tfds:",
+        "folder:",
+        "sounds:",
+        "texts:",
+    ]
 
 
 def test_options_out_of_range():
@@ -76,7 +83,7 @@ def test_options_out_of_range():
         load("folder:x", channels=2)
     with pytest.raises(UserError, match="not 0x4"):
         load("folder:x", image_size=(0, 4))
-    with pytest.raises(UserError, match="digits has one image size"):
+    with pytest.raises(UserError, match="digits takes no image size; it is for tfds: and folder:"):
         load("digits", image_size=16)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from jaxnets.columns.classes import Classes
 from jaxnets.columns.column import Column
 from jaxnets.columns.image import Image, normalise, to_uint8
+from jaxnets.columns.sound import Sound
+from jaxnets.columns.tokens import Tokens
 from jaxnets.errors import UserError
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Classes",
     "Column",
     "Image",
+    "Sound",
+    "Tokens",
     "from_json",
     "infer",
     "normalise",
@@ -24,7 +28,7 @@ __all__ = [
 ]
 
 #: Name -> the class of a kind of column.
-KINDS: dict[str, type] = {kind.kind: kind for kind in (Image, Classes)}
+KINDS: dict[str, type] = {kind.kind: kind for kind in (Image, Sound, Tokens, Classes)}
 
 
 def to_json(column: Column) -> dict[str, Any]:

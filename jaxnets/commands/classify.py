@@ -1,4 +1,4 @@
-"""Train a CNN to classify images."""
+"""Train a CNN to classify images, sounds or texts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ import optax
 from jax.sharding import Mesh
 
 from jaxnets import augment, data, distributed, evaluate, losses, models, optimizers, report, state
-from jaxnets.commands import checks, common, populations, training
+from jaxnets.columns import Column
+from jaxnets.commands import baseline, checks, common, populations, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.evaluate import Classification
+from jaxnets.frontends import perturb
 from jaxnets.log import read_records
 from jaxnets.state import TrainState
 from jaxnets.steps import classifier_step
@@ -43,12 +45,12 @@ class Built:
 
 def network(config: Classify, dataset: DataSet) -> nn.Module:
     """The classifier that a resolved config names."""
-    return models.make_classifier(
-        config.network,
+    return models.classifier_of(
+        given(config.network),
+        dataset.columns["inputs"],
         num_classes=dataset.num_classes,
-        image_shape=dataset.splits["train"].inputs.shape[1:],
         width=given(config.width),
-        dropout=config.dropout,
+        dropout=given(config.dropout),
         dtype=config.dtype,
     )
 
@@ -62,10 +64,11 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     feed = training.make_feed(config, trains, size, mesh)
     model = network(config, dataset)
     loss = _loss(config, dataset, trains[0])
-    augmentation = augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
+    column = dataset.columns["inputs"]
+    augmentation = _augmentation(config, column)
     # These look at their options when they are traced: here, before there is a run's folder.
-    shape = trains[0].inputs.shape[1:]
-    jax.eval_shape(augmentation, jax.random.key(0), jnp.zeros(shape))
+    if augmentation is not None:
+        jax.eval_shape(augmentation, jax.random.key(0), jnp.zeros(column.shape, column.dtype))
     jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
     if config.mixup:
         checks.check_batch(size, mesh, config.micro_batches, 2)
@@ -116,6 +119,22 @@ def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split
     return training.labelled(config, train, seed), held_out
 
 
+def _augmentation(config: Classify, column: Column) -> augment.Augmentation | None:
+    """What is done to a training example of a kind of data."""
+    if column.kind == "image":
+        return augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
+    if config.crop_padding or config.flip or config.cutout or config.test_views != "plain":
+        raise UserError(
+            "--crop-padding, --flip, --cutout and --test-views are for images; "
+            f"{config.data} has none"
+        )
+    if column.kind == "sound":
+        return partial(perturb, shift=config.shift, speed=config.speed)
+    if config.mixup:
+        raise UserError("--mixup blends images or sounds; words can't be blended")
+    return None
+
+
 def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax.Array]:
     """The loss, with class weights where they are balanced."""
     weights = None
@@ -133,7 +152,7 @@ def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax
 def _optimizer(config: Classify, total_steps: int) -> optax.GradientTransformation:
     rate = given(config.learning_rate)
     return optimizers.make_optimizer(
-        config.optimizer,
+        given(config.optimizer),
         optimizers.make_schedule(config.schedule, rate, total_steps, config.warmup),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
@@ -150,16 +169,18 @@ def _first_state(
 ) -> TrainState:
     """The state that a member begins with."""
     init_key, run_key = jax.random.split(jax.random.key(config.seed + member))
-    images = trains[member].inputs
+    images, column = trains[member].inputs, trains[member].columns["inputs"]
 
     def prepared(variables: dict[str, Any]) -> dict[str, Any]:
-        prepare = models.CLASSIFIERS[config.network].prepare
+        if column.kind != "image":
+            return variables
+        prepare = models.CLASSIFIERS[given(config.network)].prepare
         return variables if prepare is None else prepare(variables, data.normalise(images[:5000]))
 
     net = state.init_net(
         model,
         init_key,
-        jnp.zeros((1, *images.shape[1:])),
+        jnp.zeros((1, *column.shape), column.dtype),
         train=False,
         optimizer=optimizer,
         ema=config.ema_decay is not None,
@@ -177,6 +198,8 @@ def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
         raise UserError(f"{flag} needs images to watch: set --validation-fraction too")
     return Ranking("validation_accuracy", patience=config.patience)
 
+
+_PLURAL = {"image": "images", "sound": "sounds", "tokens": "texts"}
 
 #: Rows of the report: name of a number -> (what it is, its format).
 _ROWS = {
@@ -199,10 +222,17 @@ def run(config: Classify, session: Session) -> Path:
     ]
     if not distributed.writes():
         return folder
+    column, test = done.dataset.columns["inputs"], done.dataset.splits["test"]
+    linear = []
+    if column.kind == "tokens":
+        accuracy, told = baseline.tfidf_accuracy(built.train, test)
+        numbers = {**numbers, "linear_test_accuracy": accuracy}
+        linear = [(f"test accuracy of {told}", f"{accuracy:.2%}")]
     common.write_summary(folder, numbers, done.result)
     rows = [
         *((what, populations.shown(numbers, name, form)) for name, (what, form) in _ROWS.items()),
-        ("images trained on", f"{len(built.train):,}"),
+        *linear,
+        (f"{_PLURAL[column.kind]} trained on", f"{len(built.train):,}"),
         ("training time, compilation included", f"{done.result.seconds:.0f} s"),
     ]
     records = read_records(folder / "metrics.jsonl")
@@ -219,8 +249,13 @@ def run(config: Classify, session: Session) -> Path:
         curve("eval", "test_accuracy", "test accuracy"),
         report.Figure(
             report.confusion_svg(confusion, done.dataset.class_names),
-            caption="Confusion matrix on the test images.",
+            caption=f"Confusion matrix on the test {_PLURAL[column.kind]}.",
         ),
     ]
+    if column.kind != "image":
+        first = [int(np.flatnonzero(test.target == k)[0]) for k in np.unique(test.target)[:10]]
+        names = [done.dataset.class_names[label] for label in test.target[first]]
+        examples = column.show(test.inputs[first], names)
+        parts.append(dataclasses.replace(examples, heading="Examples"))  # type: ignore[type-var]
     training.write_report(folder, built.task.name, rows, parts)
     return folder

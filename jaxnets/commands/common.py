@@ -29,6 +29,7 @@ def load_data(options: DataOptions) -> DataSet:
         image_size=options.image_size,
         channels=options.channels,
         skip_bad=options.skip_bad,
+        **{name: getattr(options, name, None) for name in ("rate", "seconds", "unit")},
     )
 
 

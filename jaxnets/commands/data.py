@@ -8,7 +8,7 @@ from typing import Any
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.data import Named, Prepare, Show
 from jaxnets.commands.session import Session
-from jaxnets.data import DataSet, cache_dir, contact_sheet, describe, load
+from jaxnets.data import DataSet, cache_dir, contact_sheet, describe, example_page, load
 from jaxnets.files import check_writable
 
 
@@ -32,12 +32,15 @@ def prepare(config: Prepare) -> None:
 def show(config: Show) -> None:
     """Prints the description and writes the sheet of examples."""
     constraints.check(config)
+    write, suffix = contact_sheet, ".png"
+    if config.name.startswith(("sounds:", "texts:")):
+        write, suffix = example_page, ".html"
     out = config.out
     if out is None:
-        out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + ".png")
+        out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + suffix)
     check_writable(out, "--out")
     dataset = _load(config)
-    contact_sheet(dataset, out, config.per_class)
+    write(dataset, out, config.per_class)
     print(format_description(describe(dataset)))
     print(f"examples of every class: {out}")
 
@@ -50,15 +53,24 @@ def format_description(description: Mapping[str, Any]) -> str:
         f"fingerprint {description['fingerprint']}",
     ]
     for name, split in description["splits"].items():
-        mean, std = (", ".join(f"{v:.4f}" for v in split[key]) for key in ("mean", "std"))
         lines += [
-            f"{name}: {split['count']:,} images of {'x'.join(map(str, split['shape']))}, "
-            f"mean {mean}, std {std} (0 to 1), {split['duplicates']} exact duplicates",
+            f"{name}: {split['count']:,} {_told(split)}, {split['duplicates']} exact duplicates",
             "  " + ", ".join(f"{label} {n:,}" for label, n in split["class_counts"].items()),
         ]
     for pair, count in description["duplicates_across"].items():
-        lines.append(f"in both {pair.replace('/', ' and ')}: {count} images")
+        lines.append(f"in both {pair.replace('/', ' and ')}: {count} examples")
     return "\n".join(lines)
+
+
+def _told(split: Mapping[str, Any]) -> str:
+    """The numbers of a split's inputs, whatever they are."""
+    if "mean" in split:
+        mean, std = (", ".join(f"{v:.4f}" for v in split[key]) for key in ("mean", "std"))
+        shape = "x".join(map(str, split["shape"]))
+        return f"images of {shape}, mean {mean}, std {std} (0 to 1)"
+    known = ("count", "shape", "duplicates", "class_counts")
+    told = [f"{name} {value:.4g}" for name, value in split.items() if name not in known]
+    return f"rows of {split['shape'][0]:,}, " + ", ".join(told)
 
 
 def _load(config: Named) -> DataSet:
@@ -68,4 +80,7 @@ def _load(config: Named) -> DataSet:
         image_size=config.image_size,
         channels=config.channels,
         skip_bad=config.skip_bad,
+        rate=config.rate,
+        seconds=config.seconds,
+        unit=config.unit,
     )

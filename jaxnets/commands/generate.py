@@ -42,6 +42,8 @@ _PREVIEWED, _PREVIEWED_CLASSES = 10, 20
 
 def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     """Turns a resolved config and a data set into a task for the loop."""
+    if dataset.columns["inputs"].kind != "image":
+        raise UserError(f"generate makes images, and {config.data} holds none")
     checks.check_batch(given(config.batch_size), mesh, config.micro_batches)
     seeds = populations.seeds(config)
     trains = [training.labelled(config, dataset.splits["train"], seed) for seed in seeds]

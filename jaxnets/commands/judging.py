@@ -128,7 +128,7 @@ def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, A
         )
     built = classify.build(for_looking(config, mesh), own, mesh)
     state = populations.member(config, trained(folder, built.task, mesh))
-    return built.model, state.nets["classifier"].averaged, own, config.network
+    return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
 def sample_numbers(
@@ -246,7 +246,7 @@ def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> st
     config = resolve(Classify(data=dataset.name))
     size = _batch_of(config, len(samples), mesh)
     return (
-        f"{config.network}, {epochs:g} epochs of {len(samples):,} samples in batches of {size}, "
+        f"{given(config.network)}, {epochs:g} epochs of {len(samples):,} samples in batches of {size}, "
         f"tested on {tested_on(dataset)}"
     )
 

@@ -9,7 +9,7 @@ from jaxnets.data.dataset import (
     split_validation,
     take_per_class,
 )
-from jaxnets.data.inspect import contact_sheet, describe
+from jaxnets.data.inspect import contact_sheet, describe, example_page
 from jaxnets.data.pipeline import (
     Order,
     ResidentPipeline,
@@ -30,6 +30,7 @@ __all__ = [
     "contact_sheet",
     "describe",
     "eval_batches",
+    "example_page",
     "load",
     "make_pipeline",
     "missing_classes",

@@ -1,9 +1,11 @@
 """What is in a data set: counts, duplicates, statistics, and a picture of it."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
+from jaxnets.report import html_report
 
-__all__ = ["contact_sheet", "describe"]
+__all__ = ["contact_sheet", "describe", "example_page"]
 
 CELL = 32
 GAP = 2
@@ -65,6 +68,28 @@ def _hashes(split: Split) -> Counter[bytes]:
     )
 
 
+def example_page(
+    dataset: DataSet, path: str | Path, per_class: int = 10, split: str = "train"
+) -> None:
+    """Writes an HTML page with examples of each class, as the column of the inputs shows them.
+
+    Args:
+      dataset: what to show.
+      path: file to write.
+      per_class: examples of a class.
+      split: where the examples come from.
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    part, sections = dataset.splits[split], []
+    for label, name in enumerate(dataset.class_names):
+        places = np.flatnonzero(part.target == label)[:per_class]
+        section = part.columns["inputs"].show(part.inputs[places], list(map(str, places)))
+        sections.append(dataclasses.replace(section, heading=name))  # type: ignore[type-var]
+    _write(path, lambda: html_report(path, f"{dataset.name}: examples for {split}", sections))
+
+
 def contact_sheet(
     dataset: DataSet, path: str | Path, per_class: int = 10, split: str = "train"
 ) -> None:
@@ -111,8 +136,12 @@ def contact_sheet(
             sheet.paste(tile, (LABEL_WIDTH + place * column, label * row))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
-    check_path(path, "the file of the sheet")
+    _write(path, lambda: write_files({Path(path): buffer.getvalue()}))
+
+
+def _write(path: str | Path, write: Callable[[], object]) -> None:
+    check_path(path, "the file of examples")
     try:
-        write_files({Path(path): buffer.getvalue()})
+        write()
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from error

@@ -2,48 +2,41 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from jaxnets.columns.tokens import Unit
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.folder import MAX_PIXELS, load_folder
+from jaxnets.data.folder import load_files
+from jaxnets.data.images import MAX_PIXELS, ImageFiles
 from jaxnets.data.prepared import load_shipped, load_tfds
+from jaxnets.data.sounds import SoundFiles
+from jaxnets.data.texts import load_texts
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
 __all__ = ["DATA_SOURCES", "load"]
 
-Size = tuple[int, int] | None
+#: Options that a source may ignore; any other must be one that it takes.
+_ALWAYS = ("data_dir", "skip_bad")
 
 
-def _shipped(
-    name: str, data_dir: Path | None, image_size: Size, channels: int | None, skip_bad: bool
-) -> DataSet:
-    if image_size is not None or channels is not None:
-        raise UserError(
-            f"{name} has one image size and one channel; image_size and channels are for tfds: "
-            "and folder:"
-        )
-    return load_shipped(name, data_dir=data_dir)
+def _folder(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
+    return load_files(name, ImageFiles(**options), skip_bad=skip_bad)
 
 
-def _tfds(
-    name: str, data_dir: Path | None, image_size: Size, channels: int | None, skip_bad: bool
-) -> DataSet:
-    return load_tfds(name, data_dir=data_dir, image_size=image_size, channels=channels)
+def _sounds(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
+    return load_files(name, SoundFiles(**options), skip_bad=skip_bad)
 
 
-def _folder(
-    name: str, data_dir: Path | None, image_size: Size, channels: int | None, skip_bad: bool
-) -> DataSet:
-    return load_folder(name, image_size=image_size, channels=channels, skip_bad=skip_bad)
-
-
-#: Name, or the part of it up to the colon, -> function of (name, data_dir, image_size, channels,
-#: skip_bad).
-DATA_SOURCES: dict[str, Callable[[str, Path | None, Size, int | None, bool], DataSet]] = {
-    "digits": _shipped,
-    "fashion_mnist": _shipped,
-    "tfds:": _tfds,
-    "folder:": _folder,
+#: Name, or the part of it up to the colon, -> the function that loads it, and the options that this
+#: takes.
+DATA_SOURCES: dict[str, tuple[Callable[..., DataSet], tuple[str, ...]]] = {
+    "digits": (load_shipped, ("data_dir",)),
+    "fashion_mnist": (load_shipped, ("data_dir",)),
+    "tfds:": (load_tfds, ("data_dir", "image_size", "channels")),
+    "folder:": (_folder, ("skip_bad", "image_size", "channels")),
+    "sounds:": (_sounds, ("skip_bad", "rate", "seconds")),
+    "texts:": (load_texts, ("skip_bad", "unit")),
 }
 
 
@@ -54,15 +47,23 @@ def load(
     image_size: tuple[int, int] | int | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
+    rate: int | None = None,
+    seconds: float | None = None,
+    unit: Unit | None = None,
 ) -> DataSet:
     """Loads a data set, decoding it on first use and mapping the cached arrays afterwards.
 
     Args:
-      name: "digits", "fashion_mnist", "tfds:NAME[/config][:version]" or "folder:PATH".
+      name: "digits", "fashion_mnist", "tfds:NAME[/config][:version]", "folder:PATH",
+        "sounds:PATH" or "texts:PATH".
       data_dir: where prepared data of TensorFlow Datasets lies.
       image_size: (height, width), or one number for both, to resize and crop to (tfds:, folder:).
       channels: 1 or 3 to convert to (tfds:, folder:).
-      skip_bad: leave unusable files out and count them (folder:).
+      skip_bad: leave unusable files out and count them (folder:, sounds:,
+        texts:).
+      rate: samples a second (sounds:); by default the most common one.
+      seconds: length of each sound (sounds:); by default what 95 of 100 fit into.
+      unit: "words" or "characters" (texts:); by default words.
 
     Returns:
       The data set, with the splits "train" and "test" at least. A source without a test split has
@@ -89,8 +90,23 @@ def load(
             )
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
-    directory = None if data_dir is None else _directory(data_dir)
-    return source(name, directory, image_size, channels, skip_bad)
+    options = {
+        "data_dir": None if data_dir is None else _directory(data_dir),
+        "image_size": image_size,
+        "channels": channels,
+        "skip_bad": skip_bad,
+        "rate": rate,
+        "seconds": seconds,
+        "unit": unit,
+    }
+    load_it, takes = source
+    for option, value in options.items():
+        if value is not None and option not in (*takes, *_ALWAYS):
+            able = [key for key, (_, names) in DATA_SOURCES.items() if option in names]
+            raise UserError(
+                f"{name} takes no {option.replace('_', ' ')}; it is for {' and '.join(able)}"
+            )
+    return load_it(name, **{option: options[option] for option in takes})
 
 
 def _directory(data_dir: str | Path) -> Path:

@@ -1,6 +1,12 @@
 """Classifiers, generators and discriminators."""
 
-from jaxnets.models.classifiers import CLASSIFIERS, ClassifierSpec, make_classifier
+from jaxnets.models.classifiers import (
+    CLASSIFIERS,
+    OTHER_CLASSIFIERS,
+    ClassifierSpec,
+    classifier_of,
+    make_classifier,
+)
 from jaxnets.models.gans import (
     DISCRIMINATORS,
     GENERATORS,
@@ -13,7 +19,9 @@ __all__ = [
     "CLASSIFIERS",
     "DISCRIMINATORS",
     "GENERATORS",
+    "OTHER_CLASSIFIERS",
     "ClassifierSpec",
+    "classifier_of",
     "make_classifier",
     "make_discriminator",
     "make_gan",

@@ -1,7 +1,8 @@
 """Every classifier by name.
 
-All of them map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features` names the
-intermediates, "penultimate" [B, F] float32 among them.
+Those of `CLASSIFIERS` map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features`
+names the intermediates, "penultimate" [B, F] float32 among them. They classify sounds too, as
+pictures; what sees waves or tokens is among `OTHER_CLASSIFIERS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +14,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from jaxnets.columns import Column, Sound, Tokens
 from jaxnets.errors import UserError
+from jaxnets.frontends import LogMel, SpecAugment
 from jaxnets.models import speed_net
 from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
-from jaxnets.registry import Registry
+from jaxnets.models.sounds import M5, OnLogMel
+from jaxnets.models.texts import VDCNN, TextCNN
+from jaxnets.registry import Registry, check_name
 
-__all__ = ["CLASSIFIERS", "ClassifierSpec", "make_classifier", "scale_widths"]
+__all__ = [
+    "CLASSIFIERS",
+    "OTHER_CLASSIFIERS",
+    "ClassifierSpec",
+    "classifier_of",
+    "make_classifier",
+    "scale_widths",
+]
 
 #: No network times more than this fits any machine, and sizes far beyond it fit no integer of XLA.
 _MAX_WIDTH = 1000
@@ -110,6 +122,74 @@ CLASSIFIERS: Registry[ClassifierSpec] = Registry(
 )
 
 
+def _m5(column: Column, width: float, **fields: Any) -> nn.Module:
+    return M5(widths=scale_widths((128, 128, 256, 512), width), **fields)
+
+
+def _text_cnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
+    size, maps = scale_widths((128, 100), width)
+    return TextCNN(vocabulary=column.size, size=size, maps=maps, **fields)
+
+
+def _vdcnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
+    widths = scale_widths((64, 128, 256, 512), width)
+    return VDCNN(vocabulary=column.size, widths=widths, **fields)
+
+
+_ROWS = {"image": "images", "sound": "sounds", "tokens": "texts"}
+
+#: Kind of column -> name -> `(column, width, **fields) -> module` on such rows.
+OTHER_CLASSIFIERS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "sound": {"m5": _m5},
+    "tokens": {"text_cnn": _text_cnn, "vdcnn": _vdcnn},
+}
+
+
+def classifier_of(
+    name: str,
+    column: Column,
+    *,
+    width: float = 1.0,
+    spectrogram: LogMel | None = None,
+    **fields: Any,
+) -> nn.Module:
+    """Builds a classifier for the rows of a column.
+
+    Args:
+      name: one of `OTHER_CLASSIFIERS` of the column's kind; for images, and for sounds as
+        pictures, one of `CLASSIFIERS`.
+      column: of images, sounds or tokens.
+      width: factor on every number of channels, 1 being the published size.
+      spectrogram: the picture of sounds; by default the usual one of their rate.
+      **fields: `num_classes`, `dropout` and `dtype`, as of `make_classifier`.
+
+    Returns:
+      A module: `(decoded rows, *, train) -> (logits, features)`.
+
+    Raises:
+      UserError: the name is unknown, or the network can't take such rows, classes or options.
+    """
+    own = OTHER_CLASSIFIERS.get(column.kind, {})
+    if name in own:
+        _check_fields(**fields)
+        return own[name](column, width, **fields)
+    pictures = () if column.kind == "tokens" else CLASSIFIERS
+    check_name(f"classifier of {_ROWS[column.kind]}", name, [*pictures, *own])
+    if not isinstance(column, Sound):
+        return make_classifier(name, image_shape=column.shape, width=width, **fields)
+    frontend = spectrogram or LogMel(column.rate)
+    shape = frontend.shape(column.length)
+    classifier = make_classifier(name, image_shape=shape, width=width, **fields)
+    return OnLogMel(frontend, classifier, SpecAugment())
+
+
+def _check_fields(num_classes: int, dropout: float = 0.0, **_: Any) -> None:
+    if num_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
+
+
 def make_classifier(
     name: str,
     *,
@@ -149,8 +229,5 @@ def make_classifier(
             f"{name} needs images of at least {spec.min_size}x{spec.min_size} pixels, "
             f"got {height}x{wide}; {advice}"
         )
-    if num_classes < 2:
-        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    if not 0.0 <= dropout < 1.0:
-        raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
+    _check_fields(num_classes, dropout)
     return spec.build(image_shape, width, num_classes=num_classes, dropout=dropout, dtype=dtype)

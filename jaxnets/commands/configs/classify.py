@@ -6,12 +6,20 @@ import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE
-from jaxnets.commands.configs.options import RunOptions, check_numbers, with_preset
+from jaxnets.commands.configs.options import (
+    MediaOptions,
+    RunOptions,
+    check_numbers,
+    with_preset,
+)
 from jaxnets.errors import UserError
 
-#: Values of the fields that are None, by data set.
+#: Values of the fields that are None, by data set or kind of data set.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
+        "network": "speed_net",
+        "optimizer": "nesterov",
+        "dropout": 0.0,
         "epochs": 20.0,
         "batch_size": 128,
         "width": 0.5,
@@ -22,6 +30,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Digits must not be mirrored.
     "digits": {"epochs": 60.0, "crop_padding": 1, "flip": False},
     "fashion_mnist": {"epochs": 8.0, "batch_size": 512, "learning_rate": 0.75},
+    "sounds:": {"epochs": 16.0, "batch_size": 64, "width": 0.25, "crop_padding": 0, "flip": False},
+    "texts:": {
+        "network": "text_cnn",
+        "optimizer": "adam",
+        "dropout": 0.5,
+        "epochs": 4.0,
+        "batch_size": 64,
+        "width": 1.0,
+        "learning_rate": 1e-3,
+        "crop_padding": 0,
+        "flip": False,
+    },
 }
 
 
@@ -31,7 +51,7 @@ class OptimizerOptions:
 
     GROUP: ClassVar[str] = "optimizer"
 
-    optimizer: str = "nesterov"
+    optimizer: str | None = None
     """sgd, nesterov, adam, rmsprop, lion or lamb."""
     schedule: str = "linear"
     """constant, cosine or linear, after the warm-up."""
@@ -61,7 +81,7 @@ class LossOptions:
     """Share of the target that is spread over all classes."""
     balance_classes: bool = False
     """Weigh classes by the inverse of their frequency in the training images."""
-    dropout: float = 0.0
+    dropout: float | None = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
 
@@ -79,6 +99,10 @@ class AugmentOptions:
     """Side of the square that is blanked; 0 is off."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
+    shift: Annotated[float, DECAY] = 0.1
+    """Move sounds in time by up to this share of their length."""
+    speed: Annotated[float, DECAY] = 0.15
+    """Play sounds faster or slower by up to this share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +122,23 @@ class EvaluationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(OptimizerOptions, LossOptions, AugmentOptions, EvaluationOptions, RunOptions):
-    """Train a CNN to classify images; with the defaults, Fashion-MNIST.
+class Classify(
+    OptimizerOptions, LossOptions, AugmentOptions, EvaluationOptions, MediaOptions, RunOptions
+):
+    """Train a CNN to classify images, sounds or texts; with the defaults, Fashion-MNIST.
 
     A flag whose default is None takes the value that suits the data set; config.json in the run's
     folder shows it.
     """
 
-    network: str = "speed_net"
+    network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
-    wide_resnet_28_10 or speed_net."""
+    wide_resnet_28_10 or speed_net, which see sounds as spectrograms; m5 (of waves); text_cnn or
+    vdcnn (of texts)."""
     width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None
-    """Images a step, over all devices."""
+    """Examples a step, over all devices."""
     learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
     """The highest learning rate."""
 
@@ -122,14 +149,22 @@ def resolve(config: Classify) -> Classify:
     Raises:
       UserError: for a value that no run can be made with.
     """
-    # The presets are tuned for the speed net and momentum.
-    if config.optimizer not in ("sgd", "nesterov"):
-        config = with_preset(
-            config, {"learning_rate": 2e-4 if config.optimizer == "lion" else 2e-3}
-        )
-    if config.network != "speed_net":
-        config = with_preset(config, {"width": 1.0, "learning_rate": 0.05})
-    config = with_preset(config, {**PRESETS["default"], **PRESETS.get(config.data, {})})
+    kind = config.data if config.data in PRESETS else config.data.partition(":")[0] + ":"
+    values = {**PRESETS["default"], **PRESETS.get(kind, {})}
+    if kind == "texts:" and config.unit == "characters":
+        values["network"] = "vdcnn"
+    config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
+    # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
+    momentum = ("sgd", "nesterov")
+    usual = 0.05 if config.optimizer in momentum else 2e-4 if config.optimizer == "lion" else 2e-3
+    if config.optimizer != values["optimizer"] and not {
+        config.optimizer,
+        values["optimizer"],
+    } <= set(momentum):
+        config = with_preset(config, {"learning_rate": usual})
+    if config.network != values["network"]:
+        config = with_preset(config, {"width": 1.0, "learning_rate": usual})
+    config = with_preset(config, values)
     check_numbers(config)
     if config.patience is not None and config.eval_every <= 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")

@@ -9,14 +9,16 @@ from typing import Annotated
 import tyro
 
 from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.commands.configs.options import MediaOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Named:
+class Named(MediaOptions):
     """Which data set, and how it is read."""
 
     name: tyro.conf.Positional[str]
-    """digits, fashion_mnist, tfds:NAME[/config][:version] or folder:PATH."""
+    """digits, fashion_mnist, tfds:NAME[/config][:version], folder:PATH, sounds:PATH or
+    texts:PATH."""
     data_dir: Path | None = None
     """Folder of TensorFlow Datasets in which prepared data lies."""
     image_size: tuple[int, int] | int | None = None
@@ -24,7 +26,8 @@ class Named:
     channels: int | None = None
     """1 for grey or 3 for colour (tfds:, folder:)."""
     skip_bad: bool = False
-    """Leave unusable files out and count them instead of stopping (folder:)."""
+    """Leave unusable files out and count them instead of stopping (folder:, sounds:,
+    texts:)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Show(Named):
     """Print what is in a data set, and draw examples of every class."""
 
     out: Path | None = None
-    """PNG file for the sheet of examples, one row for each class; by default named after the
-    data set, in the working directory."""
+    """File of examples of each class: a PNG of images, a page (HTML) of sounds or texts; by
+    default named after the data set, in the working directory."""
     per_class: Annotated[int, COUNT] = 10
-    """Examples in each row of that sheet."""
+    """Examples of each class."""
 
 
 DataCommand = (

@@ -36,7 +36,8 @@ class Source:
     """Which data set."""
 
     data: str = "fashion_mnist"
-    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
+    """Data set: digits, fashion_mnist, tfds:NAME, folder:PATH (a sub-folder of images a class),
+    sounds:PATH (likewise of sounds), or texts:PATH (a table or sub-folders)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,22 @@ class DataOptions(Source):
     channels: Literal[1, 3] | None = None
     """Convert to grey (1) or colour (3) (folder:, tfds:)."""
     skip_bad: bool = False
-    """Leave out images that cannot be used, and count them, instead of stopping (folder:)."""
+    """Leave out images that cannot be used, and count them, instead of stopping (folder:,
+    sounds:, texts:)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaOptions:
+    """How the sounds and texts of --data are read."""
+
+    GROUP: ClassVar[str] = "sound and text"
+
+    rate: Annotated[int | None, COUNT] = None
+    """Samples a second that sounds are resampled to; by default the most common rate."""
+    seconds: Annotated[float | None, POSITIVE] = None
+    """Length that sounds are cut or padded to; by default what 95 of 100 fit into."""
+    unit: Literal["words", "characters"] | None = None
+    """What a token of a text is; by default a word."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
