@@ -246,8 +246,8 @@ def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> st
     config = resolve(Classify(data=dataset.name))
     size = _batch_of(config, len(samples), mesh)
     return (
-        f"{given(config.network)}, {epochs:g} epochs of {len(samples):,} samples in batches of {size}, "
-        f"tested on {tested_on(dataset)}"
+        f"{given(config.network)}, {epochs:g} epochs of {len(samples):,} samples in batches of "
+        f"{size}, tested on {tested_on(dataset)}"
     )
 
 
