@@ -319,8 +319,8 @@ LINES: list[tuple[str, ...]] = [
     ("bench time-to-accuracy --rival jit",),
     ("list runs extra",),
     # Flags that exclude each other, or that the data does not allow.
-    ("classify --data digits --image-size 8", "one image size"),
-    ("classify --data digits --channels 1", "one channel"),
+    ("classify --data digits --image-size 8", "takes no image size"),
+    ("classify --data digits --channels 1", "takes no channels"),
     ("classify --data digits --patience 2 --eval-every 0", "--eval-every"),
     ("classify --data digits --keep-best 2 --batch-size 16 --devices 1", "--validation-fraction"),
     ("classify --data digits --network resnet18 --width 900 --batch-size 16", "memory"),

@@ -80,6 +80,17 @@ def test_a_long_file_costs_no_more_than_its_middle(tmp_path, monkeypatch):
     assert counts == [200]
 
 
+def test_a_file_that_gives_fewer_samples_than_it_promised_is_damaged(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, frames, **options: read(self, frames - 1, **options),
+    )
+    assert "before its last sample" in SoundFiles().row(tmp_path / "a.wav", Sound(RATE, 4000))
+
+
 def damaged(path, kind):
     """A file that can't be used, and what is said of it."""
     if kind == "empty":

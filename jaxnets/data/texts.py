@@ -1,6 +1,7 @@
 """Your own texts: CSV or JSON lines with a text and a label, or a folder of .txt files a class."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -18,7 +19,7 @@ from jaxnets.data.dataset import DataSet, stratified_indices
 from jaxnets.data.folder import digest_of, from_files, root_of, scan
 from jaxnets.errors import UserError
 
-__all__ = ["load_texts", "read_table", "read_text"]
+__all__ = ["load_texts", "read_table"]
 
 
 class Example(NamedTuple):
@@ -128,7 +129,8 @@ def _by_number(label: str) -> tuple[float, str]:
 
 
 def _read(path: Path, label: str) -> list[Example]:
-    return read_table(path) if path.suffix in TABLES else [read_text(path, label)]
+    """The examples of a table, or the one text of another file, whose label is its folder's."""
+    return read_table(path) if path.suffix in TABLES else [_example(path.name, _text(path), label)]
 
 
 def read_table(path: Path) -> list[Example]:
@@ -138,7 +140,7 @@ def read_table(path: Path) -> list[Example]:
       UserError: if the file is damaged, lacks a column, or holds no example.
     """
     examples, keys = [], ("", "")
-    for line, row in _json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path):
+    for line, row in _rows(path):
         if not examples:
             keys = (_column(path, row, "text", TEXTS), _column(path, row, "label", LABELS))
         text, label = (row.get(key) for key in keys)
@@ -150,27 +152,16 @@ def read_table(path: Path) -> list[Example]:
     return examples
 
 
-def read_text(path: Path, label: str) -> Example:
-    """The text that a file in UTF-8 holds.
-
-    Raises:
-      UserError: if it is no text.
-    """
-    return _example(path.name, _decoded(path), label)
-
-
 def _example(where: str, text: str, label: str) -> Example:
-    fault = ""
+    fault = "" if label else "no label that names a class"
     if not text.strip():
         fault = "no text"
-    elif not label:
-        fault = "no label that names a class"
     elif len(text) > MOST:
         fault = f"a text of {len(text):,} characters, more than {MOST:,}"
     return Example(text, label, where, fault)
 
 
-def _decoded(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -182,6 +173,7 @@ def _decoded(path: Path) -> str:
 
 
 def _column(path: Path, row: Mapping[str, Any], what: str, names: Sequence[str]) -> str:
+    """The name of a table's column of texts or labels."""
     known = {str(key).strip().lower(): key for key in row if key is not None}
     for name in names:
         if name in known:
@@ -192,25 +184,22 @@ def _column(path: Path, row: Mapping[str, Any], what: str, names: Sequence[str])
     )
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(sys.maxsize)  # a text may be long; `_example` says how long
-    separator = "\t" if path.suffix == ".tsv" else ","
-    reader = csv.DictReader(_decoded(path).splitlines(keepends=True), delimiter=separator)
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the line, row by column) of a table."""
+    lines, line = io.StringIO(_text(path), newline=""), 0
     try:
+        if path.suffix == ".jsonl":
+            for line, text in enumerate(lines, start=1):
+                if text.strip():
+                    row = json.loads(text)
+                    if not isinstance(row, dict):
+                        raise ValueError("no JSON object with a text and a label")
+                    yield line, row
+            return
+        csv.field_size_limit(sys.maxsize)  # a text may be long; `_example` says how long
+        reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
         for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}, is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}, is no JSON object with a text and a label")
-        yield number, row
+            line = reader.line_num
+            yield line, row
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path}, line {max(1, line)}: {error}") from error
