@@ -180,7 +180,7 @@ class Discriminator(nn.Module):
 
 
 class TrunkDiscriminator(nn.Module):
-    """Twin of `jaxnets.models.trunk.TrunkDiscriminator`."""
+    """Twin of `jaxnets.models.conditioning.TrunkDiscriminator`."""
 
     def __init__(self, num_classes: int | None, trunk: Any):
         super().__init__()

@@ -17,7 +17,7 @@ from torch import nn
 from experiments.benchmarks import torch_gans, torch_r3gan, torch_resnet_gan
 from experiments.benchmarks.torch_classifiers import ResNet, SpeedNet
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan, r3gan, resnet, resnet_gan, speed_net, trunk
+from jaxnets.models import conditioning, dcgan, r3gan, resnet, resnet_gan, speed_net
 
 __all__ = ["has_batch_norm", "make_twin"]
 
@@ -59,7 +59,7 @@ def make_twin(module: Any, image_shape: Sequence[int]) -> nn.Module:
             return of_torch.Generator(module)
         if isinstance(module, family.Discriminator):
             return of_torch.Discriminator(module, image_shape)
-    if isinstance(module, trunk.TrunkDiscriminator):
+    if isinstance(module, conditioning.TrunkDiscriminator):
         inner = make_twin(module.trunk, image_shape)
         return torch_gans.TrunkDiscriminator(module.num_classes, inner)
     raise UserError(f"{type(module).__name__} has no PyTorch twin; there are twins of {TWINS}")

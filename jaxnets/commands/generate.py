@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, distributed, evaluate, metrics, parallel, report
+from jaxnets import data, distributed, evaluate, metrics, parallel, report, sampling
 from jaxnets.commands import (
     checks,
     common,
@@ -55,7 +55,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     gan_step.check_penalty(config, nets[1], shape)
     matched = gan_step.features_to_match(config, dataset, mesh)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
-    sample = evaluate.make_sample(
+    sample = sampling.make_sample(
         nets[0], latent_size=given(config.latent_size), conditional=config.conditional
     )
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
@@ -133,7 +133,7 @@ def _metrics(config: Generate, judge: Judge | None, dataset: DataSet) -> list[st
 
 
 def _preview(
-    config: Generate, dataset: DataSet, sample: evaluate.Sample, of: TrainState, folder: Path
+    config: Generate, dataset: DataSet, sample: sampling.Sample, of: TrainState, folder: Path
 ) -> None:
     """Writes a grid of each member's samples, a row for each class."""
     classes = min(dataset.num_classes, _PREVIEWED_CLASSES)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxnets import evaluate, provenance, report, sampling
+from jaxnets import provenance, report, sampling
 from jaxnets.commands import pictures as drawn
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
@@ -140,7 +140,7 @@ def pictures(
     if "truncation" in into:
         asked, count = at_most(SWEPT)
         numbers = truncations(config.truncation_sweep)
-        images = sampling.truncation_sweep(sample, variables, key, asked, numbers)
+        images = np.stack([sample(variables, key, asked, number) for number in numbers])
         found[into["truncation"]] = report.grid_png(
             finished(images).reshape(-1, *images.shape[2:]),
             count,
@@ -191,7 +191,7 @@ def figures(
         truncation_sweep=_TRUNCATIONS,
         style_mixing=1 if styled else None,
     )
-    walk = evaluate.make_walk(
+    walk = sampling.make_walk(
         generator, latent_size=given(config.latent_size), conditional=config.conditional
     )
     frames = walk(variables, jax.random.key(_SEED), asked, _POINTS, _FRAMES)

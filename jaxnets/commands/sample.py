@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxnets import data, evaluate, parallel, provenance, report, watermark
+from jaxnets import data, parallel, provenance, report, sampling, watermark
 from jaxnets.commands import checks, common, generate, judging, looking, pictures, populations
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.generate import Generate, read_again
@@ -183,7 +183,7 @@ class _Maker:
 
     def walk(self, frames: int) -> bytes:
         """An animated picture of what lies between latents."""
-        walk = evaluate.make_walk(
+        walk = sampling.make_walk(
             self.built.generator,
             latent_size=given(self.options.latent_size),
             conditional=self.options.conditional,
