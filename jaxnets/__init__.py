@@ -75,7 +75,7 @@ _HOMES = {
         "population_state",
         "population_step",
     ],
-    "jaxnets.sampling": ["make_sample", "make_walk", "slerp", "style_mixing", "truncation_sweep"],
+    "jaxnets.sampling": ["make_sample", "make_walk", "slerp", "style_mixing"],
     "jaxnets.scoring": ["Judge", "score_samples"],
     "jaxnets.state": ["Net", "TrainState", "init_net"],
     "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
@@ -142,7 +142,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         population_state,
         population_step,
     )
-    from jaxnets.sampling import make_sample, make_walk, slerp, style_mixing, truncation_sweep
+    from jaxnets.sampling import make_sample, make_walk, slerp, style_mixing
     from jaxnets.scoring import Judge, score_samples
     from jaxnets.state import Net, TrainState, init_net
     from jaxnets.steps import adversarial_step, classifier_step, sample_latents

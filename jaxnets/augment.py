@@ -8,6 +8,7 @@ image, so a generator can learn through them, and so can a gradient penalty.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import chex
@@ -47,17 +48,14 @@ AUGMENT_PROBABILITY = "augment_probability"
 _Filling = Literal["reflect", "zero"]
 
 
-def _check_mode(mode: str) -> None:
-    if mode not in ("reflect", "zero"):
-        raise UserError(f"filling mode {mode!r} is unknown; choose 'reflect' or 'zero'.")
-
-
 def _shift(image: Array, offsets: Array, mode: _Filling) -> Array:
     """Moves the window over the image by `offsets` [rank], filling in what lies outside.
 
     One gather per axis. At 512 x 32 x 32 x 3 under vmap on two CPU cores: 0.9 ms forward and 4
     with the gradient; pad and dynamic_slice 1.5 and 25, one-hot matmuls 5 and 9.
     """
+    if mode not in ("reflect", "zero"):
+        raise UserError(f"filling mode {mode!r} is unknown; choose 'reflect' or 'zero'.")
     for axis, size in enumerate(image.shape[:-1]):
         index = jnp.arange(size) + offsets[axis]
         mirrored = (size - 1) - jnp.abs((size - 1) - jnp.abs(index))
@@ -71,21 +69,13 @@ def _shift(image: Array, offsets: Array, mode: _Filling) -> Array:
 
 
 def random_crop(key: PRNGKey, image: Array, *, padding: int, mode: _Filling = "reflect") -> Array:
-    """Pads every spatial side by `padding` and crops the original size at a uniform place.
+    """Pads every spatial side by so many pixels and crops the original size at a uniform place.
 
-    Args:
-      key: one key.
-      image: [*spatial, C].
-      padding: pixels; 0 changes nothing.
-      mode: what the padding holds: the image mirrored about its edge pixel, or 0 (grey).
-
-    Returns:
-      [*spatial, C].
+    The padding holds the image mirrored about its edge pixel, or 0 (grey).
 
     Raises:
       UserError: if `padding` is negative, or too large to mirror, or `mode` is unknown.
     """
-    _check_mode(mode)
     smallest = min(image.shape[:-1])
     if padding < 0 or (mode == "reflect" and padding >= smallest):
         raise UserError(
@@ -106,14 +96,6 @@ def cutout(key: PRNGKey, image: Array, *, size: int) -> Array:
 
     The square may hang over the edge, as in the paper, so that on average less is lost. An even
     side reaches one pixel further to the left of its middle than to the right.
-
-    Args:
-      key: one key.
-      image: [*spatial, C].
-      size: pixels; 0 changes nothing.
-
-    Returns:
-      [*spatial, C].
 
     Raises:
       UserError: if `size` is negative, or so large that it always blanks the whole image.
@@ -141,20 +123,11 @@ def translate(
 ) -> Array:
     """Moves the image by up to `fraction` of each side, rounded to a pixel.
 
-    Args:
-      key: one key.
-      image: [*spatial, C].
-      fraction: in [0, 1).
-      mode: what fills the place that it leaves: the image mirrored about its edge pixel, or 0
-        (grey).
-
-    Returns:
-      [*spatial, C].
+    The place that it leaves is filled with the image mirrored about its edge pixel, or 0 (grey).
 
     Raises:
       UserError: if `fraction` is outside [0, 1), or `mode` is unknown.
     """
-    _check_mode(mode)
     if not 0.0 <= fraction < 1.0:
         raise UserError(f"translation fraction {fraction} is outside [0, 1); choose one inside.")
     reach = jnp.array([int(fraction * side + 0.5) for side in image.shape[:-1]])
@@ -195,12 +168,7 @@ def compose(*functions: Augmentation) -> Augmentation:
 
 
 def sometimes(function: Augmentation, probability: Array | float) -> Augmentation:
-    """An augmentation of a share of the images; of composed ones, each by a draw of its own.
-
-    Args:
-      function: what is done to an image, or not.
-      probability: in [0, 1]; may be traced.
-    """
+    """An augmentation of a share of the images, which may be traced; composed ones draw apart."""
     if isinstance(function, _Composed):
         return compose(*(sometimes(part, probability) for part in function.functions))
 
@@ -248,16 +216,7 @@ class Adaptive:
 
 
 def apply(function: Augmentation, keys: Array, images: Array) -> Array:
-    """Maps an augmentation over a batch.
-
-    Args:
-      function: `(key, image) -> image`.
-      keys: [B] keys, as of `jaxnets.axis.example_keys`.
-      images: [B, *spatial, C].
-
-    Returns:
-      [B, *spatial, C].
-    """
+    """Maps an augmentation over images [B, ...], keys [B] as of `jaxnets.axis.example_keys`."""
     chex.assert_shape(keys, (images.shape[0],))
     return jax.vmap(function)(keys, images)
 
@@ -278,16 +237,8 @@ def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[A
     """Blends neighbours: `l x_a + (1 - l) x_b` and `l x_b + (1 - l) x_a`, `l ~ Beta(alpha, alpha)`.
 
     Partners are examples 2j and 2j + 1 of the batch, which has been shuffled already: a random
-    partner could sit on another device. Their l comes from the key of the first.
-
-    Args:
-      keys: [B] keys, as of `jaxnets.axis.example_keys`.
-      images: [B, *spatial, C].
-      labels: [B, K] probabilities (one-hot).
-      alpha: above 0; the smaller, the closer to one of the two.
-
-    Returns:
-      images [B, *spatial, C] and labels [B, K], mixed alike.
+    partner could sit on another device. Their l comes from the key of the first; the smaller
+    `alpha`, the closer it is to 0 or 1. Labels are [B, K] probabilities, and mixed as images are.
 
     Raises:
       UserError: if B is odd or `alpha` is not above 0.
@@ -312,10 +263,6 @@ def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[A
     return mix(images), mix(labels)
 
 
-def _mirrored_translation(key: PRNGKey, image: Array) -> Array:
-    return translate(key, image, mode="reflect")
-
-
 def _half_cutout(key: PRNGKey, image: Array) -> Array:
     return cutout(key, image, size=int(0.5 * min(image.shape[:-1]) + 0.5))
 
@@ -327,7 +274,7 @@ GAN_AUGMENTATIONS: Registry[Augmentation] = Registry(
     {
         "color": compose(brightness, saturation, contrast),
         "translation": translate,
-        "shift": _mirrored_translation,
+        "shift": partial(translate, mode="reflect"),
         "cutout": _half_cutout,
         "flip": random_flip,
     },
@@ -335,14 +282,12 @@ GAN_AUGMENTATIONS: Registry[Augmentation] = Registry(
 
 
 def gan_augmentation(policy: str) -> Augmentation:
-    """A GAN's augmentation out of names, for reals and fakes alike.
+    """A GAN's augmentation, for reals and fakes alike, such as "color,translation,cutout".
 
-    Args:
-      policy: names of `GAN_AUGMENTATIONS` with commas between, applied in that order, such as
-        "color,translation,cutout"; "" is the identity.
+    The policy has names of `GAN_AUGMENTATIONS`, applied in that order; "" is the identity.
 
     Raises:
-      UserError: if a name is unknown; the message lists the known ones.
+      UserError: if a name is unknown.
 
     Reference:
       Zhao et al. 2020, Differentiable Augmentation for Data-Efficient GAN Training,

@@ -51,8 +51,8 @@ class Checkpoints:
     Every checkpoint has a manifest with checksums of its arrays and of its files, and with the
     configuration of its run; what does not agree with it is never restored.
 
-    Of several processes all make the same calls. Each writes and reads its own part of the arrays,
-    and process 0 what there is besides.
+    With several processes, all make the same calls. Each writes and reads its own part of the
+    arrays, and process 0 what there is besides.
 
     Attributes:
       directory: where they are.
@@ -170,10 +170,8 @@ class Checkpoints:
     ) -> None:
         """Starts to save the state under its own step; does nothing if that step is saved.
 
-        Args:
-          state: whatever its sharding.
-          notes: what else a resumed run must know, as JSON types.
-          value: what the checkpoint is ranked by. One that is not finite never ranks.
+        `notes` are what else a resumed run must know, as JSON types; `value` is what the checkpoint
+        is ranked by. One that is not finite never ranks.
 
         Raises:
           UserError: if it could not be written, and the one before it neither.
@@ -272,7 +270,7 @@ class Checkpoints:
           UserError: if there is none, or none that is good, or it is that of another network.
         """
         self.wait()
-        self.damaged = {}  # what an earlier call found may have been saved again since
+        self.damaged = {}  # what was damaged earlier may have been saved again since
         order = self.steps()[::-1]
         if order and (newest := self._newest_saved()) > order[0]:
             self.damaged[newest] = "it is gone"

@@ -16,9 +16,9 @@ from jaxnets.data import Split, eval_batches, split_validation
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Calibration, Confusion
 from jaxnets.metrics.frechet import Moments, frechet_distance
-from jaxnets.parallel import on_this_process, spread, whole
+from jaxnets.parallel import gathered, on_this_process, spread
 from jaxnets.registry import Registry
-from jaxnets.sampling import Sample, Walk, apply, make_sample, make_walk, slerp
+from jaxnets.sampling import apply
 from jaxnets.state import TrainState
 from jaxnets.typing import Array, PyTree
 
@@ -27,15 +27,9 @@ __all__ = [
     "Classification",
     "FrechetScores",
     "Predict",
-    "Sample",
-    "Walk",
     "classification",
     "frechet_scores",
     "make_predict",
-    "make_sample",
-    "make_walk",
-    "noise_like",
-    "slerp",
     "to_look_at",
 ]
 
@@ -78,7 +72,7 @@ def make_predict(
 ) -> Predict:
     """Compiles a classifier for evaluation, its batches spread over the mesh.
 
-    Of several processes, all must predict the same, at the same time; each gets the whole answer.
+    With several processes, all must predict the same, at the same time; each gets all answers.
 
     Args:
       model: `(inputs, train) -> (logits, features)`.
@@ -106,7 +100,7 @@ def make_predict(
             raise UserError("there is nothing to predict: the split holds no examples")
         if views != "plain" and split.columns["inputs"].kind != "image":
             raise UserError(f"the views {views!r} are of images; choose plain")
-        variables = whole(variables)
+        variables = gathered(variables)
         parts = []
         for batch in eval_batches(split, batch_size):
             distributed.pause()
@@ -159,17 +153,12 @@ def to_look_at(state: TrainState) -> TrainState:
     """What pictures are made of, by one of several processes alone; all must call it.
 
     Returns:
-      The state; of several processes, this one's copy of it, without the optimisers' part.
+      The state; with several processes, this one's copy of it, without the optimisers' part.
     """
     if jax.process_count() == 1:
         return state
     nets = {name: dataclasses.replace(net, opt_state=None) for name, net in state.nets.items()}
-    return on_this_process(whole(dataclasses.replace(state, nets=nets)))
-
-
-def noise_like(like: Split, seed: int) -> Split:
-    """The worst samples there are (see `Column.noise`), as many as a split has."""
-    return like.replace(inputs=like.columns["inputs"].noise(len(like), seed))
+    return on_this_process(gathered(dataclasses.replace(state, nets=nets)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,10 +212,11 @@ def frechet_scores(
     def distance(split: Split) -> float:
         return frechet_distance(Moments.of(features_of(split)), real)
 
+    noise = half.columns["inputs"].noise(len(half), seed)
     return FrechetScores(
         samples=distance(samples.take(np.concatenate(chosen))),
         floor=distance(other),
-        ceiling=distance(noise_like(half, seed)),
+        ceiling=distance(half.replace(inputs=noise)),
         count=len(half),
     )
 

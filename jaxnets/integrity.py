@@ -124,14 +124,10 @@ def _sums_on_devices(array: Array) -> Array:
 
 
 def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
-    """The first array whose name, type or shape differs: Orbax would cast to another in silence.
+    """The first array whose name, type or shape differs, in words; None if all agree.
 
-    Args:
-      there: the arrays of a checkpoint, as its manifest has them.
-      here: those of the state that is to be read.
-
-    Returns:
-      What differs, in words; None if nothing does.
+    Orbax would cast to another type in silence. `there` is what the manifest of a checkpoint
+    lists, `here` the state to be read.
     """
     for name in sorted({*there, *here}):
         shown = [f"{of[name][0]}{of[name][1]}" if name in of else "missing" for of in (there, here)]
@@ -141,12 +137,7 @@ def misfit(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
 
 
 def set_aside(directory: Path, steps: Iterable[int]) -> None:
-    """Renames checkpoints to `damaged-<step>`, or the next such name.
-
-    Args:
-      directory: of the checkpoints.
-      steps: which.
-    """
+    """Renames checkpoints to `damaged-<step>`, or the next such name."""
     for step in steps:
         place, number = directory / f"damaged-{step}", 1
         while place.exists():
@@ -156,12 +147,7 @@ def set_aside(directory: Path, steps: Iterable[int]) -> None:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes what `read_manifest` verifies, into a folder that is complete but for it.
-
-    Args:
-      folder: of one checkpoint.
-      content: JSON types; what else the manifest tells.
-    """
+    """Writes what `read_manifest` verifies, and `content`, into a checkpoint that is complete."""
     files = {
         str(path.relative_to(folder)): [path.stat().st_size, _digest_of_file(path)]
         for path in sorted(folder.rglob("*"))
@@ -249,13 +235,7 @@ def _digest_of_file(path: Path) -> str:
 
 
 def nothing_good(directory: Path, damaged: Mapping[int, str], *, ever_saved: bool) -> str:
-    """Why no checkpoint of a folder can be restored, in one sentence.
-
-    Args:
-      directory: of the checkpoints.
-      damaged: step -> what is wrong with it.
-      ever_saved: whether there has been one.
-    """
+    """Why no checkpoint of a folder can be restored, in one sentence; `damaged` is by step."""
     advice = "or start over in another run folder"
     if damaged:
         each = "; ".join(f"step {step}: {why}" for step, why in sorted(damaged.items()))

@@ -265,7 +265,6 @@ class BatchNorm(nn.Module):
       use_scale: whether `scale` is learned (it is 1 otherwise).
       use_bias: whether `bias` is learned (it is 0 otherwise).
       scale_init: initialiser of `scale` [C].
-      bias_init: initialiser of `bias` [C].
       dtype: type of the result.
 
     Reference: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167
@@ -276,7 +275,6 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     use_bias: bool = True
     scale_init: Initializer = _ones
-    bias_init: Initializer = _zeros
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -299,7 +297,7 @@ class BatchNorm(nn.Module):
             multiplier *= self.param("scale", self.scale_init, (channels,), jnp.float32)
         offset = -mean * multiplier
         if self.use_bias:
-            offset += self.param("bias", self.bias_init, (channels,), jnp.float32)
+            offset += self.param("bias", _zeros, (channels,), jnp.float32)
         shape = (1,) * (x.ndim - 1) + (channels,)
         y = x.astype(jnp.float32) * multiplier.reshape(shape) + offset.reshape(shape)
         return y.astype(self.dtype)

@@ -56,14 +56,10 @@ class MetricLog:
         unevaluated: bool = False,
         silent: bool = False,
     ):
-        """Opens both.
+        """Opens both, but with `silent` neither: another process writes.
 
-        Args:
-          folder: of the run.
-          silent: write nothing; another process does.
-          resume_step: the step that the run goes on from; records of later steps, which an
-            interrupted run wrote and which will now be written again, are dropped.
-          unevaluated: whether the state of that step will be evaluated again, too.
+        Records beyond `resume_step`, which an interrupted run wrote and which will now be written
+        again, are dropped, and with `unevaluated` those of its evaluation too.
         """
         self._folder, self._silent = folder, silent
         self._open(resume_step, unevaluated)
@@ -199,14 +195,9 @@ class Progress:
         line_seconds: float = 15.0,
         silent: bool = False,
     ):
-        """Sets it up; `start` starts it.
+        """Sets it up, for `total` steps of so many images; `start` starts it.
 
-        Args:
-          title: what is being done.
-          total: steps in all.
-          batch_size: images a step.
-          line_seconds: how far apart the plain lines are.
-          silent: show nothing; another process does.
+        Plain lines are `line_seconds` apart; where another process shows them this one is silent.
         """
         self.title, self.total, self.batch_size = title, total, batch_size
         self._seconds, self._silent = line_seconds, silent
@@ -214,11 +205,7 @@ class Progress:
         self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
 
     def start(self, done: int) -> None:
-        """Starts the clock, and the bar on a terminal.
-
-        Args:
-          done: steps made by an earlier run.
-        """
+        """Starts the clock, and the bar on a terminal, after the steps that an earlier run did."""
         self._first, self._start, self._paused = done, time.monotonic(), 0.0
         self._next_line = self._start
         if sys.stderr.isatty() and not self._silent:

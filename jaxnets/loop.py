@@ -218,18 +218,14 @@ class _Run:
         value = self._evaluate() if due(options.eval_every) else None
         ranks = value is not None and distributed.agree(self.checkpoints.would_be_kept(value))
         if due(options.save_every) or ranks or self.notes["stopped"]:
-            self._save(value)
+            self.checkpoints.save(self.state, self.notes, value)
         self.progress.leave_out(time.monotonic() - begin)
 
     def _first_state(self) -> TrainState:
         return place(self.task.init(), self.mesh, shard_params=self.options.shard_params)
 
-    def _save(self, value: float | None = None) -> None:
-        self.checkpoints.save(self.state, self.notes, value)
-
     def _restore(self) -> None:
-        state, notes = self.checkpoints.restore(self.state, repair=True)
-        self.state = state
+        self.state, notes = self.checkpoints.restore(self.state, repair=True)
         self.notes.update(notes)
 
     def _go_back(self, fault: guard.Fault) -> None:

@@ -46,28 +46,14 @@ OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry(
     },
 )
 
-#: name -> function of (peak, total, warmup) that gives step -> learning rate.
-SCHEDULES: Registry[Callable[[Any, int, int], optax.Schedule]] = Registry(
+#: name -> the share of the peak that the warm-up begins at, and a function of (peak, steps) that
+#: gives the learning rate after the warm-up, by the step.
+SCHEDULES: Registry[tuple[float, Callable[[Any, int], optax.Schedule]]] = Registry(
     "schedule",
     {
-        "constant": lambda peak, total, warmup: optax.join_schedules(
-            [optax.linear_schedule(0.0, peak, max(warmup, 1)), optax.constant_schedule(peak)],
-            [warmup],
-        ),
-        "cosine": lambda peak, total, warmup: optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, peak, max(warmup, 1)),
-                optax.cosine_decay_schedule(peak, max(total - warmup, 1)),
-            ],
-            [warmup],
-        ),
-        "linear": lambda peak, total, warmup: optax.join_schedules(
-            [
-                optax.linear_schedule(0.2 * peak, peak, max(warmup, 1)),
-                optax.linear_schedule(peak, 0.0, max(total - warmup, 1)),
-            ],
-            [warmup],
-        ),
+        "constant": (0.0, lambda peak, steps: optax.constant_schedule(peak)),
+        "cosine": (0.0, optax.cosine_decay_schedule),
+        "linear": (0.2, lambda peak, steps: optax.linear_schedule(peak, 0.0, steps)),
     },
 )
 
@@ -105,7 +91,10 @@ def make_schedule(
     """
     if not 0 <= warmup < 1:
         raise UserError(f"warm-up {warmup} is outside [0, 1), the share of steps that it takes")
-    return SCHEDULES[name](peak, total_steps, round(warmup * total_steps))
+    start, rest = SCHEDULES[name]
+    climb = round(warmup * total_steps)
+    rising = optax.linear_schedule(start * peak, peak, max(climb, 1))
+    return optax.join_schedules([rising, rest(peak, max(total_steps - climb, 1))], [climb])
 
 
 def over_images(
@@ -114,16 +103,7 @@ def over_images(
     """A number that goes from `start` to `end` along half a cosine, by the images seen.
 
     A schedule over images is the same for every batch size and number of devices; over steps it is
-    not.
-
-    Args:
-      start: the value before the first image; may be traced, as `end`.
-      end: the value from `images` on.
-      images: how many it takes; 0 gives `end` from the start.
-      batch_size: images of a step.
-
-    Returns:
-      A function step -> value.
+    not. `start` and `end` may be traced; with `images` at 0 it is `end` from the start.
 
     Reference:
       Huang et al. 2024, The GAN is dead; long live the GAN!, arXiv:2501.05441: learning rate, b2,

@@ -14,6 +14,7 @@ from jaxnets import axis
 from jaxnets.errors import UserError
 from jaxnets.placement import (
     bytes_per_device,
+    gathered,
     make_mesh,
     on_this_process,
     own_mesh,
@@ -23,7 +24,6 @@ from jaxnets.placement import (
     replicate,
     shares,
     spread,
-    whole,
 )
 from jaxnets.registry import check_name
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
@@ -33,6 +33,7 @@ __all__ = [
     "Mode",
     "bytes_per_device",
     "compile_step",
+    "gathered",
     "make_mesh",
     "on_this_process",
     "own_mesh",
@@ -40,7 +41,6 @@ __all__ = [
     "place",
     "replicate",
     "spread",
-    "whole",
 ]
 
 Mode = Literal["jit", "pmap"]

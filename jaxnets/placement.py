@@ -1,7 +1,7 @@
 """Where arrays lie: a mesh of the devices of all processes, and trees put on it.
 
 Every process has a view of the same global arrays. What it may touch by itself is its own part of
-them: `own_rows` of a batch, or its copy of what is whole everywhere (`on_this_process`).
+them: `own_rows` of a batch, or its copy of what is replicated (`on_this_process`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from jaxnets.typing import DATA_AXIS, PyTree
 
 __all__ = [
     "bytes_per_device",
+    "gathered",
     "make_mesh",
     "on_one_device",
     "on_this_process",
@@ -29,7 +30,6 @@ __all__ = [
     "replicate",
     "shares",
     "spread",
-    "whole",
 ]
 
 
@@ -77,7 +77,7 @@ def make_mesh(devices: int | Sequence[Any] | None = None) -> Mesh:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree with every leaf whole on every device of the mesh.
+    """The tree with every leaf replicated on every device of the mesh.
 
     Of several processes, each gives the same values.
     """
@@ -111,7 +111,7 @@ def place(state: PyTree, mesh: Mesh, *, shard_params: bool = False) -> PyTree:
       state: arrays on any devices.
       mesh: the devices.
       shard_params: divide what is large in it (parameters, the optimiser's state, averages) among
-        the devices, each array along one axis; else all of it is whole on every device.
+        the devices, each array along one axis; else all of it is replicated.
     """
     if not shard_params:
         return replicate(state, mesh)
@@ -126,8 +126,8 @@ def shares(state: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def whole(tree: PyTree) -> PyTree:
-    """The tree with every leaf that is divided among devices whole on each of them."""
+def gathered(tree: PyTree) -> PyTree:
+    """The tree, with every leaf that is divided among devices replicated on all of them."""
 
     def gather(leaf: Any) -> Any:
         where = getattr(leaf, "sharding", None)
@@ -144,7 +144,7 @@ def on_this_process(tree: PyTree) -> PyTree:
     What is computed from it is this process's own business: the others need not do the same.
 
     Args:
-      tree: arrays, those on several processes whole on every device (see `whole`).
+      tree: arrays, those on several processes replicated (see `gathered`).
     """
 
     def own(leaf: Any) -> Any:
@@ -156,7 +156,7 @@ def on_this_process(tree: PyTree) -> PyTree:
 
 
 def on_one_device(tree: PyTree) -> PyTree:
-    """The tree with what is whole on each of this process's devices as it is on the first of them.
+    """The tree with what is replicated on this process's devices as it is on the first of them.
 
     What is divided, or lies on other processes' devices too, stays as it is.
     """

@@ -61,12 +61,13 @@ def population_state(
         if len(values) != len(states):
             raise UserError(f"{name} has {len(values)} values for {len(states)} members")
     first = states[0]
-    whole: TrainState = jax.tree.map(
+    together: TrainState = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
         *(dataclasses.replace(state, step=first.step) for state in states),
     )
     added = {name: jnp.asarray(values, jnp.float32) for name, values in (hypers or {}).items()}
-    return dataclasses.replace(whole, step=jnp.copy(first.step), extra={**whole.extra, **added})
+    extra = {**together.extra, **added}
+    return dataclasses.replace(together, step=jnp.copy(first.step), extra=extra)
 
 
 def member_state(state: TrainState, index: int) -> TrainState:
@@ -137,11 +138,7 @@ class PopulationPipeline:
     """
 
     def __init__(self, members: Sequence[Feeder], *, shared: bool):
-        """Joins pipelines.
-
-        Args:
-          members: of one kind, with equal numbers of examples and batch sizes.
-          shared: whether they all have the same source.
+        """Joins pipelines of one kind; `shared` if they all have the same source.
 
         Raises:
           UserError: if their sizes differ.
@@ -217,10 +214,6 @@ def mean_and_spread(
     names: Sequence[str], numbers: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
     """Numbers of the members, and what they say together.
-
-    Args:
-      names: of the members.
-      numbers: each member's, by the same names.
 
     Returns:
       `name` -> mean, `name_std` -> sample standard deviation (0 for one member; NaN where a value

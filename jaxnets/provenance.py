@@ -34,32 +34,21 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = "XML:com.adobe.xmp"
 #: Texts of a PNG, by the keys of a record.
 _KEYWORDS = {
-    "synthetic": "Synthetic",
-    "digital_source_type": "Digital Source Type",
-    "software": "Software",  # one of the PNG standard's own
-    "model": "Model",
-    "generator": "Generator",
-    "weights": "Weights",
-    "data": "Data",
-    "data_fingerprint": "Data Fingerprint",
-    "seed": "Seed",
-    "label": "Label",
-    "truncation": "Truncation",
-    "watermark": "Watermark",
+    key: key.replace("_", " ").title()  # "Software" is one of the PNG standard's own
+    for key in (
+        *("synthetic", "digital_source_type", "software", "model", "generator", "weights"),
+        *("data", "data_fingerprint", "seed", "label", "truncation", "watermark"),
+    )
 }
 _LONGEST = 1 << 22  # characters of a line of texts, the mark included
 _TYPE_IN_XMP = re.compile(r"DigitalSourceType.{1,100}?/digitalsourcetype/(\w{1,80})", re.DOTALL)
 
 
 def record(facts: Mapping[str, Any], *, composite: bool = False) -> dict[str, Any]:
-    """What is said of generated images, for the JSON beside a batch of them.
+    """What a mark says of generated images, for the JSON beside a batch of them.
 
-    Args:
-      facts: what is known of them, such as `weights`, `data` and `seed`.
-      composite: whether real images are among them.
-
-    Returns:
-      `synthetic`, `digital_source_type` and `software`, and the facts after them.
+    `synthetic`, `digital_source_type` and `software`, and after them facts such as `weights`,
+    `data` and `seed`; `composite` if real images are among them.
     """
     return {
         "synthetic": True,

@@ -190,19 +190,9 @@ def curves_svg(
             raise UserError(f"no record has {key!r} and {x!r}; the records have {known}.")
         steps, values = np.array(points, float).T  # None, which JSON has for NaN, becomes NaN
         values = np.where(np.isfinite(values), values, np.nan)
-        marker = "o" if len(points) <= 30 else ""
-        colour = _LINES[place % len(_LINES)]
         style = ("-", "--", ":")[place // len(_LINES) % 3]
-        axes.plot(
-            steps,
-            values,
-            style,
-            label=_plain(key),
-            color=colour,
-            marker=marker,
-            markersize=3,
-            lw=1.6,
-        )
+        (line,) = axes.plot(steps, values, style, label=_plain(key), lw=1.6, markersize=3)
+        line.set(color=_LINES[place % len(_LINES)], marker="o" if len(points) <= 30 else "")
     axes.set_xlabel(_plain(x))
     axes.set_title(_plain(title), fontsize=11)
     axes.grid(color=_INK, alpha=0.12, lw=0.8)
@@ -241,15 +231,9 @@ def confusion_svg(matrix: ArrayLike, class_names: Sequence[str] | None = None) -
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
         for row, column in np.argwhere(counts > 0):
-            axes.text(
-                column,
-                row,
-                f"{counts[row, column]:g}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if shares[row, column] > 0.5 else "#1b1f24",
-            )
+            ink = "white" if shares[row, column] > 0.5 else "#1b1f24"
+            cell = axes.text(column, row, f"{counts[row, column]:g}", color=ink, fontsize=8)
+            cell.set(ha="center", va="center")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     _paint_axes(axes)

@@ -1,6 +1,6 @@
 """Generators at work: samples, truncated or not, mixtures of styles, walks through the latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnets.columns import to_uint8
 from jaxnets.errors import UserError
-from jaxnets.parallel import on_this_process, whole
+from jaxnets.parallel import gathered, on_this_process
 from jaxnets.placement import on_one_device
 from jaxnets.typing import Array, PRNGKey, PyTree
 
@@ -25,7 +25,6 @@ __all__ = [
     "mean_style",
     "slerp",
     "style_mixing",
-    "truncation_sweep",
 ]
 
 #: (variables, key, labels [N] or count N[, truncation]) -> images [N, H, W, C] in [-1, 1].
@@ -76,17 +75,9 @@ def mean_style(
     labels: Array | None = None,
     count: int = _MAPPED,
 ) -> Array:
-    """The mean style of each class, over the same latents.
+    """The mean style of each class [K, S, W], over the same `count` latents.
 
-    Args:
-      generator: with `map` and `latent_size`, see `jaxnets.models.style_gan.Generator`.
-      variables: its variables.
-      key: of the latents.
-      labels: classes [K], or None for a generator without.
-      count: of the latents.
-
-    Returns:
-      [K, S, W]; K is 1 without classes.
+    The generator has styles (see `has_styles`), and labels [K]; without classes K is 1.
     """
     size: int = generator.latent_size  # type: ignore[attr-defined]
     latents = jax.random.normal(key, (count, size))
@@ -96,6 +87,37 @@ def mean_style(
         return _map(generator, variables, latents, asked).mean(axis=0)
 
     return jax.lax.map(of_class, jnp.zeros(1, jnp.int32) if labels is None else jnp.asarray(labels))
+
+
+def _classes(labels: np.ndarray | int, conditional: bool) -> np.ndarray:
+    """Labels [N] int32; zeros, which stand for no class, where only their number is given.
+
+    Raises:
+      UserError: if there are none, or a number where classes are needed.
+    """
+    if isinstance(labels, int | np.integer):
+        if conditional:
+            raise UserError("this generator takes a class label for each image")
+        labels = np.zeros(max(0, int(labels)), np.int32)
+    if not len(labels):
+        raise UserError("no samples were asked for; the count must be at least 1")
+    return np.asarray(labels, np.int32)
+
+
+def _in_batches(
+    make: Callable[..., np.ndarray], batch_size: int, *inputs: np.ndarray
+) -> np.ndarray:
+    """What `make` makes of inputs [N, ...], all batches of one size: the last wraps around."""
+    count = len(inputs[0])
+    size = min(batch_size, count)
+    made = np.empty(0)
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size) % count
+        part = make(*(each[rows] for each in inputs))[: count - start]
+        if not start:
+            made = np.empty((count, *part.shape[1:]), part.dtype)
+        made[start : start + size] = part
+    return made
 
 
 def make_sample(
@@ -122,26 +144,25 @@ def make_sample(
     means_of = jax.jit(partial(mean_style, generator))
 
     @jax.jit
-    def make(variables: PyTree, key: PRNGKey, index: Array, labels: Array, truncation: Array):
+    def make(
+        variables: PyTree,
+        key: PRNGKey,
+        truncation: Array,
+        index: Array,
+        labels: Array,
+        means: Array | None,
+    ) -> Array:
+        asked = labels if conditional else None
+        latents = _latents(key, index, latent_size)
+        if means is not None:
+            styles = _map(generator, variables, latents, asked)
+            return _synthesise(generator, variables, means + truncation * (styles - means))
+
         def cut(one: PRNGKey) -> Array:
             return truncation * jax.random.truncated_normal(one, -2.0, 2.0, (latent_size,))
 
-        uncut = _latents(key, index, latent_size)
-        latents = jnp.where(truncation > 0, jax.vmap(cut)(_keys(key, index)), uncut)
-        return apply(generator, variables, latents, labels if conditional else None)[0]
-
-    @jax.jit
-    def make_near(
-        variables: PyTree,
-        key: PRNGKey,
-        index: Array,
-        labels: Array,
-        truncation: Array,
-        means: Array,
-    ):
-        latents = _latents(key, index, latent_size)
-        styles = _map(generator, variables, latents, labels if conditional else None)
-        return _synthesise(generator, variables, means + truncation * (styles - means))
+        latents = jnp.where(truncation > 0, jax.vmap(cut)(_keys(key, index)), latents)
+        return apply(generator, variables, latents, asked)[0]
 
     def sample(
         variables: PyTree,
@@ -152,60 +173,23 @@ def make_sample(
     ) -> np.ndarray:
         if truncation is not None and not 0 < truncation <= 1:
             raise UserError(f"truncation {truncation} is outside (0, 1]")
-        if isinstance(labels, int | np.integer):
-            if conditional:
-                raise UserError("this generator takes a class label for each image")
-            labels = np.zeros(int(labels), np.int32)
-        count = len(labels)
-        if not count:
-            raise UserError("no samples were asked for; the count must be at least 1")
-        size = min(batch_size, count)
+        asked = _classes(labels, conditional)
         # It takes no other process to sample, and no second device to make the same image.
-        variables = on_one_device(on_this_process(whole(variables)))
-        means, place = None, np.zeros(count, np.int32)
+        variables = on_one_device(on_this_process(gathered(variables)))
+        means, place = None, np.zeros(len(asked), np.int32)
         if styled and truncation is not None:
-            classes, place = np.unique(np.asarray(labels, np.int32), return_inverse=True)
-            # Of a key of its own: what is typical depends on nothing that is asked for.
-            key_of_means = jax.random.key(0)
-            means = means_of(variables, key_of_means, classes if conditional else None)
-        samples = np.empty(0)
-        for start in range(0, count, size):
-            index = np.arange(start, start + size)
-            padded = np.resize(labels[start : start + size], size).astype(np.int32)
-            inputs = variables, key, index, padded, np.float32(truncation or 0)
-            if means is None:
-                images = make(*inputs)
-            else:
-                images = make_near(*inputs, means[np.resize(place[start : start + size], size)])
-            part = np.asarray(images)[: count - start]
-            part = to_uint8(part) if as_bytes else part
-            if not start:
-                samples = np.empty((count, *part.shape[1:]), part.dtype)
-            samples[start : start + size] = part
-        return samples
+            classes, place = np.unique(asked, return_inverse=True)
+            # From a key of its own: what is typical depends on nothing that is asked for.
+            means = means_of(variables, jax.random.key(0), classes if conditional else None)
+
+        def batch(index: np.ndarray, labels: np.ndarray, place: np.ndarray) -> np.ndarray:
+            near = None if means is None else means[place]
+            images = make(variables, key, np.float32(truncation or 0), index, labels, near)
+            return to_uint8(np.asarray(images)) if as_bytes else np.asarray(images)
+
+        return _in_batches(batch, batch_size, np.arange(len(asked)), asked, place)
 
     return sample
-
-
-def truncation_sweep(
-    sample: Sample,
-    variables: PyTree,
-    key: PRNGKey,
-    labels: np.ndarray | int,
-    truncations: Sequence[float],
-) -> np.ndarray:
-    """The same samples at several truncations: [T, N, H, W, C].
-
-    Args:
-      sample: of `make_sample`, from a generator of any family.
-      variables: the generator's.
-      key: see `make_sample`.
-      labels: see `make_sample`.
-      truncations: T numbers in (0, 1].
-    """
-    if not truncations:
-        raise UserError("a sweep needs at least one truncation")
-    return np.stack([sample(variables, key, labels, truncation) for truncation in truncations])
 
 
 def style_mixing(
@@ -217,12 +201,8 @@ def style_mixing(
 ) -> np.ndarray:
     """Every sample's coarse styles with every sample's fine ones.
 
-    Args:
-      generator: with styles, see `has_styles`.
-      variables: its variables.
-      key: of the latents; those of `make_sample`.
-      labels: [N] integers, or the number N for a generator without classes.
-      crossover: the first stage that has fine styles, from 1 to the last.
+    The generator has styles (see `has_styles`); the samples are those of `make_sample`. Fine styles
+    begin at the stage `crossover`, from 1 to the last.
 
     Returns:
       Images [N, N, H, W, C] float32: row i has the styles of sample i up to the crossover, column
@@ -236,16 +216,14 @@ def style_mixing(
     last = generator.num_styles // 2 - 1  # type: ignore[attr-defined]
     if not 1 <= crossover <= last:
         raise UserError(f"styles cross over at one of the stages 1 to {last}, got {crossover}")
-    counted = isinstance(labels, int | np.integer)
-    count = int(labels) if counted else len(labels)  # type: ignore[arg-type]
-    if count < 1:
-        raise UserError("no samples were asked for; the count must be at least 1")
-    variables = on_this_process(whole(variables))
+    conditional = not isinstance(labels, int | np.integer)
+    asked = _classes(labels, conditional)
+    variables = on_this_process(gathered(variables))
     size: int = generator.latent_size  # type: ignore[attr-defined]
 
     @jax.jit
-    def styles_of(variables: PyTree, key: PRNGKey, asked: Array | None) -> Array:
-        return _map(generator, variables, _latents(key, jnp.arange(count), size), asked)
+    def styles_of(variables: PyTree, key: PRNGKey, labels: Array | None) -> Array:
+        return _map(generator, variables, _latents(key, jnp.arange(len(asked)), size), labels)
 
     @jax.jit
     def row(variables: PyTree, coarse: Array, styles: Array) -> Array:
@@ -253,7 +231,7 @@ def style_mixing(
         mixed = jnp.where(fine[None, :, None], styles, coarse[None])
         return _synthesise(generator, variables, mixed)
 
-    styles = styles_of(variables, key, None if counted else np.asarray(labels, np.int32))
+    styles = styles_of(variables, key, asked if conditional else None)
     return np.stack([np.asarray(row(variables, coarse, styles)) for coarse in styles])
 
 
@@ -262,10 +240,7 @@ def slerp(a: Array, b: Array, share: Array | float) -> Array:
 
     The straight line between two draws of N(0, I) leads through vectors that are too short for it.
 
-    Args:
-      a: [..., Z].
-      b: [..., Z]; neither of the two is zero.
-      share: [...] in [0, 1]; 0 gives a, 1 gives b.
+    Vectors are [..., Z] and not zero, shares [...] in [0, 1]: 0 gives a, 1 gives b.
 
     Reference:
       White 2016, Sampling Generative Networks, arXiv:1609.04468, section 2.1.
@@ -314,20 +289,17 @@ def make_walk(
         for name, number in {"points": points, "frames": frames}.items():
             if number < 1:
                 raise UserError(f"a walk of {number} {name}; there must be at least 1")
-        count = len(labels) if conditional else int(labels)  # type: ignore[arg-type]
+        asked = _classes(labels, conditional)
+        count = len(asked)
         latents = np.asarray(path(key, 1 if conditional else count, points, frames))
         latents = np.broadcast_to(latents, (len(latents), count, latent_size))
+        variables = on_this_process(gathered(variables))
+
+        def batch(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return np.asarray(make(variables, latents, labels))
+
         flat = latents.reshape(-1, latent_size)
-        asked = np.tile(
-            np.asarray(labels, np.int32) if conditional else np.zeros(count, np.int32), len(latents)
-        )
-        variables = on_this_process(whole(variables))
-        size, parts = min(batch_size, len(flat)), []
-        for start in range(0, len(flat), size):
-            rows = np.arange(start, start + size) % len(flat)
-            images = np.asarray(make(variables, flat[rows], asked[rows]))
-            parts.append(images[: len(flat) - start])
-        images = np.concatenate(parts)
+        images = _in_batches(batch, batch_size, flat, np.tile(asked, len(latents)))
         return images.reshape(len(latents), count, *images.shape[1:])
 
     return walk

@@ -310,7 +310,7 @@ def score_samples(
     for name in metrics:
         check_name("metric", name, METRICS)
         if name in OF_CLASSES and not conditional:
-            raise UserError(f"{name} is of samples whose classes were asked for (conditional)")
+            raise UserError(f"{name} needs samples whose classes were asked for (conditional)")
     if reference not in dataset.splits:
         known = ", ".join(dataset.splits)
         raise UserError(f"{dataset.name} has no split {reference!r}; it has {known}")

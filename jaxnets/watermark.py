@@ -74,7 +74,7 @@ _FLAT = 1e-9  # norm of a residual that is rounding alone
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """What a detector has found, of each image and of all together.
+    """What a detector says of each image and of all together.
 
     Attributes:
       scores: [N] standard deviations; for a key that is not theirs, N(0, 1), or the greatest of

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxnets import evaluate, parallel
+from jaxnets import evaluate, parallel, sampling
 from jaxnets.data import Split, normalise, to_uint8
 from jaxnets.errors import UserError
 
@@ -94,7 +94,7 @@ def test_sure_and_wrong_is_a_large_loss_and_not_infinity():
 
 
 def sampler(conditional=True, **options):
-    make = evaluate.make_sample(Echo(), latent_size=6, conditional=conditional, **options)
+    make = sampling.make_sample(Echo(), latent_size=6, conditional=conditional, **options)
 
     def sample(*args, **more):
         return make({}, *args, **more)[:, 0, :, 0]
@@ -187,7 +187,7 @@ def test_frechet_scores_lie_between_real_images_and_noise():
 
 def test_frechet_scores_of_noise_are_the_ceiling():
     reference = gradients(600, 0)
-    noise = evaluate.noise_like(reference, seed=7)
+    noise = reference.replace(inputs=reference.columns["inputs"].noise(len(reference), 7))
     scores = evaluate.frechet_scores(features, noise, reference)
     assert scores.samples == pytest.approx(scores.ceiling, rel=0.1)
 

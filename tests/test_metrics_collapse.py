@@ -29,10 +29,6 @@ def classes(*counts):
 def test_the_mean_distance_is_that_over_all_pairs(kind):
     points = (100 * RNG.uniform(size=(30, 4)) + 50).astype(kind)
     assert mean_squared_distance(points) == pytest.approx(over_pairs(points), rel=1e-6)
-    mask = np.arange(30) % 3 > 0
-    if kind == np.float32:
-        points[~mask] = np.nan
-    assert mean_squared_distance(points, mask) == pytest.approx(over_pairs(points[mask]), rel=1e-6)
 
 
 def test_a_large_mean_does_not_cost_the_distance_its_digits():
@@ -57,10 +53,6 @@ def test_the_spread_is_a_mean_over_classes():
         for c in (0, 1)
     ]
     assert relative_spread(samples, labels, real, real_labels) == pytest.approx(np.mean(expected))
-    order, mask = RNG.permutation(40), np.arange(40) < 32
-    padded = np.concatenate([samples, np.full((8, 3), np.nan)])[order]
-    found = relative_spread(padded, np.resize(labels, 40)[order], real, real_labels, mask[order])
-    assert found == pytest.approx(np.mean(expected))
 
 
 def test_samples_as_varied_as_real_ones_half_as_varied_and_all_alike():
@@ -92,10 +84,8 @@ def test_the_least_share_of_a_class():
     assert least_class_share(classes(100, 70, 30), real) == pytest.approx(0.75)  # 0.15 of 0.2
     assert least_class_share(classes(60, 40), real) == 0  # the third is missing
     assert least_class_share(np.full(100, 7), real) == 0  # a class that there is not
-    mask = np.arange(200) < 100
-    padded = np.concatenate([classes(50, 40, 10), np.full(100, 2)])
-    assert least_class_share(padded, real, mask) == pytest.approx(0.5)
-    assert least_class_share(classes(50, 40, 10), real, None, real < 2) == pytest.approx(0.8)
+    assert least_class_share(classes(50, 40, 10), real) == pytest.approx(0.5)
+    assert least_class_share(classes(50, 40, 10), real[real < 2]) == pytest.approx(0.8)
 
 
 def test_classes_too_rare_to_tell_have_no_share():
@@ -115,5 +105,4 @@ def test_chance_alone_leaves_no_class_out():
 def test_what_is_recognised():
     found, asked = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])
     assert recognised_share(found, asked) == 0.75
-    assert recognised_share(found, asked, asked == 1) == 0.5
     assert np.isnan(recognised_share([], []))

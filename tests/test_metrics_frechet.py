@@ -27,7 +27,7 @@ def test_moments_of_masked_batches_are_numpys():
     dirty = np.where(mask[:, None], A, np.nan).astype(np.float32)
     moments = Moments.zero(5)
     for part, keep in zip(np.split(dirty, [7, 9, 120]), np.split(mask, [7, 9, 120]), strict=True):
-        moments = moments.update(part, keep)
+        moments += Moments.of(part, keep)
     kept = A.astype(np.float32).astype(np.float64)[mask]
     assert moments.count == mask.sum()
     np.testing.assert_allclose(moments.mean, kept.mean(0), rtol=1e-12)
@@ -36,7 +36,7 @@ def test_moments_of_masked_batches_are_numpys():
 
 def test_merge_is_symmetric_and_empty_batches_change_nothing():
     a, b = Moments.of(A[:50]), Moments.of(A[50:])
-    for merged in (a + b, b + a, a.merge(b).update(A[:0]), a.merge(b).update(A, np.zeros(200))):
+    for merged in (a + b, b + a, a + b + Moments.of(A[:0]), a + b + Moments.of(A, np.zeros(200))):
         assert merged.count == 200
         np.testing.assert_allclose(merged.scatter, Moments.of(A).scatter, rtol=1e-10)
 
@@ -44,7 +44,7 @@ def test_merge_is_symmetric_and_empty_batches_change_nothing():
 def test_a_large_mean_does_not_cost_the_covariance_its_digits():
     moments = Moments.zero(5)
     for part in np.split(A + 1e7, 10):
-        moments = moments.update(part)
+        moments += Moments.of(part)
     np.testing.assert_allclose(moments.covariance(), np.cov(A.T), rtol=1e-6)
 
 

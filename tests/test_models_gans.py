@@ -20,8 +20,8 @@ from jaxnets.models import (
     make_gan,
     make_generator,
 )
+from jaxnets.models.conditioning import TrunkDiscriminator
 from jaxnets.models.dcgan import Discriminator
-from jaxnets.models.trunk import TrunkDiscriminator
 from model_cases import KEY, random_variables
 
 LABEL = jnp.array([0, 1, 2, 2])
@@ -57,8 +57,8 @@ def test_fields_of_a_family_by_name():
     options = {"image_shape": (16, 16, 1), "num_classes": 3, "width": 0.05}
     generator, discriminator = make_gan(
         "stylegan2",
-        generator_fields={"mapping_layers": 1, "style_size": 7, "mixing": 0},
-        discriminator_fields={"embedding_size": 5},
+        generator_options={"fields": {"mapping_layers": 1, "style_size": 7, "mixing": 0}},
+        discriminator_options={"fields": {"embedding_size": 5}},
         **options,
     )
     assert (generator.mapping_layers, generator.style_size, generator.mixing) == (1, 7, 0)
@@ -265,8 +265,8 @@ def test_self_attention_goes_into_both_networks_by_name(family):
     pair = make_gan(
         family,
         **{**SMALL, "image_shape": (16, 18, 2), "width": 0.05},
-        generator_attention=(0, 1),
-        discriminator_attention=(2,),
+        generator_options={"attention": (0, 1)},
+        discriminator_options={"attention": (2,)},
     )
     for module, x, stages in zip(
         pair, (latents(), images((16, 18, 2))), ((0, 1), (2,)), strict=True
@@ -323,15 +323,18 @@ def test_a_spectrally_normalised_dcgan_does_not_heed_the_size_of_its_kernels():
         ({"num_classes": 1}, "at least 2 classes, got 1"),
         ({"latent_size": 0}, "latent_size must be at least 1, got 0"),
         ({"width": -1.0}, "width factor must be above 0, got -1.0"),
-        ({"generator_attention": (3,)}, "no stage 3 .* has the stages 0 to 1"),
-        ({"discriminator_attention": (0,)}, "no stage 0 .* has the stages 1 to 2"),
+        ({"generator_options": {"attention": (3,)}}, "no stage 3 .* has the stages 0 to 1"),
         (
-            {"discriminator": "lenet5", "discriminator_attention": (1,)},
+            {"discriminator_options": {"attention": (0,)}},
+            "no stage 0 .* has the stages 1 to 2",
+        ),
+        (
+            {"discriminator": "lenet5", "discriminator_options": {"attention": (1,)}},
             "into the networks of dcgan, r3gan, sngan, stylegan2; a classifier .* lenet5, has no",
         ),
         (
-            {"family": "r3gan", "spectral_norm": True},
-            "of the discriminators dcgan and sngan, and not of r3gan",
+            {"family": "r3gan", "discriminator_options": {"spectral_norm": True}},
+            "for the discriminators dcgan and sngan, and not for r3gan",
         ),
     ],
 )

@@ -264,7 +264,7 @@ def test_predictions_of_a_divided_network(everything_divides):
     placed = parallel.place(state, mesh, shard_params=True)
     for a, b in zip(predict(placed.nets["classifier"].averaged, of), plain, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    back = parallel.whole(placed)
+    back = parallel.gathered(placed)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(back))
     assert_close(
         dataclasses.replace(back, key=jax.random.key_data(back.key)),

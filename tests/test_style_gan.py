@@ -315,10 +315,6 @@ def test_truncation_is_towards_the_mean_style_of_the_class():
     np.testing.assert_allclose(means[2], one, rtol=1e-4, atol=1e-5)
     distances = [np.abs(draw(labels, psi) - typical[labels]).mean() for psi in (0.3, 0.6, 1.0)]
     assert distances == sorted(distances)
-    swept = sampling.truncation_sweep(sample, variables()[0], jax.random.key(1), labels, (0.5, 1.0))
-    np.testing.assert_array_equal(swept, [draw(labels, 0.5), draw(labels, 1.0)])
-    with pytest.raises(UserError, match="at least one"):
-        sampling.truncation_sweep(sample, variables()[0], KEY, labels, ())
 
 
 def test_style_mixing_has_the_samples_on_its_diagonal():

@@ -172,7 +172,7 @@ def family(
         num_classes=CLASSES,
         latent_size=LATENT,
         width=width,
-        conditioning=conditioning,
+        discriminator_options={"conditioning": conditioning},
     )
     optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=b2)
     label, key = jnp.zeros(1, jnp.int32), jax.random.key(0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.torch_layers import Layers, norm_relu
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan, r3gan, resnet, resnet_gan, sizes, speed_net, trunk
+from jaxnets.models import conditioning, dcgan, r3gan, resnet, resnet_gan, sizes, speed_net
 
 __all__ = ["make_twin"]
 
@@ -296,7 +296,7 @@ def _r3gan_discriminator(of: Any, image_shape: Sequence[int]) -> tuple[Function,
 TWINS_OF: dict[type, Callable[[Any, Sequence[int]], tuple[Function, Images]]] = {
     resnet.ResNet: _classifier,
     speed_net.SpeedNet: _classifier,
-    trunk.TrunkDiscriminator: _trunk,
+    conditioning.TrunkDiscriminator: _trunk,
     dcgan.Generator: _dcgan_generator,
     dcgan.Discriminator: _dcgan_discriminator,
     resnet_gan.Generator: _sngan_generator,

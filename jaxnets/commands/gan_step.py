@@ -19,9 +19,9 @@ from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
-from jaxnets.evaluate import Sample, Walk
 from jaxnets.game import Game
 from jaxnets.models import make_gan
+from jaxnets.sampling import Sample, Walk
 from jaxnets.scoring import Judge
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
@@ -63,15 +63,19 @@ def networks(config: Generate, dataset: DataSet) -> Any:
         num_classes=dataset.num_classes if config.conditional else None,
         latent_size=given(config.latent_size),
         width=config.width,  # type: ignore[arg-type]
-        generator_widths=config.generator_widths,
-        discriminator_widths=config.discriminator_widths,
-        conditioning=config.conditioning,
-        generator_attention=config.generator_attention,
-        discriminator_attention=config.discriminator_attention,
-        spectral_norm=config.spectral_norm,
-        generator_fields=_fields(config.generator_fields, "--generator-fields"),
-        discriminator_fields=_fields(config.discriminator_fields, "--discriminator-fields"),
         dtype=config.dtype,
+        generator_options={
+            "widths": config.generator_widths,
+            "attention": config.generator_attention,
+            "fields": _fields(config.generator_fields, "--generator-fields"),
+        },
+        discriminator_options={
+            "widths": config.discriminator_widths,
+            "attention": config.discriminator_attention,
+            "fields": _fields(config.discriminator_fields, "--discriminator-fields"),
+            "conditioning": config.conditioning,
+            "spectral_norm": config.spectral_norm,
+        },
     )
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, distributed, evaluate, metrics, parallel, provenance, report
+from jaxnets import data, distributed, evaluate, metrics, parallel, provenance, report, sampling
 from jaxnets.commands import (
     checks,
     common,
@@ -60,7 +60,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         matched = judging.features_of(config.matching_cnn, dataset, mesh)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
     inputs: Any = {"latent_size": config.latent_size, "conditional": config.conditional}
-    sample = evaluate.make_sample(nets[0], **inputs)
+    sample = sampling.make_sample(nets[0], **inputs)
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
     names = _metrics(config, judge, dataset)
 
@@ -102,7 +102,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         feed.steps_per_epoch,
         nets[0],
         sample,
-        evaluate.make_walk(nets[0], **inputs),
+        sampling.make_walk(nets[0], **inputs),
         samples_like,
         scores,
         judge,
@@ -137,7 +137,7 @@ def _metrics(config: Generate, judge: Judge | None, dataset: DataSet) -> list[st
 
 
 def _preview(
-    config: Generate, dataset: DataSet, sample: evaluate.Sample, of: TrainState, folder: Path
+    config: Generate, dataset: DataSet, sample: sampling.Sample, of: TrainState, folder: Path
 ) -> None:
     """Writes a grid of each member's samples, a row for each class."""
     classes = min(dataset.num_classes, _PREVIEWED_CLASSES)

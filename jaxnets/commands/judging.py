@@ -21,7 +21,7 @@ from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.loop import fit
-from jaxnets.parallel import on_this_process, replicate, whole
+from jaxnets.parallel import gathered, on_this_process, replicate
 from jaxnets.runs import read_run
 from jaxnets.scoring import Judge, Looks, take
 from jaxnets.state import TrainState
@@ -92,7 +92,7 @@ def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], A
     It can be traced and differentiated; its weights stay as they are.
     """
     model, variables, _, _ = _load(folder, dataset, mesh, "matching CNN")
-    fixed = on_this_process(whole(variables))
+    fixed = on_this_process(gathered(variables))
 
     def features(images: Any) -> Any:
         return model.apply(fixed, images, train=False)[1]["penultimate"]

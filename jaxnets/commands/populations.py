@@ -17,7 +17,7 @@ from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.options import RunOptions
 from jaxnets.data import Split
 from jaxnets.errors import UserError
-from jaxnets.parallel import on_this_process, whole
+from jaxnets.parallel import gathered, on_this_process
 from jaxnets.state import TrainState
 from jaxnets.steps import Step
 from jaxnets.typing import Feeder
@@ -155,7 +155,7 @@ def numbers(
 def has_diverged(state: TrainState) -> bool:
     """Whether a member's networks hold numbers that are not finite; all processes must ask."""
     weights = [(net.params, net.averaged) for net in state.nets.values()]
-    leaves = jax.tree.leaves(on_this_process(whole(weights)))
+    leaves = jax.tree.leaves(on_this_process(gathered(weights)))
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 

@@ -6,6 +6,7 @@ Only the relativistic generator looks at the reals.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -24,7 +25,6 @@ class AdversarialLoss:
     """The two sides of one game.
 
     Attributes:
-      name: key in `ADVERSARIAL_LOSSES`.
       d_loss: (real_logits [B], fake_logits [B]) -> [B] float32, for the discriminator.
       g_loss: the same for the generator.
       doc: one sentence with the paper, for help texts.
@@ -32,7 +32,6 @@ class AdversarialLoss:
       border: the logit of an image that a discriminator can't place, where they are not relative.
     """
 
-    name: str
     d_loss: _Objective
     g_loss: _Objective
     doc: str
@@ -40,15 +39,9 @@ class AdversarialLoss:
     border: float = 0.0
 
     def signs(self, real_logits: Array, fake_logits: Array) -> tuple[Array, Array]:
-        """On which side of its border a discriminator puts reals and fakes.
+        """Signs [B] of the distances of reals and of fakes from the border; 1 is taken for real.
 
-        Args:
-          real_logits: [B].
-          fake_logits: [B].
-
-        Returns:
-          Signs [B] of the distances from the border, above 0 for what is taken for real. Where the
-          loss is relative, the border of each image is the logit of the other one of its pair.
+        Where the loss is relative, an image's border is the logit of the other one of its pair.
         """
         if self.relative:
             return jnp.sign(real_logits - fake_logits), jnp.sign(fake_logits - real_logits)
@@ -69,59 +62,50 @@ def _logistic(real: Array, fake: Array) -> Array:
     return jax.nn.softplus(-real) + jax.nn.softplus(fake)
 
 
-_LOSSES = [
-    AdversarialLoss(
-        "minimax",
-        _logistic,
-        lambda real, fake: -jax.nn.softplus(fake),  # vanishes where the discriminator is sure
-        "The saturating game of the first paper: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1.",
-    ),
-    AdversarialLoss(
-        "non_saturating",
-        _logistic,
-        lambda real, fake: jax.nn.softplus(-fake),
-        "The logistic game with the generator's useful gradient: Goodfellow et al. 2014, "
-        "arXiv:1406.2661, section 3.",
-    ),
-    AdversarialLoss(
-        "least_squares",
-        lambda real, fake: 0.5 * (jnp.square(real - 1.0) + jnp.square(fake)),
-        lambda real, fake: 0.5 * jnp.square(fake - 1.0),
-        "Squared distance to the labels 1 and 0: Mao et al. 2017, LSGAN, arXiv:1611.04076, eq. 9.",
-        border=0.5,
-    ),
-    AdversarialLoss(
-        "hinge",
-        lambda real, fake: jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake),
-        lambda real, fake: -fake,
-        "Margins of the discriminator: Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, "
-        "arXiv:1802.05957, eq. 16 and 17.",
-    ),
-    AdversarialLoss(
-        "wasserstein",
-        lambda real, fake: fake - real,
-        lambda real, fake: -fake,
-        "Difference of a critic's means, which wants a Lipschitz penalty: Arjovsky et al. 2017, "
-        "arXiv:1701.07875.",
-        relative=True,
-    ),
-    AdversarialLoss(
-        "relativistic",
-        lambda real, fake: jax.nn.softplus(fake - real),  # one real paired with one fake
-        lambda real, fake: jax.nn.softplus(real - fake),
-        "Each real against its own fake: Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 and "
-        "R2 in Huang et al. 2024, R3GAN, arXiv:2501.05441.",
-        relative=True,
-    ),
-]
+def _game(d_loss: _Objective, g_loss: _Objective, doc: str, **more: Any) -> AdversarialLoss:
+    return AdversarialLoss(_checked(d_loss), _checked(g_loss), doc, **more)
+
 
 ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry(
     "adversarial loss",
     {
-        loss.name: dataclasses.replace(
-            loss, d_loss=_checked(loss.d_loss), g_loss=_checked(loss.g_loss)
-        )
-        for loss in _LOSSES
+        "minimax": _game(
+            _logistic,
+            lambda real, fake: -jax.nn.softplus(fake),  # vanishes where the discriminator is sure
+            "The first paper's saturating game: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1.",
+        ),
+        "non_saturating": _game(
+            _logistic,
+            lambda real, fake: jax.nn.softplus(-fake),
+            "The logistic game with the generator's useful gradient: Goodfellow et al. 2014, "
+            "arXiv:1406.2661, section 3.",
+        ),
+        "least_squares": _game(
+            lambda real, fake: 0.5 * (jnp.square(real - 1.0) + jnp.square(fake)),
+            lambda real, fake: 0.5 * jnp.square(fake - 1.0),
+            "Squared distance to labels 1 and 0: Mao et al. 2017, LSGAN, arXiv:1611.04076, eq. 9.",
+            border=0.5,
+        ),
+        "hinge": _game(
+            lambda real, fake: jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake),
+            lambda real, fake: -fake,
+            "Margins of the discriminator: Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, "
+            "arXiv:1802.05957, eq. 16 and 17.",
+        ),
+        "wasserstein": _game(
+            lambda real, fake: fake - real,
+            lambda real, fake: -fake,
+            "Difference of a critic's means, which wants a Lipschitz penalty: Arjovsky et al. "
+            "2017, arXiv:1701.07875.",
+            relative=True,
+        ),
+        "relativistic": _game(
+            lambda real, fake: jax.nn.softplus(fake - real),  # one real paired with one fake
+            lambda real, fake: jax.nn.softplus(real - fake),
+            "Each real against its own fake: Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 "
+            "and R2 in Huang et al. 2024, R3GAN, arXiv:2501.05441.",
+            relative=True,
+        ),
     },
 )
 

@@ -82,17 +82,8 @@ def focal(
 ) -> Array:
     """Focal loss: `-sum_k w_k t_k (1 - p_k)^gamma log p_k` with `p = softmax(logits)`.
 
-    What is already classified well counts less; `gamma = 0` is the cross-entropy.
-
-    Args:
-      logits: [B, K].
-      labels: as in `cross_entropy`.
-      gamma: focusing exponent, at least 0.
-      label_smoothing: as in `cross_entropy`.
-      class_weights: as in `cross_entropy` (the paper's alpha).
-
-    Returns:
-      [B] float32.
+    What is already classified well counts less; `gamma = 0` is the cross-entropy, which has the
+    same arguments. The class weights are the paper's alpha.
 
     Raises:
       UserError: if `gamma` is negative or `label_smoothing` is outside [0, 1).

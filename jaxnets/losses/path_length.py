@@ -12,6 +12,7 @@ Reference: Karras et al. 2020, https://arxiv.org/abs/1912.04958, section 3.2 and
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -121,8 +122,5 @@ def _slopes(synthesise: Synthesise, key: PRNGKey, w: Array) -> tuple[Array, Arra
     """`J_w^T y` [B, S, W] and y [B, *spatial, C], both constant."""
     chex.assert_rank(w, 3)
     images, pull = jax.vjp(synthesise, w)
-    pixels = 1
-    for size in images.shape[1:-1]:
-        pixels *= size
-    y = _normal(key, images) * pixels**-0.5
+    y = _normal(key, images) * math.prod(images.shape[1:-1]) ** -0.5
     return jax.lax.stop_gradient(pull(y)[0]), y

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.errors import UserError
-from jaxnets.metrics.mean import Mean
+from jaxnets.metrics.mean import Mean, Sums
 from jaxnets.typing import Array
 
 __all__ = ["Calibration", "Confusion", "accuracy", "top_k_accuracy"]
@@ -64,7 +64,7 @@ def top_k_accuracy(logits: Array, labels: Array, mask: Array | None = None, *, k
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Confusion:
+class Confusion(Sums):
     """Counts of true class against predicted class.
 
     Attributes:
@@ -83,18 +83,12 @@ class Confusion:
         # Zeros and ones are exact in any matmul precision, and the sums are kept in float32.
         return cls(jnp.einsum("bt,bp->tp", true, predicted))
 
-    def merge(self, other: "Confusion") -> "Confusion":
-        """The counts of both."""
-        return Confusion(self.counts + other.counts)
-
-    __add__ = merge
-
     def compute(self) -> np.ndarray:
         """[K, K] int64 on the host."""
         return np.rint(np.asarray(self.counts)).astype(np.int64)
 
     def recall(self) -> np.ndarray:
-        """[K] float64: for each class, the share of its examples that were found; NaN if none."""
+        """[K] float64: for each class, the share of its examples predicted as it; NaN if none."""
         counts = self.compute()
         return _ratio(np.diag(counts), counts.sum(axis=1))
 
@@ -115,7 +109,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Calibration:
+class Calibration(Sums):
     """Confidence against accuracy, in bins of equal width over the confidence.
 
     Attributes:
@@ -144,12 +138,6 @@ class Calibration:
             return jax.ops.segment_sum(jnp.where(kept > 0, values, 0.0), place, bins)
 
         return cls(binned(kept), binned(confidence), binned(right))
-
-    def merge(self, other: "Calibration") -> "Calibration":
-        """The sums of both."""
-        return jax.tree.map(jnp.add, self, other)
-
-    __add__ = merge
 
     def compute(self) -> float:
         """Expected calibration error, `sum_i |correct_i - confidence_i| / n`; NaN if n is 0.

@@ -22,49 +22,25 @@ __all__ = [
 ENOUGH = 10
 
 
-def _kept(values: ArrayLike, mask: ArrayLike | None) -> np.ndarray:
-    values = np.asarray(values)
-    return values if mask is None else values[np.asarray(mask, bool)]
+def recognised_share(predicted: ArrayLike, asked: ArrayLike) -> float:
+    """The share of samples [N] that a classifier takes for the class that was asked for.
 
-
-def recognised_share(
-    predicted: ArrayLike, asked: ArrayLike, mask: ArrayLike | None = None
-) -> float:
-    """The share of samples that a classifier takes for the class that was asked for.
-
-    Args:
-      predicted: [N] integers, the classes that it predicts.
-      asked: [N] integers, those that the generator was asked for.
-      mask: [N] bool, False on padding; None keeps all.
-
-    Returns:
-      In [0, 1]; NaN without samples.
+    In [0, 1]; NaN without samples.
 
     Reference:
       Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
       arXiv:1610.09585, section 4.1.
     """
-    hits = _kept(predicted, mask) == _kept(asked, mask)
+    hits = np.asarray(predicted) == np.asarray(asked)
     return float(hits.mean()) if hits.size else float("nan")
 
 
-def least_class_share(
-    predicted: ArrayLike,
-    real: ArrayLike,
-    mask: ArrayLike | None = None,
-    real_mask: ArrayLike | None = None,
-) -> float:
+def least_class_share(predicted: ArrayLike, real: ArrayLike) -> float:
     """The share of the class that samples have least of, to that of real images.
 
     `min_c (n_c / N) / (m_c / M)` of n_c among N samples and m_c among M real images, over the
     classes of which `ENOUGH` samples are to be expected: `N m_c / M >= ENOUGH`. One classifier
-    should name both, as it then errs alike on both.
-
-    Args:
-      predicted: [N] integers, predicted classes of the samples.
-      real: [M] integers, classes of real images (or those that were asked for).
-      mask: [N] bool, False on padding; None keeps all.
-      real_mask: [M] bool, likewise.
+    should name both, [N] and [M] integers, as it then errs alike on both.
 
     Returns:
       0 where a class is missing, 1 where samples have each as often; NaN where no class has enough.
@@ -73,7 +49,7 @@ def least_class_share(
       Che et al. 2016, Mode Regularized Generative Adversarial Networks, arXiv:1612.02136, who count
       missing modes by a classifier.
     """
-    samples, reference = _kept(predicted, mask), _kept(real, real_mask)
+    samples, reference = np.asarray(predicted), np.asarray(real)
     classes, counts = np.unique(reference, return_counts=True)
     expected = counts * (len(samples) / max(1, len(reference)))
     shares = [
@@ -84,46 +60,27 @@ def least_class_share(
     return float(min(shares)) if shares else float("nan")
 
 
-def mean_squared_distance(points: ArrayLike, mask: ArrayLike | None = None) -> float:
+def mean_squared_distance(points: ArrayLike) -> float:
     """The mean squared distance of two different points of a set.
 
     `1 / (N (N - 1)) sum_{i != j} |x_i - x_j|^2 = 2 / (N - 1) sum_i |x_i - mean|^2`: twice the trace
-    of the covariance, so N^2 distances need not be taken.
-
-    Args:
-      points: [N, F], any type.
-      mask: [N] bool, False on padding; None keeps all.
-
-    Returns:
-      At least 0; NaN for fewer than two points.
+    of the covariance, so N^2 distances of points [N, F] need not be taken. NaN for fewer than two.
     """
-    values = _kept(points, mask).astype(np.float64)
+    values = np.asarray(points).astype(np.float64)
     if len(values) < 2:
         return float("nan")
     return float(2.0 * np.square(values - values.mean(axis=0)).sum() / (len(values) - 1))
 
 
 def relative_spread(
-    samples: ArrayLike,
-    sample_classes: ArrayLike,
-    real: ArrayLike,
-    real_classes: ArrayLike,
-    sample_mask: ArrayLike | None = None,
-    real_mask: ArrayLike | None = None,
+    samples: ArrayLike, sample_classes: ArrayLike, real: ArrayLike, real_classes: ArrayLike
 ) -> float:
     """How far samples of a class lie apart, to how far real images of it do.
 
     The mean over classes of `sqrt(D_samples / D_real)`, where D is `mean_squared_distance` within
     the class. Classes with fewer than `ENOUGH` examples on either side are left out; where that
-    leaves none, all samples are one class, and so are all real images.
-
-    Args:
-      samples: [N, F], features or pixels.
-      sample_classes: [N] integers.
-      real: [M, F].
-      real_classes: [M] integers.
-      sample_mask: [N] bool, False on padding; None keeps all.
-      real_mask: [M] bool, likewise.
+    leaves none, all samples are one class, and so are all real images. Samples [N, F] and real
+    images [M, F] are features or pixels.
 
     Returns:
       1 where samples are as varied as real images, 0 where they are all alike; NaN where there
@@ -133,8 +90,8 @@ def relative_spread(
       Odena et al. 2017, arXiv:1610.09585, section 4.2, who compare, class by class, the mean
       similarity (MS-SSIM) of pairs of samples with that of pairs of real images.
     """
-    points = [_kept(samples, sample_mask), _kept(real, real_mask)]
-    classes = [_kept(sample_classes, sample_mask), _kept(real_classes, real_mask)]
+    points = [np.asarray(samples), np.asarray(real)]
+    classes = [np.asarray(sample_classes), np.asarray(real_classes)]
     pairs = []
     for c in np.unique(classes[1]):
         pair = [x[of == c] for x, of in zip(points, classes, strict=True)]

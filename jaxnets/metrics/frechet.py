@@ -60,10 +60,6 @@ class Moments:
         centred = values - mean
         return cls(len(values), mean, centred.T @ centred)
 
-    def update(self, features: ArrayLike, mask: ArrayLike | None = None) -> "Moments":
-        """These moments with one more batch; see `of`."""
-        return self.merge(Moments.of(features, mask))
-
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets together.
 
@@ -136,12 +132,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def estimate_note(count: int, dims: int) -> str | None:
-    """A sentence to print beside a distance that so few samples make unreliable, or None.
-
-    Args:
-      count: examples in the smaller set.
-      dims: number of features.
-    """
+    """A sentence to print beside a distance of `dims` features and too few samples, or None."""
     if count > dims:
         return None
     return (

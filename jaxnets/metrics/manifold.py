@@ -168,13 +168,7 @@ def manifold_scores(
 
 
 def manifold_note(samples: int, reference: int, k: int) -> str | None:
-    """A sentence to print beside a `Manifold` whose counts make it worth little, or None.
-
-    Args:
-      samples: generated images.
-      reference: real images.
-      k: the neighbour to which a ball reaches.
-    """
+    """A sentence to print beside a `Manifold` whose counts make it worth little, or None."""
     fewer = min(samples, reference)
     if k > 0.02 * fewer:
         return (

@@ -1,6 +1,8 @@
-"""The mean as a sum and a count, which merges exactly over steps, devices and padded batches."""
+"""Sums that merge exactly over steps, devices and padded batches; the mean as a sum and a count."""
 
 import dataclasses
+import operator
+from typing import Self
 
 import chex
 import jax
@@ -9,16 +11,27 @@ import numpy as np
 
 from jaxnets.typing import Array
 
-__all__ = ["Mean"]
+__all__ = ["Mean", "Sums"]
+
+
+class Sums:
+    """A tree of sums and counts; `jaxnets.axis.psum` of it is the merge over devices."""
+
+    def merge(self, other: Self) -> Self:
+        """The sums of both, which must have the same shapes."""
+        chex.assert_trees_all_equal_shapes(self, other)
+        merged: Self = jax.tree.map(operator.add, self, other)
+        return merged
+
+    __add__ = merge
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Sums):
     """A mean that is not divided until the end.
 
     A mean of per-batch means is wrong as soon as one batch is padded; a sum and a count are not.
-    `jaxnets.axis.psum` of this tree is the merge over devices.
 
     >>> a = Mean.of(jnp.array([1.0, 2.0]))
     >>> b = Mean.of(jnp.array([6.0, 99.0]), jnp.array([True, False]))
@@ -53,12 +66,6 @@ class Mean:
         chex.assert_equal_shape([values, mask])
         keep = mask.astype(bool)
         return cls(jnp.where(keep, values, 0.0).sum(), keep.sum(dtype=jnp.float32))
-
-    def merge(self, other: "Mean") -> "Mean":
-        """The mean over the values of both."""
-        return Mean(self.total + other.total, self.count + other.count)
-
-    __add__ = merge
 
     def on_device(self) -> Array:
         """The mean as an array [], inside a compiled program; 0 if nothing was counted."""

@@ -77,15 +77,9 @@ def _search(mesh: Mesh | None, k: int) -> Callable[..., Any]:
 def nearest(
     queries: Points, points: Points, k: int, *, within: bool, mesh: Mesh | None, block: int
 ) -> Neighbours:
-    """The k nearest points of each query.
+    """The k nearest of at least k points to each query, all of them centred on the same point.
 
-    Args:
-      queries: N of them.
-      points: at least k, centred on the same point.
-      k: how many.
-      within: the two sets are one, and no point is its own neighbour.
-      mesh: devices of this process over which rows are spread, or None.
-      block: rows and columns of the distance matrix at a time.
+    With `within` the two sets are one, and no point is its own neighbour.
     """
     size, width = row_block(len(queries), block, mesh), row_block(len(points), block, None)
     wanted = min(k + _SPARE, len(points) - within)
@@ -136,7 +130,7 @@ def nearest_neighbours(
 ) -> Neighbours:
     """For each query its nearest points, as of samples among the training images.
 
-    Candidates are found in float32 and compared in float64, so a distance is exact, and an index
+    Candidates are chosen in float32 and compared in float64, so a distance is exact, and an index
     is wrong only if more than two others lie within the rounding of float32
     (`jaxnets.metrics.blocks.rounding`).
 

@@ -16,6 +16,7 @@ from jaxnets import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Confusion
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
+from jaxnets.metrics.mean import Sums
 from jaxnets.typing import Array
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InceptionScore:
+class InceptionScore(Sums):
     """`exp E_x KL(p(y | x) || p(y))` as sums: from 1 (all alike, or all unsure) up to K.
 
     It is the Inception score where the classifier is Inception. It looks at no real image, and
@@ -61,7 +62,7 @@ class InceptionScore:
           logits: [B, K].
           mask: [B] bool, False on padding, which may hold anything; None keeps all.
           first: the number of the batch's first example, so that batches join to one sequence.
-          splits: S.
+          splits: S; the score of one split is the least biased.
 
         Raises:
           UserError: if there is to be no split.
@@ -86,36 +87,15 @@ class InceptionScore:
             jax.ops.segment_sum(negentropy, place, splits),
         )
 
-    def merge(self, other: "InceptionScore") -> "InceptionScore":
-        """The sums of both, which must have as many splits and classes."""
-        chex.assert_equal_shape([self.probability, other.probability])
-        return jax.tree.map(jnp.add, self, other)
-
-    __add__ = merge
-
     def compute(self) -> tuple[float, float]:
         """Mean and standard deviation of the splits' scores, on the host.
 
         Raises:
           UserError: if a split is empty, or logits were not finite.
         """
-        scores = self._scores(*(np.asarray(leaf, np.float64) for leaf in self._sums()))
-        return float(scores.mean()), float(scores.std())
-
-    def whole(self) -> float:
-        """The score of all examples as one split, which is the least biased.
-
-        Raises:
-          UserError: if there are none, or logits were not finite.
-        """
-        sums = (np.asarray(leaf, np.float64).sum(axis=0, keepdims=True) for leaf in self._sums())
-        return float(self._scores(*sums)[0])
-
-    def _sums(self) -> tuple[Array, Array, Array]:
-        return self.count, self.probability, self.negentropy
-
-    @staticmethod
-    def _scores(count: np.ndarray, probability: np.ndarray, negentropy: np.ndarray) -> np.ndarray:
+        count, probability, negentropy = (
+            np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(self)
+        )
         if not count.all():
             raise UserError(
                 f"an inception score of {int(count.sum())} samples in {len(count)} splits; make "
@@ -126,7 +106,8 @@ class InceptionScore:
         p = probability / count[:, None]
         marginal = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(axis=1)
         # Rounding may take the mutual information of what is all alike below 0.
-        return np.exp(np.maximum(0.0, negentropy / count - marginal))
+        scores = np.exp(np.maximum(0.0, negentropy / count - marginal))
+        return float(scores.mean()), float(scores.std())
 
 
 def _split_of(index: Array, splits: int) -> Array:
@@ -141,13 +122,7 @@ def _split_of(index: Array, splits: int) -> Array:
 
 
 def inception_note(samples: int, splits: int, classes: int) -> str | None:
-    """A sentence to print beside an inception score of too few samples, or None.
-
-    Args:
-      samples: how many there are.
-      splits: into how many they are divided.
-      classes: K of the classifier.
-    """
+    """A sentence to print beside an inception score of too few samples, or None."""
     bias = (classes - 1) * splits / (2.0 * samples)
     if bias <= 0.01:
         return None
@@ -159,14 +134,7 @@ def inception_note(samples: int, splits: int, classes: int) -> str | None:
 
 
 def check_classes(labels: ArrayLike, classes: int) -> np.ndarray:
-    """Labels that a classifier of so many classes can have an opinion on.
-
-    Args:
-      labels: [N] integers.
-      classes: K of the classifier.
-
-    Returns:
-      [N] int32 on the host.
+    """Labels [N], as int32 on the host, of which a classifier of K classes knows all.
 
     Raises:
       UserError: if a label is outside 0..K-1; it names the first one.
@@ -252,12 +220,6 @@ class ClassMoments:
             raise ValueError(f"{classes.shape} labels for features of shape {values.shape}.")
         keep = np.ones(classes.shape, bool) if mask is None else np.asarray(mask, bool)
         return cls({int(c): Moments.of(values, keep & (classes == c)) for c in set(classes[keep])})
-
-    def update(
-        self, features: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
-    ) -> "ClassMoments":
-        """These moments with one more batch; see `of`."""
-        return self.merge(ClassMoments.of(features, labels, mask))
 
     def merge(self, other: "ClassMoments") -> "ClassMoments":
         """The moments of both sets together."""

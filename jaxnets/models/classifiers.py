@@ -57,8 +57,8 @@ class ClassifierSpec:
     prepare: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
 
 
-def scale_widths(widths: Sequence[int], width: float) -> tuple[int, ...]:
-    """Channel counts times `width`; at least 4, and multiples of 4 where `width` is not 1.
+def scale_widths(widths: Sequence[int], width: float, multiple: int = 4) -> tuple[int, ...]:
+    """Channel counts times `width`; where that is not 1, positive multiples of `multiple`.
 
     Raises:
       UserError: for a width outside (0, 1000].
@@ -69,7 +69,7 @@ def scale_widths(widths: Sequence[int], width: float) -> tuple[int, ...]:
         raise UserError(f"the width factor must be at most {_MAX_WIDTH}, got {width:g}")
     if width == 1:
         return tuple(widths)
-    return tuple(max(4, 4 * round(size * width / 4)) for size in widths)
+    return tuple(max(multiple, multiple * round(size * width / multiple)) for size in widths)
 
 
 def _lenet5(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Deep convolutional GAN: transposed convolutions make an image, strided ones judge it.
+"""Deep convolutional GAN: transposed convolutions make an image, strided ones look at it.
 
 Both halves work for images of 8 to 256 pixels, of any number of channels, with or without classes.
 The generator starts from the size that results from halving (and rounding up) while at least
@@ -11,6 +11,7 @@ References:
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -53,6 +54,12 @@ def _stage_strides(height: int, width: int) -> list[int]:
     """
     doublings = halvings(min(height, width))
     return [2] * doublings + [1] * (2 - doublings)
+
+
+def published(pixels: int) -> dict[str, dict[str, Any]]:
+    """Fields of generator and discriminator; they are the same for images of any size."""
+    del pixels
+    return {"generator": {"width": 64}, "discriminator": {"width": 64}}
 
 
 class Generator(nn.Module):
@@ -124,16 +131,10 @@ class Generator(nn.Module):
         x = activate(x.reshape(-1, *start, widths[0]), 0)
         features = {"stage0": x}
         deconv = partial(ConvTranspose, dtype=self.dtype)
+        inner = partial(deconv, use_bias=False, kernel_init=_generator_init)
         for stage, (stride, size) in enumerate(zip(strides[:-1], widths[1:], strict=True), start=1):
             window = (4, 4) if stride == 2 else (3, 3)
-            x = deconv(
-                size,
-                window,
-                stride,
-                use_bias=False,
-                kernel_init=_generator_init,
-                name=f"deconv{stage}",
-            )(x)
+            x = inner(size, window, stride, name=f"deconv{stage}")(x)
             x = features[f"stage{stage}"] = activate(x, stage)
         x = deconv(channels, (4, 4), strides[-1], kernel_init=_image_init, name="deconv_image")(x)
         images = jnp.tanh(x[:, :height, :width].astype(jnp.float32))
@@ -201,32 +202,18 @@ class Discriminator(nn.Module):
         head = Dense(1, spectral_norm=self.spectral_norm, name="head")
         logits = head(x, train=train)[:, 0]
         if self.num_classes is not None:
-            logits += project(
-                x,
-                class_weights(label, self.num_classes),
-                name="projection",
-                spectral_norm=self.spectral_norm,
-                train=train,
-            )
+            weights = class_weights(label, self.num_classes)
+            projected = partial(project, name="projection", spectral_norm=self.spectral_norm)
+            logits += projected(x, weights, train=train)
         return logits, features
 
 
 def project(
     phi: Array, weights: Array, *, name: str, spectral_norm: bool = False, train: bool = False
 ) -> Array:
-    """Projection term e_y . phi of a conditional discriminator.
+    """What a class adds to the logit: e_y . phi, of features [B, F] and class weights [B, K].
 
-    Call it inside a module's `__call__`, which will own the embedding.
-
-    Args:
-      phi: [B, F] features.
-      weights: [B, K] weights over the classes.
-      name: of the embedding in the module's "params".
-      spectral_norm: whether the embedding is spectrally normalised.
-      train: whether it trains.
-
-    Returns:
-      [B] what the class adds to the logit.
+    Call it inside a module's `__call__`, which will own the embedding under `name`.
     """
     size = phi.shape[-1]
     embedding = Dense(

@@ -1,7 +1,6 @@
 """Generators and discriminators by name."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +10,8 @@ from flax.typing import Dtype
 from jaxnets.errors import UserError
 from jaxnets.models import dcgan, r3gan, resnet_gan, style_gan
 from jaxnets.models.classifiers import CLASSIFIERS, make_classifier, scale_widths
-from jaxnets.models.conditioning import CONDITIONING
+from jaxnets.models.conditioning import CONDITIONING, TrunkDiscriminator
 from jaxnets.models.sizes import check_traces, with_fields
-from jaxnets.models.trunk import TrunkDiscriminator
 from jaxnets.registry import Registry
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "make_discriminator", "make_gan", "make_generator"]
@@ -23,184 +21,37 @@ _MAX_LATENT_SIZE = 1 << 20
 _MAX_WIDTH = 1 << 14
 _MAX_STAGES = 8
 
-#: Images of fewer pixels along the shorter side get a smaller StyleGAN2.
-_MANY_PIXELS = 64
+#: family -> its module, with `Generator`, `Discriminator`, and `published(pixels)`, which gives the
+#: fields of each that depend on an image's size.
+_FAMILIES = {"dcgan": dcgan, "r3gan": r3gan, "sngan": resnet_gan, "stylegan2": style_gan}
 
-
-@dataclasses.dataclass(frozen=True)
-class _Size:
-    """What the builders of both networks are told.
-
-    Attributes:
-      image_shape: (H, W, C).
-      num_classes: None for a network without classes.
-      width: factor on the published numbers of channels.
-      widths: channels of each stage instead of those; None for the published ones.
-      dtype: compute type.
-      attention: the stages after which self-attention follows.
-      spectral_norm: whether a discriminator's kernels are spectrally normalised.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int | None
-    width: float
-    widths: tuple[int, ...] | None
-    dtype: Dtype
-    attention: tuple[int, ...]
-    spectral_norm: bool = False
-
-    @property
-    def pixels(self) -> int:
-        """Along the shorter side."""
-        return min(self.image_shape[:2])
-
-    def channels(self, published: Sequence[int], multiple: int = 1) -> tuple[int, ...]:
-        """Those of each stage: the ones given, or a share of the published, in such multiples."""
-        if self.widths is None:
-            shares = scale_widths([size // multiple for size in published], self.width)
-            return tuple(multiple * share for share in shares)
-        return self.widths
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Of the module of any family, by name."""
-        return {"attention": self.attention, "dtype": self.dtype}
-
-    def one_channel_count(self, published: int, family: str) -> int:
-        """For a family whose other numbers of channels follow from one."""
-        channels = self.channels([published])
-        if len(channels) != 1:
-            raise UserError(
-                f"the channels of a {family} follow from one number, got {len(channels)}: "
-                f"{', '.join(map(str, channels))}"
-            )
-        return channels[0]
-
-
-def _dcgan_generator(size: _Size, latent_size: int) -> nn.Module:
-    channels = size.one_channel_count(64, "dcgan")
-    return dcgan.Generator(size.image_shape, latent_size, size.num_classes, channels, **size.fields)
-
-
-def _dcgan_discriminator(size: _Size) -> nn.Module:
-    channels = size.one_channel_count(64, "dcgan")
-    return dcgan.Discriminator(
-        size.num_classes, channels, spectral_norm=size.spectral_norm, **size.fields
-    )
-
-
-def _sngan_generator(size: _Size, latent_size: int) -> nn.Module:
-    widths = size.channels(resnet_gan.sngan_widths(size.pixels)[0])
-    return resnet_gan.Generator(
-        size.image_shape, latent_size, size.num_classes, widths, **size.fields
-    )
-
-
-def _sngan_discriminator(size: _Size) -> nn.Module:
-    _, published, halvings = resnet_gan.sngan_widths(size.pixels)
-    widths = size.channels(published)
-    halvings = min(halvings, len(widths))
-    return resnet_gan.Discriminator(size.num_classes, widths, halvings, **size.fields)
-
-
-def _r3gan_generator(size: _Size, latent_size: int) -> nn.Module:
-    widths = size.channels(r3gan.r3gan_widths(size.pixels), multiple=2)
-    return r3gan.Generator(size.image_shape, latent_size, size.num_classes, widths, **size.fields)
-
-
-def _r3gan_discriminator(size: _Size) -> nn.Module:
-    widths = size.channels(r3gan.r3gan_widths(size.pixels)[::-1], multiple=2)
-    return r3gan.Discriminator(size.num_classes, widths, **size.fields)
-
-
-def _stylegan2_widths(size: _Size) -> tuple[list[int], int]:
-    """Published widths of the stages, and layers of a mapping."""
-    small = size.pixels < _MANY_PIXELS
-    # The authors' CIFAR-10 networks have 512 channels at every size, and as shallow a mapping.
-    # With a fourth of that at 32 pixels a step takes a sixth of the operations.
-    return style_gan.stylegan2_widths(size.pixels, 4096 if small else 16384), 2 if small else 8
-
-
-def _stylegan2_generator(size: _Size, latent_size: int) -> nn.Module:
-    published, layers = _stylegan2_widths(size)
-    widths = size.channels(published)
-    (style_size,) = scale_widths([512], size.width)
-    return style_gan.Generator(
-        size.image_shape,
-        latent_size,
-        size.num_classes,
-        widths,
-        layers,
-        style_size,
-        **size.fields,
-    )
-
-
-def _stylegan2_discriminator(size: _Size) -> nn.Module:
-    published, layers = _stylegan2_widths(size)
-    return style_gan.Discriminator(
-        size.num_classes, size.channels(published[::-1]), layers, **size.fields
-    )
-
-
-def _trunk_discriminator(trunk: str) -> Callable[[_Size], nn.Module]:
-    def build(size: _Size) -> nn.Module:
-        if size.widths is not None:
-            raise UserError(
-                f"the channels of {trunk} as a discriminator are set by the width, and not one by "
-                "one"
-            )
-        if size.attention:
-            raise UserError(
-                f"self-attention goes into the networks of {', '.join(GENERATORS)}; a classifier "
-                f"as a discriminator, such as {trunk}, has no place for it"
-            )
-        # Without classes the trunk's own head is not used for anything; two is the fewest.
-        classifier = make_classifier(
-            trunk,
-            num_classes=size.num_classes or 2,
-            image_shape=size.image_shape,
-            width=size.width,
-            dtype=size.dtype,
-        )
-        return TrunkDiscriminator(classifier, size.num_classes)
-
-    return build
-
-
-#: family -> function of a `_Size` and the length of the latents.
-GENERATORS: Registry[Callable[[_Size, int], nn.Module]] = Registry(
-    "generator",
-    {
-        "dcgan": _dcgan_generator,
-        "r3gan": _r3gan_generator,
-        "sngan": _sngan_generator,
-        "stylegan2": _stylegan2_generator,
-    },
-)
-
-#: name -> function of a `_Size`.
-DISCRIMINATORS: Registry[Callable[[_Size], nn.Module]] = Registry(
-    "discriminator",
-    {
-        "dcgan": _dcgan_discriminator,
-        "r3gan": _r3gan_discriminator,
-        "sngan": _sngan_discriminator,
-        "stylegan2": _stylegan2_discriminator,
-        **{name: _trunk_discriminator(name) for name in CLASSIFIERS},
-    },
-)
+#: Numbers of channels are multiples of this, by default of 4.
+_MULTIPLES = {"r3gan": 8}
 
 #: Discriminators that can be spectrally normalised.
 _SPECTRAL = ("dcgan", "sngan")
 
+#: family -> the generator's class.
+GENERATORS: Registry[type[nn.Module]] = Registry(
+    "generator", {name: family.Generator for name, family in _FAMILIES.items()}
+)
 
-def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, int, int]:
+#: name of a family, or of a classifier that serves as the trunk -> the discriminator's class.
+DISCRIMINATORS: Registry[type[nn.Module]] = Registry(
+    "discriminator",
+    {
+        **{name: family.Discriminator for name, family in _FAMILIES.items()},
+        **dict.fromkeys(CLASSIFIERS, TrunkDiscriminator),
+    },
+)
+
+
+def _check(image_shape: Sequence[int], num_classes: int | None) -> None:
     if len(image_shape) != 3:
         raise UserError(
             f"a GAN needs images of shape (height, width, channels), got {tuple(image_shape)}"
         )
-    height, width, channels = image_shape
+    height, width = image_shape[:2]
     if not _MIN_SIZE <= min(height, width) <= max(height, width) <= _MAX_SIZE:
         raise UserError(
             f"a GAN needs images of {_MIN_SIZE} to {_MAX_SIZE} pixels a side, got "
@@ -211,21 +62,36 @@ def _check(image_shape: Sequence[int], num_classes: int | None) -> tuple[int, in
             f"a conditional GAN needs at least 2 classes, got {num_classes}; leave num_classes "
             "at None for one without classes"
         )
-    return height, width, channels
 
 
-def _check_widths(widths: Sequence[int] | None) -> tuple[int, ...] | None:
-    if widths is None:
-        return None
-    counts = tuple(int(width) for width in widths)
-    if not counts or not all(1 <= width <= _MAX_WIDTH for width in counts):
-        raise UserError(
-            f"widths must be numbers of channels in 1..{_MAX_WIDTH}, one for each stage, got "
-            f"{', '.join(map(str, counts)) or 'none'}"
-        )
-    if len(counts) > _MAX_STAGES:
-        raise UserError(f"a GAN has at most {_MAX_STAGES} stages, got {len(counts)} widths")
-    return counts
+def _fields(
+    family: str, player: str, pixels: int, width: float, widths: Sequence[int] | None
+) -> dict[str, Any]:
+    """The published fields of a family's "generator" or "discriminator", with these channels."""
+    multiple = _MULTIPLES.get(family, 4)
+    fields: dict[str, Any] = _FAMILIES[family].published(pixels)[player]
+    one = "width" in fields  # a family whose other numbers of channels follow from one
+    counts = scale_widths([fields["width"]] if one else fields["widths"], width, multiple)
+    if widths is not None:
+        counts = tuple(map(int, widths))
+        told = ", ".join(map(str, counts)) or "none"
+        if not counts or not all(1 <= count <= _MAX_WIDTH for count in counts):
+            raise UserError(
+                f"widths must be numbers of channels in 1..{_MAX_WIDTH}, one for each stage, got "
+                f"{told}"
+            )
+        if len(counts) > _MAX_STAGES:
+            raise UserError(f"a GAN has at most {_MAX_STAGES} stages, got {len(counts)} widths")
+        if one and len(counts) != 1:
+            raise UserError(
+                f"the channels of a {family} follow from one number, got {len(counts)}: {told}"
+            )
+    fields |= {"width": counts[0]} if one else {"widths": counts}
+    if "style_size" in fields:
+        (fields["style_size"],) = scale_widths([fields["style_size"]], width)
+    if "halvings" in fields:
+        fields["halvings"] = min(fields["halvings"], len(counts))
+    return fields
 
 
 def make_generator(
@@ -261,13 +127,19 @@ def make_generator(
     Raises:
       UserError: the name is unknown or a size out of range.
     """
-    shape = _check(image_shape, num_classes)
+    _check(image_shape, num_classes)
     if latent_size < 1:
         raise UserError(f"latent_size must be at least 1, got {latent_size}")
     if latent_size > _MAX_LATENT_SIZE:
         raise UserError(f"latent_size must be at most {_MAX_LATENT_SIZE}, got {latent_size}")
-    size = _Size(shape, num_classes, width, _check_widths(widths), dtype, tuple(attention))
-    made = GENERATORS[family](size, latent_size)
+    made = GENERATORS[family](
+        image_shape=tuple(image_shape),
+        latent_size=latent_size,
+        num_classes=num_classes,
+        attention=tuple(attention),
+        dtype=dtype,
+        **_fields(family, "generator", min(image_shape[:2]), width, widths),
+    )
     made = with_fields(made, fields or {}, "generator")
     if attention or fields:
         check_traces(made, (latent_size,), num_classes)
@@ -310,62 +182,57 @@ def make_discriminator(
     Raises:
       UserError: a name is unknown or a size out of range.
     """
-    shape = _check(image_shape, num_classes)
-    around = CONDITIONING[conditioning]
+    _check(image_shape, num_classes)
+    kind, around = DISCRIMINATORS[name], CONDITIONING[conditioning]
     around = None if num_classes is None else around
     classes = num_classes if around is None else None
-    build = DISCRIMINATORS[name]
     if spectral_norm and name not in _SPECTRAL:
         raise UserError(
-            f"spectral normalisation is of the discriminators {' and '.join(_SPECTRAL)}, and not "
-            f"of {name}"
+            f"spectral normalisation is for the discriminators {' and '.join(_SPECTRAL)}, and not "
+            f"for {name}"
         )
-    made = build(
-        _Size(shape, classes, width, _check_widths(widths), dtype, tuple(attention), spectral_norm)
-    )
+    if name in CLASSIFIERS:
+        if widths is not None or attention:
+            raise UserError(
+                f"self-attention, and channels one by one, go into the networks of "
+                f"{', '.join(GENERATORS)}; a classifier as a discriminator, such as {name}, has no "
+                "place for them"
+            )
+        # Without classes the trunk's own head is not used for anything; two is the fewest.
+        trunk = make_classifier(
+            name, num_classes=classes or 2, image_shape=image_shape, width=width, dtype=dtype
+        )
+        made: nn.Module = TrunkDiscriminator(trunk, classes)
+    else:
+        sized = _fields(name, "discriminator", min(image_shape[:2]), width, widths)
+        if name == "dcgan":
+            sized["spectral_norm"] = spectral_norm
+        made = kind(num_classes=classes, attention=tuple(attention), dtype=dtype, **sized)
     made = with_fields(made, fields or {}, "discriminator")
     made = made if around is None else around(made, num_classes)
     if attention or fields:
-        check_traces(made, shape, num_classes)
+        check_traces(made, image_shape, num_classes)
     return made
 
 
 def make_gan(
     family: str = "dcgan",
     *,
-    image_shape: Sequence[int],
-    num_classes: int | None = None,
-    latent_size: int = 64,
-    width: float = 1.0,
-    generator_widths: Sequence[int] | None = None,
     discriminator: str | None = None,
-    discriminator_widths: Sequence[int] | None = None,
-    conditioning: str = "projection",
-    generator_attention: Sequence[int] = (),
-    discriminator_attention: Sequence[int] = (),
-    spectral_norm: bool = False,
-    generator_fields: Mapping[str, Any] | None = None,
-    discriminator_fields: Mapping[str, Any] | None = None,
-    dtype: Dtype = jnp.float32,
+    latent_size: int = 64,
+    generator_options: Mapping[str, Any] | None = None,
+    discriminator_options: Mapping[str, Any] | None = None,
+    **both: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """Builds a generator and the discriminator to train it against.
 
     Args:
       family: a key of `GENERATORS`.
-      image_shape: see `make_generator`, as for the following.
-      num_classes: K, or None.
-      latent_size: length of the latent vectors.
-      width: factor on the published numbers of channels of both networks.
-      generator_widths: `widths` of `make_generator`.
       discriminator: a key of `DISCRIMINATORS`; by default the family's own.
-      discriminator_widths: `widths` of `make_discriminator`.
-      conditioning: see `make_discriminator`.
-      generator_attention: `attention` of `make_generator`.
-      discriminator_attention: `attention` of `make_discriminator`.
-      spectral_norm: see `make_discriminator`.
-      generator_fields: `fields` of `make_generator`.
-      discriminator_fields: `fields` of `make_discriminator`.
-      dtype: compute type.
+      latent_size: length of the latent vectors.
+      generator_options: further arguments of `make_generator`.
+      discriminator_options: further arguments of `make_discriminator`.
+      **both: arguments of the two: `image_shape`, `num_classes`, `width` and `dtype`.
 
     Returns:
       (generator, discriminator).
@@ -373,27 +240,7 @@ def make_gan(
     Raises:
       UserError: a name is unknown or a size out of range.
     """
-    generator = make_generator(
-        family,
-        image_shape=image_shape,
-        num_classes=num_classes,
-        latent_size=latent_size,
-        width=width,
-        widths=generator_widths,
-        attention=generator_attention,
-        fields=generator_fields,
-        dtype=dtype,
+    return (
+        make_generator(family, latent_size=latent_size, **both, **(generator_options or {})),
+        make_discriminator(discriminator or family, **both, **(discriminator_options or {})),
     )
-    opponent = make_discriminator(
-        family if discriminator is None else discriminator,
-        image_shape=image_shape,
-        num_classes=num_classes,
-        width=width,
-        widths=discriminator_widths,
-        conditioning=conditioning,
-        attention=discriminator_attention,
-        spectral_norm=spectral_norm,
-        fields=discriminator_fields,
-        dtype=dtype,
-    )
-    return generator, opponent

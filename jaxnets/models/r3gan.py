@@ -15,6 +15,7 @@ Reference: Huang et al. 2024, https://arxiv.org/abs/2501.05441
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,6 +41,9 @@ def _normal(gain: float = 1.0) -> Initializer:
     return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
 
+_conv1x1 = partial(Conv, kernel_size=(1, 1), use_bias=False, kernel_init=_normal())
+
+
 def r3gan_widths(size: int) -> list[int]:
     """Channels of the stages, from the fewest pixels to the image, at width 1.
 
@@ -47,6 +51,12 @@ def r3gan_widths(size: int) -> list[int]:
       size: pixels along the shorter side.
     """
     return [768 >> max(0, stage - 3) for stage in range(sizes.halvings(size) + 1)]
+
+
+def published(pixels: int) -> dict[str, dict[str, Any]]:
+    """Fields of generator and discriminator, for images of so many pixels a side."""
+    widths = r3gan_widths(pixels)
+    return {"generator": {"widths": widths}, "discriminator": {"widths": widths[::-1]}}
 
 
 class Block(nn.Module):
@@ -87,40 +97,28 @@ class Block(nn.Module):
 
 
 def _stages(
+    of: "Generator | Discriminator",
     x: Array,
-    widths: Sequence[int],
-    blocks: int,
-    attention: Sequence[int],
     between: Callable[[Array, int, str], Array],
     *,
-    train: bool,
-    dtype: Dtype,
     first: int,
+    train: bool,
 ) -> tuple[Array, dict[str, Array]]:
-    """The blocks of a network, inside its `__call__`.
+    """The stages of a network, counted from `first`, inside its `__call__`.
 
-    Args:
-      x: [B, H, W, widths[0]].
-      widths: channels of each stage.
-      blocks: number of blocks in a stage.
-      attention: stages after which self-attention follows.
-      between: `(x, width, name of a convolution)` to the next stage's input.
-      train: whether the network trains.
-      dtype: compute type.
-      first: number of the first stage.
-
-    Returns:
-      The output of the last stage, and those of all stages by name.
+    `between` maps an output [B, H, W, C], the next width and a convolution's name to the next
+    stage's input. Returns the output of the last stage, and those of all stages by name.
     """
-    sizes.check_attention(attention, range(first, first + len(widths)))
+    sizes.check_attention(of.attention, range(first, first + len(of.widths)))
+    block = partial(Block, of.blocks * len(of.widths), dtype=of.dtype)
     features = {}
-    for stage, width in enumerate(widths, start=first):
+    for stage, width in enumerate(of.widths, start=first):
         if stage > first:
             x = between(x, width, f"stage{stage}_conv")
-        for index in range(1, blocks + 1):
-            x = Block(blocks * len(widths), dtype=dtype, name=f"stage{stage}_block{index}")(x)
-        if stage in attention:
-            x = SelfAttention(dtype=dtype, name=f"attention{stage}")(x, train=train)
+        for index in range(1, of.blocks + 1):
+            x = block(name=f"stage{stage}_block{index}")(x)
+        if stage in of.attention:
+            x = SelfAttention(dtype=of.dtype, name=f"attention{stage}")(x, train=train)
         features[f"stage{stage}"] = x
     return x, features
 
@@ -169,23 +167,12 @@ class Generator(nn.Module):
         shape = (*sizes.first_size(image_size, len(self.widths) - 1), self.widths[0])
         basis = self.param("basis", nn.initializers.normal(1.0), shape, jnp.float32)
         x = basis[None] * dense(self.widths[0], name="dense")(z)[:, None, None, :]
-        conv = partial(
-            Conv, kernel_size=(1, 1), use_bias=False, kernel_init=_normal(), dtype=self.dtype
-        )
+        conv = partial(_conv1x1, dtype=self.dtype)
 
         def double(x: Array, width: int, name: str) -> Array:
             return ops.upsample(x if x.shape[-1] == width else conv(width, name=name)(x))
 
-        x, features = _stages(
-            x.astype(self.dtype),
-            self.widths,
-            self.blocks,
-            self.attention,
-            double,
-            train=train,
-            dtype=self.dtype,
-            first=0,
-        )
+        x, features = _stages(self, x.astype(self.dtype), double, first=0, train=train)
         x = conv(channels, name="conv_image")(x)
         return sizes.crop(x, image_size).astype(jnp.float32), features
 
@@ -220,25 +207,14 @@ class Discriminator(nn.Module):
     def __call__(
         self, x: Array, label: Array | None = None, *, train: bool
     ) -> tuple[Array, dict[str, Array]]:
-        conv = partial(
-            Conv, kernel_size=(1, 1), use_bias=False, kernel_init=_normal(), dtype=self.dtype
-        )
+        conv = partial(_conv1x1, dtype=self.dtype)
 
         def halve(x: Array, width: int, name: str) -> Array:
             x = ops.downsample(x)
             return x if x.shape[-1] == width else conv(width, name=name)(x)
 
         x = conv(self.widths[0], name="conv_image")(sizes.fill_up(x, len(self.widths) - 1))
-        x, features = _stages(
-            x,
-            self.widths,
-            self.blocks,
-            self.attention,
-            halve,
-            train=train,
-            dtype=self.dtype,
-            first=1,
-        )
+        x, features = _stages(self, x, halve, first=1, train=train)
         # A convolution of each channel for itself, whose window is all that is left of the image.
         shape = x.shape[1:]
         init = nn.initializers.normal((shape[0] * shape[1]) ** -0.5)
@@ -250,5 +226,5 @@ class Discriminator(nn.Module):
         size = self.embedding_size or self.widths[-1]
         weights = class_weights(label, self.num_classes)
         embedding = dense(size, kernel_init=_normal(size**-0.5), name="embedding")(weights)
-        judged = dense(size, kernel_init=_normal(), name="head")(phi)
-        return jnp.sum(judged * embedding, axis=-1), features
+        output = dense(size, kernel_init=_normal(), name="head")(phi)
+        return jnp.sum(output * embedding, axis=-1), features

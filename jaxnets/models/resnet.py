@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+_conv = partial(Conv, use_bias=False, kernel_init=he_normal)
+
+
 class BasicBlock(nn.Module):
     """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))) with 3x3 convolutions."""
 
@@ -32,7 +35,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(_conv, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
         y = conv(self.features, (3, 3), self.stride, [(1, 1), (1, 1)], name="conv1")(x)
         y = nn.relu(norm(name="norm1")(y, train=train))
@@ -54,7 +57,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(_conv, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
         y = conv(self.features, (1, 1), name="conv1")(x)
         y = nn.relu(norm(name="norm1")(y, train=train))
@@ -97,16 +100,8 @@ class ResNet(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K] float32 and features."""
         window, stride = ((7, 7), 2) if self.large_stem else ((3, 3), 1)
         padding = [(size // 2, size // 2) for size in window]
-        x = Conv(
-            self.widths[0],
-            window,
-            stride,
-            padding,
-            use_bias=False,
-            kernel_init=he_normal,
-            dtype=self.dtype,
-            name="conv_stem",
-        )(x)
+        stem = partial(_conv, dtype=self.dtype, name="conv_stem")
+        x = stem(self.widths[0], window, stride, padding)(x)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm_stem")(x, train=train))
         if self.large_stem:
             x = ops.max_pool(x, (3, 3), (2, 2), "SAME")
@@ -132,7 +127,7 @@ class PreActivationBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = partial(_conv, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
         y = nn.relu(norm(name="norm1")(x, train=train))
         if x.shape[-1] != self.features or self.stride != 1:
@@ -169,24 +164,14 @@ class WideResNet(nn.Module):
         """Maps images [B, H, W, C] to logits [B, K] float32 and features."""
         if (self.depth - 4) % 6:
             raise ValueError(f"the depth of a wide ResNet is 6 n + 4, got {self.depth}")
-        x = Conv(
-            self.widths[0],
-            (3, 3),
-            use_bias=False,
-            kernel_init=he_normal,
-            dtype=self.dtype,
-            name="conv_stem",
-        )(x)
+        x = _conv(self.widths[0], (3, 3), dtype=self.dtype, name="conv_stem")(x)
+        block = partial(PreActivationBlock, dropout=self.dropout, dtype=self.dtype)
         features = {"stem": x}
         for stage, width in enumerate(self.widths[1:], start=1):
             for index in range((self.depth - 4) // 6):
-                x = PreActivationBlock(
-                    width,
-                    2 if stage > 1 and index == 0 else 1,
-                    self.dropout,
-                    dtype=self.dtype,
-                    name=f"stage{stage}_block{index + 1}",
-                )(x, train=train)
+                stride = 2 if stage > 1 and index == 0 else 1
+                name = f"stage{stage}_block{index + 1}"
+                x = block(width, stride, name=name)(x, train=train)
             features[f"stage{stage}"] = x
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm_last")(x, train=train))
         features["penultimate"] = global_mean(x)

@@ -18,6 +18,7 @@ References:
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -55,6 +56,15 @@ def sngan_widths(size: int) -> tuple[list[int], list[int], int]:
     halvings = sizes.halvings(size, least=6)
     inwards = [min(64 * 2**i, 1024) for i in range(1 + max(doublings, halvings))]
     return inwards[doublings::-1], inwards[: halvings + 1], halvings
+
+
+def published(pixels: int) -> dict[str, dict[str, Any]]:
+    """Fields of generator and discriminator, for images of so many pixels a side."""
+    upwards, inwards, halvings = sngan_widths(pixels)
+    return {
+        "generator": {"widths": upwards},
+        "discriminator": {"widths": inwards, "halvings": halvings},
+    }
 
 
 def _norm_relu(x: Array, weights: Array | None, *, train: bool, dtype: Dtype, name: str) -> Array:
@@ -114,21 +124,15 @@ class DownBlock(nn.Module):
         y = x if self.first else nn.relu(x)
         y = conv(hidden, (3, 3), kernel_init=_block_init, name="conv1")(y, train=train)
         y = nn.relu(y)
-        conv2 = conv(
-            self.features,
-            (3, 3),
-            kernel_init=_block_init,
-            resample="halve" if self.halve else "none",
-            name="conv2",
-        )
-        y = conv2(y, train=train)
+        resample = "halve" if self.halve else "none"
+        conv2 = partial(conv, kernel_init=_block_init, resample=resample, name="conv2")
+        y = conv2(self.features, (3, 3))(y, train=train)
         changes = self.halve or self.first or x.shape[-1] != self.features
         if self.halve:
             x = ops.avg_pool(x, (2, 2))
         if changes:
-            x = conv(self.features, (1, 1), kernel_init=_glorot, name="conv_shortcut")(
-                x, train=train
-            )
+            shortcut = conv(self.features, (1, 1), kernel_init=_glorot, name="conv_shortcut")
+            x = shortcut(x, train=train)
         return x + y
 
 
@@ -211,21 +215,13 @@ class Discriminator(nn.Module):
     ) -> tuple[Array, dict[str, Array]]:
         sizes.check_attention(self.attention, range(1, len(self.widths) + 1))
         x = sizes.fill_up(x, self.halvings)
+        attention = partial(SelfAttention, spectral_norm=True, dtype=self.dtype)
         features = {}
         for stage, width in enumerate(self.widths, start=1):
-            block = DownBlock(
-                width,
-                halve=stage <= self.halvings,
-                first=stage == 1,
-                dtype=self.dtype,
-                name=f"block{stage}",
-            )
-            x = block(x, train=train)
+            block = partial(DownBlock, halve=stage <= self.halvings, first=stage == 1)
+            x = block(width, dtype=self.dtype, name=f"block{stage}")(x, train=train)
             if stage in self.attention:
-                attention = SelfAttention(
-                    spectral_norm=True, dtype=self.dtype, name=f"attention{stage}"
-                )
-                x = attention(x, train=train)
+                x = attention(name=f"attention{stage}")(x, train=train)
             features[f"stage{stage}"] = x
         phi = features["penultimate"] = nn.relu(x).astype(jnp.float32).sum(axis=(1, 2))
         dense = partial(Dense, kernel_init=_glorot, spectral_norm=True)

@@ -48,15 +48,7 @@ def first_size(image_size: Sequence[int], doublings: int) -> tuple[int, ...]:
 
 
 def fill_up(x: Array, halvings: int) -> Array:
-    """Zeros (grey) after the last pixel, as many as make every size divisible by 2^halvings.
-
-    Args:
-      x: [B, *spatial, C].
-      halvings: how often the result can be halved.
-
-    Returns:
-      [B, *larger, C]; x itself where nothing is missing.
-    """
+    """[B, *spatial, C] with zeros (grey) at the end until every size is divisible by 2^halvings."""
     missing = [(0, -size % 2**halvings) for size in x.shape[1:-1]]
     return windows.pad(x, missing) if any(after for _, after in missing) else x
 
@@ -88,13 +80,8 @@ def check_traces(module: nn.Module, shape: Sequence[int], num_classes: int | Non
 def with_fields(module: nn.Module, fields: Mapping[str, Any], what: str) -> nn.Module:
     """The network with other values of fields of its own, such as `blocks`.
 
-    Args:
-      module: a generator or a discriminator.
-      fields: name -> value.
-      what: which of them it is, for an error.
-
     Raises:
-      UserError: for a field that it has not, or a value that it can't have.
+      UserError: for a field that it has not, or a value that it can't have; `what` is its name.
     """
     names = [f.name for f in dataclasses.fields(module) if f.init and f.name not in _OWN_ARGUMENTS]
     values = {name: getattr(module, name) for name in names}

@@ -9,8 +9,8 @@ The authors train with Adam at a rate of 0.002 to 0.0025, b1 = 0 and b2 = 0.99. 
 other networks (0.0002) is slow for these.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,10 +48,6 @@ def normalised(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + _EPSILON)
 
 
-def _normal(stddev: float = 1.0) -> Any:
-    return nn.initializers.normal(stddev)
-
-
 def _per_channel(values: Array, like: Array) -> Array:
     """[B, C] or [C] as something that multiplies [B, *spatial, C], in its type."""
     lead = values.shape[0] if values.ndim == 2 else 1
@@ -75,7 +71,7 @@ class EqualisedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         inputs = x.shape[-1]
-        init = _normal(1 / self.rate)
+        init = nn.initializers.normal(1 / self.rate)
         kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
         start = nn.initializers.constant(self.bias / self.rate)
         bias = self.param("bias", start, (self.features,), jnp.float32)
@@ -107,7 +103,7 @@ class EqualisedConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, *spatial, C] to [B, *spatial or half of it, features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _normal(), shape, jnp.float32)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
         kernel = (kernel * _one_over_root_of_inputs(shape)).astype(self.dtype)
         x = x.astype(self.dtype)
         if not self.down:
@@ -135,10 +131,7 @@ def _conv(x: Array, kernel: Array) -> Array:
 
 
 def _one_over_root_of_inputs(shape: Sequence[int]) -> float:
-    inputs = 1
-    for size in shape[:-1]:
-        inputs *= size
-    return inputs**-0.5
+    return math.prod(shape[:-1]) ** -0.5
 
 
 class Mapping(nn.Module):
@@ -201,7 +194,7 @@ class ModulatedConv(nn.Module):
     def __call__(self, x: Array, style: Array) -> Array:
         """Maps x [B, *spatial, C] and styles [B, W] to [B, *spatial or twice it, features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _normal(), shape, jnp.float32)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape, jnp.float32)
         kernel = kernel * _one_over_root_of_inputs(shape)
         scale = EqualisedDense(x.shape[-1], bias=1.0, name="affine")(style)
         x = x.astype(self.dtype)

@@ -70,20 +70,11 @@ class Geometry:
 
     def numbers(self, batch: int, in_channels: int, out_channels: int) -> np.ndarray:
         """What the native kernels take: 22 integers, spatial axes filled up to three."""
-
-        def three(values: Sequence[int], fill: int) -> list[int]:
-            return [fill] * (3 - len(values)) + list(values)
-
+        ones, zeros = ((fill,) * (3 - len(self.window)) for fill in (1, 0))
         values = [batch, self.groups, in_channels, out_channels]
-        for sizes, fill in [
-            (self.inputs, 1),
-            (self.outputs, 1),
-            (self.window, 1),
-            (self.strides, 1),
-            (self.before, 0),
-            (self.dilation, 1),
-        ]:
-            values += three(sizes, fill)
+        for sizes in (self.inputs, self.outputs, self.window, self.strides):
+            values += ones + sizes
+        values += zeros + self.before + ones + self.dilation
         return np.asarray(values, np.int64)
 
 

@@ -89,8 +89,8 @@ def conv(
       kernel: [*window, C_in / groups, C_out].
       strides: step along each spatial axis; by default 1.
       padding: "SAME" or "VALID"; "CIRCULAR" or "REFLECT", "SAME" with the image repeated or
-        mirrored in place of zeros; "CAUSAL", along one axis, after which an output sees nothing
-        later than itself; or pixels: one number, or a number or (before, after) for each axis.
+        mirrored in place of zeros; "CAUSAL" (one axis; an output sees nothing later); or pixels:
+        one number, or a number or (before, after) for each axis.
       input_dilation: distance to which neighbouring pixels are moved apart, by default 1; above 1
         the padding must be numbers.
       kernel_dilation: distance between neighbouring taps of the kernel, by default 1.
@@ -101,8 +101,7 @@ def conv(
       [B, *out, C_out], equal to `jax.lax.conv_general_dilated` up to the order of sums.
 
     Raises:
-      AssertionError: if ranks or channel counts don't fit.
-      ValueError: if the padding is none of these, or does not fit.
+      AssertionError, ValueError: if ranks, channel counts or the padding don't fit.
     """
     rank = x.ndim - 2
     chex.assert_rank(kernel, rank + 2)
@@ -110,8 +109,7 @@ def conv(
     strides = tuple(strides or (1,) * rank)
     spread = tuple(input_dilation or (1,) * rank)
     dilation = tuple(kernel_dilation or (1,) * rank)
-    window = kernel.shape[:-2]
-    reach = _reach(window, dilation)
+    reach = _reach(kernel.shape[:-2], dilation)
     if max(spread) > 1 and isinstance(padding, str):
         raise ValueError(f"with input_dilation give the padding in numbers, not {padding!r}")
     if isinstance(padding, str) and padding in _COPIES:
@@ -143,7 +141,7 @@ def conv(
             max(0, (n + lo + hi - r) // s + 1)
             for n, (lo, hi), r, s in zip(x.shape[1:-1], pads, reach, strides, strict=True)
         ),
-        window=window,
+        window=kernel.shape[:-2],
         strides=strides,
         before=tuple(lo for lo, _ in pads),
         dilation=dilation,
@@ -151,7 +149,7 @@ def conv(
     )
     if how == "native":
         return _in_float32(bilinear.conv, x, kernel, geometry)
-    return (patches.depthwise if how == "depthwise" else patches.conv)(x, kernel, geometry)
+    return {"depthwise": patches.depthwise, "patches": patches.conv}[how](x, kernel, geometry)
 
 
 def conv_transpose(
@@ -229,11 +227,7 @@ def conv_transpose(
             y = patches.input_gradient(x, kernel, geometry)
     if padding == "CIRCULAR":
         periods = [n * s for n, s in zip(x.shape[1:-1], strides, strict=True)]
-        # An odd overhang reaches one pixel further where the kernel ends, or begins if transposed.
-        over = [
-            n - period + transpose_kernel for n, period in zip(y.shape[1:-1], periods, strict=True)
-        ]
-        y = _wrapped(y, periods, [n // 2 for n in over])
+        y = _wrapped(y, periods, transpose_kernel)
     return y
 
 
@@ -242,9 +236,11 @@ def _reach(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
 
 
-def _wrapped(y: Array, periods: Sequence[int], starts: Sequence[int]) -> Array:
-    """Sums the pixels that lie a period apart along each spatial axis, counted from `starts`."""
-    for axis, (period, start) in enumerate(zip(periods, starts, strict=True), start=1):
+def _wrapped(y: Array, periods: Sequence[int], transposed: bool) -> Array:
+    """Sums the pixels that lie a period apart along each spatial axis."""
+    for axis, period in enumerate(periods, start=1):
+        # An odd overhang reaches one pixel further where the kernel ends, or begins if transposed.
+        start = (y.shape[axis] - period + transposed) // 2
         rest = [(0, 0)] * len(periods)
         rest[axis - 1] = (0, -y.shape[axis] % period)
         y = windows.pad(y, rest)

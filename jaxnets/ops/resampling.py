@@ -132,18 +132,12 @@ def double_conv(x: Array, kernel: Array) -> Array:
 def conv_halve(x: Array, kernel: Array) -> Array:
     """Convolution whose result is averaged over pairs of pixels along each spatial axis.
 
-    As for `double_conv`, the result before the mean is never made.
-
-    Args:
-      x: [B, *spatial, C_in]; of an odd size the last pixel has no partner and no output.
-      kernel: [*window, C_in, C_out], of odd sizes; converted to the type of `x`.
+    As for `double_conv`, which has the same arguments, the result before the mean is never made.
+    The last pixel of an odd size has no partner and no output.
 
     Returns:
       [B, *(spatial // 2), C_out], equal to `avg_pool` of the "SAME" convolution up to the order of
       sums.
-
-    Raises:
-      ValueError: if a size of the window is even.
     """
     rank = x.ndim - 2
     padding = [(size // 2, size // 2) for size in kernel.shape[:-2]]
