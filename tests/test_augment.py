@@ -210,7 +210,7 @@ def test_errors_say_what_to_choose():
         augment.cutout(KEY, image, size=-1)
     with pytest.raises(UserError, match=r"1\.5"):
         augment.translate(KEY, image, fraction=1.5)
-    with pytest.raises(UserError, match='"colour".*color, translation, shift, cutout, flip'):
+    with pytest.raises(UserError, match=r'"colour".*color, translation, shift, cutout, flip'):
         augment.gan_augmentation("colour,cutout")
     with pytest.raises(UserError, match="even"):
         augment.mixup(keys, jnp.zeros((3, 2)), jnp.zeros((3, 2)), alpha=1.0)
