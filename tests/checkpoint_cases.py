@@ -49,6 +49,13 @@ def assert_same(a, b):
 noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+def flip(path):
+    """Changes one bit in the middle of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1 << 4
+    path.write_bytes(raw)
+
+
 def one_line(error):
     message = str(error.value)
     assert "\n" not in message and len(message) < 700, message

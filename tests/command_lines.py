@@ -4,6 +4,9 @@ import json
 import shlex
 import socket
 
+import jax
+import numpy as np
+
 from experiments.__main__ import commands
 
 TINY = shlex.split("--data digits --epochs 0.05 --batch-size 16 --devices 1 --steps-per-call 2")
@@ -40,3 +43,17 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def newest(folder):
+    """Everything in the newest checkpoint of a run, and its step."""
+    import orbax.checkpoint as ocp
+
+    steps = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()]
+    place = (folder / "checkpoints" / str(max(steps)) / "state").absolute()
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(place).tree
+    )
+    state = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return state, int(state["step"])

@@ -67,8 +67,6 @@ TEXT = json.dumps({"experiment": "generate", "config": {"data": "digits", "batch
 #: Contents of `config.json` that describe no run.
 CONFIGS: dict[str, bytes] = {
     "empty": b"",
-    "blank": b" \n",
-    "zeros": b"\0" * 64,
     "no UTF-8": b'{"experiment": "\xff\xfe"}',
     "UTF-16": TEXT.encode("utf-16"),
     "byte order mark": b"\xef\xbb\xbf" + TEXT.encode(),
@@ -78,17 +76,12 @@ CONFIGS: dict[str, bytes] = {
     "list": b"[]",
     "no fields": b"{}",
     "no config": b'{"experiment": "generate"}',
-    "config is null": b'{"experiment": "generate", "config": null}',
     "config is a list": b'{"experiment": "generate", "config": [1]}',
     "no experiment": b'{"config": {}}',
-    "experiment is a number": b'{"experiment": 3, "config": {}}',
     "unknown experiment": b'{"experiment": "segment", "config": {}}',
     "two values": TEXT.encode() * 2,
-    "single quotes": TEXT.replace('"', "'").encode(),
     "deep lists": b"[" * 100_000,
-    "deep objects": b'{"config":' * 100_000,
     "a number of 5,000 digits": b'{"experiment": "generate", "config": {"seed": ' + b"9" * 5000,
-    "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00.",
     **{f"cut after {n} bytes": TEXT[:n].encode() for n in range(1, len(TEXT) - 1, 9)},
 }
 
@@ -147,14 +140,11 @@ RECORDS: dict[str, bytes] = {
     "no step": b'{"split": "train"}',
     "no split": b'{"step": 1}',
     "step is a text": b'{"split": "train", "step": "1"}',
-    "step is a fraction": b'{"split": "train", "step": 1.5}',
     "step is true": b'{"split": "train", "step": true}',
     "split is a list": b'{"split": [], "step": 1}',
     "loss is a text": b'{"split": "train", "step": 1, "loss": "low"}',
-    "loss is a list": b'{"split": "train", "step": 1, "loss": [1.0]}',
     "cut": b'{"split": "train", "ste',
     "no UTF-8": b"\xff\xfe\x00",
-    "zeros": b"\0" * 40,
     "deep": b"[" * 100_000,
     "empty line": b"",
 }

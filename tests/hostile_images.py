@@ -52,34 +52,24 @@ def png_header(width: int, height: int, bits: int = 8, kind: int = 0) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4
 
 
+def _converted(form: str, mode: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 def _changed_png(at: int, byte: int) -> bytes:
     data = bytearray(encoded("PNG"))
     data[at] ^= byte
     return bytes(data)
 
 
-def _cmyk() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels(0)).convert("CMYK").save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 #: Name of the file -> (what it holds, word of the reason), beside good images of 8x8.
 FILES: dict[str, tuple[bytes, str]] = {
     "empty.png": (b"", "not an image"),
-    "zeros.png": (b"\0" * 500, "not an image"),
-    "text.png": (b"not an image", "not an image"),
     "text.txt": (b"notes", "not an image"),
-    "page.jpg": (b"<html><body>404</body></html>", "not an image"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an image"),
     "magic.png": (b"\x89PNG\r\n\x1a\n", ""),
-    "magic.jpg": (b"\xff\xd8\xff", ""),
-    "magic.gif": (b"GIF89a", ""),
-    "magic.bmp": (b"BM", ""),
-    "magic.webp": (b"RIFF\0\0\0\0WEBP", ""),
-    "magic.tif": (b"II*\0\x08\0\0\0", ""),
-    "pickle.png": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00.", "not an image"),
-    "archive.png": (b"PK\x03\x04" + b"\0" * 60, "not an image"),
     "huge.png": (png_header(10_000, 6_500), "64 megapixels"),
     "bomb.png": (png_header(60_000, 60_000), "64 megapixels"),
     "bomb-2.png": (png_header(2**31 - 1, 2**31 - 1), ""),
@@ -89,13 +79,12 @@ FILES: dict[str, tuple[bytes, str]] = {
     "checksum.png": (_changed_png(20, 0x40), ""),
     "deep.png": (encoded("PNG", np.zeros((SIDE, SIDE), np.uint16)), "mode I;16"),
     "float.tif": (encoded("TIFF", np.zeros((SIDE, SIDE), np.float32)), "mode F"),
-    "integers.tif": (encoded("TIFF", np.zeros((SIDE, SIDE), np.int32)), "mode I"),
-    "cmyk.jpg": (_cmyk(), "mode CMYK"),
+    "cmyk.jpg": (_converted("JPEG", "CMYK"), "mode CMYK"),
+    "palette.png": (_converted("PNG", "P", transparency=0), "transparent"),
     "clear.png": (encoded("PNG", np.zeros((SIDE, SIDE, 4), np.uint8)), "transparent"),
     "moving.gif": (_moving("GIF"), "animated, with 3 frames"),
     "moving.png": (_moving("PNG"), "animated, with 3 frames"),
     "moving.webp": (_moving("WEBP"), "animated, with 3 frames"),
-    "pages.tif": (_moving("TIFF"), "animated, with 3 frames"),
     "a\nb\x1b[31m.png": (b"", "a\\nb\\x1b[31m.png"),
     "with space and é.png": (b"", "with space and é.png"),
     "no utf-8 \udcff.png": (b"", "no utf-8 \\udcff.png"),
@@ -205,35 +194,14 @@ def _other_classes(root: Path) -> None:
     good_folder(root / "test", ("cat", "fox"))
 
 
-def _fewer_classes(root: Path) -> None:
-    good_folder(root / "train", ("cat", "dog", "fox"))
-    good_folder(root / "test")
-
-
 def _other_case(root: Path) -> None:
     good_folder(root / "train")
     good_folder(root / "test", ("Cat", "dog"))
 
 
-def _test_class_is_a_file(root: Path) -> None:
-    good_folder(root / "train")
-    good_folder(root / "test", ("cat",))
-    (root / "test" / "dog").write_text("")
-
-
 def _empty_test(root: Path) -> None:
     good_folder(root / "train")
     (root / "test").mkdir()
-
-
-def _empty_validation_class(root: Path) -> None:
-    good_folder(root / "train")
-    good_folder(root / "val", ("cat",))
-    (root / "val" / "dog").mkdir()
-
-
-def _only_test(root: Path) -> None:
-    good_folder(root / "test")
 
 
 def _single_images(root: Path) -> None:
@@ -283,12 +251,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
     "has 1,100 folders in each other": (_deep, "", ["fox holds no image"]),
     "has 1,000 empty folders": (_wide, "", ["fox holds no image"]),
     "has other classes to test": (_other_classes, "", ["different classes", "dog, fox"]),
-    "has fewer classes to test": (_fewer_classes, "", ["different classes", "fox"]),
     "spells its classes in two ways": (_other_case, "", ["different classes", "Cat, cat"]),
-    "has a file for a class to test": (_test_class_is_a_file, "", ["different classes", "dog"]),
     "has nothing to test": (_empty_test, "", ["different classes"]),
-    "has an empty class to watch": (_empty_validation_class, "", ["dog holds no image"]),
-    "has nothing to train on": (_only_test, "", ["1 sub-folder"]),
     "has one image a class": (_single_images, "", ["single example"]),
     "has images of two sizes": (_sizes, "", ["2 sizes, from 8x8 to 9x9", "--image-size"]),
     "has images of a pixel": (_tiny, "", ["lenet5", "1x1"]),

@@ -1,4 +1,4 @@
-"""What the tests of signals share: sending them, and processes that get them."""
+"""Processes that the tests start, and the signals that they send them."""
 
 import os
 import signal
@@ -17,15 +17,20 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
+def environment(**more):
+    """That of a process which imports what the tests import."""
+    root = Path(loop.__file__).parents[1]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [root, *sys.path])), **more}
+
+
 @contextmanager
 def python(code, **options):
     """A process that does not outlive the block."""
-    path = os.pathsep.join([str(Path(loop.__file__).parents[1]), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
         **options,
     )
     with process:

@@ -40,8 +40,8 @@ class FaultyPipeline(ResidentPipeline):
         return super().feed(first_step, steps)
 
 
-def images(count=40):
-    rng = np.random.default_rng(0)
+def images(count=40, seed=0):
+    rng = np.random.default_rng(seed)
     return Split(
         rng.integers(0, 256, (count, tiny.SIZE, tiny.SIZE, 1), np.uint8),
         rng.integers(0, tiny.CLASSES, count).astype(np.int32),

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets.attention import SelfAttention
-from jaxnets.errors import UserError
-from jaxnets.models import dcgan, r3gan, resnet_gan
+from jaxnets.models import resnet_gan
 from model_cases import KEY, random_variables, untyped
 
 
@@ -57,35 +56,6 @@ def test_its_kernels_can_be_normalised():
     y, after = jax.eval_shape(train, variables, x)
     assert y.dtype == jnp.bfloat16
     assert set(after["spectral_norm"]) == {"conv_f", "conv_g", "conv_h", "conv_v"}
-
-
-SHAPE = (16, 16, 1)
-Z, IMAGES = jnp.ones((2, 5)), jnp.ones((2, *SHAPE))
-NETWORKS = {
-    "dcgan generator": (partial(dcgan.Generator, SHAPE, 5, width=4), Z, 0),
-    "dcgan discriminator": (partial(dcgan.Discriminator, width=4), IMAGES, 1),
-    "sngan generator": (partial(resnet_gan.Generator, SHAPE, 5, widths=(4, 4, 4)), Z, 0),
-    "sngan discriminator": (partial(resnet_gan.Discriminator, widths=(4, 4)), IMAGES, 1),
-    "r3gan generator": (partial(r3gan.Generator, SHAPE, 5, widths=(8, 8, 8), blocks=1), Z, 0),
-    "r3gan discriminator": (partial(r3gan.Discriminator, widths=(8, 8), blocks=1), IMAGES, 1),
-}
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_family_takes_it_by_a_field(name):
-    make, x, first = NETWORKS[name]
-
-    def shapes(module):
-        return jax.eval_shape(partial(module.init_with_output, train=False), KEY, x)
-
-    plain, with_it = shapes(make()), shapes(make(attention=(first + 1,)))
-    assert plain[0] == with_it[0]
-    added = set(with_it[1]["params"]) - set(plain[1]["params"])
-    assert added == {f"attention{first + 1}"}
-    normalised = "sngan disc" in name
-    assert (added <= set(with_it[1].get("spectral_norm", {}))) == normalised
-    with pytest.raises(UserError, match=rf"no stage 7 .* has the stages {first} to"):
-        shapes(make(attention=(first + 1, 7)))
 
 
 def test_a_stage_sees_the_whole_image_through_it():

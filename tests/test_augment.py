@@ -57,20 +57,6 @@ def test_shape_range_and_determinism_in_the_key(name):
         assert np.abs(out).max() <= 1.0
 
 
-def test_one_device_eight_by_jit_and_eight_by_pmap_agree():
-    function = augment.compose(FUNCTIONS["crop"], augment.contrast, augment.random_flip)
-
-    def step(images):
-        return augment.apply(function, axis.example_keys(KEY, images.shape[0]), images)
-
-    one = run(function)
-    pmapped = jax.pmap(step, axis_name=DATA_AXIS)(IMAGES.reshape(8, 2, 6, 5, 3))
-    np.testing.assert_allclose(np.asarray(pmapped).reshape(IMAGES.shape), one, atol=1e-6)
-    mesh = jax.make_mesh((8,), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    spread = jax.NamedSharding(mesh, jax.P(DATA_AXIS))
-    np.testing.assert_allclose(jax.jit(step)(jax.device_put(IMAGES, spread)), one, atol=1e-6)
-
-
 #: The two pipelines have all the others in them, but for one way to fill an edge.
 PIPELINES = ("classifier", "gan", "crop_zero")
 

@@ -234,8 +234,6 @@ def test_another_configuration_is_refused_and_its_fields_are_named(tmp_path):
     for part in ("epochs (there 2.0, asked 3.0)", "cutout (there '(not set)', asked 4)", "flip"):
         assert part in message
     assert "widths" not in message
-    with pytest.raises(UserError, match="a run of `classify`, not of `generate`"):
-        runs.open_run(folder, "generate", CONFIG)
 
 
 def test_a_field_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
@@ -247,35 +245,3 @@ def test_a_field_that_an_earlier_version_did_not_have_has_its_default(tmp_path):
         runs.open_run(folder, "classify", {**new, "cutout": 4}, defaults=defaults)
     with pytest.raises(UserError, match=r"epochs \(there 2.0, asked 9.0\)"):
         runs.open_run(folder, "classify", {**new, "epochs": 9.0}, defaults=defaults)
-
-
-def test_folders_of_others_are_left_alone(tmp_path, monkeypatch):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="is not the folder of a run"):
-        runs.open_run(tmp_path, "classify", CONFIG)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(UserError, match="is not the folder of a run"):
-        runs.open_run(tmp_path / "thesis.tex", "classify", CONFIG)
-    with pytest.raises(UserError, match=r"cannot write to .*choose another --run-dir"):
-        runs.open_run(tmp_path / "thesis.tex" / "run", "classify", CONFIG)
-    (tmp_path / "empty").mkdir()
-    folder = runs.open_run(tmp_path / "empty", "classify", CONFIG)
-    monkeypatch.setattr("os.access", lambda *args, **kwargs: False)
-    with pytest.raises(UserError, match="no permission to write"):
-        runs.open_run(folder, "classify", CONFIG)
-
-
-NO_RUNS = ['{"experiment": "cl', "", "[]", "{}", '{"experiment": "x"}', None]
-
-
-@pytest.mark.parametrize("content", NO_RUNS)
-def test_what_is_no_run_is_one_sentence(content, tmp_path):
-    reads = [runs.read_run, lambda folder: runs.open_run(folder, "classify", CONFIG)]
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    for read in reads[: 1 if content is None else 2]:
-        with pytest.raises(UserError, match=r"config\.json") as error:
-            read(tmp_path)
-        one_line(error)
-    with pytest.raises(UserError, match=r"there is no run folder .*nowhere"):
-        runs.read_run(tmp_path / "nowhere")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import experiments
-from command_lines import CLASSIFY, GENERATE, assert_one_error, summary
+from command_lines import CLASSIFY, GENERATE, assert_one_error, newest, summary
 from jaxnets import evaluate, loop
 from jaxnets.commands import common
 from jaxnets.commands.session import Session
 from jaxnets.data import ResidentPipeline
+from signals_sent import environment
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -27,16 +27,8 @@ STEPS = 4  # 0.05 of 1,438 images, 16 at a time
 
 def weights(folder):
     """A digest of everything in the newest checkpoint, and its step."""
-    import orbax.checkpoint as ocp
-
-    found = [p for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()]
-    path = max(found, key=lambda p: int(p.name))
-    handler = ocp.PyTreeCheckpointHandler()
-    meta = handler.metadata((path / "state").absolute()).tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), meta)
-    args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-    state = handler.restore((path / "state").absolute(), args=args)
-    return evaluate.digest(state), int(state["step"])
+    state, step = newest(folder)
+    return evaluate.digest(state), step
 
 
 # ------------------------------------------------------------------- what commands leave
@@ -237,19 +229,16 @@ commands.process()
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(cli, runs):
     arguments = [*CLASSIFY, "--run-dir", "run", "--save-every", "0.02"]
-    path = os.pathsep.join(map(str, [Path(experiments.__file__).parents[1], *sys.path]))
     # A process of its own, whose standard error nothing of pytest's keeps clean.
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *arguments],
         capture_output=True,
         text=True,
         timeout=200,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
+        env=environment(
+            JAX_COMPILATION_CACHE_DIR=str(jax.config.jax_compilation_cache_dir),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        ),
     )
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("lenet5 on digits")]

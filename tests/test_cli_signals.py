@@ -1,12 +1,13 @@
 """Signals outside the training loop: the command ends at once, whatever Python is doing."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from signals_sent import environment
 
 SCRIPT = """
 import gc, hashlib, pathlib, sys, time
@@ -50,7 +51,7 @@ def begin(tmp_path):
     def begin(where):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, where],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+            env=environment(),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

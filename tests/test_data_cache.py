@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,30 +112,6 @@ def test_two_processes_may_prepare_the_same_data():
     assert [path.name for path in (cache_dir() / "arrays").iterdir()] == ["key"]
 
 
-@pytest.mark.slow
-def test_two_processes_may_prepare_a_set_that_ships(cache):
-    """Through TensorFlow Datasets, which does not see to it."""
-    code = "from jaxnets import data; print(len(data.load('digits').splits['train']))"
-    environment = {
-        **os.environ,
-        "JAXNETS_CACHE": str(cache),
-        "PYTHONPATH": os.pathsep.join(map(str, sys.path)),
-    }
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [text.split()[-1] for text in said] == ["1438", "1438"]
-
-
 def test_without_a_test_split_a_fifth_of_each_class_is_set_apart():
     def only_train(staging: Staging) -> int:
         split = staging.split("train", 50, {**COLUMNS, "inputs": Image((1, 1, 1))})
@@ -187,13 +160,6 @@ def test_labels_outside_their_range_are_refused(cache, label):
     with pytest.raises(UserError, match=message):
         cached("key", "mine", wrong)
     assert not (cache / "arrays" / "key").exists()
-
-
-def test_a_cache_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="JAXNETS_CACHE"):
-        cached("key", "mine", fill)
 
 
 def test_the_digits_are_those_of_scikit_learn():

@@ -138,24 +138,28 @@ def assert_fails(message: str) -> None:
     assert not downloads.exists() or list(downloads.iterdir()) == []
 
 
-def test_a_wrong_file_is_not_kept(files, serve):
-    serve(lambda handler, name: send(handler, gzip.compress(b"something else")))
-    assert_fails("not the published file.*sha256")
+FAULTS = {
+    "another file": (
+        lambda handler: send(handler, gzip.compress(b"something else")),
+        "not the published file.*sha256",
+    ),
+    "a page to log in": (
+        lambda handler: send(handler, b"<html>log in</html>"),
+        "can't be unpacked",
+    ),
+    "half of it": (
+        lambda handler: send(handler, b"half", declared=8),
+        "broke off after 4 of 8 bytes|IncompleteRead",
+    ),
+    "nothing": (lambda handler: handler.send_error(404), r"404.*apt install"),
+}
 
 
-def test_a_file_that_is_not_gzip(files, serve):
-    serve(lambda handler, name: send(handler, b"<html>log in to this network</html>"))
-    assert_fails("can't be unpacked")
-
-
-def test_a_broken_off_download(files, serve):
-    serve(lambda handler, name: send(handler, b"half", declared=8))
-    assert_fails("broke off after 4 of 8 bytes|IncompleteRead")
-
-
-def test_a_missing_file(files, serve):
-    serve(lambda handler, name: handler.send_error(404))
-    assert_fails(r"404.*apt install")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_download_that_fails_is_told_and_not_kept(fault, files, serve):
+    reply, message = FAULTS[fault]
+    serve(lambda handler, name: reply(handler))
+    assert_fails(message)
 
 
 def test_a_stalled_download(files, serve, monkeypatch):

@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hostile_images import FILES
 from jaxnets.data import load
 from jaxnets.data.images import ImageFiles
 from jaxnets.data.listing import read_listing
@@ -37,13 +36,6 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> 
     (image.convert(mode) if mode else image).save(path, **options)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that only claims to be that large."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4
-
-
 def values(split) -> list[int]:
     return sorted(split.inputs[:, 0, 0, 0].tolist())
 
@@ -66,15 +58,6 @@ def test_train_and_test_folders_are_taken_as_they_are(root):
     dataset = load(f"folder:{root}")
     assert values(dataset.splits["train"]) == [*range(5), *range(100, 105)]
     assert values(dataset.splits["test"]) == [50, 50]
-
-
-def test_classes_must_agree(root):
-    (root / "train").mkdir()
-    (root / "cat").rename(root / "train" / "cat")
-    (root / "dog").rename(root / "train" / "dog")
-    save(root / "test" / "cat" / "x.png", np.zeros((6, 4), np.uint8))
-    with pytest.raises(UserError, match=r"different classes.*dog"):
-        load(f"folder:{root}")
 
 
 def test_a_changed_folder_is_read_again(root):
@@ -157,13 +140,6 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     assert tall.splits["train"].inputs.shape[1:] == (8, 4, 3)
 
 
-def test_unequal_sizes_need_one(root):
-    save(root / "dog" / "large.png", np.zeros((9, 5), np.uint8))
-    with pytest.raises(UserError, match=r"2 sizes, from 6x4 to 9x5.*--image-size"):
-        load(f"folder:{root}")
-    assert load(f"folder:{root}", image_size=(5, 5)).splits["test"].inputs.shape[1:] == (5, 5, 1)
-
-
 def test_channels_follow_the_files_or_the_request(root):
     assert load(f"folder:{root}", channels=3).splits["train"].inputs.shape[-1] == 3
     save(root / "dog" / "colour.png", np.full((6, 4, 3), (0, 255, 0), np.uint8))
@@ -198,57 +174,18 @@ def test_a_turned_photograph_is_turned_back(root):
     assert turned[:3].min() == 255 and turned[3:].max() == 0
 
 
-def make_bad(root: Path) -> dict[str, str]:
-    """Writes one file of each kind that can't be used; returns name -> a part of the reason."""
-    folder, grey = root / "cat", np.zeros((6, 4), np.uint8)
-    frames = [Image.fromarray(np.full((6, 4), value, np.uint8)) for value in (0, 200)]
-    for suffix in ("gif", "png", "webp"):
-        frames[0].save(folder / f"moving.{suffix}", save_all=True, append_images=frames[1:])
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    for suffix in ("png", "jpg"):
-        path = folder / f"cut.{suffix}"
-        save(path, noise)
-        path.write_bytes(path.read_bytes()[:-2000])
-    (folder / "notes.txt").write_text("not an image")
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "huge.png").write_bytes(png_header(10_000, 6_500))
-    (folder / "bomb.png").write_bytes(png_header(60_000, 60_000))
-    save(folder / "cmyk.jpg", grey, "CMYK")
-    Image.fromarray(np.zeros((6, 4), np.uint16)).save(folder / "deep.png")
-    clear = Image.fromarray(np.zeros((6, 4, 4), np.uint8))
-    clear.save(folder / "clear.png")
-    Image.fromarray(grey).convert("P").save(folder / "palette.png", transparency=0)
-    return {
-        "moving.gif": "animated, with 2 frames",
-        "moving.png": "animated, with 2 frames",
-        "moving.webp": "animated, with 2 frames",
-        "cut.png": "damaged",
-        "cut.jpg": "damaged",
-        "notes.txt": "not an image",
-        "empty.png": "not an image",
-        "huge.png": "10000x6500 is over 64 megapixels",
-        "bomb.png": "over 64 megapixels",
-        "cmyk.jpg": "mode CMYK",
-        "deep.png": "mode I;16",
-        "clear.png": "transparent",
-        "palette.png": "transparent",
-    }
-
-
-def test_every_unusable_file_is_named_at_once(root):
-    reasons = make_bad(root)
-    with pytest.raises(UserError, match=f"{len(reasons)} files.*--skip-bad") as caught:
+def test_unusable_files_are_named_at_once_or_skipped_and_counted(root):
+    good = load(f"folder:{root}", image_size=(6, 4), channels=1)
+    bad = {name: case for name, case in FILES.items() if name.isprintable()}
+    for name, (data, _) in bad.items():
+        (root / "cat" / name).write_bytes(data)
+    count = len(bad)
+    with pytest.raises(UserError, match=f"{count} files.*--skip-bad") as caught:
         load(f"folder:{root}", image_size=(6, 4))
     message = str(caught.value)
     assert "\n" not in message
-    for name, reason in reasons.items():
-        listed = message.split(f"cat/{name} (")[1].split(")")[0]
-        assert reason in listed, (name, listed)
-
-
-def test_unusable_files_can_be_skipped_and_are_counted(root):
-    good = load(f"folder:{root}", image_size=(6, 4), channels=1)
-    count = len(make_bad(root))
+    for name, (_, reason) in bad.items():
+        assert reason in message.split(f"cat/{name} (")[1].split(")")[0] or reason == name
     for _ in range(2):  # decoded, then from the cache
         dataset = load(f"folder:{root}", image_size=(6, 4), channels=1, skip_bad=True)
         assert dataset.skipped == count and dataset.fingerprint == good.fingerprint
@@ -259,14 +196,6 @@ def test_a_class_of_nothing_but_unusable_files_is_named(root):
     (root / "fox" / "x.png").write_bytes(b"")
     with pytest.raises(UserError, match='no usable image of "fox"'):
         load(f"folder:{root}", skip_bad=True)
-
-
-def test_nothing_but_unusable_files(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "bad" / name).mkdir(parents=True)
-        (tmp_path / "bad" / name / "x.png").write_bytes(b"")
-    with pytest.raises(UserError, match="2 files"):
-        load(f"folder:{tmp_path / 'bad'}", skip_bad=True)
 
 
 def test_long_lists_are_whole(root):
@@ -298,21 +227,3 @@ def test_folders_that_are_none(tmp_path, root):
         load(f"folder:{tmp_path / 'nowhere'}")
     with pytest.raises(UserError, match="is a file"):
         load(f"folder:{root / 'cat' / '0.png'}")
-    with pytest.raises(UserError, match="0 sub-folders"):
-        load(f"folder:{root / 'cat'}")
-    (root / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no image"):
-        load(f"folder:{root}")
-
-
-def test_a_single_class_is_refused(tmp_path):
-    save(tmp_path / "one" / "a" / "x.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match=r"1 sub-folder; .* two classes"):
-        load(f"folder:{tmp_path / 'one'}")
-
-
-def test_one_image_in_each_class_leaves_none_to_test_on(tmp_path):
-    for name in ("a", "b"):
-        save(tmp_path / "few" / name / "x.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match="single example"):
-        load(f"folder:{tmp_path / 'few'}")

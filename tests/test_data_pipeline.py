@@ -81,19 +81,10 @@ def test_the_order_is_the_published_one():
     assert Order(8, 4, seed=0).indices(0, 4).tolist() == expected
 
 
-def test_no_steps_is_an_empty_feed():
-    assert Order(8, 4, seed=0).indices(3, 0).shape == (0, 4)
-
-
 @pytest.mark.parametrize("make", [ResidentPipeline, StreamingPipeline])
 def test_a_batch_larger_than_the_data_is_refused(make):
     with pytest.raises(UserError, match=r"24 .*23 examples"):
         make(make_split(23), 24, 0)
-
-
-def test_a_batch_needs_an_example():
-    with pytest.raises(UserError, match="not 0"):
-        ResidentPipeline(make_split(), 0, 0)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -230,11 +221,6 @@ def test_evaluation_sees_every_example_once(batch_size):
     labels = np.concatenate([batch["target"][batch["mask"]] for batch in seen])
     np.testing.assert_array_equal(images, np.asarray(jax.jit(normalise)(split.inputs)))
     np.testing.assert_array_equal(labels, split.target)
-
-
-def test_evaluation_needs_a_batch_size():
-    with pytest.raises(UserError, match="not 0"):
-        next(eval_batches(make_split(), 0))
 
 
 def test_normalise_has_the_same_bits_in_numpy_and_compiled():

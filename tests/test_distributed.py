@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-import experiments
-from command_lines import CLASSIFY, GENERATE, free_port, run, summary
+from command_lines import CLASSIFY, GENERATE, free_port, newest, run, summary
+from signals_sent import environment
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -89,12 +89,6 @@ def begin():
         process.communicate()
 
 
-def environment(**more):
-    root = Path(experiments.__file__).parents[1]
-    path = os.pathsep.join(map(str, [root, *sys.path]))
-    return {**os.environ, "PYTHONPATH": path, **more}
-
-
 def outcomes(processes, seconds=240):
     """Exit code, standard output and standard error of each."""
     deadline = time.monotonic() + seconds
@@ -107,16 +101,9 @@ def outcomes(processes, seconds=240):
 
 def arrays(folder):
     """Everything in the newest checkpoint of a run, by name, and its step."""
-    import orbax.checkpoint as ocp
-
-    found = [p for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()]
-    place = (max(found, key=lambda p: int(p.name)) / "state").absolute()
-    handler = ocp.PyTreeCheckpointHandler()
-    meta = handler.metadata(place).tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), meta)
-    state = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    state, step = newest(folder)
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, int(state["step"])
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, step
 
 
 def assert_the_same_run(one, other, tolerance=1e-5):
@@ -225,17 +212,6 @@ def test_an_error_of_one_process_is_that_of_the_others_too(begin):
     sentence = "error: cannot read or write disk: Input/output error"
     assert (own_code, own_err.strip()) == (2, sentence)
     assert code == 2 and err.strip().splitlines()[-1] == f"process 1 of 2 has stopped: {sentence}"
-
-
-def test_processes_that_do_not_belong_together_are_told_so(begin):
-    port = free_port()
-    several = begin(*CLASSIFY, count=2, numbers=[0], port=port)
-    several += begin(*CLASSIFY, count=3, numbers=[2], port=port)
-    found = outcomes(several, 60)
-    assert [code for code, _, _ in found] == [2, 2]
-    (said,) = {err.strip() for _, _, err in found}
-    assert said.startswith("error: process 2 was started with --process-count 3 and process 0 wi")
-    assert not Path("runs").exists()
 
 
 @pytest.mark.slow

@@ -51,7 +51,6 @@ def test_there_are_enough_cases():
         "images": len(FILES) + len(images.NO_FILES),
         "folders of images": len(images.FOLDERS),
     }
-    print(", ".join(f"{count} {name}" for name, count in tally.items()), sum(tally.values()))
     assert sum(tally.values()) >= 300
     assert all(count >= 15 for count in tally.values()), tally
     for cases in ([case.name for case in VALUES], hostile.LINES):

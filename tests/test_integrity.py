@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from checkpoint_cases import flip
 from jaxnets import integrity, parallel
 from jaxnets.integrity import Damaged
 
@@ -172,12 +173,6 @@ def test_a_manifest_names_every_file_and_is_read_back(folder):
     assert named == {str(p) for p in files_of(folder) if p.name != "manifest.json"}
     assert len(named) == 4
     assert integrity.manifest_alone(folder) == found
-
-
-def flip(path):
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 4
-    path.write_bytes(raw)
 
 
 HARM = {

@@ -11,7 +11,7 @@ from jaxnets import distributed, loop
 from jaxnets.checkpoint import Checkpoints
 from jaxnets.interruption import Interrupted
 from jaxnets.task import Ranking
-from signals_sent import BOTH, NAMES, python, send
+from signals_sent import python, send
 from small_runs import TOTAL, Crash, bits, crash, fit, records, task
 
 ENDLESS = """
@@ -27,20 +27,6 @@ def evaluate(state):
 one = dataclasses.replace(task("classifier"), evaluate=evaluate)
 fit(one, Path({folder!r}), eval_every=4, grace_seconds=12.0)
 """
-
-
-@pytest.mark.parametrize("number", BOTH, ids=NAMES)
-def test_a_run_saves_and_leaves_and_goes_on_to_the_same_bits(number, tmp_path):
-    whole = fit(task("classifier"), tmp_path / "whole")
-    with pytest.raises(Interrupted) as caught:
-        fit(task("classifier", at=5, fault=lambda: send(number)), tmp_path / "cut")
-    assert (caught.value.step, caught.value.signum) == (6, number)
-    assert str(caught.value) == f"interrupted by {number.name} and saved at step 6"
-    with Checkpoints(tmp_path / "cut" / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [4, 6]
-    resumed = fit(task("classifier"), tmp_path / "cut")
-    assert bits(resumed.state) == bits(whole.state)
-    assert [r["step"] for r in records(tmp_path / "cut", "train")] == [2, 4, 6, 8, 10]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_run(tmp_path):

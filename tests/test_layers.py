@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxnets import layers
 from jaxnets.errors import UserError
-from jaxnets.typing import DATA_AXIS
 
 KEY = jax.random.key(0)
 
@@ -55,24 +53,6 @@ def test_batch_norm_matches_flax(train):
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_norm_matches_float64():
-    x = batch()
-    exact = np.asarray(x, np.float64)
-    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
-    norm = layers.BatchNorm(momentum=0.9, use_scale=False, use_bias=False)
-    variables = norm.init(KEY, x, train=True)
-    y, state = run(norm, variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
-
-
-def test_batch_norm_initialisation_leaves_the_statistics_alone():
-    variables = layers.BatchNorm().init(KEY, batch(), train=True)
-    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0.0)
-    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1.0)
-
-
 @pytest.mark.parametrize("value", [0.0, 300.3, -1e4])
 def test_batch_norm_of_a_constant_channel_is_finite(value):
     x = jnp.full((7, 3, 3, 2), value)
@@ -111,61 +91,6 @@ def test_batch_norm_is_accurate_far_from_zero_once_it_knows_where():
     np.testing.assert_allclose(state["batch_stats"]["var"], expected, rtol=1e-5)
     normal = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
     np.testing.assert_allclose(y, normal, atol=2e-3)
-
-
-class Net(nn.Module):
-    """What must agree between devices: a convolution, statistics and noise."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = layers.Conv(6, (3, 3))(x)
-        x = layers.BatchNorm()(x, train=True)
-        x = layers.Dropout(0.3)(nn.relu(x), train=True)
-        return nn.Dense(3)(layers.global_mean(x))
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """Variables, batch, and a function from them to loss, outputs, statistics and gradients."""
-    x = batch((16, 5, 5, 2))
-    net = Net()
-    variables = jax.jit(net.init)({"params": KEY, "dropout": KEY}, x)
-
-    def run(variables, x):
-        def loss(params):
-            y, state = net.apply(
-                {**variables, "params": params},
-                x,
-                rngs={"dropout": jax.random.key(7)},
-                mutable=["batch_stats"],
-            )
-            return jnp.square(y - 1.0).mean(), (y, state)
-
-        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
-
-    return run, variables, x, jax.jit(run)(variables, x)
-
-
-def test_layers_agree_between_one_device_and_pmap_over_eight(one_device):
-    run, variables, x, expected = one_device
-    shares = x.reshape(8, 2, *x.shape[1:])
-
-    def share(x):
-        (loss, (y, state)), grads = run(variables, x)
-        loss, grads = jax.lax.pmean((loss, grads), DATA_AXIS)
-        return (loss, (y, state)), grads
-
-    (loss, (y, state)), grads = jax.pmap(share, axis_name=DATA_AXIS)(shares)
-    state, loss, grads = jax.tree.map(lambda leaf: np.asarray(leaf)[5], (state, loss, grads))
-    actual = (loss, (y.reshape(16, 3), state)), grads
-    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_layers_agree_between_one_device_and_jit_over_eight(one_device):
-    run, variables, x, expected = one_device
-    mesh = jax.make_mesh((8,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
-    chex.assert_trees_all_close(jax.jit(run)(variables, spread), expected, rtol=1e-4, atol=1e-5)
 
 
 def drop(x, *, key=KEY, rate=0.25, train=True) -> Any:

@@ -42,9 +42,9 @@ def scores_of(found):
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("block", [2048, 32, 13])
-def test_scores_are_those_of_the_definitions(k, block):
-    found = manifold_scores(MADE, REAL, k=k, block=block)
+@pytest.mark.parametrize("block,devices", [(2048, 1), (32, 1), (13, 1), (24, 8)])
+def test_scores_are_those_of_the_definitions(k, block, devices):
+    found = manifold_scores(MADE, REAL, k=k, mesh=make_mesh(devices), block=block)
     expected = by_loops(MADE, REAL, k)
     assert scores_of(found) == pytest.approx(expected, abs=1e-12)
     assert 0 < expected["recall"] < expected["precision"] < 1  # sets that tell the scores apart
@@ -57,17 +57,6 @@ def test_a_mean_far_from_zero_changes_nothing(shift):
     expected = by_loops(*wide, 3)
     found = manifold_scores(*(values + shift for values in wide), k=3)
     assert scores_of(found) == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("devices", [2, 8])
-def test_devices_share_the_rows(devices):
-    found = manifold_scores(MADE, REAL, k=3, mesh=make_mesh(devices), block=24)
-    assert scores_of(found) == pytest.approx(by_loops(MADE, REAL, 3), abs=1e-12)
-
-
-def test_order_does_not_count():
-    shuffled = manifold_scores(RNG.permutation(MADE), RNG.permutation(REAL), k=3)
-    assert shuffled == manifold_scores(MADE, REAL, k=3)
 
 
 @pytest.mark.parametrize("dims", [2, 64, 2048])
@@ -87,11 +76,6 @@ def test_duplicates_lie_in_their_own_balls_of_radius_zero():
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
 
 
-def test_sets_apart_share_nothing():
-    found = manifold_scores(REAL + 100, REAL, k=3)
-    assert set(scores_of(found).values()) == {0.0}
-
-
 def test_a_collapsed_set_is_precise_and_covers_little():
     one = REAL[np.argmin(np.square(REAL).sum(axis=1))]
     collapsed = manifold_scores(one + 0.01 * RNG.normal(size=(90, 5)), REAL, k=5)
@@ -100,23 +84,6 @@ def test_a_collapsed_set_is_precise_and_covers_little():
     # Samples that are all one image, whose balls have no radius at all.
     same = manifold_scores(np.tile(one, (90, 1)), REAL, k=5)
     assert same.precision == 1 and same.recall == pytest.approx(1 / 90)
-
-
-def test_half_of_the_modes():
-    modes = np.array([[0.0] * 5, [50.0] * 5])
-    real = RNG.normal(size=(400, 5)) + np.repeat(modes, 200, axis=0)
-    found = manifold_scores(RNG.normal(size=(400, 5)), real, k=5)
-    assert found.precision > 0.8
-    assert 0.4 < found.recall <= 0.5 and 0.4 < found.coverage <= 0.5
-
-
-def test_one_distribution_has_the_density_and_the_coverage_that_theory_gives_it():
-    n, k = 600, 5
-    found = manifold_scores(RNG.normal(size=(n, 4)), RNG.normal(size=(n, 4)), k=k)
-    steps = np.arange(1, k + 1)
-    expected = 1 - np.prod((n - steps) / (2 * n - steps))
-    assert found.density == pytest.approx(1, abs=0.1)
-    assert found.coverage == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("dims", [8, 512, 2048])

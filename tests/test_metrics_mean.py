@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import axis
 from jaxnets.metrics import Mean
-from jaxnets.typing import DATA_AXIS
 
 VALUES = np.random.default_rng(0).normal(size=(16,)).astype(np.float32)
 MASK = np.arange(16) % 5 != 0
@@ -25,28 +23,12 @@ def test_gradient_through_a_masked_mean_is_finite_and_zero_on_padding():
     np.testing.assert_array_equal(gradient, MASK.astype(np.float32))
 
 
-def test_merging_unequal_parts_gives_the_mean_of_all():
-    parts = [Mean.of(jnp.asarray(part)) for part in np.split(VALUES, [3, 4, 11])]
-    merged = sum(parts, Mean.zero())
-    np.testing.assert_allclose(merged.compute(), VALUES.mean(), rtol=1e-6)
-    assert float(merged.count) == 16
-
-
 def test_scan_carries_a_mean():
     def step(mean, values):
         return mean + Mean.of(values), None
 
     mean = jax.jit(lambda x: jax.lax.scan(step, Mean.zero(), x)[0])(VALUES.reshape(4, 4))
     np.testing.assert_allclose(mean.compute(), VALUES.mean(), rtol=1e-6)
-
-
-def test_psum_merges_devices():
-    def step(values, mask):
-        return axis.psum(Mean.of(values, mask))
-
-    means = jax.pmap(step, axis_name=DATA_AXIS)(VALUES.reshape(8, 2), MASK.reshape(8, 2))
-    first = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], means)
-    np.testing.assert_allclose(first.compute(), VALUES[MASK].mean(), rtol=1e-6)
 
 
 def test_mean_of_nothing_is_nan_and_a_scalar_counts_once():

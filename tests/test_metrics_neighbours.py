@@ -45,17 +45,6 @@ def test_a_copy_has_distance_zero_and_a_near_copy_its_own():
     np.testing.assert_allclose(found.distance, 0.25, rtol=1e-3)
 
 
-def test_held_out_images_are_as_new_as_held_out_images():
-    real = np.random.default_rng(3).normal(size=(1500, 4))
-    found = memorisation(real[:500], real[500:1000], real[1000:])
-    assert found.nearer == pytest.approx(0.5, abs=0.05)
-    assert found.median_ratio == pytest.approx(1, abs=0.1)
-    assert found.copies < 0.04
-    assert found.unseen_ratio == pytest.approx(
-        1, abs=3 * found.unseen_deviation / found.unseen_expected
-    )
-
-
 def test_samples_as_near_to_unseen_images_as_to_training_images_are_no_copies():
     rng = np.random.default_rng(4)
     samples, real = 0.3 * rng.normal(size=(300, 6)), rng.normal(size=(600, 6))

@@ -98,15 +98,6 @@ def test_padding_may_be_nan_and_batches_and_devices_merge_to_the_whole():
     np.testing.assert_allclose(first.compute(), whole.compute(), rtol=1e-5)
 
 
-def test_order_does_not_change_the_whole_score():
-    order = RNG.permutation(96)
-    np.testing.assert_allclose(
-        in_one_split(InceptionScore.of(jnp.asarray(LOGITS[order]))),
-        in_one_split(InceptionScore.of(jnp.asarray(LOGITS))),
-        rtol=1e-5,
-    )
-
-
 def test_what_is_wrong_with_a_score_is_said():
     with pytest.raises(UserError, match="of 4 samples in 10 splits"):
         InceptionScore.of(jnp.asarray(LOGITS[:4])).compute()
@@ -176,15 +167,6 @@ def test_intra_class_distance_is_that_of_each_class():
         assert found.per_class[c] == pytest.approx(expected, rel=1e-9)
     assert found.mean == pytest.approx(np.mean(list(found.per_class.values())))
     assert found.note is None
-
-
-def test_classes_mixed_up_are_seen_within_classes_only():
-    swapped = (LABELS + 1) % 5
-    right, wrong = ClassMoments.of(FEATURES, LABELS), ClassMoments.of(FEATURES, swapped)
-    assert intra_class_frechet(right, right).mean == pytest.approx(0, abs=1e-9)
-    assert intra_class_frechet(wrong, right).mean > 4
-    merged = [sum(one.moments.values(), Moments.zero(4)) for one in (right, wrong)]
-    assert frechet_distance(*merged) == pytest.approx(0, abs=1e-9)
 
 
 def test_thin_and_missing_classes_are_named():

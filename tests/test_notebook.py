@@ -4,9 +4,6 @@ import ast
 import json
 import math
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,16 +57,6 @@ def test_nothing_is_stored_that_a_run_makes():
 
 def test_all_sizes_are_in_the_cell_of_parameters():
     assert assigned(the_parameters(read()).source) == set(TINY)
-
-
-@pytest.mark.skipif(
-    shutil.which("ruff", path=Path(sys.executable).parent) is None, reason="no ruff"
-)
-@pytest.mark.parametrize("check", [["check"], ["format", "--check"]], ids=["lint", "format"])
-def test_code_is_in_the_style_of_the_package(check):
-    ruff = [sys.executable, "-m", "ruff", *check, "--no-cache", str(NOTEBOOK)]
-    result = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -162,14 +162,6 @@ def test_nothing_in_gives_nothing_or_zeros(batch):
     assert not np.any(dk)
 
 
-LAX = {
-    "conv": lambda x, k: jax.lax.conv_general_dilated(
-        x, k, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ),
-    "conv_transpose": lambda x, k: jax.lax.conv_transpose(
-        x, k, (2, 3), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ),
-}
 OURS = {
     "conv": functools.partial(ops.conv, strides=(2, 1)),
     "conv_transpose": functools.partial(ops.conv_transpose, strides=(2, 3)),
@@ -181,56 +173,6 @@ KERNEL = RNG.normal(size=(3, 4, 4, 5)).astype(np.float32)
 
 def uses_kernels(f, *args):
     return "jaxnets_conv" in str(jax.make_jaxpr(lambda *args: f(*args))(*args))  # not cached
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_every_kind_of_derivative(name):
-    def penalty(f, kernel):
-        return (jax.grad(lambda x: jnp.sin(f(x, kernel)).sum())(X) ** 2).sum()
-
-    def all_of(f):
-        second = jax.grad(functools.partial(penalty, f))
-        forward = lambda k: jax.jvp(f, (X, k), (jnp.cos(X), jnp.sin(k)))[1]  # noqa: E731
-        over = jax.jvp(
-            jax.grad(lambda k: jnp.sin(f(X, k)).sum()), (KERNEL,), (jnp.ones_like(KERNEL),)
-        )
-        return (
-            second(KERNEL),
-            forward(KERNEL),
-            over[1],
-            jax.hessian(lambda k: penalty(f, k * KERNEL))(1.0),
-        )
-
-    assert uses_kernels(OURS[name], X, KERNEL)
-    got, expected = all_of(OURS[name]), all_of(LAX[name])
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=3e-5 * float(jnp.abs(b).max()))
-
-
-@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 3), (None, 2)])
-@pytest.mark.parametrize("name", OURS)
-def test_vmap_over_either_or_both_and_of_gradients(name, axes):
-    def stack(a, axis):
-        return a if axis is None else np.stack([a, 2 * a, -a], axis=axis)
-
-    args = stack(X, axes[0]), stack(KERNEL, axes[1])
-
-    def slopes(f):
-        def loss(x, k):
-            return jnp.sin(f(x, k)).sum()
-
-        return jax.vmap(jax.value_and_grad(loss, (0, 1)), in_axes=axes)
-
-    def outside(f):  # the gradient of what is mapped
-        return jax.grad(lambda *a: jnp.sin(jax.vmap(f, in_axes=axes)(*a)).sum(), (0, 1))
-
-    for of in (slopes, outside, lambda f: jax.vmap(f, in_axes=axes)):
-        got, expected = of(OURS[name])(*args), of(LAX[name])(*args)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max())),
-            got,
-            expected,
-        )
 
 
 def test_the_same_bits_every_time():
@@ -265,6 +207,7 @@ def test_a_batch_over_several_devices():
 
 
 def test_xla_is_used_on_demand():
+    assert uses_kernels(OURS["conv"], X, KERNEL) and uses_kernels(OURS["conv_transpose"], X, KERNEL)
     with ops.plain_convolutions():
         assert not uses_kernels(OURS["conv"], X, KERNEL)
         assert not uses_kernels(OURS["conv_transpose"], X, KERNEL)

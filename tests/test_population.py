@@ -10,24 +10,17 @@ import pytest
 
 import tiny
 from jaxnets import loop, optimizers, parallel, population
-from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
+from jaxnets.data import ResidentPipeline, StreamingPipeline
 from jaxnets.errors import UserError
 from jaxnets.log import read_records
 from jaxnets.metrics import mean as metrics_mean
 from jaxnets.state import TrainState
+from small_runs import Crash, images
 
 STEPS, BATCH = 6, 16
 
 #: Sums in another order under vmap: what float32 leaves of six steps of a loss around one.
 TOLERANCE = 2e-5
-
-
-def images(count=40, seed=0):
-    rng = np.random.default_rng(seed)
-    return Split(
-        rng.integers(0, 256, (count, tiny.SIZE, tiny.SIZE, 1), np.uint8),
-        rng.integers(0, tiny.CLASSES, count).astype(np.int32),
-    )
 
 
 def tuned_classifier(hypers):
@@ -209,10 +202,6 @@ def test_images_beyond_the_budget_are_streamed():
         [split, images(seed=1)], BATCH, SEEDS, memory_budget_bytes=split.nbytes
     )
     assert all(type(one) is StreamingPipeline for one in own._members)
-
-
-class Crash(Exception):
-    """Stands for a machine that goes down."""
 
 
 def test_a_population_that_crashed_goes_on_to_the_same_bits(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import layers, losses, optimizers, parallel, state, steps
+from jaxnets import layers, parallel, state
 from jaxnets.spectral import SpectralNorm
 from model_cases import KEY, untyped
 
@@ -155,28 +155,7 @@ class Discriminator(nn.Module):
         return layers.Dense(1, spectral_norm=True, name="head")(x, train=train)[:, 0], {}
 
 
-def gan(penalty=None, **options):
-    generator, discriminator = tiny.TinyGenerator(), Discriminator()
-    optimizer = optimizers.make_optimizer("adam", 1e-2, b1=0.0, b2=0.9)
-    label, key = jnp.zeros(1, jnp.int32), jax.random.key(3)
-    image = jnp.zeros((1, tiny.SIZE, tiny.SIZE, 1))
-    make = partial(state.init_net, train=False, optimizer=optimizer)
-    nets = {
-        "generator": make(generator, key, jnp.zeros((1, tiny.LATENT)), label),
-        "discriminator": make(discriminator, key, image, label),
-    }
-    step = steps.adversarial_step(
-        generator,
-        discriminator,
-        losses.adversarial_loss("hinge"),
-        optimizer,
-        optimizer,
-        latent_size=tiny.LATENT,
-        conditional=True,
-        terms=[] if penalty is None else [losses.penalty(penalty, 0.1)],
-        **options,
-    )
-    return state.TrainState.create(jax.random.key(2), nets), step
+gan = partial(tiny.gan, "hinge", discriminator=Discriminator(), keys=(3, 3), gamma=0.1)
 
 
 def vectors(model_state):
@@ -199,7 +178,7 @@ def stepped(net, count):
     ["r1", "wgan_gp", *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "r2"))],
 )
 def test_one_step_of_the_power_iteration_for_each_update_of_the_discriminator(penalty):
-    first, step = gan(penalty)
+    first, step = gan(penalty=penalty)
     # A vector that is far from converged, so that another step of the iteration would show.
     net = first.nets["discriminator"]
     far = jax.tree.map(lambda u: jnp.cos(jnp.arange(u.size, dtype=jnp.float32)), net.model_state)
@@ -219,7 +198,7 @@ def test_the_vectors_are_those_of_one_device_on_eight(mode, penalty):
     nets = []
     for devices in (1, 8):
         mesh = parallel.make_mesh(devices)
-        first, step = gan(penalty)
+        first, step = gan(penalty=penalty)
         compiled = parallel.compile_step(step, mesh, mode)
         after = parallel.replicate(first, mesh)
         for seed in range(2):

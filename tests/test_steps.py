@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import axis, descent, losses, optimizers, state
+from jaxnets import axis, descent, optimizers, state
 from jaxnets.metrics.mean import Mean
 from jaxnets.models import make_generator
 
@@ -108,47 +108,6 @@ def test_how_sure_a_discriminator_is_under_a_loss_of_differences():
     assert metrics["d_accuracy"] == pytest.approx((1 + metrics["d_sign_real"]) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        # One of logits alone, and one of pairs of them: the rest differ in a formula.
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("wasserstein", "relativistic")))
-        for name in losses.ADVERSARIAL_LOSSES
-    ],
-)
-def test_every_loss_trains_both_networks(loss):
-    s, step = tiny.gan(loss, penalty=None)
-    after, metrics = jax.jit(step)(s, tiny.batch())
-    for name in ("generator", "discriminator"):
-        with pytest.raises(AssertionError):
-            chex.assert_trees_all_equal(s.nets[name].params, after.nets[name].params)
-    assert all(np.isfinite(m.compute()) for m in metrics.values())
-
-
-def test_discriminator_with_batch_norm_updates_its_statistics():
-    s, step = tiny.gan(norm=True, penalty=None)
-    after, _ = jax.jit(step)(s, tiny.batch())
-    old = jax.tree.leaves(s.nets["discriminator"].model_state)
-    new = jax.tree.leaves(after.nets["discriminator"].model_state)
-    assert old
-    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(old, new, strict=True))
-
-
-@pytest.mark.slow
-class TestWithoutJit(chex.TestCase):
-    """The same step as with jit, without it."""
-
-    @chex.variants(without_jit=True)  # pyright: ignore
-    def test_classifier_step(self):
-        s, step = tiny.classifier()
-        after, metrics = self.variant(step)(s, tiny.batch())
-        expected, expected_metrics = jax.jit(step)(s, tiny.batch())
-        chex.assert_trees_all_close(after.nets, expected.nets, atol=1e-5)
-        assert float(metrics["loss"].total) == pytest.approx(
-            float(expected_metrics["loss"].total), rel=1e-5
-        )
-
-
 def test_steps_draw_new_random_numbers_each_step_and_the_same_ones_again():
     s, step = tiny.classifier(optimizer=optax.set_to_zero(), ema=None)
     run = jax.jit(step)
@@ -181,12 +140,6 @@ def test_a_gan_draws_new_random_numbers_each_step_and_the_same_ones_again():
     assert all(a != b for a, b in zip(first, later, strict=True))
 
 
-def test_second_call_does_not_compile_again():
-    s, run = compiled_gan()
-    s, _ = run(s, tiny.batch(seed=0))
-    run(s, tiny.batch(seed=1))
-
-
 def test_bfloat16_computes_with_float32_parameters():
     from jaxnets.models import make_classifier
 
@@ -199,14 +152,6 @@ def test_bfloat16_computes_with_float32_parameters():
         jnp.dtype("float32")
     }
     assert np.isfinite(metrics["loss"].compute())
-
-
-def test_mixup_trains_on_mixtures():
-    s, step = tiny.classifier(mixup_alpha=1.0)
-    mixed = jax.jit(lambda *given: step(*given)[1]["loss"].total)(s, tiny.batch())
-    s, plain_step = tiny.classifier()
-    plain = jax.jit(lambda *given: plain_step(*given)[1]["loss"].total)(s, tiny.batch())
-    assert mixed != plain
 
 
 def test_weight_decay_spares_norms_and_biases():

@@ -1,15 +1,12 @@
 """Full disks and places that cannot be written, under commands that do not train."""
 
-import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import experiments
 import hostile_files as files
 import hostile_images as images
 from command_lines import CLASSIFY
@@ -18,6 +15,7 @@ from experiments.benchmarks import report as bench_report
 from jaxnets import parallel, report
 from jaxnets.commands import common, judging
 from jaxnets.commands.configs import options
+from signals_sent import environment
 
 
 @pytest.fixture
@@ -104,7 +102,7 @@ def test_printing_to_a_full_disk_is_one_sentence(place):
             stderr=subprocess.PIPE,
             text=True,
             timeout=280,
-            env={**os.environ, "PYTHONPATH": str(Path(experiments.__file__).parents[1])},
+            env=environment(),
         )
     assert done.returncode == 2
     assert done.stderr == "error: cannot read or write: No space left on device\n"
@@ -122,7 +120,6 @@ commands.process()
 def test_data_prepared_on_a_full_disk_leave_nothing(source, place, tmp_path):
     root = images.good_folder(place / "images", count=20)
     cache = tmp_path / "cache"
-    paths = os.pathsep.join(map(str, [Path(experiments.__file__).parents[1], *sys.path]))
     before = files.contents(place)
     # A process of its own: the readers and writers below are not all Python's.
     done = subprocess.run(
@@ -130,7 +127,7 @@ def test_data_prepared_on_a_full_disk_leave_nothing(source, place, tmp_path):
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "PYTHONPATH": paths, "JAXNETS_CACHE": str(cache)},
+        env=environment(JAXNETS_CACHE=str(cache)),
     )
     assert done.returncode == 2, done.stderr
     (last,) = done.stderr.splitlines()

@@ -11,41 +11,22 @@ import pytest
 
 from jaxnets import losses, models, parallel, sampling
 from jaxnets.errors import UserError
-from jaxnets.models import dcgan, style_gan, style_layers
-from model_cases import KEY, untyped
+from jaxnets.models import dcgan, style_layers
+from model_cases import (
+    CLASSES,
+    FAMILIES,
+    KEY,
+    LABEL,
+    LATENT,
+    SHAPE,
+    images,
+    latents,
+    untyped,
+    variables_of,
+)
 
-SHAPE, CLASSES, LATENT = (9, 12, 2), 3, 5  # 9 is 5 doubled, and cropped
-LABEL = jnp.array([0, 1, 2, 2])
-GENERATOR: Any = style_gan.Generator(SHAPE, LATENT, CLASSES, (8, 6), 2, 7)
-DISCRIMINATOR: Any = style_gan.Discriminator(CLASSES, (4, 8), 2, 6)
-
-
-def filled(module, *args):
-    """Variables as they start, but nothing is zero that training would make otherwise."""
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        name = jax.tree_util.keystr(path)
-        values = rng.normal(size=leaf.shape)
-        if name.endswith("'bias']") or "strength" in name or "image_bias" in name:
-            values = 0.3 * values + ("affine" in name)
-        return (100 * values if "mapping']['dense" in name else values).astype(np.float32)
-
-    shapes = jax.eval_shape(partial(module.init, train=False), KEY, *args)
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def latents(count=4):
-    return jax.random.normal(KEY, (count, LATENT))
-
-
-def images(count=4):
-    return jax.random.uniform(KEY, (count, *SHAPE), minval=-1.0)
-
-
-@cache
-def variables():
-    return filled(GENERATOR, latents(), LABEL), filled(DISCRIMINATOR, images(), LABEL)
+GENERATOR, DISCRIMINATOR = FAMILIES["stylegan2"]
+variables = partial(variables_of, "stylegan2")
 
 
 @cache
@@ -70,101 +51,18 @@ def silent():
     )
 
 
-def parameters(module, *args):
-    shapes = jax.eval_shape(partial(module.init, train=False), KEY, *args)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-
-
-@pytest.mark.parametrize(
-    "size,base,layers,expected",
-    [
-        (256, 16384, 8, (24_767_458, 23_996_481)),
-        (1024, 32768, 2, (28_794_124, 29_007_905)),  # the authors print 28794124, 29012513
-    ],
-)
-def test_published_sizes(size, base, layers, expected):
-    widths = style_gan.stylegan2_widths(size, base)
-    generator = style_gan.Generator((size, size, 3), 512, None, widths, layers)
-    discriminator = style_gan.Discriminator(None, widths[::-1], layers)
-    found = (
-        parameters(generator, jnp.zeros((1, 512))),
-        parameters(discriminator, jnp.zeros((1, size, size, 3))),
-    )
-    assert found == expected
-    assert all(f"{number:,}" in (style_gan.__doc__ or "") for number in expected)
-
-
-def test_widths():
-    assert style_gan.stylegan2_widths(256) == [512] * 4 + [256, 128, 64]
-    assert style_gan.stylegan2_widths(64, 32768) == [512] * 5
-    assert style_gan.stylegan2_widths(28, 4096) == [512, 256, 128]
-    assert style_gan.stylegan2_widths(8) == [512, 512]
+def test_sizes_follow_from_the_width():
     small = models.make_generator("stylegan2", image_shape=(28, 28, 1), width=0.0625)
     assert (small.widths, small.mapping_layers, small.style_size) == ((32, 16, 8), 2, 32)
     large = models.make_generator("stylegan2", image_shape=(64, 64, 3))
     assert (large.widths, large.mapping_layers) == ((512, 512, 512, 512, 256), 8)
 
 
-@pytest.mark.parametrize(
-    "size,channels,classes",
-    [
-        (8, 1, 3),
-        pytest.param(16, 3, None, marks=pytest.mark.slow),
-        pytest.param(64, 2, 3, marks=pytest.mark.slow),
-    ],
-)
-def test_shapes_of_small_networks(size, channels, classes):
-    pair = models.make_gan(
-        "stylegan2",
-        image_shape=(size, size, channels),
-        num_classes=classes,
-        latent_size=4,
-        width=0.01,
-        dtype=jnp.bfloat16,
-    )
-    generator, discriminator = map(untyped, pair)
-    z, label = jnp.ones((2, 4)), jnp.array([0, 2])
-
-    @jax.jit
-    def both(key):
-        (fakes, made), _ = generator.init_with_output(key, z, label, train=False)
-        (logits, features), _ = discriminator.init_with_output(key, fakes, label, train=False)
-        return fakes, made, logits, features
-
-    fakes, made, logits, features = both(KEY)
-    chex.assert_tree_all_finite((fakes, logits))
-    assert (fakes.shape, fakes.dtype) == ((2, size, size, channels), jnp.float32)
-    assert (logits.shape, logits.dtype) == ((2,), jnp.float32)
-    assert made["stage1"].dtype == features["stage1"].dtype == jnp.bfloat16
-    assert 0.01 < fakes.std() < 5.0, "grey or blinding"
-
-
-def play(generator_variables, discriminator_variables):
-    """The generator's loss and every output of both networks."""
-    made = GENERATOR.apply(generator_variables, latents(), LABEL, train=True, rngs={"dropout": KEY})
-    judged = DISCRIMINATOR.apply(discriminator_variables, made[0], LABEL, train=True)
-    return jax.nn.softplus(-judged[0]).mean(), (made, judged)
-
-
-@cache
-def played():
-    return jax.jit(jax.value_and_grad(play, argnums=(0, 1), has_aux=True))(*variables())
-
-
-@pytest.mark.slow
-def test_a_training_pass_is_the_same_without_jit():
-    chex.assert_trees_all_close(played()[0], play(*variables()), rtol=1e-3, atol=1e-3)
-
-
-def test_a_training_pass_is_finite_and_every_parameter_learns():
-    outputs, grads = played()
-    (fakes, made), (logits, features) = outputs[1]
-    chex.assert_shape(fakes, (4, *SHAPE))
-    chex.assert_shape(logits, (4,))
-    assert set(made) == {"stage0", "stage1"} and set(features) == {"stage1", "penultimate"}
-    chex.assert_tree_all_finite((outputs, grads))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        assert (jnp.abs(leaf) > 1e-9).any(), jax.tree_util.keystr(path)
+def test_images_start_neither_grey_nor_blinding():
+    module = untyped(models.make_generator("stylegan2", image_shape=(8, 8, 1), width=0.01))
+    z = jnp.ones((2, module.latent_size))
+    (fakes, _), _ = jax.jit(partial(module.init_with_output, train=False))(KEY, z)
+    assert 0.01 < fakes.std() < 5.0
 
 
 def test_a_call_is_the_map_and_the_synthesis_and_evaluation_draws_nothing():
@@ -229,25 +127,6 @@ def test_mixing_takes_over_at_every_layer_in_the_share_that_is_asked_for():
     assert (jnp.abs(mixed - plain).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
-@pytest.mark.parametrize("name", ["r1", pytest.param("wgan_gp", marks=pytest.mark.slow)])
-def test_a_penalty_has_the_gradient_of_the_gradient(name):
-    def critic(params, x):
-        return DISCRIMINATOR.apply({"params": params}, x, LABEL, train=True)[0]
-
-    def ours(params):
-        return losses.penalty(name)(partial(critic, params), KEY, images(), images()).sum()
-
-    def by_definition(params):
-        slopes = jax.grad(lambda x: critic(params, x).sum())(images())
-        squares = jnp.square(slopes).sum(axis=(1, 2, 3))
-        return (0.5 * squares if name == "r1" else (jnp.sqrt(squares) - 1) ** 2).sum()
-
-    params = variables()[1]["params"]
-    got, want = (jax.jit(jax.value_and_grad(f))(params) for f in (ours, by_definition))
-    chex.assert_trees_all_close(got, want, rtol=2e-3, atol=1e-4)
-    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(got[1])) > 1e-3
-
-
 @pytest.mark.slow
 def test_path_lengths_of_the_synthesis():
     """Its layers have forward mode, and the trick the gradient of the definition."""
@@ -274,29 +153,14 @@ def test_path_lengths_of_the_synthesis():
     chex.assert_trees_all_close(got, want, rtol=2e-3, atol=2e-3)
 
 
-def test_a_logit_is_of_one_image_and_its_label():
+def test_a_logit_is_the_dot_product_of_image_and_label():
     apply = jax.jit(partial(DISCRIMINATOR.apply, train=False))
     logits, features = apply(variables()[1], images(), LABEL)
-    changed, _ = apply(variables()[1], images().at[1:].set(0.5), LABEL)
-    np.testing.assert_allclose(changed[0], logits[0], rtol=1e-4)
-    same, _ = apply(variables()[1], jnp.tile(images()[:1], (4, 1, 1, 1)), LABEL)
-    assert abs(same[0] - same[1]) > 1e-4
-    np.testing.assert_allclose(same[2], same[3], rtol=1e-4)
     head = variables()[1]["params"]["head"]
     judged = features["penultimate"] @ head["kernel"] / np.sqrt(8) + head["bias"][None]
     mapping = style_layers.Mapping(6, 2, CLASSES)
     mapped = compiled(mapping)({"params": variables()[1]["params"]["mapping"]}, None, LABEL)
     np.testing.assert_allclose(logits, (judged * mapped).sum(1) / np.sqrt(6), rtol=1e-3)
-
-
-def test_self_attention_by_a_field():
-    for module, x, first in ((GENERATOR, latents(), 0), (DISCRIMINATOR, images(), 1)):
-        made = jax.eval_shape(
-            partial(module.clone(attention=(1,)).init, train=False), KEY, x, LABEL
-        )
-        assert "attention1" in made["params"].get("synthesis", made["params"])
-        with pytest.raises(UserError, match=rf"no stage 7 .* has the stages {first} to"):
-            module.clone(attention=(7,)).init(KEY, x, LABEL, train=False)
 
 
 def test_truncation_is_towards_the_mean_style_of_the_class():
@@ -358,11 +222,6 @@ def test_fields_that_no_network_can_have(fields, message):
             DISCRIMINATOR.clone(**fields).init(KEY, images(), LABEL, train=False)
 
 
-def test_errors_of_a_call():
-    apply = partial(GENERATOR.apply, variables()[0])
-    with pytest.raises(UserError, match=r"takes latents \[B, 5\], got \[4, 6\]"):
-        apply(jnp.ones((4, 6)), LABEL, train=False)
-    with pytest.raises(UserError, match="conditional on 3 classes and got no labels"):
-        apply(latents(), train=False)
+def test_styles_of_another_number_are_refused():
     with pytest.raises(UserError, match=r"takes styles \[B, 4, 7\], got \[2, 3, 7\]"):
-        apply(jnp.ones((2, 3, 7)), train=False, method="synthesise")
+        GENERATOR.apply(variables()[0], jnp.ones((2, 3, 7)), train=False, method="synthesise")

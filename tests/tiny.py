@@ -106,6 +106,8 @@ def gan(
     loss: str = "non_saturating",
     *,
     generator: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
+    keys: tuple[int, int] = (0, 1),
     norm: bool = False,
     rate: float = 1e-2,
     b2: float = 0.9,
@@ -116,27 +118,14 @@ def gan(
 ) -> tuple[state.TrainState, Game]:
     """A conditional GAN's state and its step."""
     generator = TinyGenerator() if generator is None else generator
-    discriminator = TinyDiscriminator(norm=norm)
+    discriminator = TinyDiscriminator(norm=norm) if discriminator is None else discriminator
     optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=b2)
-    label = jnp.zeros(1, jnp.int32)
+    label, image = jnp.zeros(1, jnp.int32), jnp.zeros((1, SIZE, SIZE, 1))
+    first, second = map(jax.random.key, keys)
+    make = partial(state.init_net, train=False, optimizer=optimizer)
     nets = {
-        "generator": state.init_net(
-            generator,
-            jax.random.key(0),
-            jnp.zeros((1, LATENT)),
-            label,
-            train=False,
-            optimizer=optimizer,
-            ema=True,
-        ),
-        "discriminator": state.init_net(
-            discriminator,
-            jax.random.key(1),
-            jnp.zeros((1, SIZE, SIZE, 1)),
-            label,
-            train=False,
-            optimizer=optimizer,
-        ),
+        "generator": make(generator, first, jnp.zeros((1, LATENT)), label, ema=True),
+        "discriminator": make(discriminator, second, image, label),
     }
     step = steps.adversarial_step(
         generator,
@@ -158,11 +147,8 @@ def family(
     loss: str,
     *,
     width: float,
-    rate: float,
-    b2: float = 0.9,
     penalty: str | None = None,
     conditioning: str = "projection",
-    terms: Sequence[losses.Term] = (),
     **options: Any,
 ) -> tuple[state.TrainState, Game, nn.Module]:
     """A conditional GAN of the library for 8x8 pixels: its state, step and discriminator."""
@@ -174,23 +160,5 @@ def family(
         width=width,
         discriminator_options={"conditioning": conditioning},
     )
-    optimizer = optimizers.make_optimizer("adam", rate, b1=0.0, b2=b2)
-    label, key = jnp.zeros(1, jnp.int32), jax.random.key(0)
-    make = partial(state.init_net, train=False, optimizer=optimizer)
-    nets = {
-        "generator": make(generator, key, jnp.zeros((1, LATENT)), label, ema=True),
-        "discriminator": make(discriminator, key, jnp.zeros((1, SIZE, SIZE, 1)), label),
-    }
-    step = steps.adversarial_step(
-        generator,
-        discriminator,
-        losses.adversarial_loss(loss),
-        optimizer,
-        optimizer,
-        latent_size=LATENT,
-        conditional=True,
-        terms=[*([] if penalty is None else [losses.penalty(penalty, 0.5)]), *terms],
-        ema_decay=0.9,
-        **options,
-    )
-    return state.TrainState.create(jax.random.key(2), nets, step.extra), step, discriminator
+    nets = {"generator": generator, "discriminator": discriminator}
+    return *gan(loss, **nets, keys=(0, 0), penalty=penalty, **options), discriminator
