@@ -89,27 +89,15 @@ def run(config: Families, session: Session) -> Path:
     judged_by = config.judge or _own_judge(config, root / "judge", session)
     judge = judge or judging.load_judge(judged_by, dataset, mesh)
     seconds = _step_seconds(config, root, dataset, mesh)
+    contest = _Contest(config, session, root, dataset, mesh, judge, seconds)
+    summary = judged_by / "summary.json"
+    accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
     cells: list[dict[str, Any]] = []
     for minutes in sorted(config.minutes):
         for seed in range(config.seeds):
             for entry in config.names:
-                steps = max(1, int(60 * minutes / seconds[entry]))
-                cells.append(
-                    _cell(
-                        config,
-                        root,
-                        dataset,
-                        mesh,
-                        judge,
-                        entry,
-                        seed,
-                        minutes,
-                        steps,
-                        seconds,
-                        session,
-                    )
-                )
-                _write(config, out, judge, judged_by, seconds, cells)
+                cells.append(_cell(contest, entry, seed, minutes))
+                _write(contest, out, accuracy, cells)
     print(_table(cells))
     print(f"  {out}")
     return out
@@ -202,25 +190,31 @@ def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
     state = parallel.replicate(task.init(), mesh)
     source = parallel.replicate(task.pipeline.source, mesh)
     feed = take_feed(task.pipeline, 0, per_call)
-    return timing.Runner(program, state, feed, source, units=per_call, min_seconds=_WINDOW_SECONDS)
+    call = timing.chain(program, state, feed, source)
+    return timing.Runner(call, units=per_call, min_seconds=_WINDOW_SECONDS)
 
 
-def _cell(
-    config: Families,
-    root: Path,
-    dataset: DataSet,
-    mesh: Mesh,
-    judge: Judge,
-    entry: str,
-    seed: int,
-    minutes: float,
-    steps: int,
-    seconds: Mapping[str, float],
-    session: Session,
-) -> dict[str, Any]:
-    """One training after so many minutes, judged; as it was found earlier, if it was."""
-    last = max(1, int(60 * max(config.minutes) / seconds[entry]))
-    options = _config_of(config, entry, seed, root, 1.0)
+@dataclasses.dataclass(frozen=True)
+class _Contest:
+    """What all trainings have in common; `seconds` are those of a step, by entry."""
+
+    config: Families
+    session: Session
+    root: Path
+    dataset: DataSet
+    mesh: Mesh
+    judge: Judge
+    seconds: Mapping[str, float]
+
+    def steps(self, entry: str, minutes: float) -> int:
+        """The steps that an entry makes in so many minutes."""
+        return max(1, int(60 * minutes / self.seconds[entry]))
+
+
+def _cell(contest: _Contest, entry: str, seed: int, minutes: float) -> dict[str, Any]:
+    """One training after so many minutes, judged; an earlier cell of the same values is kept."""
+    config, dataset, steps = contest.config, contest.dataset, contest.steps(entry, minutes)
+    options = _config_of(config, entry, seed, contest.root, 1.0)
     folder = given(options.run_dir)
     path = folder / f"cell-{minutes:g}-minutes.json"
     wanted = {
@@ -228,106 +222,88 @@ def _cell(
         "seed": seed,
         "minutes": minutes,
         "step": steps,
-        "judge": judge.digest,
+        "judge": contest.judge.digest,
         "samples": config.samples or len(dataset.splits["test"]),
         "score_epochs": _score_epochs(config, options),
         "values": json.loads(json.dumps(common.experiment_values(options))),
     }
-    if path.exists():
-        found = read_json(path)
-        if _is_of(found, wanted, options):
-            return found
+    kept = read_json(path) if path.exists() else None
+    if kept is not None and _is_of(kept, wanted, options):
+        return kept
     # The whole training's length is in the run's config, whatever part of it this is.
     train = len(dataset.splits["train"])
     if options.labels_per_class is not None:
         train = options.labels_per_class * dataset.num_classes
+    last = contest.steps(entry, max(config.minutes))
     options = dataclasses.replace(options, epochs=last * options.step_images / train)
-    built = generate.build(options, dataset, mesh)
+    built = generate.build(options, dataset, contest.mesh)
     task = dataclasses.replace(built.task, total_steps=steps)
-    training.open_run("generate", options, dataset, session)
+    training.open_run("generate", options, dataset, contest.session)
     loop = training.fit_options(options, built.steps_per_epoch)
     # A minute's work is what an interruption may cost.
-    loop = dataclasses.replace(loop, save_every=max(1, int(60 / seconds[entry])))
-    result = fit(task, folder, mesh, loop)
+    loop = dataclasses.replace(loop, save_every=contest.steps(entry, 1))
+    result = fit(task, folder, contest.mesh, loop)
     if int(result.state.step) != steps:
         raise UserError(
             f"{folder} holds a training of {int(result.state.step)} steps, and {minutes:g} minutes "
             f"are {steps}: name another --run-dir"
         )
-    found = {
+    cell = {
         **wanted,
         "images": steps * options.step_images,
         "train_seconds": round(result.seconds, 1),
-        "scores": _scores(config, options, built, dataset, mesh, judge, result.state, folder),
+        "scores": _scores(contest, options, built, result.state),
         "machine": common.machine(),
     }
-    write_json(path, found)
-    return found
+    write_json(path, cell)
+    return cell
 
 
 def _scores(
-    config: Families,
-    options: Generate,
-    built: Built,
-    dataset: DataSet,
-    mesh: Mesh,
-    judge: Judge,
-    state: TrainState,
-    folder: Path,
+    contest: _Contest, options: Generate, built: Built, state: TrainState
 ) -> dict[str, float]:
     """All that is measured of a generator, by name."""
+    config, dataset, judge = contest.config, contest.dataset, contest.judge
     labels: np.ndarray = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
-    looks = Looks(
-        judge, built.samples_like(state, labels), dataset, built.train, options.conditional
-    )
-    known = scoring.names_for(_METRICS, judge, dataset, every=True)
-    found: dict[str, float] = {}
-    for name in known:
+    samples = built.samples_like(state, labels)
+    looks = Looks(judge, samples, dataset, built.train, options.conditional)
+    scores: dict[str, float] = {}
+    for name in scoring.names_for(_METRICS, judge, dataset, every=True):
         for score in take([name], looks):
             key = name if name != "memorisation" else score.name.replace(",", "").replace(" ", "_")
-            found[key] = float(score.value)
+            scores[key] = float(score.value)
             if name == "kid" and score.spread is not None:
-                found["kid_standard_error"] = float(score.spread)
+                scores["kid_standard_error"] = float(score.spread)
     if config.accuracy_score:
-        samples = built.samples_like(state, built.train.target)
-        found["accuracy_score"] = judging.accuracy_score(
-            samples,
+        scores["accuracy_score"] = judging.accuracy_score(
+            built.samples_like(state, built.train.target),
             dataset,
-            mesh,
-            folder / f"accuracy_score-step-{int(state.step)}",
+            contest.mesh,
+            given(options.run_dir) / f"accuracy_score-step-{int(state.step)}",
             epochs=given(_score_epochs(config, options)),
             seed=options.seed,
         )
-    return common.finite(found)
+    return common.finite(scores)
 
 
 def _write(
-    config: Families,
-    out: Path,
-    judge: Judge,
-    judged_by: Path,
-    seconds: Mapping[str, float],
-    cells: Sequence[Mapping[str, Any]],
+    contest: _Contest, out: Path, accuracy: float | None, cells: Sequence[Mapping[str, Any]]
 ) -> None:
     """The file, after every cell, so that what there is can be read."""
-    summary = judged_by / "summary.json"
-    accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
     table = {
         f"{entry}, {minutes:g} minutes": spreads([cell["scores"] for cell in of])
         for (entry, minutes), of in _grouped(cells).items()
     }
-    write_json(
-        out,
-        {
-            "data": config.data,
-            "judge": {"name": judge.name, "test_accuracy": accuracy},
-            "seconds_per_step": dict(seconds),
-            "table": table,
-            "cells": [{**cell, "values": json_digest(cell["values"])[:12]} for cell in cells],
-        },
-    )
+    content = {
+        "data": contest.config.data,
+        "judge": {"name": contest.judge.name, "test_accuracy": accuracy},
+        "seconds_per_step": dict(contest.seconds),
+        "table": table,
+        "cells": [{**cell, "values": json_digest(cell["values"])[:12]} for cell in cells],
+    }
+    write_json(out, content)
 
 
 def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], list[Any]]:

@@ -49,10 +49,11 @@ def run(config: Reproduce, session: Session) -> Path:
         folder = root / f"seed-{seed}"
         command(dataclasses.replace(base, run_dir=folder, seed=seed), session)
         summaries.append(json.loads((folder / "summary.json").read_text()))
-    spread = spreads(summaries)
-    machine = summaries[0]["machine"]
-    write_json(out, {"name": config.name, "numbers": spread, "runs": summaries, "machine": machine})
-    rows = [(name, f"{v['mean']:.4f} +- {v['std']:.4f}") for name, v in spread.items()]
+    numbers, machine = spreads(summaries), summaries[0]["machine"]
+    write_json(
+        out, {"name": config.name, "numbers": numbers, "runs": summaries, "machine": machine}
+    )
+    rows = [(name, f"{v['mean']:.4f} +- {v['std']:.4f}") for name, v in numbers.items()]
     common.print_table(f"{config.name}: {config.seeds} seeds, mean and standard deviation", rows)
     print(f"  {out}")
     return out
@@ -65,10 +66,15 @@ def spreads(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         values = [summary.get(name) for summary in summaries]
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             numbers = [float(v) for v in values if v is not None]
-            found[name] = {
-                "mean": statistics.fmean(numbers),
-                "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
-                "min": min(numbers),
-                "max": max(numbers),
-            }
+            found[name] = spread(numbers)
     return found
+
+
+def spread(numbers: list[float]) -> dict[str, float]:
+    """Mean, sample standard deviation, least and greatest."""
+    return {
+        "mean": statistics.fmean(numbers),
+        "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+        "min": min(numbers),
+        "max": max(numbers),
+    }

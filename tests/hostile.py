@@ -28,8 +28,7 @@ from hostile_pools import (
     options,
 )
 
-from experiments.benchmarks import bench, input_rate, population, scores, startup, time_to_accuracy
-from experiments.benchmarks.watermark import Watermark
+from experiments.benchmarks import bench, configs
 from experiments.configs import Families, Reproduce
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.configs.constraints import Range, constraints
@@ -53,16 +52,16 @@ COMMANDS: dict[str, Any] = {
     "quickstart": quickstart.Quickstart(devices=1),
     "list": use.List(),
     "bench": bench.Bench(rounds=1),
-    "bench classifier": bench.Classifier(network="lenet5", batch_size=4, rounds=1, calls="none"),
-    "bench gan": bench.Gan(width=0.1, batch_size=4, rounds=1, calls="none"),
-    "bench population": population.Population(members=2, batch_size=4, rounds=1, calls=1),
-    "bench input": input_rate.Input(
+    "bench classifier": configs.Classifier(network="lenet5", batch_size=4, rounds=1, calls="none"),
+    "bench gan": configs.Gan(width=0.1, batch_size=4, rounds=1, calls="none"),
+    "bench population": configs.Population(members=2, batch_size=4, rounds=1, min_seconds=0.01),
+    "bench input": configs.Input(
         data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
     ),
-    "bench startup": startup.Startup("list", rounds=1),
-    "bench scores": scores.Scores(data="digits", samples=30, devices=1),
-    "bench watermark": Watermark(keys=1, images=1),
-    "bench time-to-accuracy": time_to_accuracy.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
+    "bench startup": configs.Startup(command="list", rounds=1),
+    "bench scores": configs.Scores(data="digits", samples=30, devices=1),
+    "bench watermark": configs.Watermark(keys=1, images=1),
+    "bench time-to-accuracy": configs.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
 }
 
 
@@ -353,7 +352,7 @@ LINES: list[tuple[str, ...]] = [
     ("bench --max-ratio 2 population", "write --max-ratio after"),
     ("bench --compare nowhere nowhere gan", "write --compare after"),
     ("bench gan --devices 3 --batch-size 4", "choose a multiple of 3"),
-    ("bench startup --command 'classify --help'", "asks for help"),
+    ("bench startup --command 'classify --help'", "must train"),
     ("bench startup --command 'list --run-dir x'",),
     ("bench input --data digits --network vgg11 --batch-size 16 --devices 1", "16x16"),
 ]

@@ -53,7 +53,6 @@ def test_the_file_holds_every_figure(measured):
     }
     before = case["seconds_before_steps"]
     assert all(before[name] > 0 for name in ("trace", "lower", "compile", "first_call"))
-    assert 0 < before["compile_cached"] < before["compile"]
     times = case["step_seconds"]
     assert len(times["values"]) == 2
     assert times["min"] <= times["quartiles"][0] <= times["median"] <= times["max"]
@@ -62,11 +61,11 @@ def test_the_file_holds_every_figure(measured):
     rates = case["peak"]["values"]
     shares = [case["flops"]["total"] / t / r for t, r in zip(times["values"], rates, strict=True)]
     assert case["share_of_peak"]["values"] == pytest.approx(shares)
-    assert set(case["peak"]["tried"]) == {"16", "32"}
+    assert case["peak"]["size"] in (16, 32)
     assert case["donation"]["took"]
     assert case["memory"]["aliased"] >= case["donation"]["bytes"] > 0
     assert case["loop_nests"] == []
-    assert case["collectives"]["per_step"] == case["collectives"]["weak_scaling"] == []
+    assert case["collectives"] == {"per_step": [], "least": {}}
     assert sum(row["runs"] for row in case["paths"]) > 0
     assert set(case["calls"]) == {"1", "2"}
     assert case["calls"]["1"]["values"] == times["values"]
@@ -97,8 +96,7 @@ def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
     code, out, _ = cli(
         *shlex.split(
             "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 5 --min-seconds 0.001 "
-            "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch "
-            "--chip-tflop-s 2"
+            "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch"
         ),
         *("--json", path),
     )
@@ -113,19 +111,16 @@ def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
     assert crossing["least"] == {
         name: counted["sums"] for name, counted in crossing["per_step"][0]["purposes"].items()
     }
-    assert crossing["link"] == {"bandwidth": 50e9, "latency": 1e-6, "chip_flops": 2e12}
-    assert [each["chips"] for each in crossing["weak_scaling"]] == [8, 64, 512]
-    for each in crossing["weak_scaling"]:  # by the rate of half of the operations on each chip
-        alone = case["flops"]["total"] / 2 / 2e12
-        expected = alone / (alone + each["message_seconds"])
-        assert each["efficiency_assumed"] == pytest.approx(expected)
-        assert each["efficiency_assumed"] < each["efficiency_here"] < 1
     assert any(row["kind"] == "convolution" for row in case["paths"])  # plain ones
     assert case["calls"] == {}
     sums = sum(crossing["least"].values())
-    for words in (f"at least {sums}", "% on 512 chips", "at 2 TFLOP/s", "50 GB/s and 1 us"):
-        assert words in out
-    for words in ("0.50 (0.40 to 0.60) of the time of eager", "no compiler", "500 ms", "1.0e-06"):
+    for words in (
+        f"at least {sums}",
+        "0.50 (0.40 to 0.60) of the time of eager",
+        "no compiler",
+        "500 ms",
+        "1.0e-06",
+    ):
         assert words in out
     assert "2 device(s) by pmap, 2 steps a call, plain convolutions" in out
 
@@ -134,7 +129,7 @@ def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
     """`bench` alone measures every case of the table; here with figures made before."""
     (known,) = json.loads(measured.read_text())["cases"]
     monkeypatch.setattr(
-        measure, "measure", lambda case, settings, say: {**known, "name": case.name}
+        measure, "measure", lambda case, config, calls: {**known, "name": case.name}
     )
     path = tmp_path / "all.json"
     code, out, _ = cli("--json", path)
@@ -195,9 +190,7 @@ MISTAKES = [
     (f"classifier {TINY} --devices 3", "4 is not divisible by the 3 devices"),
     ("classifier --rounds 0", "--rounds must be at least 1"),
     ("classifier --min-seconds 0", "--min-seconds must be above 0"),
-    ("classifier --bandwidth-gb-s 0", "--bandwidth-gb-s must be above 0, got 0.0"),
-    ("gan --latency-us nan", "--latency-us must be finite, got nan"),
-    ("--chip-tflop-s -1", "--chip-tflop-s must be above 0"),
+    ("gan --min-seconds nan", "--min-seconds must be finite, got nan"),
     ("classifier --steps-per-call 0", "--steps-per-call must be at least 1"),
     ("classifier --calls 1,x", "--calls", "1,x"),
     ("classifier --calls 0", "--calls"),
@@ -249,7 +242,7 @@ def test_an_error_of_xlas_that_is_not_memory_is_not_hidden(monkeypatch):
 
     monkeypatch.setattr(measure, "_measure", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        measure.measure(cases.ClassifierCase(), measure.Settings())
+        measure.measure(cases.ClassifierCase(), bench.Measuring())
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_what_is_saved_is_what_a_run_saves(kind, cli, tmp_path):
     config = checkpoints.Checkpoints(
         kind=kind, network="lenet5", width=0.1, batch_size=8, image_size=8
     )
-    state = checkpoints._Training(config, machine.start(1)).state
+    state = checkpoints._training(config, machine.start(1)).state
     numbers = jax.tree.map(lambda leaf: leaf.nbytes, jax.device_get(state.nets))
     assert found["checkpoint_bytes"] > sum(jax.tree.leaves(numbers))
     assert found["arrays"] == len(jax.tree.leaves(state))
@@ -43,7 +43,6 @@ def test_what_is_saved_is_what_a_run_saves(kind, cli, tmp_path):
     assert state.nets[learned].ema is not None
     assert len(found["with_save_seconds"]) == len(found["without_seconds"]) == 2
     assert 0 < found["blocking_seconds"]["min"] < found["with_save_seconds"][0]
-    assert all(seconds > 0 for seconds in found["checksum_seconds"].values())
 
 
 @pytest.mark.parametrize("share,code", [(0.04, 0), (0.06, 1)])

@@ -62,7 +62,8 @@ def test_a_window_chains_its_calls_and_is_long_enough():
         seen.append(int(state))
         return state + add, state
 
-    runner = timing.Runner(program, jnp.zeros((), jnp.int32), 3, units=2, min_seconds=0.02)
+    call = timing.chain(program, jnp.zeros((), jnp.int32), 3)
+    runner = timing.Runner(call, units=2, min_seconds=0.02)
     assert runner.calls > 1
     assert 0 < runner.window() < 0.02
     assert seen == [3 * i for i in range(len(seen))]  # each call is fed what the last one gave
@@ -95,24 +96,25 @@ def test_spreads_are_those_of_numpy():
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_peak_is_of_products_on_every_device(devices):
-    peak = timing.matmul_peak(parallel.make_mesh(devices), (16, 64), "bfloat16", 1e-4)
-    assert peak.size == max(peak.tried, key=lambda size: peak.tried[size])
-    assert peak.flops == 2 * peak.size**3 * devices
-    product = peak.runner._state
-    assert product.shape == (peak.size * devices, peak.size)
+    runner, size = timing.matmul_peak(parallel.make_mesh(devices), (4, 64), "bfloat16", 1e-4)
+    assert size == 64  # 4096 times as many operations, in less than that many times the seconds
+    product, _ = runner._call()
+    assert product.shape == (size * devices, size)
     assert product.dtype == jnp.bfloat16
     assert math.isfinite(float(abs(product).max()))
 
 
-def test_the_compilation_cache_of_the_user_is_left_alone():
-    before = {
-        name: getattr(jax.config, name)
-        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    }
-    with timing._cache_of_its_own() as folder:
-        assert jax.config.jax_compilation_cache_dir == str(folder)
-    assert not folder.exists()
-    assert {name: getattr(jax.config, name) for name in before} == before
+def test_a_step_is_compiled_though_the_cache_has_it(tmp_path):
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        step = parallel.compile_step(lambda state, batch: (state, {}), parallel.make_mesh(1))
+        _, seconds = timing.stages(step, jnp.zeros(8), {"inputs": jnp.zeros(8)})
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert set(seconds) == {"trace", "lower", "compile"} and min(seconds.values()) > 0
+    assert not list(tmp_path.iterdir())
+    assert jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
 
 
 def test_devices_that_come_too_late_are_told(monkeypatch):

@@ -17,7 +17,7 @@ TINY = population.Population(
     batch_size=4,
     image_size=12,
     steps_per_call=2,
-    calls=1,
+    min_seconds=0.001,
     rounds=2,
 )
 
@@ -36,7 +36,7 @@ def test_both_ways_are_timed_in_every_round(tmp_path):
 
 
 def test_the_cases_are_those_of_the_flags():
-    one = population._case(TINY, "gan")
+    one = cases.of_flags("gan", TINY)
     assert isinstance(one, cases.GanCase) and one.batch_size == 4 and one.width == 0.2
     assert len(population._images(one)) == population._BATCHES * 4
 

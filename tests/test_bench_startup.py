@@ -27,7 +27,7 @@ def kept(monkeypatch):
 @pytest.mark.slow
 def test_a_later_start_compiles_nothing(tmp_path, monkeypatch, kept):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
-    found = startup.run(startup.Startup(TINY, rounds=2, json=tmp_path / "out.json"))
+    found = startup.run(startup.Startup(command=TINY, rounds=2, json=tmp_path / "out.json"))
     assert found == json.loads((tmp_path / "out.json").read_text())
     assert found["programs"] > 5 and found["program_bytes"] > 10_000
     # But for what one did after its first step, before it was ended, and the other did not.
@@ -46,4 +46,4 @@ def test_a_later_start_of_quickstart_compiles_nothing(tmp_path, monkeypatch, kep
 def test_a_command_that_does_not_train_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="`classify --data x` began no training: error: there is"):
-        startup.run(startup.Startup("classify --data x"))
+        startup.run(startup.Startup(command="classify --data x"))

@@ -158,7 +158,6 @@ def test_both_sides_make_the_same_steps():
     from experiments.benchmarks.torch_networks import make_twin
     from experiments.benchmarks.torch_steps import FORMS
     from experiments.benchmarks.torch_training import TorchTraining
-    from experiments.benchmarks.torch_weights import copy_weights
 
     recipe = resolve(
         Classify(
@@ -180,18 +179,7 @@ def test_both_sides_make_the_same_steps():
     train = data.Split(rng.integers(0, 256, train.inputs.shape, np.uint8), train.target)
     dataset = dataclasses.replace(digits, splits={"train": train, "test": test})
     built = classify.build(recipe, dataset, mesh)
-    first = built.task.init().nets["classifier"].variables
-    theirs = TorchTraining(
-        recipe,
-        built.model,
-        first,
-        built.task.pipeline,
-        train,
-        test,
-        built.task.total_steps,
-        FORMS["channels_last"],
-        torch.device("cpu"),
-    )
+    theirs = TorchTraining(recipe, built, test, FORMS["channels_last"], torch.device("cpu"))
     theirs.warm_up()  # leaves no trace
     theirs.advance(0, 4)
     theirs.advance(4, 9)
@@ -200,8 +188,7 @@ def test_both_sides_make_the_same_steps():
         ours.advance(0, built.task.total_steps)
 
     def difference(variables, module):
-        twin = make_twin(built.model, train.inputs.shape[1:])
-        copy_weights(twin, variables)
+        twin = make_twin(built.model, variables, train.inputs.shape[1:])
         pairs = zip(twin.parameters(), module.parameters(), strict=True)
         return max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in pairs)
 

@@ -35,16 +35,13 @@ def test_without_torch_one_sentence_says_how_to_get_it(monkeypatch):
 
 def test_an_old_torch_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="1.13.1+cpu"))
-    with pytest.raises(UserError, match=r"version 2 or later, and 1\.13\.1"):
+    with pytest.raises(UserError, match=r"version 2.9 or later, and 1\.13\.1"):
         torch_rivals.compare(ClassifierCase(**TINY))
 
 
-@pytest.mark.parametrize(
-    "options,message", [({"rivals": ("fast",)}, "unknown rivals"), ({"rounds": 4}, "4 rounds")]
-)
-def test_arguments_out_of_range(options, message):
-    with pytest.raises(UserError, match=message):
-        torch_rivals.compare(ClassifierCase(**TINY), **options)
+def test_too_few_rounds_are_refused():
+    with pytest.raises(UserError, match="4 rounds"):
+        torch_rivals.compare(ClassifierCase(**TINY), rounds=4)
 
 
 def test_threads_that_never_sleep_are_refused(monkeypatch):
@@ -85,8 +82,7 @@ def agree(check, torch, case):
         pytest.param(
             ClassifierCase(**TINY, network="resnet50", channels=3), marks=pytest.mark.slow
         ),
-        pytest.param(GanCase(**TINY, penalty="wgan_gp", channels=3), marks=pytest.mark.slow),
-        pytest.param(GanCase(**TINY, penalty="r2"), marks=pytest.mark.slow),
+        pytest.param(GanCase(**TINY, penalty="r2", channels=3), marks=pytest.mark.slow),
         pytest.param(
             GanCase(**TINY, discriminator="resnet_3x2", conditional=True), marks=pytest.mark.slow
         ),
@@ -123,7 +119,7 @@ def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
     found = agree(check, torch, case)
     assert found.outputs < 1e-5
     with pytest.raises(UserError, match=r"updates after one step .* differ by .*nothing is timed"):
-        torch_rivals._insist(case, found)
+        check.insist(case, found)
 
 
 @pytest.mark.parametrize(
@@ -136,21 +132,19 @@ def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
     ids=["penalty on BatchNorm", "no twin", "no such penalty"],
 )
 def test_what_has_no_equal_in_torch(case, check):
-    words = r"add --penalty none|twins of resnet_3x2.* and r3gan|--penalty dragan has no twin"
+    words = r"add --penalty none|choose from resnet_3x2.* and r3gan|--penalty dragan has no twin"
     with pytest.raises(UserError, match=words):
         check.twins(build(case))
 
 
 def test_the_large_stem_pads_as_ours(torch):
     from experiments.benchmarks.torch_networks import make_twin
-    from experiments.benchmarks.torch_weights import copy_weights
 
     shape = (130, 128, 1)  # 65 x 64 where it is pooled: odd and even
     model = resnet.ResNet(5, blocks=(1,), widths=(4,), large_stem=True)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     variables = random_variables(model, images)
-    twin = make_twin(model, shape).eval()
-    copy_weights(twin, variables)
+    twin = make_twin(model, variables, shape).eval()
     with ops.plain_convolutions():
         ours, _ = jax.jit(partial(model.apply, train=False))(variables, images)
     with torch.no_grad():
@@ -160,13 +154,11 @@ def test_the_large_stem_pads_as_ours(torch):
 
 def test_running_statistics_move_as_ours(torch):
     from experiments.benchmarks.torch_networks import make_twin
-    from experiments.benchmarks.torch_weights import copy_weights
 
     model = dcgan.Discriminator(width=4, norm="batch")
     images = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
     variables = random_variables(model, images)
-    twin = make_twin(model, (8, 8, 1))
-    copy_weights(twin, variables)
+    twin = make_twin(model, variables, (8, 8, 1))
     twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     _, after = model.apply(variables, images, train=True, mutable=["batch_stats"])
     before, after = variables["batch_stats"]["norm2"], after["batch_stats"]["norm2"]
@@ -179,9 +171,8 @@ def test_running_statistics_move_as_ours(torch):
 
 @pytest.mark.parametrize("classes", [None, 3])
 def test_vectors_of_spectral_norm_move_as_ours(classes, torch):
+    from experiments.benchmarks.torch_layers import SpectralNorm, keep_vectors
     from experiments.benchmarks.torch_networks import make_twin
-    from experiments.benchmarks.torch_resnet_gan import SpectralNorm, keep_vectors
-    from experiments.benchmarks.torch_weights import copy_weights
 
     model = resnet_gan.Discriminator(classes, widths=(4, 6), halvings=1)
     rng = np.random.default_rng(0)
@@ -193,15 +184,13 @@ def test_vectors_of_spectral_norm_move_as_ours(classes, torch):
         lambda u: rng.normal(size=u.shape).astype(np.float32), variables["spectral_norm"]
     )
     variables = {**variables, "spectral_norm": vectors}
-    twin = make_twin(model, (8, 8, 1))
-    copy_weights(twin, variables)
+    twin = make_twin(model, variables, (8, 8, 1))
     inputs = [torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), *map(torch.from_numpy, labels)]
     for _ in range(2):  # the vectors move once a step, however often the network is passed
         twin(*inputs)
     keep_vectors(twin)
     _, after = model.apply(variables, images, *labels, train=True, mutable=["spectral_norm"])
-    expected = make_twin(model, (8, 8, 1))
-    copy_weights(expected, variables | dict(after))
+    expected = make_twin(model, variables | dict(after), (8, 8, 1))
     moved = [part for part in twin.modules() if isinstance(part, SpectralNorm)]
     wanted = [part for part in expected.modules() if isinstance(part, SpectralNorm)]
     assert len(moved) == (7 if classes is None else 8)
@@ -223,24 +212,6 @@ def test_losses_are_ours(name, torch):
     assert theirs.paired == bool(np.abs(other - ours.g_loss(real, fake)).max() > 0)
 
 
-def test_weights_that_do_not_fit_are_named(torch):
-    from experiments.benchmarks.torch_networks import make_twin
-    from experiments.benchmarks.torch_weights import copy_weights
-
-    model = dcgan.Discriminator(width=4)
-    variables = random_variables(model, np.zeros((1, 8, 8, 1), np.float32))
-    twin = make_twin(model, (8, 8, 1))
-    params = dict(variables["params"])
-    with pytest.raises(ValueError, match=r"the twin has no conv9"):
-        copy_weights(twin, {"params": {**params, "conv9": params["conv1"]}})
-    wide = {**params, "conv1": {**params["conv1"], "bias": np.zeros(5)}}
-    with pytest.raises(ValueError, match=r"conv1/bias is \(5,\), and its twin \(4,\)"):
-        copy_weights(twin, {"params": wide})
-    del params["head"]
-    with pytest.raises(ValueError, match=r"the twin has head\.weight, head\.bias, which"):
-        copy_weights(twin, {"params": params})
-
-
 built = lru_cache(build)
 
 
@@ -254,10 +225,7 @@ def stepped(check, torch, case, name, joined=False):
     made = {key: torch_steps.place(twin, form, device) for key, twin in check.twins(work).items()}
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, case.batch_size, 64, generator=generator)
-    share = torch.rand(case.batch_size, 1, 1, 1, generator=generator)
-    step = check.twin_step(
-        case, made, form, device, joined=joined, draw=lambda count: (*latents, share)
-    )
+    step = check.twin_step(case, made, form, device, joined=joined, draw=lambda count: latents)
     images = torch_steps.place_images(work.batch["inputs"], form, device)
     labels = torch_steps.place_labels(work.batch["target"], device)
     for _ in range(2):
@@ -267,7 +235,7 @@ def stepped(check, torch, case, name, joined=False):
     ]
 
 
-@pytest.mark.parametrize("penalty", ["none", "r1", "r2", "r1_r2", "wgan_gp"])
+@pytest.mark.parametrize("penalty", ["none", "r1", "r2", "r1_r2"])
 @pytest.mark.parametrize(
     "name,joined",
     [
@@ -320,13 +288,12 @@ def test_a_gan_keeps_the_faster_pass_of_its_discriminator(check, torch, monkeypa
 
     def competitor(work, name, device, *, joined):
         seconds = iter([3.0, 3.0, 3.0] if joined else [2.0, 4.0, 4.0])
-        one = types.SimpleNamespace(window=lambda: next(seconds), joined=joined)
-        made.append(one)
-        return one
+        made.append(types.SimpleNamespace(window=lambda: next(seconds)))
+        return made[-1]
 
     monkeypatch.setattr(torch_rivals, "_rival_step", competitor)
-    assert torch_rivals._rival(built(GanCase(**TINY)), "eager", torch.device("cpu")).joined
-    assert len(made) == 2
+    _, way = torch_rivals._rival(built(GanCase(**TINY)), "eager", torch.device("cpu"))
+    assert way == "joined" and len(made) == 2
     # BatchNorm's statistics must not mix reals and fakes: there is only one way.
     norms = GanCase(**TINY, discriminator="resnet_3x2")
-    assert not torch_rivals._rival(build(norms), "eager", torch.device("cpu")).joined
+    assert torch_rivals._rival(build(norms), "eager", torch.device("cpu"))[1] == "apart"

@@ -60,10 +60,10 @@ def test_devices_change_in_number_and_all_of_them_come_up():
     for run in BOTH:
         chains = [chain for chain in devices.plan(0, 16, BOTH) if chain.run == run]
         for chain in chains:
-            assert chain.faults[0].before == devices.Leg(1, "jit")
+            assert chain.faults[0].what.before == devices.Leg(1, "jit")
             for one, following in itertools.pairwise(chain.faults):
-                assert one.after == following.before
-        changes = [change for chain in chains for change in chain.faults]
+                assert one.what.after == following.what.before
+        changes = [moment.what for chain in chains for moment in chain.faults]
         assert all(change.before.devices != change.after.devices for change in changes)
         assert {c.before for c in changes} | {c.after for c in changes} == set(devices.LEGS)
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_mounted_is_said_and_not_planned(tmp_path, monkeypatch):
     counts = {"kills": 0, "terms": 0, "devices": 0, "storage": 6}
     told = []
     made = chaos.chains(Stage(tmp_path, told.append), 0, counts, BOTH, notes)
-    assert {chain.faults[0].trouble for chain in made} == {"limit", "deleted"} and len(made) == 6
+    assert {chain.faults[0].what for chain in made} == {"limit", "deleted"} and len(made) == 6
     assert "permission denied" in notes["skipped"] and told == [f"skipped: {notes['skipped']}"]
 
 
@@ -333,7 +333,7 @@ def test_a_process_that_had_not_come_to_python_dies_of_the_signal(tmp_path, monk
 def test_a_run_stops_with_one_sentence_where_it_cannot_write(first, lost, tmp_path, monkeypatch):
     undone = []
     monkeypatch.setitem(storage._DO, "limit", lambda trainee: lambda: undone.append(trainee))
-    planned = [storage.Mishap("limit", Moment("train", 0.5))]
+    planned = [Moment("train", 0.5, "limit")]
     (fault,), _ = struck("storage", planned, [first, Act()], tmp_path, monkeypatch)
     assert len(undone) == 1
     assert (fault.lost is None) if lost is None else (lost in fault.lost)

@@ -75,7 +75,7 @@ def test_a_run_that_ends_otherwise_is_seen(stage, reference):
 
 def test_a_run_goes_on_on_eight_devices_by_pmap(stage, reference):
     one, eight = devices.Leg(1, "jit"), devices.Leg(8, "pmap")
-    change = devices.Change(one, eight, Moment("train", 0.4))
+    change = Moment("train", 0.4, devices.Change(one, eight))
     mover = devices.Mover(stage, reference)
     (fault,) = mover.strike(Chain("devices", "classify", 1, (change,)))
     assert fault.lost is None and 0 < mover.worst < devices.TOLERANCE

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,16 @@ def test_what_is_not_installed_says_where_it_is(command, capsys):
     said = f"call `python -m experiments {command}` there\n"
     assert capsys.readouterr().err.endswith(said)
     assert commands.parse([command, *(["quickstart"] if command == "reproduce" else [])])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_a_reader_that_has_left_is_no_error(arguments):
+    """As in `jaxnets --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "from experiments.__main__ import commands; commands.process()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -274,8 +275,8 @@ def test_a_population_without_a_member_left_stops():
 
 def test_a_number_that_is_not_known_is_shown_as_that():
     assert populations.shown({"samples_spread": math.nan}, "samples_spread", ".2f") == "not known"
-    config = SimpleNamespace(seed=0, seeds=1)
-    assert populations.together(config, [{"a": 1.0}]) == {"a": 1.0}  # type: ignore[arg-type]
+    config: Any = SimpleNamespace(seed=0, seeds=1)
+    assert populations.numbers(config, two_gans(), lambda state, member: {"a": 1.0}) == {"a": 1.0}
 
 
 # ----------------------------------------------------------------------- in a real run

@@ -11,7 +11,7 @@ from experiments import families
 from experiments.configs import Families
 from jaxnets.commands import common
 from jaxnets.commands.configs.generate import Generate
-from jaxnets.commands.configs.presets import dcgan_small
+from jaxnets.commands.configs.presets import PRESETS
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 
@@ -76,7 +76,7 @@ def test_every_cell_is_judged_after_its_minutes(made):
     for cell in found["cells"]:
         seconds = found["seconds_per_step"][cell["entry"]]
         assert cell["step"] == max(1, int(60 * cell["minutes"] / seconds))
-        assert cell["images"] == dcgan_small()["batch_size"] * cell["step"]
+        assert cell["images"] == PRESETS["dcgan_small"]["batch_size"] * cell["step"]
         assert cell["scores"]["frechet"] > 0
     assert set(found["table"]) == {
         f"{e}, {m:g} minutes" for e in config.names for m in (2e-3, 4e-3)

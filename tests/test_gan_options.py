@@ -167,7 +167,7 @@ def test_values_of_flags_are_numbers_or_ramps():
     assert ends(0.1, "b2") == (0.1, 0.1)
     assert ends("0.05:0.005", "penalty_weight") == (0.05, 0.005)
     config = gan_config.resolve(gan_config.Generate(b2="0.5", ema_half_life="1:3", batch_size=1))
-    numbers = gan_step.numbers_of(config, 10, {})
+    numbers = gan_step.Numbers(config, 10, {})
     assert numbers.of("b2") == 0.5
     assert float(numbers.of("ema_half_life")(5)) == pytest.approx(2.0)
 
@@ -243,7 +243,7 @@ def test_schedules_of_both_networks_are_over_the_images_seen():
             ramp_images=1000.0,
         )
     )
-    generator, discriminator = gan_step.numbers_of(config, 100, {}).optimizers()
+    generator, discriminator = gan_step.Numbers(config, 100, {}).optimizers()
     # Half of the ramp: 500 images are 10 steps of 50, and 50 updates of 10.
     for optimizer, updates in ((generator, 10), (discriminator, 50)):
         params, now = jnp.zeros(()), optimizer.init(jnp.zeros(()))

@@ -5,18 +5,18 @@ import pytest
 from PIL import Image
 
 from command_lines import GENERATE, assert_one_error, run
-from jaxnets.commands import looking
+from jaxnets.commands import sample
 from jaxnets.errors import UserError
 
 
 def test_the_numbers_of_a_sweep():
-    assert looking.truncations(None) == []
-    assert looking.truncations("0.3, 1") == [0.3, 1.0]
+    assert sample.truncations(None) == []
+    assert sample.truncations("0.3, 1") == [0.3, 1.0]
     for text in ("", "0", "1.01", "0.5,,1", "nan", "a", "-0.5"):
         with pytest.raises(UserError, match="takes numbers in"):
-            looking.truncations(text)
+            sample.truncations(text)
     with pytest.raises(UserError, match="has 33 numbers"):
-        looking.truncations(",".join(["0.5"] * 33))
+        sample.truncations(",".join(["0.5"] * 33))
 
 
 def test_a_sweep_of_any_family(cli, copies, workplace):

@@ -35,7 +35,7 @@ def test_a_preset_is_of_the_data_or_asked_for():
 
 def test_networks_that_were_asked_for_have_not_the_presets_channels():
     of = lambda **options: gan_config.resolve(gan_config.Generate(generator="sngan", **options))  # noqa: E731
-    preset = presets.sngan_small()
+    preset = presets.PRESETS["sngan_small"]
     assert of().generator_widths == preset["generator_widths"]
     assert (of(width=0.25).generator_widths, of(width=0.25).discriminator_widths) == (None, None)
     other = of(discriminator="lenet5")

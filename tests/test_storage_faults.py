@@ -15,7 +15,7 @@ import hostile_images as images
 from command_lines import CLASSIFY
 from experiments.benchmarks import measure
 from experiments.benchmarks import report as bench_report
-from jaxnets import report
+from jaxnets import parallel, report
 from jaxnets.commands import common, judging
 from jaxnets.commands.configs import options
 
@@ -39,9 +39,14 @@ def full_after(function, full_disk):
     return wrapped
 
 
+def untrained(folder, task, mesh, **options):
+    """In place of `judging.trained`."""
+    return parallel.replicate(task.init(), mesh)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_samples_on_a_full_disk_are_all_there_or_none(old, refuses, place, monkeypatch, full_disk):
-    monkeypatch.setattr(judging, "trained", lambda folder, like, **options: like)
+    monkeypatch.setattr(judging, "trained", untrained)
     monkeypatch.setattr(report, "grid_png", full_after(report.grid_png, full_disk))
     if old:
         for suffix in ("png", "npz"):
@@ -51,7 +56,7 @@ def test_samples_on_a_full_disk_are_all_there_or_none(old, refuses, place, monke
 
 
 def test_an_evaluation_on_a_full_disk_leaves_the_old_one(refuses, place, monkeypatch, full_disk):
-    monkeypatch.setattr(judging, "trained", lambda folder, like, **options: like)
+    monkeypatch.setattr(judging, "trained", untrained)
     (place / "classifier" / "evaluation.json").write_text('{"step": 1}')
 
     def numbers(values):

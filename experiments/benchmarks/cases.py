@@ -4,87 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.benchmarks.configs import Case, ClassifierCase, GanCase
+from jaxnets import losses, models, optimizers, parallel, state, steps
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT, SEED
-
-if TYPE_CHECKING:
-    import flax.linen as nn
-
-    from jaxnets.state import TrainState
-    from jaxnets.steps import Step
-    from jaxnets.typing import Batch
+from jaxnets.state import TrainState
+from jaxnets.steps import Step
+from jaxnets.typing import DATA_AXIS, Batch
 
 NUM_CLASSES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """Size and type of the work."""
-
-    batch_size: Annotated[int, COUNT] = 128
-    """Images a step, over all devices."""
-    image_size: Annotated[int, COUNT] = 28
-    """Height and width of the images."""
-    channels: Annotated[int, COUNT] = 1
-    """Channels of the images."""
-    width: float = 1.0
-    """Factor on every number of channels; 1 is the published size."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters are float32 in any case."""
-    seed: Annotated[int, SEED] = 0
-    """Of the weights and the images."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierCase(_Shape):
-    """The classifier step: SGD with Nesterov momentum on the cross-entropy."""
-
-    network: str = "resnet_3x2"
-    """Any network of `classify`."""
-
-    @property
-    def name(self) -> str:
-        """Short and unique among the cases of one table."""
-        width = "" if self.width == 1 else f" width {self.width:g}"
-        return f"{self.network}{width} {_size(self)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class GanCase(_Shape):
-    """The adversarial step: one update of the discriminator, one of the generator, by Adam."""
-
-    family: str = "dcgan"
-    """Any generator of `generate`."""
-    discriminator: str | None = None
-    """Any discriminator of `generate`; by default the family's own."""
-    loss: str = "non_saturating"
-    """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
-    penalty: str = "none"
-    """none, r1, r2, r1_r2, wgan_gp, dragan or consistency, at every step."""
-    conditional: bool = False
-    """Give both networks the class of each image."""
-    latent_size: int = 64
-    """Length of the latent vectors."""
-
-    @property
-    def name(self) -> str:
-        """Short and unique among the cases of one table."""
-        width = "" if self.width == 1 else f" width {self.width:g}"
-        opponent = f" against {self.discriminator}" if self.discriminator else ""
-        extra = "" if self.loss == "non_saturating" else f" {self.loss}"
-        extra += "" if self.penalty == "none" else f" + {self.penalty}"
-        return f"{self.family}{opponent}{extra}{width} {_size(self)}"
-
-
-Case = ClassifierCase | GanCase
-
-
-def _size(case: _Shape) -> str:
-    side = case.image_size
-    dtype = "" if case.dtype == "float32" else f" {case.dtype}"
-    return f"{side}x{side}x{case.channels} batch {case.batch_size}{dtype}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +42,6 @@ class Work:
 
     def feed(self, steps: int) -> Any:
         """The batch, once for each step of a call; the repetitions take no memory."""
-        import numpy as np
-
         if steps == 1:
             return dict(self.batch)
         return {
@@ -122,8 +55,6 @@ def build(case: Case) -> Work:
     Raises:
       UserError: if a name is unknown or a size out of range.
     """
-    import numpy as np
-
     constraints.check(case)
     rng = np.random.default_rng(case.seed)
     shape = (case.batch_size, case.image_size, case.image_size, case.channels)
@@ -135,16 +66,52 @@ def build(case: Case) -> Work:
     return make(case, batch)  # type: ignore[arg-type]
 
 
+def abstract(case: Case) -> tuple[Work, Any]:
+    """The case's work and the shapes of its state, without computing the state."""
+    made: list[Work] = []
+    shapes = jax.eval_shape(lambda: made.append(build(case)) or made[0].state)
+    return made[0], shapes
+
+
+def of_flags(kind: str, config: Any) -> Case:
+    """The case of a benchmark that trains either kind in a few sizes."""
+    sizes = {name: getattr(config, name) for name in ("width", "batch_size", "image_size")}
+    if kind == "classifier":
+        return ClassifierCase(network=config.network, **sizes)
+    return GanCase(**sizes)
+
+
+class Running:
+    """A case's compiled step with its state and its feed, on the devices.
+
+    Attributes:
+      state: after the last call.
+    """
+
+    def __init__(
+        self, work: Work, mesh: Mesh, mode: Literal["jit", "pmap"] = "jit", steps: int = 1
+    ):
+        """Puts a copy of the state there, for a call donates it; each call makes `steps` steps."""
+        self._step = parallel.compile_step(work.step, mesh, mode, steps_per_call=steps)
+        self._feed = work.feed(steps)
+        if mode == "jit":
+            axes = (DATA_AXIS,) if steps == 1 else (None, DATA_AXIS)
+            sharding = NamedSharding(mesh, PartitionSpec(*axes))
+            self._feed = jax.device_put(self._feed, sharding)
+        self.state = parallel.replicate(jax.tree.map(jnp.copy, work.state), mesh)
+
+    def __call__(self) -> Any:
+        """Goes on by one call; returns its metrics."""
+        self.state, metrics = self._step(self.state, self._feed)
+        return metrics
+
+
 def networks(case: Case) -> tuple[nn.Module, ...]:
     """The modules of a case: its classifier, or its generator and discriminator.
 
     Raises:
       UserError: if a name is unknown or a size out of range.
     """
-    import jax.numpy as jnp
-
-    from jaxnets import models
-
     image_shape = (case.image_size, case.image_size, case.channels)
     shared: dict[str, Any] = {"width": case.width, "dtype": jnp.dtype(case.dtype)}
     if isinstance(case, ClassifierCase):
@@ -168,17 +135,11 @@ def objectives(case: GanCase) -> tuple[Any, Any]:
     Raises:
       UserError: if a name is unknown.
     """
-    from jaxnets import losses
-
     penalty = None if case.penalty == "none" else losses.penalty(case.penalty, 0.1)
     return losses.adversarial_loss(case.loss), penalty
 
 
 def _classifier(case: ClassifierCase, batch: Any) -> Work:
-    import jax
-
-    from jaxnets import losses, models, optimizers, state, steps
-
     (model,) = networks(case)
     optimizer = optimizers.make_optimizer("nesterov", 0.01, momentum=0.9)
     init_key, run_key = jax.random.split(jax.random.key(case.seed))
@@ -194,11 +155,6 @@ def _classifier(case: ClassifierCase, batch: Any) -> Work:
 
 
 def _gan(case: GanCase, batch: Any) -> Work:
-    import jax
-    import jax.numpy as jnp
-
-    from jaxnets import optimizers, state, steps
-
     generator, discriminator = networks(case)
     loss, penalty = objectives(case)
     adam = optimizers.make_optimizer("adam", 2e-4, b1=0.5, b2=0.99)

@@ -1,4 +1,4 @@
-"""What crosses devices in a step, what for, how little could do, and what many chips make of it.
+"""What crosses devices in a step, what for, and how little could do.
 
 Read out of the compiled program: XLA joins sums that don't wait for each other, so fewer messages
 may go around than the step asks for. What a sum is for is told by the names that `jaxnets.axis`
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from experiments.benchmarks import hlo
+from jaxnets import axis
 
 #: Instructions that send to other devices; also with "-start" where the program goes on meanwhile.
 KINDS = (
@@ -31,9 +33,6 @@ GRADIENTS = "gradients and metrics"
 FORWARD = "BatchNorm forward"
 BACKWARD = "BatchNorm backward"
 OTHER = "other"
-
-#: Numbers of chips that the estimate is made for.
-CHIPS = (8, 64, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,28 +56,6 @@ class Collective:
     kind: str
     times: int
     parts: tuple[Part, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """What a message costs, and how fast the chips at its ends are; all of it assumed.
-
-    Attributes:
-      bandwidth: bytes a second that a chip sends.
-      latency: seconds that a message takes however small it is.
-      chip_flops: useful operations a second that a chip makes.
-    """
-
-    bandwidth: float
-    latency: float
-    chip_flops: float
-
-
-#: One of the four ports of a TPU v5e in one direction (400 GB/s over all ports and both directions,
-#: https://docs.cloud.google.com/tpu/docs/v5e), which is also what a 400 Gbit/s network card gives
-#: each GPU; a microsecond a message, an assumption; and 40% of the v5e's 197 TFLOP/s in bfloat16,
-#: which is much for a convolutional network: a slower chip waits a smaller share of its time.
-LINK = Link(bandwidth=50e9, latency=1e-6, chip_flops=79e12)
 
 
 def read(text: str) -> list[Collective]:
@@ -163,77 +140,6 @@ def least(nets: Mapping[str, Any]) -> dict[str, int]:
     return {purpose: count for purpose, count in counts.items() if count}
 
 
-def message_seconds(kind: str, count: float, size: float, chips: int, link: Link) -> float:
-    """An estimate of the time that collectives take among some number of chips.
-
-    With b bytes, n chips, a bandwidth B and a latency L, an all-reduce takes
-
-        2 (n - 1) / n * b / B + 2 * ceil(log2 n) * L
-
-    which is a reduce-scatter by recursive halving and then an all-gather by recursive doubling:
-    of the algorithms that send no more bytes than a ring does, the one with the fewest messages
-    one after the other (a ring has 2 (n - 1)). The other kinds are half of it, and a permutation
-    is one message.
-
-    Args:
-      kind: one of `KINDS`.
-      count: how many.
-      size: bytes of all of them together.
-      chips: n, at least 2.
-      link: B and L.
-
-    Returns:
-      Seconds.
-
-    Reference: Thakur, Rabenseifner and Gropp 2005, Optimization of Collective Communication
-      Operations in MPICH, section 4.5.
-    """
-    if kind == "collective-permute":
-        return size / link.bandwidth + count * link.latency
-    halves = 2 if kind == "all-reduce" else 1
-    sending = (chips - 1) / chips * size / link.bandwidth
-    return halves * (sending + count * math.ceil(math.log2(chips)) * link.latency)
-
-
-def weak_scaling(
-    rows: Sequence[Mapping[str, Any]], step_seconds: float, device_flops: float, link: Link
-) -> list[dict[str, Any]]:
-    """An estimate, from what a step sends, of how well it keeps its speed on more chips.
-
-    Each chip has the share of the batch that a device has here. What is sent is not overlapped
-    with anything, so the efficiency is
-
-        step / (step + messages)
-
-    of the step's time without messages. That is taken once as measured here, messages between
-    these devices included, and once as the useful operations at the rate of an assumed chip.
-
-    Args:
-      rows: of `per_step`.
-      step_seconds: measured.
-      device_flops: useful operations that a device makes in a step.
-      link: see `Link`.
-
-    Returns:
-      For each of `CHIPS`: `chips`, `message_seconds`, `efficiency_here`, `efficiency_assumed`.
-    """
-    assumed = device_flops / link.chip_flops
-    found = []
-    for chips in CHIPS:
-        seconds = sum(
-            message_seconds(row["kind"], row["count"], row["bytes"], chips, link) for row in rows
-        )
-        found.append(
-            {
-                "chips": chips,
-                "message_seconds": seconds,
-                "efficiency_here": step_seconds / (step_seconds + seconds),
-                "efficiency_assumed": assumed / (assumed + seconds),
-            }
-        )
-    return found
-
-
 def _has_company(instruction: hlo.Instruction, header: str) -> bool:
     """Whether it sends to another device than its own."""
     groups = re.search(r"replica_groups=(\{\{.*?\}\}|\{\}|\[[^ ]*)", instruction.attributes)
@@ -282,8 +188,6 @@ def _origins(program: hlo.Program, instruction: hlo.Instruction) -> list[str]:
 
 
 def _purpose(source: str) -> str:
-    from jaxnets import axis
-
     scopes = source.split("/")
     if axis.GRADIENTS in scopes:
         return GRADIENTS
@@ -298,14 +202,10 @@ def _share(total: int, steps: int) -> float | int:
 
 def _types(params: Any) -> set[str]:
     """Types of the numbers that are summed for a network: its gradients', and metrics' float32."""
-    import jax
-
     return {"float32", *(str(leaf.dtype) for leaf in jax.tree.leaves(params))}
 
 
 def _batch_norms(model_state: Mapping[str, Any]) -> int:
-    import jax
-
     statistics = model_state.get("batch_stats", {})
     names = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(statistics)]
     return names.count("mean")

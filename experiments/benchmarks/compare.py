@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import machine, report, tables
 from jaxnets.errors import UserError
+from jaxnets.files import read_json
 
 #: What tells cases of one file apart, and must be equal in the other.
 _KEY = ("name", "devices", "mode", "steps_per_call", "plain")
@@ -22,8 +24,6 @@ def run(before: Path, after: Path, max_ratio: float) -> int:
     Raises:
       UserError: if a file is missing or not a benchmark's, or the two have no case in common.
     """
-    import math
-
     if not (math.isfinite(max_ratio) and max_ratio > 0):
         raise UserError(f"--max-ratio must be above 0, got {max_ratio}")
     files = [_read(before), _read(after)]
@@ -76,8 +76,6 @@ def _changes(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from jaxnets.files import read_json
-
     if not path.is_file():
         raise UserError(f"there is no file {path}; write one by `bench --json {path}`")
     try:

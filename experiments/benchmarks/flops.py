@@ -11,6 +11,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+from jax.interpreters import partial_eval
+
+from jaxnets import ops
+
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
@@ -52,11 +58,6 @@ def count(function: Callable[..., Any], *arguments: Any) -> Flops:
     What jax had traced before, in either form, is forgotten before and after: a cached piece would
     otherwise end up in the wrong one.
     """
-    import jax
-    from jax.interpreters import partial_eval
-
-    from jaxnets import ops
-
     jax.clear_caches()
     try:
         with ops.plain_convolutions():
@@ -137,8 +138,6 @@ def _meetings(
     inputs: int, taps: int, outputs: int, stride: int, lhs: int, rhs: int, before: int
 ) -> int:
     """How many multiplications one axis takes."""
-    import numpy as np
-
     places = np.arange(outputs)[:, None] * stride + np.arange(taps) * rhs - before
     return int(((places % lhs == 0) & (places >= 0) & (places < inputs * lhs)).sum())
 

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-from experiments.benchmarks import cases
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.benchmarks import cases, report
+from experiments.benchmarks.configs import Input
+from jaxnets import data, parallel
 from jaxnets.commands import checks, common
-from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT, SEED
-from jaxnets.commands.configs.options import DataOptions
+from jaxnets.data import Split
+from jaxnets.data.pipeline import READ_AHEAD
 from jaxnets.errors import UserError
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from jaxnets.data import Split
-    from jaxnets.typing import Feeder
-
-
-@dataclasses.dataclass(frozen=True)
-class Input(DataOptions):
-    """Images a second that each pipeline delivers, against those that a training step eats.
-
-    To deliver is everything up to the batch on the device: order, reading, transfer, gathering
-    and normalisation. A ratio well above 1 means that the step never waits.
-    """
-
-    network: str = "resnet_3x2"
-    """The classifier whose step eats: any network of `classify`."""
-    width: float = 1.0
-    """Factor on every number of channels; 1 is the published size."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the step's computation."""
-    batch_size: int = 128
-    """Images a step."""
-    steps_per_call: Annotated[int, COUNT] = 4
-    """Steps in one call: as many batches are fed at a time."""
-    devices: int | None = None
-    """How many devices to use; by default all."""
-    calls: Annotated[int, COUNT] = 8
-    """Calls in one round."""
-    rounds: Annotated[int, COUNT] = 5
-    """Rounds; in each the step and the pipelines have their turn."""
-    seed: Annotated[int, SEED] = 0
-    """Of the order and the weights."""
-    json: Path | None = None
-    """A JSON file to keep the numbers in."""
+from jaxnets.typing import DATA_AXIS, Feeder
 
 
 def run(config: Input) -> dict[str, Any]:
@@ -59,11 +25,7 @@ def run(config: Input) -> dict[str, Any]:
 
     `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device.
     """
-    from jaxnets import data, parallel
-    from jaxnets.files import write_json
-
-    constraints.check(config)
-    checks.json_file(config)
+    report.begin(config)
     mesh = parallel.make_mesh(config.devices)
     checks.check_batch(config.batch_size, mesh)
     train = common.load_data(config).splits["train"]
@@ -105,12 +67,8 @@ def run(config: Input) -> dict[str, Any]:
         "steps_per_call": config.steps_per_call,
         "step_images_per_second": eaten,
         **found,
-        "machine": common.machine(),
     }
-    if config.json is not None:
-        write_json(config.json, numbers)
-    print(json.dumps(numbers, indent=2))
-    return numbers
+    return report.end(config, numbers)
 
 
 def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[float]]:
@@ -119,10 +77,6 @@ def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[
     The first calls of each turn don't count: they compile, and they empty what the readers have
     prepared while the other ways had their turn.
     """
-    import jax
-
-    from jaxnets.data.pipeline import READ_AHEAD
-
     images = config.calls * config.steps_per_call * config.batch_size
     rates: dict[str, list[float]] = {name: [] for name in ways}
     idle = 1 + READ_AHEAD // config.steps_per_call
@@ -141,12 +95,6 @@ def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[
 
 def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
     """A call of the training step, its batches on the device already."""
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from jaxnets import parallel
-    from jaxnets.typing import DATA_AXIS
-
     size, _, channels = train.inputs.shape[1:]
     work = cases.build(
         cases.ClassifierCase(
@@ -159,18 +107,7 @@ def _eat(config: Input, train: Split, mesh: Mesh) -> Callable[[], Any]:
             seed=config.seed,
         )
     )
-    steps = config.steps_per_call
-    step = parallel.compile_step(work.step, mesh, steps_per_call=steps)
-    state = parallel.replicate(work.state, mesh)
-    axes = PartitionSpec(DATA_AXIS) if steps == 1 else PartitionSpec(None, DATA_AXIS)
-    feed = jax.device_put(work.feed(steps), NamedSharding(mesh, axes))
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = step(state, feed)
-        return metrics
-
-    return call
+    return cases.Running(work, mesh, steps=config.steps_per_call)
 
 
 def _feed(config: Input, pipeline: Feeder) -> Callable[[], Any]:
@@ -188,12 +125,6 @@ def _feed(config: Input, pipeline: Feeder) -> Callable[[], Any]:
 
 def _deliver(pipeline: Feeder, feed: Callable[[], Any], mesh: Mesh) -> Callable[[], Any]:
     """All of it: what is fed goes to the devices, and becomes batches there."""
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from jaxnets import parallel
-    from jaxnets.typing import DATA_AXIS
-
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
     fetch = jax.jit(

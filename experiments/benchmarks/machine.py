@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import platform
 import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from jaxnets import parallel
 from jaxnets.commands import common
 from jaxnets.errors import UserError
 
@@ -20,22 +25,23 @@ _MOST = 4096
 
 def environment() -> dict[str, Any]:
     """The machine, the versions and the settings, and how busy the machine is."""
-    import datetime
-
-    import jax
-
     return {
         **common.machine(),
         **{name: metadata.version(name) for name in ("jaxlib", "numpy", "optax")},
         "cpu": _cpu(),
-        "threads": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "threads": cores(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None) or "default",
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def cores() -> int:
+    """Cores that this process may use; XLA's pool has as many threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start(devices: int, *, share: bool = False) -> Any:
@@ -49,10 +55,6 @@ def start(devices: int, *, share: bool = False) -> Any:
     Raises:
       UserError: if there are fewer.
     """
-    import jax
-
-    from jaxnets import parallel
-
     if devices < 1:
         raise UserError(f"--devices must be at least 1, got {devices}")
     if devices > _MOST:
@@ -79,8 +81,6 @@ def start(devices: int, *, share: bool = False) -> Any:
 
 def _cpu() -> str:
     """The processor's name."""
-    import platform
-
     try:
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
-    from jaxnets.commands.classify import Built
-    from jaxnets.commands.configs.classify import Classify
-    from jaxnets.data import DataSet
+from jaxnets import parallel
+from jaxnets.commands.classify import Built
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.data import DataSet
+from jaxnets.task import Lazily, take_feed
 
 
 class OwnTraining:
     """Our side, as the loop of `jaxnets.loop` would run it, without logs and checkpoints."""
 
     def __init__(self, recipe: Classify, built: Built, dataset: DataSet, mesh: Mesh):
-        from jaxnets import parallel
-
         self.recipe, self.built, self.mesh = recipe, built, mesh
         self.test = dataset.splits["test"]
         self.state = parallel.replicate(built.task.init(), mesh)
@@ -27,9 +28,6 @@ class OwnTraining:
 
     def warm_up(self) -> float:
         """Compiles the program of a whole call, and that of the rest at the end."""
-        import jax
-        import jax.numpy as jnp
-
         total, per_call = self.built.task.total_steps, self.recipe.steps_per_call
         seconds, begun = 0.0, self.state
         for steps in {min(per_call, total), total % per_call} - {0}:
@@ -45,11 +43,6 @@ class OwnTraining:
 
     def advance(self, first: int, last: int) -> None:
         """See `time_to_accuracy.Training`."""
-        import jax
-
-        from jaxnets import parallel
-        from jaxnets.task import Lazily, take_feed
-
         task = self.built.task
         assert not isinstance(task.step, Lazily)  # a classifier has one step
         while first < last:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import tables
-from jaxnets.commands import memory
+from jaxnets.commands import checks, common, memory
+from jaxnets.commands.configs import constraints
+from jaxnets.files import write_json
 
 #: Value of `format` in a file.
 FORMAT = "jaxnets benchmark 1"
@@ -19,12 +23,25 @@ def write(
     path: Path, environment: Mapping[str, Any], flags: Mapping[str, Any], found: Sequence[Result]
 ) -> None:
     """Writes every figure of some cases."""
-    from jaxnets.files import write_json
-
     write_json(
         path,
         {"format": FORMAT, "machine": environment, "flags": flags, "cases": list(found)},
     )
+
+
+def begin(config: Any) -> None:
+    """Checks the flags of a benchmark that prints JSON, before it measures anything."""
+    constraints.check(config)
+    checks.json_file(config)
+
+
+def end(config: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Prints the figures of such a benchmark with the machine, and writes them to --json."""
+    numbers = {**numbers, "machine": common.machine()}
+    if config.json is not None:
+        write_json(config.json, numbers)
+    print(json.dumps(numbers, indent=2))
+    return numbers
 
 
 def machine_line(environment: Mapping[str, Any], devices: int) -> str:
@@ -57,10 +74,9 @@ def one(result: Result) -> str:
             f"{tables.operations(peak['median'])}/s, products of {peak['dtype']} matrices of "
             f"{peak['size']}",
         ),
-        ("trace", _or(before["trace"], "in the next")),
+        ("trace", tables.seconds(before["trace"])),
         ("lower", tables.seconds(before["lower"])),
         ("compile", tables.seconds(before["compile"])),
-        ("compile, cached", _or(before["compile_cached"], "no cache on this backend")),
         ("first call", tables.seconds(before["first_call"])),
         ("memory", _memory(result["memory"])),
         ("state in place", _donation(result["donation"])),
@@ -123,10 +139,6 @@ def _spread(times: Mapping[str, Any]) -> str:
     )
 
 
-def _or(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else tables.seconds(value)
-
-
 def _memory(plan: Mapping[str, int] | None) -> str:
     if plan is None:
         return "the backend tells nothing"
@@ -149,7 +161,7 @@ def _path(row: Mapping[str, Any]) -> str:
 
 
 def _collectives(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What crosses devices, what for, and what many chips would make of it."""
+    """What crosses devices, and what for."""
     least, rows = found["least"], []
     for row in found["per_step"]:
         needed = least if row["kind"] == "all-reduce" else {}
@@ -161,28 +173,11 @@ def _collectives(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             size = memory.amount(counted["bytes"])
             text = f"{counted['sums']:g}, at least {needed.get(purpose, 0)}, {size}"
             rows.append((f"  {purpose}", text))
-    link = found["link"]
-    for name, key in (
-        ("weak scaling, estimated", "efficiency_here"),
-        (f"  at {link['chip_flops'] / 1e12:g} TFLOP/s", "efficiency_assumed"),
-    ):
-        parts = [f"{each[key]:.1%} on {each['chips']} chips" for each in found["weak_scaling"]]
-        rows.append((name, ", ".join(parts)))
-    times = [tables.seconds(each["message_seconds"]) for each in found["weak_scaling"]]
-    rows.append(
-        (
-            "  from",
-            f"{', '.join(times)} of messages a step, at {link['bandwidth'] / 1e9:g} GB/s and "
-            f"{link['latency'] * 1e6:g} us a message, nothing overlapped",
-        )
-    )
     return rows
 
 
 def _against(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The rows of a comparison with another library."""
-    import statistics
-
     if found is None:
         return []
     ratio = (

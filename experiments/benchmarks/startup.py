@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shlex
 import shutil
@@ -14,28 +12,16 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from jaxnets.commands import checks, common
-from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import COUNT
+from experiments.benchmarks import report
+from experiments.benchmarks.configs import Startup
+from jaxnets.compilation import OPTIONS
 from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 
-
-@dataclasses.dataclass(frozen=True)
-class Startup:
-    """Time from the start of a command's process to the end of its first training call.
-
-    The first start compiles into an empty folder; the later ones find there what it compiled.
-    """
-
-    command: str = "quickstart"
-    """The command and its flags, but for --run-dir."""
-    rounds: Annotated[int, COUNT] = 3
-    """Starts after the first."""
-    json: Path | None = None
-    """A JSON file to keep the numbers in."""
+#: Commands that begin with a training.
+TRAINERS = ("quickstart", "classify", "generate")
 
 
 def run(config: Startup) -> dict[str, Any]:
@@ -44,8 +30,7 @@ def run(config: Startup) -> dict[str, Any]:
     Raises:
       UserError: if the command does not train.
     """
-    constraints.check(config)
-    checks.json_file(config)
+    report.begin(config)
     command = _words(config.command)
     with (
         tempfile.TemporaryDirectory(prefix="jaxnets-startup-") as folder,
@@ -64,39 +49,25 @@ def run(config: Startup) -> dict[str, Any]:
         "later_median_seconds": round(statistics.median(later), 2),
         "programs": len(kept),
         "program_bytes": sum(kept),
-        "machine": common.machine(),
     }
-    if config.json is not None:
-        from jaxnets.files import write_json
-
-        write_json(config.json, numbers)
-    print(json.dumps(numbers, indent=2))
-    return numbers
+    return report.end(config, numbers)
 
 
 def _words(command: str) -> list[str]:
-    """The words of a command, which is parsed to see that it can be run at all."""
-    from jaxnets.commands.program import COMMANDS, Program
-
+    """The words of a command that trains, as far as can be told without starting it."""
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise UserError(f"--command {command!r} cannot be read: {error}") from error
-    try:
-        Program("python -m experiments", COMMANDS).parse(
-            [*words, "--run-dir", "run"]
-        )  # says itself what is wrong, and leaves
-    except SystemExit as left:
-        if left.code:
-            raise
-        raise UserError(f"--command {command!r} asks for help, and trains nothing") from left
+    if not words or words[0] not in TRAINERS or {"--help", "-h"} & {*words}:
+        raise UserError(
+            f"--command must train: one of {', '.join(TRAINERS)} and its flags, got {command!r}"
+        )
     return words
 
 
 def _start(command: list[str], run_dir: Path, programs: Path) -> float:
     """Seconds from the start of a process to its first line of progress, which then ends it."""
-    from jaxnets.compilation import OPTIONS
-
     options = {name.upper(): str(value) for name, value in OPTIONS.items()}
     environment = {**os.environ, **options, "JAX_COMPILATION_CACHE_DIR": str(programs)}
     said = []
@@ -117,4 +88,5 @@ def _start(command: list[str], run_dir: Path, programs: Path) -> float:
                     said.append(line.strip())
         finally:
             process.stderr.read()  # it saves its state first, and may have something to say
-    raise UserError(f"`{shlex.join(command)}` began no training: {said[-1] if said else 'silence'}")
+    errors = [line for line in said if line.startswith("error: ")] or ["error: try it by itself"]
+    raise UserError(f"`{shlex.join(command)}` began no training: {errors[-1]}")

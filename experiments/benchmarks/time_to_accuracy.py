@@ -6,66 +6,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Any, Protocol
 
-from experiments.benchmarks import machine, torch_rivals
+import jax
+from jax.sharding import Mesh
+
+from experiments.benchmarks import machine, torch_rivals, torch_steps
+from experiments.benchmarks.configs import TimeToAccuracy
 from experiments.benchmarks.own_training import OwnTraining
-from jaxnets.commands import checks, common
+from experiments.reproduce import spread
+from jaxnets import runs
+from jaxnets.commands import checks, classify, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.classify import Classify, resolve
-from jaxnets.commands.configs.constraints import COUNT, Range
 from jaxnets.commands.configs.options import PROCESS_FIELDS
+from jaxnets.data import DataSet
 from jaxnets.errors import UserError
+from jaxnets.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from jaxnets.data import DataSet
-
-
-@dataclasses.dataclass(frozen=True)
-class TimeToAccuracy:
-    """Train the speed net to a test accuracy, by this library and by PyTorch in turn.
-
-    Both follow the recipe of `classify`: network, first weights, order of the images, shifts and
-    flips, label smoothing, momentum, schedule, weight decay and averaging. The test images are
-    judged after every epoch, off the clock, by the views that --test-views names. A training that
-    never gets there is kept as such.
-    """
-
-    data: str = "fashion_mnist"
-    """Data set, as in `classify`."""
-    target: Annotated[float, Range(above=0, below=1)] = 0.94
-    """Test accuracy, in (0, 1), at which a training stops."""
-    seeds: Annotated[int, COUNT] = 3
-    """Seeds 0, 1, ... up to this many, each by both sides."""
-    width: float | None = None
-    """Factor on every number of channels; by default that of `classify`, as for the next three."""
-    epochs: float | None = None
-    """Length of the schedule, in passes over the training images."""
-    batch_size: int | None = None
-    """Images a step, over all devices."""
-    learning_rate: float | None = None
-    """The highest learning rate."""
-    test_views: Literal["plain", "mirror", "mirror_and_shift"] = "mirror_and_shift"
-    """What both sides judge a test image by, as in `classify`."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation on both sides; parameters are float32 in any case."""
-    rival: Literal["eager", "channels_last", "compile"] = "channels_last"
-    """How PyTorch runs it."""
-    devices: int = 1
-    """How many devices our side uses; PyTorch has all cores, or one GPU."""
-    mode: Literal["jit", "pmap"] = "jit"
-    """How our step goes onto the devices."""
-    steps_per_call: Annotated[int, COUNT] = 4
-    """Our steps in one call of the compiled program."""
-    json: Path | None = None
-    """File that gets all numbers, after every training. One that is there is gone on with, if it
-    holds trainings of the same recipe on such a machine: those that it has are not made again."""
+SIDES = ("jaxnets", "torch")
 
 
 class Training(Protocol):
@@ -90,9 +51,6 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     Raises:
       UserError: a flag is out of range, or torch is missing.
     """
-    from jaxnets import runs
-    from jaxnets.files import read_json
-
     constraints.check(config)
     checks.json_file(config)
     before = None if config.json is None or not config.json.exists() else read_json(config.json)
@@ -111,21 +69,21 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
         "machine": {
             **common.machine(),
             "torch": torch.__version__,
-            "threads": torch_rivals.cores(),
+            "threads": machine.cores(),
         },
     }
     if before is not None:
         trainings += _trainings_before(before, result, config.json)
     there = {(one["side"], one["seed"]) for one in trainings}
     for seed in range(config.seeds):
-        for side in ("jaxnets", "torch"):
+        for side in SIDES:
             if (side, seed) in there:
                 continue
             made = _one(config, dataset, mesh, side, seed)
             trainings.append({"side": side, "seed": seed, **made})
             result["summary"] = summary(trainings)
             if config.json is not None:
-                runs.write_json(config.json, result)
+                write_json(config.json, result)
     result["summary"] = summary(trainings)
     seeds = len({one["seed"] for one in trainings})
     common.print_table(f"{result['what']}, {seeds} seeds", _rows(result["summary"]))
@@ -155,31 +113,15 @@ def _trainings_before(found: Any, now: Mapping[str, Any], file: Any) -> list[dic
 
 def _recipe(config: TimeToAccuracy, seed: int) -> Classify:
     """The config of `classify` that both sides follow."""
-    return resolve(
-        Classify(
-            data=config.data,
-            seed=seed,
-            width=config.width,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            dtype=config.dtype,
-            test_views=config.test_views,
-            devices=config.devices,
-            mode=config.mode,
-            steps_per_call=config.steps_per_call,
-        )
-    )
+    shared = {f.name for f in dataclasses.fields(config)} - {"target", "seeds", "rival", "json"}
+    values = {name: getattr(config, name) for name in shared}
+    return resolve(Classify(seed=seed, **values))
 
 
 def _one(
     config: TimeToAccuracy, dataset: DataSet, mesh: Mesh, side: str, seed: int
 ) -> dict[str, Any]:
     """One training of one side."""
-    import jax
-
-    from jaxnets.commands import classify
-
     recipe = _recipe(config, seed)
     built = classify.build(recipe, dataset, mesh)
 
@@ -197,7 +139,6 @@ def _one(
         return timed(OwnTraining(recipe, built, dataset, mesh))
     import torch
 
-    from experiments.benchmarks import torch_steps
     from experiments.benchmarks.torch_training import TorchTraining
 
     device = torch_rivals.torch_device(jax.default_backend())
@@ -205,22 +146,12 @@ def _one(
     torch.compiler.reset()
     uncached: Any = torch.compiler.config
     with (
-        torch_rivals.torch_threads(torch_rivals.cores()),
+        torch_rivals.torch_threads(machine.cores()),
         torch_rivals.tensor_cores(allowed=True),
         uncached.patch(force_disable_caches=True),
     ):
-        training = TorchTraining(
-            recipe,
-            built.model,
-            built.task.init().nets["classifier"].variables,
-            built.task.pipeline,  # type: ignore[arg-type]
-            built.train,
-            dataset.splits["test"],
-            built.task.total_steps,
-            torch_steps.FORMS[config.rival],
-            device,
-        )
-        return timed(training)
+        test, form = dataset.splits["test"], torch_steps.FORMS[config.rival]
+        return timed(TorchTraining(recipe, built, test, form, device))
 
 
 def to_accuracy(
@@ -296,7 +227,7 @@ def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
     names = ("seconds_to_target", "seconds_to_target_with_compile", "seconds_a_step")
     rows = [{**one, "seconds_a_step": one["train_seconds"] / one["steps"]} for one in trainings]
     found: dict[str, Any] = {}
-    for side in ("jaxnets", "torch"):
+    for side in SIDES:
         mine = [row for row in rows if row["side"] == side]
         found[side] = {
             "trainings": len(mine),
@@ -306,12 +237,8 @@ def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
                 for name in (*names, "compile_seconds", "final_accuracy")
             },
         }
-    by_seed = {(row["side"], row["seed"]): row for row in rows}
-    pairs = [
-        (row, by_seed["torch", row["seed"]])
-        for row in rows
-        if row["side"] == "jaxnets" and ("torch", row["seed"]) in by_seed
-    ]
+    ours, theirs = ({row["seed"]: row for row in rows if row["side"] == side} for side in SIDES)
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     found["ratio"] = {
         name: _spread([None if None in (a[name], b[name]) else a[name] / b[name] for a, b in pairs])
         for name in names
@@ -321,33 +248,24 @@ def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _spread(values: list[float | None]) -> dict[str, float] | None:
     numbers = [value for value in values if value is not None]
-    if not numbers:
-        return None
-    return {
-        "mean": statistics.fmean(numbers),
-        "std": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
-        "min": min(numbers),
-        "max": max(numbers),
-    }
+    return spread(numbers) if numbers else None
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    def text(spread: dict[str, float] | None, form: str = "{:.2f}") -> str:
-        if spread is None:
-            return "never"
-        return f"{form.format(spread['mean'])} +- {form.format(spread['std'])}"
+    def text(of: dict[str, float] | None, form: str) -> str:
+        return "never" if of is None else f"{form.format(of['mean'])} +- {form.format(of['std'])}"
 
+    forms = {
+        "seconds_to_target": ("seconds to it", "{:.2f}"),
+        "seconds_to_target_with_compile": ("with compilation", "{:.2f}"),
+        "seconds_a_step": ("seconds a step", "{:.4f}"),
+        "final_accuracy": ("last accuracy", "{:.4f}"),
+    }
     rows = []
-    for side in ("jaxnets", "torch"):
+    for side in SIDES:
         mine = found[side]
-        rows += [
-            (f"{side}: reached it", f"{mine['reached']} of {mine['trainings']}"),
-            (f"{side}: seconds to it", text(mine["seconds_to_target"])),
-            (f"{side}: with compilation", text(mine["seconds_to_target_with_compile"])),
-            (f"{side}: seconds a step", text(mine["seconds_a_step"], "{:.4f}")),
-            (f"{side}: last accuracy", text(mine["final_accuracy"], "{:.4f}")),
-        ]
-    ratio = found["ratio"]
-    rows.append(("jaxnets / torch, seconds to it", text(ratio["seconds_to_target"], "{:.3f}")))
-    rows.append(("jaxnets / torch, seconds a step", text(ratio["seconds_a_step"], "{:.3f}")))
+        rows.append((f"{side}: reached it", f"{mine['reached']} of {mine['trainings']}"))
+        rows += [(f"{side}: {what}", text(mine[n], form)) for n, (what, form) in forms.items()]
+    for name in ("seconds_to_target", "seconds_a_step"):
+        rows.append((f"jaxnets / torch, {forms[name][0]}", text(found["ratio"][name], "{:.3f}")))
     return rows

@@ -3,104 +3,60 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from jaxnets.files import cleaning
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxnets.parallel import CompiledStep
 
 
-@dataclasses.dataclass(frozen=True)
-class Stages:
-    """Seconds that a step takes before it runs.
+def stages(program: CompiledStep, *arguments: Any) -> tuple[Any, dict[str, float | None]]:
+    """Compiles a step from nothing: the executable, and the seconds that each stage took.
 
-    Attributes:
-      trace: Python to jaxpr; None where it can't be told from lowering (pmap).
-      lower: jaxpr to StableHLO.
-      compile: XLA, from nothing.
-      compile_cached: the same out of the persistent compilation cache; None where the backend
-        puts nothing there.
-    """
-
-    trace: float | None
-    lower: float
-    compile: float
-    compile_cached: float | None
-
-
-def stages(make: Callable[[], Any], *arguments: Any) -> tuple[Any, Stages]:
-    """Compiles a step, and then again with the compilation cache at hand.
-
-    The second time nothing is left in this process that the first has left. The first includes
-    writing the cache's entry, which takes milliseconds.
+    `trace` is from Python to jaxpr, and None where it can't be told from lowering (pmap); `lower`
+    from there to StableHLO; `compile` is XLA. `bench startup` times what the compilation cache
+    saves.
 
     Args:
-      make: gives the `jaxnets.parallel.CompiledStep`.
+      program: the step.
       *arguments: state and feed; arrays or their shapes.
-
-    Returns:
-      What `jax.stages.Lowered.compile` gives, and the times.
     """
-    import jax
-
-    def once() -> tuple[Any, float | None, float, float]:
-        program = make()
-        traced, trace = _timed(lambda: program.trace(*arguments))
-        lowered, lower = _timed(traced.lower if traced else lambda: program.lower(*arguments))
-        compiled, compiling = _timed(lowered.compile)
-        return compiled, trace if traced else None, lower, compiling
-
-    with _cache_of_its_own() as folder:
-        compiled, trace, lower, cold = once()
-        written = any(folder.iterdir())
-        jax.clear_caches()
-        cached = once()[3] if written else None
-    return compiled, Stages(trace, lower, cold, cached)
+    with _no_compilation_cache():
+        traced, trace = timed(lambda: program.trace(*arguments))
+        lowered, lower = timed(traced.lower if traced else lambda: program.lower(*arguments))
+        compiled, seconds = timed(lowered.compile)
+    return compiled, {"trace": trace if traced else None, "lower": lower, "compile": seconds}
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function returns, and its seconds."""
     begin = time.perf_counter()
     result = function()
     return result, time.perf_counter() - begin
 
 
 @contextlib.contextmanager
-def _cache_of_its_own() -> Iterator[Path]:
-    """An empty persistent compilation cache that takes every program."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    from jaxnets.compilation import OPTIONS
-
-    wanted = {**OPTIONS, "jax_enable_compilation_cache": True}
-    names = [*wanted, "jax_compilation_cache_dir"]
-    before = {name: getattr(jax.config, name) for name in names}
-    with (
-        tempfile.TemporaryDirectory(prefix="jaxnets-bench-") as folder,
-        cleaning(partial(shutil.rmtree, folder, ignore_errors=True)),
-    ):
-        for name, value in {**wanted, "jax_compilation_cache_dir": folder}.items():
-            jax.config.update(name, value)
+def _no_compilation_cache() -> Iterator[None]:
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # which has kept whether it is to be used
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
-        try:
-            yield Path(folder)
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()
 
 
 class Runner:
-    """A compiled program with its arguments; what it returns first is its next first argument.
-
-    So each call waits for the one before, and a window of calls needs one wait at its end.
+    """Something that is called again and again, and timed in windows of many calls.
 
     Attributes:
       first_seconds: what the very first call took.
@@ -109,47 +65,64 @@ class Runner:
 
     def __init__(
         self,
-        program: Callable[..., Any],
-        state: Any,
-        *others: Any,
+        call: Callable[[], Any],
+        *,
         units: int = 1,
         min_seconds: float,
+        wait: Callable[[Any], object] = jax.block_until_ready,
     ):
-        """Runs it twice, to warm up and to see how many calls fill `min_seconds`.
+        """Calls it three times, to warm up and to see how many calls fill `min_seconds`.
 
         Args:
-          program: `(state, *others) -> (state, rest)`.
-          state: is donated.
-          *others: are not.
+          call: what is timed; calls wait for each other by themselves.
           units: steps that a call makes.
           min_seconds: least length of a window.
+          wait: until what the last call returned is there.
         """
-        self._program, self._state, self._others = program, state, others
-        self._units = units
+        self._call, self._wait, self._units = call, wait, units
         self.calls = 1
         self.first_seconds = self.window() * units
-        self.calls = max(1, math.ceil(min_seconds / max(1e-9, self.window() * units)))
+        seconds = [self.window() * units for _ in range(2)]
+        self.calls = max(1, math.ceil(min_seconds / max(1e-9, seconds[-1])))
 
     def window(self) -> float:
         """Runs one window; seconds a step."""
-        import jax
-
-        rest = None
-        jax.block_until_ready(self._state)
+        last = None
         begin = time.perf_counter()
         for _ in range(self.calls):
-            self._state, rest = self._program(self._state, *self._others)
-        jax.block_until_ready((self._state, rest))
+            last = self._call()
+        self._wait(last)
         return (time.perf_counter() - begin) / (self.calls * self._units)
 
 
-def interleave(runners: Mapping[str, Runner], rounds: int) -> dict[str, list[float]]:
-    """A window of each in every round, each round beginning with another: seconds a step."""
+def chain(program: Callable[..., Any], state: Any, *others: Any) -> Callable[[], Any]:
+    """A program that is fed with what it returned: `(state, *others) -> (state, rest)`.
+
+    So each call waits for the one before, and a window of calls needs one wait at its end.
+    """
+    jax.block_until_ready((state, others))
+
+    def call() -> Any:
+        nonlocal state
+        state, rest = program(state, *others)
+        return state, rest
+
+    return call
+
+
+def interleave(
+    runners: Mapping[str, Runner], rounds: int, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """A window of each in every round, each round beginning with another: seconds a step.
+
+    `pause` is slept before each window.
+    """
     names = list(runners)
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(rounds):
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:
+            time.sleep(pause)
             times[name].append(runners[name].window())
     return times
 
@@ -168,52 +141,19 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Peak:
-    """The rate of the fastest product of square matrices that was found.
+def matmul_peak(
+    mesh: Any, sizes: Sequence[int], dtype: str, min_seconds: float
+) -> tuple[Runner, int]:
+    """The fastest product of square matrices of these sizes, and its size.
 
-    Attributes:
-      size: of the matrices.
-      tried: size -> operations a second, over all devices, when the sizes were compared.
-      runner: of the best size, to be interleaved with what is measured against it.
-      flops: of one product, over all devices.
+    Every device multiplies matrices of its own, with nothing to send: 2 size^3 operations each.
     """
-
-    size: int
-    tried: Mapping[int, float]
-    runner: Runner
-    flops: int
-
-
-def matmul_peak(mesh: Any, sizes: Sequence[int], dtype: str, min_seconds: float) -> Peak:
-    """Finds the size at which products of square matrices run fastest.
-
-    Every device multiplies matrices of its own, with nothing to send.
-
-    Args:
-      mesh: the devices.
-      sizes: to be tried.
-      dtype: of the matrices.
-      min_seconds: length of a window.
-    """
-    best: Peak | None = None
-    tried: dict[int, float] = {}
-    for size in sizes:
-        runner = _products(mesh, size, dtype, min_seconds)
-        flops = 2 * size**3 * mesh.size
-        tried[size] = flops / min(runner.window() for _ in range(2))
-        if best is None or tried[size] > tried[best.size]:
-            best = Peak(size, tried, runner, flops)
-    assert best is not None
-    return best
+    runners = {size: _products(mesh, size, dtype, min_seconds) for size in sizes}
+    fastest = min(sizes, key=lambda size: min(runners[size].window() for _ in range(2)) / size**3)
+    return runners[fastest], fastest
 
 
 def _products(mesh: Any, size: int, dtype: str, min_seconds: float) -> Runner:
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import NamedSharding, PartitionSpec
-
     rng = np.random.default_rng(0)
     whole, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     # Over the root of its size, such a matrix keeps the size of what it multiplies.
@@ -227,4 +167,4 @@ def _products(mesh: Any, size: int, dtype: str, min_seconds: float) -> Runner:
     )
     a = jax.device_put(left.astype(jnp.dtype(dtype)), rows)
     b = jax.device_put(right.astype(jnp.dtype(dtype)), whole)
-    return Runner(program, a, b, min_seconds=min_seconds)
+    return Runner(chain(program, a, b), min_seconds=min_seconds)

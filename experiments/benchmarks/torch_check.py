@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks import cases, torch_steps
-from experiments.benchmarks.torch_networks import has_batch_norm, make_twin
-from experiments.benchmarks.torch_weights import copy_weights
-from jaxnets import axis, ops, steps
+from experiments.benchmarks.torch_layers import has_batch_norm
+from experiments.benchmarks.torch_networks import make_twin
+from jaxnets import ops, steps
 from jaxnets.errors import UserError
 from jaxnets.state import Net, TrainState
 
-__all__ = ["Agreement", "agreement", "random_numbers", "twin_step", "twins"]
+__all__ = ["Agreement", "agreement", "latents_of", "twin_step", "twins"]
 
 #: Largest differences that pass. Rounding stays far below: 1e-6 to 1e-4 of the largest output, and
 #: up to a few thousandths of the largest gradient of a deep network.
@@ -55,10 +56,7 @@ def twins(work: cases.Work) -> dict[str, nn.Module]:
     Raises:
       UserError: if a network has no twin, or the case no equal in PyTorch.
     """
-    shape = work.batch["inputs"].shape[1:]
-    made = {name: make_twin(module, shape) for name, module in work.networks.items()}
-    for name, twin in made.items():
-        copy_weights(twin, work.state.nets[name].variables)
+    made = {name: _twin(work, name, net.variables) for name, net in work.state.nets.items()}
     case = work.case
     normalises = any(has_batch_norm(made[name]) for name in made if name == "discriminator")
     if isinstance(case, cases.GanCase) and case.penalty != "none" and normalises:
@@ -74,6 +72,10 @@ def twins(work: cases.Work) -> dict[str, nn.Module]:
     return made
 
 
+def _twin(work: cases.Work, name: str, variables: Mapping[str, Any]) -> nn.Module:
+    return make_twin(work.networks[name], variables, work.batch["inputs"].shape[1:])
+
+
 def twin_step(
     case: cases.Case,
     made: Mapping[str, nn.Module],
@@ -85,37 +87,15 @@ def twin_step(
 ) -> Callable[[Tensor, Tensor], None]:
     """A case's step in PyTorch, `(images, labels) -> None`, with optimisers of its own.
 
-    Args:
-      case: what is trained.
-      made: the networks, on the device.
-      form: how the step runs.
-      device: where.
-      joined: whether the discriminator sees reals and fakes in one pass.
-      draw: gives latents; by default torch draws them.
+    `joined` has the discriminator see reals and fakes in one pass; `draw` gives latents, which
+    torch draws by default.
     """
     if isinstance(case, cases.ClassifierCase):
         model = made["classifier"]
         optimizer = torch_steps.nesterov(model)
         return torch_steps.classifier_step(model, optimizer, form, device, dtype=case.dtype)
-
-    def drawn(count: int) -> tuple[Tensor, Tensor, Tensor]:
-        latents = torch.randn(2, count, case.latent_size, device=device)
-        return latents[0], latents[1], torch.rand(count, 1, 1, 1, device=device)
-
-    return torch_steps.adversarial_step(
-        made["generator"],
-        made["discriminator"],
-        torch_steps.adam(made["generator"]),
-        torch_steps.adam(made["discriminator"]),
-        form,
-        device,
-        draw=draw or drawn,
-        conditional=case.conditional,
-        loss=case.loss,
-        penalty=case.penalty,
-        joined=joined,
-        dtype=case.dtype,
-    )
+    networks = made["generator"], made["discriminator"]
+    return torch_steps.adversarial_step(case, *networks, form, device, draw=draw, joined=joined)
 
 
 def agreement(case: cases.Case, device: torch.device) -> Agreement:
@@ -133,10 +113,12 @@ def agreement(case: cases.Case, device: torch.device) -> Agreement:
     made = {name: module.to(device) for name, module in twins(work).items()}
     with jax.default_matmul_precision("highest"):
         with ops.plain_convolutions():  # compile in a tenth of the time; the step is as timed
-            expected = _outputs(work)
+            expected = {name: _outputs(work, name) for name in made}
         after = jax.jit(work.step)(work.state, work.batch)[0]
-    found = _twin_outputs(work, made, device)
-    outputs = max(_difference(found[name], expected[name]) for name in expected)
+    outputs = max(
+        max(map(_difference, _twin_outputs(work, name, twin, device), expected[name]))
+        for name, twin in made.items()
+    )
     normalised = "discriminator" in made and has_batch_norm(made["discriminator"])
     joinings = [False] if normalised or "classifier" in made else [False, True]
     step = max(
@@ -159,22 +141,31 @@ def best_agreement(case: cases.Case, device: torch.device) -> Agreement:
     return min(tries, key=lambda each: each.step)
 
 
-def random_numbers(
-    state: TrainState, count: int, latent_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def insist(case: cases.Case, found: Agreement) -> None:
+    """Raises a `UserError` where the two sides do not agree."""
+    for what, error, most in (
+        ("outputs", found.outputs, OUTPUTS_TOLERANCE),
+        ("updates after one step", found.step, STEP_TOLERANCE),
+    ):
+        if not error <= most:  # NaN too
+            raise UserError(
+                f"{case.name}: the {what} of jaxnets and of its PyTorch twin differ by {error:.2g} "
+                f"of the largest, more than the {most:g} that rounding may do, so nothing is timed"
+            )
+
+
+def latents_of(state: TrainState, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """What `jaxnets.steps.adversarial_step` draws in the step that begins with `state`.
 
     Returns:
-      Latents [count, Z] of the fakes that the discriminator sees, those of the generator's update,
-      and the shares [count] of the reals in WGAN-GP's mixtures.
+      Latents [count, size] of the fakes that the discriminator sees, and of the generator's update.
     """
     d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    fake_key, _, penalty_key = jax.random.split(d_key, 3)
-    d_latents = steps.sample_latents(jax.random.split(fake_key)[0], count, latent_size)
-    fake_key = jax.random.split(g_key)[0]
-    g_latents = steps.sample_latents(jax.random.split(fake_key)[0], count, latent_size)
-    shares = jax.vmap(jax.random.uniform)(axis.example_keys(penalty_key, count))
-    return np.asarray(d_latents), np.asarray(g_latents), np.asarray(shares)
+    keys = (jax.random.split(d_key, 3)[0], jax.random.split(g_key)[0])
+    d_latents, g_latents = (
+        np.asarray(steps.sample_latents(jax.random.split(key)[0], count, size)) for key in keys
+    )
+    return d_latents, g_latents
 
 
 def _disturbed(state: TrainState, seed: int) -> TrainState:
@@ -207,52 +198,41 @@ def _inputs(work: cases.Work, name: str) -> tuple[np.ndarray, ...]:
     case = work.case
     first, label = np.asarray(work.batch["inputs"]), np.asarray(work.batch["target"])
     if isinstance(case, cases.GanCase) and name == "generator":
-        first = random_numbers(work.state, case.batch_size, case.latent_size)[0]
+        first = latents_of(work.state, case.batch_size, case.latent_size)[0]
     if isinstance(case, cases.GanCase) and case.conditional:
         return first, label
     return (first,)
 
 
-def _outputs(work: cases.Work) -> dict[str, np.ndarray]:
-    """What every network puts out in evaluation and in training."""
-    found = {}
-    for name, module in work.networks.items():
-        variables = work.state.nets[name].variables
+def _outputs(work: cases.Work, name: str) -> list[np.ndarray]:
+    """What a network puts out in evaluation and in training."""
+    module, variables = work.networks[name], work.state.nets[name].variables
 
-        def both(variables: Any, *inputs: Any, module: Any = module) -> list[Any]:
-            outputs = []
-            for train in (False, True):
-                mutable = [collection for collection in variables if collection != "params"]
-                (output, _), _ = module.apply(variables, *inputs, train=train, mutable=mutable)
-                outputs.append(output)
-            return outputs
+    def both(variables: Any, *inputs: Any) -> list[Any]:
+        mutable = [collection for collection in variables if collection != "params"]
+        apply = partial(module.apply, variables, *inputs, mutable=mutable)
+        return [apply(train=train)[0][0] for train in (False, True)]  # type: ignore[index]
 
-        outputs = jax.jit(both)(variables, *_inputs(work, name))
-        for train, output in zip((False, True), outputs, strict=True):
-            found[f"{name}, train={train}"] = np.asarray(output)
-    return found
+    return [np.asarray(output) for output in jax.jit(both)(variables, *_inputs(work, name))]
 
 
 def _twin_outputs(
-    work: cases.Work, made: Mapping[str, nn.Module], device: torch.device
-) -> dict[str, np.ndarray]:
-    found = {}
+    work: cases.Work, name: str, twin: nn.Module, device: torch.device
+) -> list[np.ndarray]:
     eager = torch_steps.FORMS["eager"]
-    for name, twin in made.items():
-        first, *labels = _inputs(work, name)
-        if name == "generator":
-            inputs = [torch.from_numpy(np.array(first)).to(device)]
-        else:
-            inputs = [torch_steps.place_images(first, eager, device)]
-        inputs += [torch_steps.place_labels(label, device) for label in labels]
-        for train in (False, True):
-            tried = copy.deepcopy(twin).train(train)  # training moves running statistics
-            with torch.no_grad():
-                output = tried(*inputs).cpu().numpy()
-            if name == "generator":
-                output = output.transpose(0, 2, 3, 1)
-            found[f"{name}, train={train}"] = output
-    return found
+    first, *labels = _inputs(work, name)
+    if name == "generator":
+        inputs = [torch.from_numpy(np.array(first)).to(device)]
+    else:
+        inputs = [torch_steps.place_images(first, eager, device)]
+    inputs += [torch_steps.place_labels(label, device) for label in labels]
+    outputs = []
+    for train in (False, True):
+        tried = copy.deepcopy(twin).train(train)  # training moves running statistics
+        with torch.no_grad():
+            output = tried(*inputs).cpu().numpy()
+        outputs.append(output.transpose(0, 2, 3, 1) if name == "generator" else output)
+    return outputs
 
 
 def _step_difference(
@@ -265,21 +245,18 @@ def _step_difference(
     """The largest difference that one step leaves, over gradients and updates of all networks."""
     eager, draw = torch_steps.FORMS["eager"], None
     if isinstance(work.case, cases.GanCase):
-        size, latent_size = work.case.batch_size, work.case.latent_size
-        d_latents, g_latents, shares = (
-            torch.from_numpy(np.array(numbers)).to(device)
-            for numbers in random_numbers(work.state, size, latent_size)
-        )
-        draw = lambda count: (d_latents, g_latents, shares.reshape(-1, 1, 1, 1))  # noqa: E731
+        drawn = latents_of(work.state, work.case.batch_size, work.case.latent_size)
+        d_latents, g_latents = (torch.from_numpy(np.array(part)).to(device) for part in drawn)
+        draw = lambda count: (d_latents, g_latents)  # noqa: E731
     before = copy.deepcopy(made)
     step = twin_step(work.case, made, eager, device, joined=joined, draw=draw)
     images = torch_steps.place_images(np.asarray(work.batch["inputs"]), eager, device)
     step(images, torch_steps.place_labels(np.asarray(work.batch["target"]), device))
     worst = 0.0
     for name, twin in made.items():
-        ours, first_moments = copy.deepcopy(before[name]), copy.deepcopy(before[name])
-        copy_weights(ours, after.nets[name].variables)
-        copy_weights(first_moments, {"params": _gradients(after.nets[name])}, only_params=True)
+        net = after.nets[name]
+        ours = _twin(work, name, net.variables)
+        first_moments = _twin(work, name, {**net.variables, "params": _gradients(net)})
         rows = zip(
             twin.parameters(),
             before[name].parameters(),

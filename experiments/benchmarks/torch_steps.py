@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812, the name that everyone knows it by
 from torch import Tensor, nn
 
-from experiments.benchmarks.torch_resnet_gan import keep_vectors
+from experiments.benchmarks.configs import GanCase
+from experiments.benchmarks.torch_layers import keep_vectors
 
 __all__ = [
     "FORMS",
@@ -32,8 +33,8 @@ __all__ = [
     "precision",
 ]
 
-#: (B) -> latents [B, Z] of the discriminator's fakes, of the generator's, shares [B, 1, 1, 1]
-Draw = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+#: (B) -> latents [B, Z] of the discriminator's fakes, and of the generator's
+Draw = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Form:
 
 
 #: What `adversarial_step` can penalise.
-PENALTIES = ("none", "r1", "r2", "r1_r2", "wgan_gp")
+PENALTIES = ("none", "r1", "r2", "r1_r2")
+
+#: As in `cases`.
+PENALTY_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,68 +172,57 @@ def classifier_step(
 
 
 def adversarial_step(
+    case: GanCase,
     generator: nn.Module,
     discriminator: nn.Module,
-    generator_optimizer: torch.optim.Optimizer,
-    discriminator_optimizer: torch.optim.Optimizer,
     form: Form,
     device: torch.device,
     *,
-    draw: Draw,
-    conditional: bool = False,
-    loss: str = "non_saturating",
-    penalty: str = "none",
-    penalty_weight: float = 0.1,
+    draw: Draw | None = None,
     joined: bool = True,
-    dtype: str = "float32",
 ) -> Callable[[Tensor, Tensor], None]:
-    """One update of the discriminator, then one of the generator.
+    """One update of the discriminator, then one of the generator, as `(images, labels) -> None`.
 
     Args:
+      case: loss, penalty, classes and type of the computation.
       generator: (latents, labels) -> images.
       discriminator: (images, labels) -> logits [B].
-      generator_optimizer: over the generator's parameters.
-      discriminator_optimizer: over the discriminator's.
       form: how it runs.
       device: where the networks are.
-      draw: gives each step's random numbers.
-      conditional: whether the networks get the labels.
-      loss: a key of `LOSSES`.
-      penalty: one of `PENALTIES`.
-      penalty_weight: its factor.
+      draw: gives each step's latents, which torch draws by default.
       joined: whether the discriminator sees reals and fakes in one pass of twice the batch (not
         with BatchNorm, whose statistics must not mix them) or in two, of which a penalty then
         uses the one it needs again.
-      dtype: "float32", or "bfloat16" for autocast.
-
-    Returns:
-      `(images, labels) -> None`.
     """
-    context = precision(dtype, device)
-    game = LOSSES[loss]
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        latents = torch.randn(2, count, case.latent_size, device=device)
+        return latents[0], latents[1]
+
+    draw = draw or drawn
+    g_optimizer, d_optimizer = adam(generator), adam(discriminator)
+    context, game = precision(case.dtype, device), LOSSES[case.loss]
     make: Any = generator
     judge: Any = discriminator
-    d_loss: Any = _DiscriminatorLoss(
-        discriminator, game, penalty, penalty_weight, joined, form.compiled
-    )
+    d_loss: Any = _DiscriminatorLoss(discriminator, game, case.penalty, joined, form.compiled)
     if form.compiled:
         make, judge, d_loss = (compiled(f, device) for f in (generator, discriminator, d_loss))
     trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
 
     def step(real: Tensor, labels: Tensor) -> None:
         _mark_step(form, device)
-        label = labels if conditional else None
-        d_latents, g_latents, share = draw(len(real))
+        label = labels if case.conditional else None
+        d_latents, g_latents = draw(len(real))
         with torch.no_grad(), context():
             fake = make(d_latents, label)
-        discriminator_optimizer.zero_grad(set_to_none=True)
+        d_optimizer.zero_grad(set_to_none=True)
         with context():
-            value = d_loss(real, fake.to(real.dtype), label, share)
+            value = d_loss(real, fake.to(real.dtype), label)
         value.backward()
         keep_vectors(discriminator)
-        discriminator_optimizer.step()
+        d_optimizer.step()
 
-        generator_optimizer.zero_grad(set_to_none=True)
+        g_optimizer.zero_grad(set_to_none=True)
         with _frozen(trained):  # its weights' gradients would cost a third of the backward pass
             with context():
                 real_logits = None
@@ -238,7 +231,7 @@ def adversarial_step(
                         real_logits = judge(real, label).float()
                 logits = judge(make(g_latents, label), label)
             game.g_loss(real_logits, logits.float()).mean().backward()
-        generator_optimizer.step()
+        g_optimizer.step()
 
     return step
 
@@ -251,17 +244,16 @@ class _DiscriminatorLoss(nn.Module):
         discriminator: nn.Module,
         game: Loss,
         penalty: str,
-        weight: float,
         joined: bool,
         functional: bool,
     ):
         super().__init__()
         self.discriminator, self.game = discriminator, game
-        self.penalty, self.weight, self.joined = penalty, weight, joined
+        self.penalty, self.joined = penalty, joined
         self.slopes = _functional_slopes if functional else _recorded_slopes
 
-    def forward(self, real: Tensor, fake: Tensor, label: Tensor | None, share: Tensor) -> Tensor:
-        """Reals and fakes [B, C, H, W], their labels and WGAN-GP's shares to the loss []."""
+    def forward(self, real: Tensor, fake: Tensor, label: Tensor | None) -> Tensor:
+        """Reals and fakes [B, C, H, W], and their labels, to the loss []."""
 
         def critic(images: Tensor) -> Tensor:
             return self.discriminator(images, label).float()
@@ -290,17 +282,8 @@ class _DiscriminatorLoss(nn.Module):
             slopes += [slope for slope in (real_slope, fake_slope) if slope is not None]
         loss = self.game.d_loss(real_logits, fake_logits)
         for slope in slopes:
-            loss = loss + self.weight * _half_square(slope)
-        if self.penalty == "wgan_gp":
-            between = share * real + (1 - share) * fake
-            slope = self.slopes(critic, between)[1]
-            norm = (slope.square().sum((1, 2, 3)) + 1e-12).sqrt()
-            loss = loss + self.weight * (norm - 1).square()
+            loss = loss + PENALTY_WEIGHT * 0.5 * slope.square().sum((1, 2, 3))
         return loss.mean()
-
-
-def _half_square(slope: Tensor) -> Tensor:
-    return 0.5 * slope.square().sum((1, 2, 3))
 
 
 def _recorded_slopes(critic: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from experiments.benchmarks import torch_steps
 from experiments.benchmarks.torch_networks import make_twin
-from experiments.benchmarks.torch_weights import copy_weights
 from jaxnets import evaluate, optimizers
 
 if TYPE_CHECKING:
+    from jaxnets.commands.classify import Built
     from jaxnets.commands.configs.classify import Classify
-    from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
+    from jaxnets.data import Split
 
 __all__ = ["Recipe", "TorchTraining", "augmented"]
 
@@ -35,38 +34,23 @@ class TorchTraining:
     def __init__(
         self,
         config: Classify,
-        module: Any,
-        variables: Mapping[str, Any],
-        pipeline: ResidentPipeline | StreamingPipeline,
-        train: Split,
+        built: Built,
         test: Split,
-        total_steps: int,
         form: torch_steps.Form,
         device: torch.device,
     ):
-        """Puts weights and images on the device.
-
-        Args:
-          config: resolved; what `time_to_accuracy` can't set has the defaults of `classify`.
-          module: the Flax module.
-          variables: its first ones, whitened.
-          pipeline: gives the order of the examples.
-          train: the examples.
-          test: what is evaluated on.
-          total_steps: where the learning rate ends.
-          form: how the step runs.
-          device: where.
-        """
+        """Puts weights and images on the device; `built` is of the resolved config."""
         torch.manual_seed(config.seed)
+        train, task = built.train, built.task
+        pipeline: Any = task.pipeline
         self.config, self.form, self.device, self.order = config, form, device, pipeline.order
-        model = make_twin(module, train.inputs.shape[1:])
-        copy_weights(model, variables)
+        model = make_twin(
+            built.model, task.init().nets["classifier"].variables, train.inputs.shape[1:]
+        )
         self.model = torch_steps.place(model, form, device)
+        total_steps = task.total_steps
         schedule = optimizers.make_schedule(
-            config.schedule,
-            config.learning_rate or 0.0,
-            total_steps,
-            config.warmup,
+            config.schedule, config.learning_rate or 0.0, total_steps, config.warmup
         )
         rates = [float(np.asarray(schedule(step))) for step in range(total_steps)]
         self.recipe = Recipe(

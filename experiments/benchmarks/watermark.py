@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import Any
 
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from sklearn.datasets import load_sample_images
+
+from experiments.benchmarks.configs import Watermark
+from jaxnets import data, watermark
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.constraints import Range
-
-if TYPE_CHECKING:
-    import numpy as np
+from jaxnets.files import write_json
 
 #: False-positive rates at which detections are counted.
 RATES = (0.01, 0.001)
@@ -30,29 +33,8 @@ _MOST = 10_000
 _AVERAGED, _STRENGTH = 64, 1.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Watermark:
-    """Measure the watermark: false positives on real images, detections after attacks.
-
-    The images of both are real ones: the Fashion-MNIST test images, and squares of 128x128 pixels
-    of scikit-learn's two photographs. Every key is another watermark.
-    """
-
-    keys: Annotated[int, Range(least=1, most=_MOST)] = 20
-    """Keys that marked images are made with; ten times as many look at unmarked ones."""
-    images: Annotated[int, Range(least=1, most=_MOST)] = 256
-    """Fashion-MNIST images that each key marks."""
-    json: Path | None = None
-    """A JSON file to keep the numbers in."""
-
-
 def run(config: Watermark) -> dict[str, Any]:
     """The benchmark."""
-    import numpy as np
-
-    from jaxnets import data, watermark
-    from jaxnets.files import write_json
-
     constraints.check(config)
     checks.json_file(config)
     test = data.load("fashion_mnist").splits["test"].inputs
@@ -86,9 +68,6 @@ def run(config: Watermark) -> dict[str, Any]:
 
 def photographs() -> np.ndarray:
     """[30, 128, 128, 3]: squares side by side of scikit-learn's two photographs."""
-    import numpy as np
-    from sklearn.datasets import load_sample_images
-
     return np.stack(
         [
             image[y : y + _LARGE, x : x + _LARGE]
@@ -117,8 +96,6 @@ def attacks(shape: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarr
 
 
 def _jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
-    from PIL import Image
-
     def changed(image: np.ndarray) -> np.ndarray:
         buffer = io.BytesIO()
         _picture(image).save(buffer, "JPEG", quality=quality)
@@ -128,8 +105,6 @@ def _jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _resized(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    from PIL import Image
-
     def changed(image: np.ndarray) -> np.ndarray:
         return _array(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -142,19 +117,7 @@ def _averaging(marked: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     That is the mean of what a Gaussian of one pixel takes away of them, in which flat parts count
     most.
     """
-    import numpy as np
-
-    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2.0)
-    kernel /= kernel.sum()
-
-    def mean(planes: np.ndarray) -> np.ndarray:
-        height, width = planes.shape[1:3]
-        wide = np.pad(planes, [(0, 0), (3, 3), (3, 3), (0, 0)], mode="symmetric")
-        rows = np.stack([wide[:, y : y + height] for y in range(7)])
-        rows = np.tensordot(kernel, rows, axes=1)
-        columns = np.stack([rows[:, :, x : x + width] for x in range(7)])
-        return np.tensordot(kernel, columns, axes=1)
-
+    mean = partial(ndimage.gaussian_filter, sigma=1, radius=3, axes=(1, 2), mode="reflect")
     planes = marked.mean(axis=-1, keepdims=True)
     rest = planes - mean(planes)
     weights = 1 / (mean(rest**2) + 5)
@@ -163,14 +126,10 @@ def _averaging(marked: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _picture(image: np.ndarray) -> Any:
-    from PIL import Image
-
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def _array(picture: Any) -> np.ndarray:
-    import numpy as np
-
     pixels = np.asarray(picture)
     return pixels.reshape(*pixels.shape[:2], -1)
 
@@ -182,10 +141,6 @@ def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
       chosen: images [N, H, W, C] for each key.
       searched: pixels that the detector takes to be cut off at most, where any are.
     """
-    import numpy as np
-
-    from jaxnets import watermark
-
     shape = chosen[0].shape[1:]
     p_values: dict[str, dict[int, list[float]]] = {}
     noise = []
@@ -222,8 +177,6 @@ def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
 
 def _p_values(found: np.ndarray, key: int, size: int, crop: int) -> list[float]:
     """Of every whole batch of so many images."""
-    from jaxnets import watermark
-
     if size == 1:
         return watermark.judge(found, key, crop=crop).p_values.tolist()
     starts = range(0, len(found) - size + 1, size)
@@ -237,8 +190,6 @@ def _false_positives(found: np.ndarray, keys: int) -> dict[str, Any]:
       found: traces of the images.
       keys: how many keys look at them; they mark nothing.
     """
-    import numpy as np
-
     numbers: dict[str, Any] = {"images": len(found), "keys": keys}
     for crop in (0, _SEARCHED):
         for size in BATCHES:
@@ -252,10 +203,7 @@ def _false_positives(found: np.ndarray, keys: int) -> dict[str, Any]:
                 **{
                     f"at {rate}": {
                         "mean": round(float(share.mean()), 6),
-                        "standard_error": round(
-                            float(share.std(ddof=1) / len(share) ** 0.5) if len(share) > 1 else 0.0,
-                            6,
-                        ),
+                        "standard_error": round(float(share.std() / max(1, number - 1) ** 0.5), 6),
                         "worst_key": round(float(share.max()), 6),
                     }
                     for rate, share in shares.items()

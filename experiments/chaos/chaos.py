@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, SEED
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
+from jaxnets.files import cleaning, write_json
 
 #: Kind of fault -> how many there are in the short form and in the long one.
 COUNTS: dict[str, tuple[int, int]] = {
@@ -73,10 +75,17 @@ class Chaos:
     was lost."""
 
 
+#: What does the faults of a kind; those of checkpoints need no run to be struck.
+STRIKERS: dict[str, Callable[[Stage, Reference], Striker]] = {
+    "kills": signals.Killer,
+    "terms": signals.Terminator,
+    "devices": devices.Mover,
+    "storage": storage.Meddler,
+}
+
+
 def run(config: Chaos, session: Session | None = None) -> int:
     """The command; gives its exit code."""
-    from jaxnets.files import cleaning
-
     counts, runs = _counts(config), _chosen(config.of, RUNS, "of")
     if config.json is not None and config.json.is_dir():
         raise UserError(f"--json {config.json} is a folder; name a file in it")
@@ -98,9 +107,21 @@ def run(config: Chaos, session: Session | None = None) -> int:
         fault.outcome = fault.outcome.replace(f"{stage.folder}/", "")
     lost = [fault for fault in faults if fault.lost is not None]
     minutes = (time.monotonic() - begin) / 60
-    _report(faults, notes, minutes)
+    gone = seconds_of_terms(faults)
+    _report(faults, notes, minutes, gone)
     if config.json is not None:
-        _write(config, faults, notes, minutes)
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "seed": config.seed,
+            "long": config.long,
+            "result": last_line(faults),
+            "minutes": round(minutes, 1),
+            "seconds_after_sigterm": gone,
+            **notes,
+            "machine": common.machine(),
+            "faults": [fault.as_json() for fault in faults],
+        }
+        write_json(config.json, content)
     for fault in lost:
         print(f"LOST: {fault.kind} of {fault.run}, {fault.what}: {fault.lost} ({fault.folder})")
     print(last_line(faults), flush=True)
@@ -118,14 +139,14 @@ def _strike(
     """Does all the faults; adds to `faults` as they are judged."""
     with ThreadPoolExecutor(config.jobs) as pool:
         try:
-            references = dict(
-                zip(
-                    runs,
-                    pool.map(lambda name: make_reference(stage, name, RUNS[name]), runs),
-                    strict=True,
-                )
-            )
-            made = strikers(stage, references)
+            make = partial(make_reference, stage)
+            made_of = pool.map(make, runs, [RUNS[name] for name in runs])
+            references = dict(zip(runs, made_of, strict=True))
+            made = {
+                (kind, run): striker(stage, reference)
+                for kind, striker in STRIKERS.items()
+                for run, reference in references.items()
+            }
             work = [
                 pool.submit(made[chain.kind, chain.run].strike, chain)
                 for chain in chains(stage, config.seed, counts, runs, notes)
@@ -141,30 +162,12 @@ def _strike(
             mover.reference.arguments[0]: {"greatest": mover.worst, "losses": mover.worst_loss}
             for mover in movers
         }
-        notes["tolerance"] = devices.TOLERANCE
-        notes["loss_tolerance"] = devices.LOSS_TOLERANCE
-        notes["processes"] = "devices are those of one process; several processes are not tried"
     planned = corruption.plan(config.seed, counts["corruptions"], runs)
     aims = {name: corruption.target(references[name]) for name in {p.run for p in planned}}
     for number, one in enumerate(planned, 1):
         faults.append(corruption.strike(stage, aims[one.run], one, number))
         if number % 20 == 0 or number == len(planned):
             stage.say(f"corruptions: {number}/{len(planned)}")
-
-
-def strikers(stage: Stage, references: dict[str, Reference]) -> dict[tuple[str, str], Striker]:
-    """What does the faults: (kind, run) -> striker."""
-    kinds: dict[str, Callable[[Stage, Reference], Striker]] = {
-        "kills": signals.Killer,
-        "terms": signals.Terminator,
-        "devices": devices.Mover,
-        "storage": storage.Meddler,
-    }
-    return {
-        (kind, run): make(stage, reference)
-        for kind, make in kinds.items()
-        for run, reference in references.items()
-    }
 
 
 def chains(
@@ -232,7 +235,9 @@ def seconds_of_terms(faults: Sequence[Fault]) -> dict[str, float] | None:
     }
 
 
-def _report(faults: Sequence[Fault], notes: dict[str, Any], minutes: float) -> None:
+def _report(
+    faults: Sequence[Fault], notes: dict[str, Any], minutes: float, gone: dict[str, float] | None
+) -> None:
     """Prints how many faults of each kind were survived."""
     print(f"\nchaos, {minutes:.1f} minutes")
     for kind in COUNTS:
@@ -240,7 +245,6 @@ def _report(faults: Sequence[Fault], notes: dict[str, Any], minutes: float) -> N
         if of_kind:
             survived = sum(fault.lost is None for fault in of_kind)
             print(f"  {kind:<12} {survived}/{len(of_kind)} survived")
-    gone = seconds_of_terms(faults)
     if gone is not None:
         print(
             f"  after SIGTERM a process was gone within {gone['median']} s (median), "
@@ -248,36 +252,10 @@ def _report(faults: Sequence[Fault], notes: dict[str, Any], minutes: float) -> N
             f"{gone['limit']:g} s"
         )
     for run, far in notes.get("differences", {}).items():
-        after = (
-            f" (where it is more, a ReLU's input has changed sign, and losses may be "
-            f"{notes['loss_tolerance']:.0e} off)"
-            if far["greatest"] > notes["tolerance"]
-            else ""
-        )
         print(
-            f"  {run}: over changes of devices the greatest difference is {far['greatest']:.1e}, "
-            f"of losses {far['losses']:.1e}; the limit is {notes['tolerance']:.0e}{after}"
+            f"  {run}: over changes of devices the greatest difference is {far['greatest']:.1e} "
+            f"(limit {devices.TOLERANCE:.0e}), of losses {far['losses']:.1e} (limit, where a "
+            f"ReLU's input has changed sign, {devices.LOSS_TOLERANCE:.0e})"
         )
-    if "processes" in notes:
-        print(f"  {notes['processes']}")
     if "skipped" in notes:
         print(f"  skipped, and not counted: {notes['skipped']}")
-
-
-def _write(config: Chaos, faults: Sequence[Fault], notes: dict[str, Any], minutes: float) -> None:
-    """Writes the JSON file."""
-    from jaxnets.files import write_json
-
-    assert config.json is not None
-    config.json.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "seed": config.seed,
-        "long": config.long,
-        "result": last_line(faults),
-        "minutes": round(minutes, 1),
-        "seconds_after_sigterm": seconds_of_terms(faults),
-        **notes,
-        "machine": common.machine(),
-        "faults": [fault.as_json() for fault in faults],
-    }
-    write_json(config.json, content)

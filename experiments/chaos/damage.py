@@ -50,23 +50,22 @@ def _files(place: Path, at_least: int = 1) -> list[Path]:
 
 def _flip(place: Path, rng: random.Random) -> str:
     """Flips bits anywhere: of all the bytes, the manifest and Orbax's own among them."""
-    path = rng.choice(_files(place))
-    data = bytearray(path.read_bytes())
-    bits = rng.sample(range(8 * len(data)), min(rng.choice((1, 1, 2, 8)), 8 * len(data)))
-    for bit in bits:
-        data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
-    return f"{len(bits)} bits of {path.relative_to(place)} flipped, the first is {bits[0]}"
+    return _flip_bits(place, rng.choice(_files(place)), rng.choice((1, 1, 2, 8)), rng)
 
 
 def _flip_array(place: Path, rng: random.Random) -> str:
     """Flips a bit where the arrays are, which is where most of the bytes are."""
-    path = max(_files(place), key=lambda path: (path.stat().st_size, path))
+    largest = max(_files(place), key=lambda path: (path.stat().st_size, path))
+    return _flip_bits(place, largest, 1, rng)
+
+
+def _flip_bits(place: Path, path: Path, count: int, rng: random.Random) -> str:
     data = bytearray(path.read_bytes())
-    bit = rng.randrange(8 * len(data))
-    data[bit // 8] ^= 1 << bit % 8
+    bits = rng.sample(range(8 * len(data)), count)
+    for bit in bits:
+        data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
-    return f"bit {bit} of {path.relative_to(place)} flipped"
+    return f"{count} bits of {path.relative_to(place)} flipped, the first is {bits[0]}"
 
 
 def _truncate(place: Path, rng: random.Random) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.chaos.faults import Chain, Fault, Moment, dealt, shares
+from experiments.chaos.faults import Chain, Moment, dealt, shares
 from experiments.chaos.signals import Terminator
 from experiments.chaos.trainee import Stage, Trainee
 from experiments.chaos.undisturbed import Final, Reference, read_final
@@ -55,15 +55,13 @@ class Change:
     Attributes:
       before: where it is interrupted.
       after: where it goes on.
-      moment: when it is interrupted.
     """
 
     before: Leg
     after: Leg
-    moment: Moment
 
     def __str__(self) -> str:
-        return f"{self.before} -> {self.after}, {self.moment}"
+        return f"{self.before} -> {self.after}"
 
 
 def plan(seed: int, count: int, runs: Sequence[str]) -> list[Chain]:
@@ -90,7 +88,7 @@ def plan(seed: int, count: int, runs: Sequence[str]) -> list[Chain]:
                         following = drawn
                     else:
                         held.append(drawn)
-                changes.append(Change(leg, following, Moment("train", rng.random())))
+                changes.append(Moment("train", rng.random(), Change(leg, following)))
                 leg = following
             number, share = number + 1, share - len(changes)
             chains.append(Chain("devices", run, number, tuple(changes)))
@@ -110,18 +108,11 @@ class Mover(Terminator):
         super().__init__(stage, reference)
         self.worst = self.worst_loss = 0.0
 
-    def moment(self, planned: Change) -> Moment:
-        """When it is interrupted."""
-        return planned.moment
-
     def start(self, arguments: Sequence[str], name: str, chain: Chain, done: int) -> Trainee:
         """On the devices of the leg."""
-        leg = chain.faults[done].before if done < len(chain.faults) else chain.faults[-1].after
+        ended = done == len(chain.faults)
+        leg = chain.faults[-1].what.after if ended else chain.faults[done].what.before
         return self.stage.start(_in_mode(arguments, leg.mode), name, devices=leg.devices)
-
-    def hit(self, trainee: Trainee, fault: Fault, planned: Change) -> Sequence[str] | None:
-        """Interrupts it."""
-        return super().hit(trainee, fault, planned.moment)
 
     def verdict(self, folder: Path) -> str | None:
         """What is further from the undisturbed run than it may be."""

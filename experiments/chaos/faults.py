@@ -22,13 +22,16 @@ class Moment:
     Attributes:
       phase: which part of the process' life.
       fraction: how far into it, of the time it took the undisturbed run, in [0, 1).
+      what: happens then, where the kind of fault leaves a choice.
     """
 
     phase: Phase
     fraction: float
+    what: Any = None
 
     def __str__(self) -> str:
-        return f"{self.phase} {self.fraction:.2f}"
+        when = f"{self.phase} {self.fraction:.2f}"
+        return when if self.what is None else f"{self.what}, {when}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,13 @@ class Chain:
       kind: of the faults: "kills", "terms" and so on.
       run: "classify" or "generate".
       number: which chain of its kind, from 1 on.
-      faults: what is done, in order; of what type, its kind says.
+      faults: when it is struck, in order.
     """
 
     kind: str
     run: str
     number: int
-    faults: tuple[Any, ...]
+    faults: tuple[Moment, ...]
 
     @property
     def name(self) -> str:
@@ -116,9 +119,7 @@ def dealt(deck: Sequence[T], rng: random.Random) -> Iterator[T]:
         yield from rng.sample(list(deck), len(deck))
 
 
-def in_chains(
-    kind: str, run: str, faults: Sequence[Any], length: int, first: int = 1
-) -> list[Chain]:
+def in_chains(kind: str, run: str, faults: Sequence[Moment], length: int) -> list[Chain]:
     """Faults cut into chains of at most this length."""
     parts = [tuple(faults[i : i + length]) for i in range(0, len(faults), length)]
-    return [Chain(kind, run, first + i, part) for i, part in enumerate(parts)]
+    return [Chain(kind, run, number, part) for number, part in enumerate(parts, start=1)]

@@ -56,10 +56,6 @@ def _moments(phases: Iterator[Phase], count: int, rng: random.Random) -> list[Mo
 class Killer(Striker):
     """SIGKILL: the process gets to do nothing any more."""
 
-    def moment(self, planned: Moment) -> Moment:
-        """The plan is a moment."""
-        return planned
-
     def start(self, arguments: Sequence[str], name: str, chain: Chain, done: int) -> Trainee:
         """A chain that is struck cold has a cache folder of its own."""
         if chain.faults[0].phase != "cold":
@@ -78,10 +74,6 @@ class Killer(Striker):
 
 class Terminator(Striker):
     """SIGTERM: the process saves its state, says how to go on, and is gone."""
-
-    def moment(self, planned: Moment) -> Moment:
-        """The plan is a moment."""
-        return planned
 
     def start(self, arguments: Sequence[str], name: str, chain: Chain, done: int) -> Trainee:
         """One that is struck in compiling finds nothing compiled, and keeps nothing."""

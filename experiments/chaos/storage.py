@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
 import subprocess
@@ -25,22 +24,6 @@ _LIMIT = 8192  # bytes; what they save in a checkpoint is more
 _ROOM = "32m"  # of the small file system, before it is filled
 
 
-@dataclasses.dataclass(frozen=True)
-class Mishap:
-    """A planned fault.
-
-    Attributes:
-      trouble: what happens.
-      moment: when.
-    """
-
-    trouble: Trouble
-    moment: Moment
-
-    def __str__(self) -> str:
-        return f"{self.trouble}, {self.moment}"
-
-
 def plan(seed: int, count: int, runs: Sequence[str], possible: Sequence[Trouble]) -> list[Chain]:
     """What happens to which run: the same for the same seed and the same `possible`."""
     deck = dealt(possible, random.Random(f"storage {seed}"))
@@ -48,8 +31,8 @@ def plan(seed: int, count: int, runs: Sequence[str], possible: Sequence[Trouble]
     for run, share in shares(count, runs).items():
         rng = random.Random(f"storage {run} {seed}")
         for number in range(1, share + 1):
-            moment = Moment(rng.choice(("train", "save")), rng.random())
-            chains.append(Chain("storage", run, number, (Mishap(next(deck), moment),)))
+            moment = Moment(rng.choice(("train", "save")), rng.random(), next(deck))
+            chains.append(Chain("storage", run, number, (moment,)))
     return chains
 
 
@@ -73,23 +56,19 @@ def possible(folder: Path) -> tuple[list[Trouble], str]:
 class Meddler(Striker):
     """Does it; the run goes on, or stops with one sentence and can go on when it is put right."""
 
-    def moment(self, planned: Mishap) -> Moment:
-        """When it happens."""
-        return planned.moment
-
     def start(self, arguments: Sequence[str], name: str, chain: Chain, done: int) -> Trainee:
         """A run whose disk will be full gets a small one of its own."""
         folder = Path(arguments[arguments.index("--run-dir") + 1])
-        if chain.faults[0].trouble == "full" and not _mounted(folder):
+        if chain.faults[0].what == "full" and not _mounted(folder):
             folder.mkdir()
             _mount("-t", "tmpfs", "-o", f"size={_ROOM}", "tmpfs", str(folder))
         return self.stage.start(arguments, name)
 
-    def hit(self, trainee: Trainee, fault: Fault, planned: Mishap) -> Sequence[str] | None:
+    def hit(self, trainee: Trainee, fault: Fault, planned: Moment) -> Sequence[str] | None:
         """Lets it happen, waits for the run to stop or to end, and puts it right."""
-        if planned.trouble == "deleted" and trainee.trained():
+        if planned.what == "deleted" and trainee.trained():
             return None  # it will not write again, and what is deleted then is gone
-        undo = _DO[planned.trouble](trainee)
+        undo = _DO[planned.what](trainee)
         begin = time.monotonic()
         try:
             code = trainee.wait()

@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.chaos.faults import Chain, Fault, Moment, lose
 from experiments.chaos.trainee import Stage, Stuck, Trainee
@@ -31,11 +30,7 @@ class Striker(abc.ABC):
         self.stage, self.reference = stage, reference
 
     @abc.abstractmethod
-    def moment(self, planned: Any) -> Moment:
-        """When a planned fault strikes."""
-
-    @abc.abstractmethod
-    def hit(self, trainee: Trainee, fault: Fault, planned: Any) -> Sequence[str] | None:
+    def hit(self, trainee: Trainee, fault: Fault, planned: Moment) -> Sequence[str] | None:
         """Does the fault, and waits for the process to end.
 
         Returns:
@@ -65,13 +60,7 @@ class Striker(abc.ABC):
                 return faults
             struck = self._strike_one(chain, pending, attempt)
             if not struck:  # it ended before: sooner, next time
-                moment = self.moment(pending[0])
-                sooner = dataclasses.replace(moment, fraction=moment.fraction / 2)
-                pending[0] = (
-                    sooner
-                    if isinstance(pending[0], Moment)
-                    else dataclasses.replace(pending[0], moment=sooner)
-                )
+                pending[0] = dataclasses.replace(pending[0], fraction=pending[0].fraction / 2)
             del pending[: len(struck)]
             faults += struck
         raise UserError(
@@ -79,7 +68,7 @@ class Striker(abc.ABC):
             "speed?"
         )
 
-    def _strike_one(self, chain: Chain, pending: Sequence[Any], attempt: int) -> list[Fault]:
+    def _strike_one(self, chain: Chain, pending: Sequence[Moment], attempt: int) -> list[Fault]:
         """Strikes one run folder until nothing is pending or the run has ended, and judges it."""
         folder = self.stage.folder / f"{chain.name}-{attempt}"
         arguments: Sequence[str] = [*self.reference.arguments, "--run-dir", str(folder)]
@@ -94,7 +83,7 @@ class Striker(abc.ABC):
                     break
                 planned = pending[len(struck)]
                 share = 1 / len(chain.faults)
-                if not trainee.wait_for(self.moment(planned), self.reference.timing, share):
+                if not trainee.wait_for(planned, self.reference.timing, share):
                     break
                 fault = Fault(chain.kind, chain.run, str(planned), at_seconds=trainee.age)
                 after = self.hit(trainee, fault, planned)

@@ -89,6 +89,18 @@ class Image:
         labels: Sequence[str | int] | None = None,
     ) -> list[Path]:
         """Writes a PNG for each image, of one or three channels: 000000.png, 000001.png, ..."""
+        files = self.files(rows, folder, about, labels)
+        write_files(files)
+        return list(files)
+
+    def files(
+        self,
+        rows: np.ndarray,
+        folder: Path,
+        about: Mapping[str, Any],
+        labels: Sequence[str | int] | None = None,
+    ) -> dict[Path, bytes]:
+        """What `write` writes, for a caller that writes more than these files at once."""
         from PIL import Image as Pillow
 
         files = {}
@@ -97,8 +109,7 @@ class Image:
             Pillow.fromarray(row[..., 0] if row.shape[-1] == 1 else row).save(buffer, "PNG")
             facts = about if labels is None else {**about, "label": labels[i]}
             files[folder / f"{i:06}.png"] = mark(buffer.getvalue(), facts)
-        write_files(files)
-        return list(files)
+        return files
 
     def noise(self, count: int, seed: int) -> np.ndarray:
         """Independent uniform pixels."""

@@ -5,30 +5,18 @@ from __future__ import annotations
 import math
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jaxnets
 from jaxnets.commands.configs.options import NOT_WHAT, DataOptions
-from jaxnets.errors import UserError
 from jaxnets.files import write_json
 from jaxnets.runs import config_values
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet
     from jaxnets.task import FitResult
-
-
-def enable_compilation_cache() -> None:
-    """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
-    from jaxnets import compilation
-
-    try:
-        compilation.enable_compilation_cache()
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
 
 
 def load_data(options: DataOptions) -> DataSet:

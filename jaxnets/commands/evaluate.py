@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -36,22 +37,8 @@ from jaxnets.runs import read_run
 from jaxnets.scoring import Looks, take
 from jaxnets.state import TrainState
 
-
-@dataclasses.dataclass(frozen=True)
-class _Measured:
-    """What was found of a run.
-
-    Attributes:
-      dataset: that it was trained on, as it is now.
-      step: of the state that was measured.
-      numbers: its numbers.
-      scores: records of what --metrics names.
-    """
-
-    dataset: DataSet
-    step: int
-    numbers: dict[str, Any]
-    scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+#: The images of a run as they are now, the step of the state that was measured, its numbers.
+_Measured = tuple[DataSet, int, Mapping[str, Any]]
 
 
 def run(config: Evaluate, session: Session) -> None:
@@ -69,35 +56,32 @@ def run(config: Evaluate, session: Session) -> None:
             f"{config.run} is a run of `{record['experiment']}`; `evaluate` takes those of "
             "`classify` and `generate`"
         )
-    measured = measures[record["experiment"]](config, record, mesh)
-    why = provenance.changes(config.run, record["config"], measured.dataset)
+    dataset, step, numbers = measures[record["experiment"]](config, record, mesh)
+    why = provenance.changes(config.run, record["config"], dataset)
     if why is not None:
         print(
             f"warning: these are not the images that {config.run} was trained with: {why}",
             file=sys.stderr,
         )
-    content = {"step": measured.step, **common.finite(measured.numbers)}
-    if measured.scores:
-        content["scores"] = [common.finite(score) for score in measured.scores]
+    content = {"step": step, **common.finite(numbers)}
     write_json(out, content)
     print(json.dumps(content, indent=2))
 
 
 def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
-    """The numbers of a run of `classify`."""
+    """The images of a run of `classify`, its step and its numbers."""
     for flag, value in (("--judge", config.judge), ("--metrics", config.metrics)):
         if value:
             raise UserError(f"{config.run} is a classifier; {flag} is for runs of `generate`")
     options = config_of_run(config.run, record, classify_config.Classify, classify_config.resolve)
     dataset = common.load_data(options)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
-    built.task.pipeline.close()
-    state = judging.trained(config.run, parallel.replicate(built.task.init(), mesh))
-    return _Measured(dataset, int(state.step), built.task.evaluate(state))
+    state = judging.trained(config.run, built.task, mesh)
+    return dataset, int(state.step), built.task.evaluate(state)
 
 
 def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
-    """The numbers of a run of `generate`."""
+    """The images of a run of `generate`, its step and its numbers."""
     gan = config_of_run(config.run, record, Generate, generate_config.read_again)
     judge = config.judge if config.judge is not None else gan.judge
     gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
@@ -117,16 +101,14 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     built = generate.build(looked, dataset, mesh)
     if built.judge is not None:
         names = scoring.names_for(names, built.judge, dataset, every=config.metrics == "all")
-    built.task.pipeline.close()
-    like = parallel.replicate(built.task.init(), mesh)
-    state = judging.trained(config.run, like, best_by=gan.best_by)
+    state = judging.trained(config.run, built.task, mesh, best_by=gan.best_by)
     folder = config.run / f"accuracy_score-step-{int(state.step)}"
     numbers = generate.evaluate_generator(gan, built, dataset, mesh, state, folder)
     scores = _scores(config, names, gan, built, dataset, mesh, state)
     if gan.sweep:
         for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
             print(sentence, file=sys.stderr)
-    return _Measured(dataset, int(state.step), numbers, scores)
+    return dataset, int(state.step), {**numbers, "scores": scores} if scores else numbers
 
 
 def _scores(
@@ -145,24 +127,22 @@ def _scores(
     labels = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
-    records = []
+    records, several = [], populations.size(gan) > 1
     members = zip(
         populations.names(gan), built.trains, populations.members(gan, state), strict=True
     )
-    for called, train, member in members:
-        if populations.size(gan) > 1 and populations.has_diverged(member):
+    for name, train, member in members:
+        if several and populations.has_diverged(member):
             continue
         samples = built.samples_like(member, labels)
         looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
-        name = f"{called}: " if populations.size(gan) > 1 else ""
         for score in take(names, looks):
-            print(f"{name}{score}", file=sys.stderr)
-            records.append({**score.record(), **({"member": called} if name else {})})
+            print(f"{name}: {score}" if several else score, file=sys.stderr)
+            of_member = {"member": name} if several else {}
+            records.append(common.finite({**score.record(), **of_member}))
         if "memorisation" in names:
-            part = f"-{called}" if name else ""
-            path = config.run / "samples" / f"nearest{part}.png"
+            path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
             about = pictures.facts(built.task.name, dataset, member)
-            print(
-                f"nearest training images: {pictures.nearest(looks, path, about)}", file=sys.stderr
-            )
+            near = pictures.nearest(looks, path, about)
+            print(f"nearest training images: {near}", file=sys.stderr)
     return records

@@ -10,17 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxnets import augment, losses, optimizers, state, steps
-from jaxnets.commands import judging, populations
+from jaxnets.commands import populations
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
-from jaxnets.evaluate import Sample
+from jaxnets.evaluate import Sample, Walk
 from jaxnets.game import Game
 from jaxnets.models import make_gan
 from jaxnets.scoring import Judge
@@ -39,6 +38,7 @@ class Built:
     steps_per_epoch: float
     generator: Any
     sample: Sample
+    walk: Walk
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
     #: (state, number of the member) -> what is measured of one GAN at every evaluation
@@ -77,18 +77,18 @@ def networks(config: Generate, dataset: DataSet) -> Any:
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE, ... as names and numbers, or texts."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
-        if not equals or not name or name in found:
+        if not equals or not name or name in fields:
             raise UserError(
                 f"{flag} takes NAME=VALUE, each name once, as in blocks=3; got {text!r}"
             )
-        found[name] = value
+        fields[name] = value
         for kind in (float, int):
             with contextlib.suppress(ValueError):
-                found[name] = kind(value)
-    return found
+                fields[name] = kind(value)
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +97,13 @@ class Numbers:
 
     Attributes:
       config: resolved.
-      swept: field -> number of a member, perhaps traced.
       total_steps: of the run.
-      images: a step sees so many, over all its updates of the discriminator.
+      swept: field -> number of a member, perhaps traced.
     """
 
     config: Generate
-    swept: Mapping[str, Any]
     total_steps: int
-    images: int
+    swept: Mapping[str, Any]
 
     def of(self, name: str, batch_size: int | None = None) -> Any:
         """A field as a number, or as a function of steps (or of updates) of so many images."""
@@ -114,12 +112,13 @@ class Numbers:
         value = getattr(self.config, name)
         if value is None:
             return None
-        over = self.config.ramp_images
-        over = self.total_steps * self.images if over is None else over
         start, end = ends(value, name)
         if not is_ramp(value):
             return start
-        return optimizers.over_images(start, end, over, batch_size or self.images)
+        images = self.config.step_images
+        over = self.config.ramp_images
+        over = self.total_steps * images if over is None else over
+        return optimizers.over_images(start, end, over, batch_size or images)
 
     def optimizers(self) -> tuple[Any, Any]:
         """The generator's and the discriminator's."""
@@ -128,7 +127,7 @@ class Numbers:
             ("generator", 1),
             ("discriminator", given(config.discriminator_steps)),
         ):
-            images = self.images // updates
+            images = config.step_images // updates
             peak = self.of(f"{net}_learning_rate", images)
             rate: Any = peak
             if not callable(peak):
@@ -152,7 +151,7 @@ class Numbers:
         if not keeps_average(self.config):
             return None
         return optimizers.half_life_decay(
-            self.of("ema_half_life"), self.images, warmup=self.config.ema_warmup
+            self.of("ema_half_life"), self.config.step_images, warmup=self.config.ema_warmup
         )
 
 
@@ -201,7 +200,7 @@ def maker(
     augmentation = augment.gan_augmentation(config.augment) if config.augment else None
 
     def make(swept: Mapping[str, Any], penalised: bool = True) -> Game:
-        numbers = numbers_of(config, total_steps, swept)
+        numbers = Numbers(config, total_steps, swept)
         probability = numbers.of("augment_probability")
         if config.adaptive_augment:
             start = ends(config.augment_probability or 0.0, "augment_probability")[0]
@@ -221,12 +220,6 @@ def maker(
         )
 
     return make
-
-
-def numbers_of(config: Generate, total_steps: int, swept: Mapping[str, Any]) -> Numbers:
-    """The numbers of a member's step."""
-    assert config.batch_size
-    return Numbers(config, swept, total_steps, config.step_images)
 
 
 def whole_step(config: Generate, make: Callable[..., Step]) -> Any:
@@ -256,7 +249,7 @@ def first_state(
       keys: number of a member -> keys of generator, discriminator, run, ...
     """
     generator, discriminator = nets
-    optimizers = numbers_of(config, total_steps, {}).optimizers()
+    optimizers = Numbers(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
     extra = maker(config, nets, total_steps)({}).extra
 
@@ -303,13 +296,6 @@ def check_penalty(config: Generate, discriminator: Any, image_shape: tuple[int, 
             f"--discriminator {config.discriminator} normalises over the batch, so an image "
             "has no gradient of its own to penalise; add --penalty none"
         )
-
-
-def features_to_match(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
-    """Images -> features of the CNN that --matching-cnn names; None where there is none."""
-    if config.matching_cnn is None:
-        return None
-    return judging.features_of(config.matching_cnn, dataset, mesh)
 
 
 def _times(value: Any, factor: int) -> Any:

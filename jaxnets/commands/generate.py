@@ -11,13 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, distributed, evaluate, metrics, parallel, report
+from jaxnets import data, distributed, evaluate, metrics, parallel, provenance, report
 from jaxnets.commands import (
     checks,
     common,
     gan_step,
     judging,
-    looking,
     pictures,
     populations,
     scoring,
@@ -31,8 +30,9 @@ from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.errors import UserError
+from jaxnets.files import write_files
 from jaxnets.guard import CollapseWatch
-from jaxnets.scoring import Judge
+from jaxnets.scoring import Judge, Looks
 from jaxnets.state import TrainState
 from jaxnets.task import Ranking
 
@@ -55,11 +55,12 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     init = gan_step.first_state(config, nets, shape, feed.total_steps, keys)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
-    matched = gan_step.features_to_match(config, dataset, mesh)
+    matched = None
+    if config.matching_cnn is not None:
+        matched = judging.features_of(config.matching_cnn, dataset, mesh)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
-    sample = evaluate.make_sample(
-        nets[0], latent_size=given(config.latent_size), conditional=config.conditional
-    )
+    inputs: Any = {"latent_size": config.latent_size, "conditional": config.conditional}
+    sample = evaluate.make_sample(nets[0], **inputs)
     judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
     names = _metrics(config, judge, dataset)
 
@@ -101,6 +102,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         feed.steps_per_epoch,
         nets[0],
         sample,
+        evaluate.make_walk(nets[0], **inputs),
         samples_like,
         scores,
         judge,
@@ -150,7 +152,8 @@ def _preview(
         place = populations.folder_of(config, number, folder)
         about = pictures.facts(f"{config.generator} on {dataset.name}", dataset, member)
         path = place / f"step-{int(member.step):07}.png"
-        pictures.preview(path, images, _PREVIEWED, about, row_labels=names)
+        grid = report.grid_png(images, _PREVIEWED, row_labels=names)
+        write_files({path: provenance.mark(grid, about)})
 
 
 def need_every_class(dataset: DataSet) -> None:
@@ -196,7 +199,7 @@ def evaluate_generator(
             note = metrics.estimate_note(numbers["frechet_samples"], width)
             if note is not None:
                 numbers["frechet_note"] = note
-            numbers["frechet_reference"] = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+            numbers["frechet_reference"] = judging.tested_on(dataset)
         if config.conditional and config.accuracy_score:
             samples = built.samples_like(one, built.train.target)
             epochs = given(config.score_epochs)
@@ -209,6 +212,16 @@ def evaluate_generator(
         return numbers
 
     return populations.numbers(config, state, of_one)
+
+
+def _looks(built: Built, state: TrainState, dataset: DataSet, member: int) -> Looks | None:
+    """What the CNN, if there is one, sees in samples and images; all processes must call it."""
+    if built.judge is None:
+        return None
+    samples = built.samples_like(state, dataset.splits["test"].target)
+    looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
+    _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
+    return looks
 
 
 def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
@@ -229,7 +242,7 @@ def run(config: Generate, session: Session) -> Path:
     member, why = distributed.agree(sweeps.best_member(config, names, numbers))
     first = populations.member(config, result.state, member)
     wanted = config.pictures or (built.metrics and populations.size(config) == 1)
-    looks = looking.seen(built, first, dataset, member) if wanted else None
+    looks = _looks(built, first, dataset, member) if wanted else None
     first = evaluate.to_look_at(first)
     if not distributed.writes():
         return folder
@@ -250,6 +263,6 @@ def run(config: Generate, session: Session) -> Path:
         rows = rows + [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
     parts += pictures.figures(built, first, dataset, folder)
     if config.pictures:
-        parts += looking.figures(config, built, first, dataset, folder, looks)
+        parts += pictures.more_figures(built, first, dataset, folder, looks)
     training.write_report(folder, built.task.name, rows, parts, compared)
     return folder

@@ -25,6 +25,7 @@ from jaxnets.parallel import on_this_process, replicate, whole
 from jaxnets.runs import read_run
 from jaxnets.scoring import Judge, Looks, take
 from jaxnets.state import TrainState
+from jaxnets.task import Task
 
 T = TypeVar("T")
 
@@ -32,23 +33,35 @@ T = TypeVar("T")
 #: pixel. More than `jaxnets.metrics.collapse.ENOUGH`, and few enough to cost nothing.
 _PIXEL_CLASSES, _PIXEL_EACH = 20, 16
 
-#: Rows of a table: name of a number -> (what it is, its format).
-_VARIETY = {
+#: Rows of a table: name of a number or a text -> (what it is, its format; of a text none).
+_ROWS = {
+    "frechet": ("Frechet distance of {:,} samples from half the test images", ".2f"),
+    "frechet_floor": ("floor: of the other half of the test images", ".2f"),
+    "frechet_ceiling": ("ceiling: of noise", ".2f"),
+    "frechet_judge": ("features of", ""),
+    "frechet_note": ("what the distance is worth", ""),
     "samples_recognised": ("samples that the CNN takes for the class asked for", ".2%"),
     "samples_least_class_share": ("share of the scarcest class, to that of real images", ".2f"),
     "samples_spread": ("how far samples of a class lie apart, to how far real images do", ".2f"),
     "samples_pixel_spread": ("how far a few samples lie apart, to real images, by pixels", ".2f"),
+    "classification_accuracy_score": (
+        "classification accuracy score (trained on samples only)",
+        ".2%",
+    ),
+    "accuracy_score_of": ("of", ""),
 }
 
 
-def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> TrainState:
+def trained(folder: Path, task: Task, mesh: Mesh, *, best_by: str = "accuracy") -> TrainState:
     """The state that a finished or interrupted run has left, its best one where one is kept.
 
     Args:
       folder: of the run.
-      like: a state of the same networks.
+      task: of the same networks, which will not be trained; its pipeline is closed.
+      mesh: where the state is put.
       best_by: which number the best has: an accuracy, or a score of `scoring.HIGHER_IS_BETTER`.
     """
+    task.pipeline.close()
     place = folder / "checkpoints"
     # "12.orbax-checkpoint-tmp" is a save that was cut off.
     if not any(p.name.isdecimal() for p in place.glob("[0-9]*")):
@@ -58,7 +71,7 @@ def trained(folder: Path, like: TrainState, *, best_by: str = "accuracy") -> Tra
         higher_is_better=scoring.HIGHER_IS_BETTER.get(best_by, True),
         say=lambda text: print(text, file=sys.stderr),
     ) as checkpoints:
-        return checkpoints.restore(like, best=True)[0]
+        return checkpoints.restore(replicate(task.init(), mesh), best=True)[0]
 
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
@@ -99,23 +112,22 @@ def for_looking(config: T, mesh: Mesh) -> T:
 
 def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
     """A trained classifier: module, averaged variables, its data set and its network's name."""
-    found = read_run(folder)
-    if found["experiment"] != "classify":
+    record = read_run(folder)
+    if record["experiment"] != "classify":
         raise UserError(
-            f"{folder} is a run of `{found['experiment']}`; a {what} must be one of `classify`"
+            f"{folder} is a run of `{record['experiment']}`; a {what} must be one of `classify`"
         )
-    config = config_of_run(folder, found, Classify, resolve)
+    config = config_of_run(folder, record, Classify, resolve)
     own = common.load_data(config)
     shapes = [d.splits["test"].inputs.shape[1:] for d in (own, dataset)]
     if shapes[0] != shapes[1]:
+        sizes = ["x".join(map(str, shape)) for shape in shapes]
         raise UserError(
-            f"the {what} {folder} takes images of {_size(shapes[0])}, and those of {dataset.name} "
-            f"are {_size(shapes[1])}"
+            f"the {what} {folder} takes images of {sizes[0]}, and those of {dataset.name} are "
+            f"{sizes[1]}"
         )
     built = classify.build(for_looking(config, mesh), own, mesh)
-    built.task.pipeline.close()
-    state = trained(folder, replicate(built.task.init(), mesh))
-    state = populations.member(config, state)
+    state = populations.member(config, trained(folder, built.task, mesh))
     return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
@@ -141,8 +153,8 @@ def sample_numbers(
       mesh: devices of this process that share the further scores' pairs of images.
 
     Returns:
-      Of a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
-      without, of `pixel_numbers`.
+      With a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
+      without, `pixel_numbers`.
     """
     if judge is None:
         return pixel_numbers(make, dataset, conditional)
@@ -164,16 +176,16 @@ def variety_numbers(of: Looks) -> dict[str, float]:
     """
     (logits, features), (real_logits, real_features) = of.made, of.real
     assert logits is not None and real_logits is not None  # a classifier's
-    found, real_found = logits.argmax(axis=1), real_logits.argmax(axis=1)
-    classes = (found, real_found)
+    seen, real_seen = logits.argmax(axis=1), real_logits.argmax(axis=1)
+    classes = (seen, real_seen)
     if of.conditional:
         classes = (of.samples.target, of.dataset.splits["test"].target)
     numbers = {
-        "samples_least_class_share": metrics.least_class_share(found, real_found),
+        "samples_least_class_share": metrics.least_class_share(seen, real_seen),
         "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),
     }
     if of.conditional and of.judge.knows_classes:
-        numbers["samples_recognised"] = metrics.recognised_share(found, of.samples.target)
+        numbers["samples_recognised"] = metrics.recognised_share(seen, of.samples.target)
     return numbers
 
 
@@ -184,8 +196,6 @@ def pixel_numbers(
 
     It takes no CNN to see that all images are alike, nor many of them.
     """
-    import numpy as np
-
     test = dataset.splits["test"]
     shown = range(min(dataset.num_classes, _PIXEL_CLASSES))
     rows = [np.flatnonzero(test.target == c)[:_PIXEL_EACH] for c in shown]
@@ -199,12 +209,12 @@ def pixel_numbers(
 
 def frechet_numbers(judge: Judge, samples: Split, dataset: DataSet) -> dict[str, float]:
     """Frechet distance of samples from the test images, with its floor and its ceiling."""
-    found = evaluate.frechet_scores(judge.features, samples, dataset.splits["test"])
+    scores = evaluate.frechet_scores(judge.features, samples, dataset.splits["test"])
     return {
-        "frechet": found.samples,
-        "frechet_floor": found.floor,
-        "frechet_ceiling": found.ceiling,
-        "frechet_samples": found.count,
+        "frechet": scores.samples,
+        "frechet_floor": scores.floor,
+        "frechet_ceiling": scores.ceiling,
+        "frechet_samples": scores.count,
     }
 
 
@@ -213,43 +223,42 @@ def accuracy_score(
 ) -> float:
     """Classification accuracy score: accuracy on real test images of a CNN that saw samples only.
 
+    The CNN is the data set's default classifier; it is trained in `folder`.
+
     Reference:
       Ravuri and Vinyals, "Classification Accuracy Score for Conditional Generative Models",
       arXiv:1905.10887.
     """
-    return train_on(samples, dataset, mesh, folder, epochs=epochs, seed=seed)["test_accuracy"]
+    config = resolve(Classify(data=dataset.name, eval_every=0.0, epochs=epochs, seed=seed))
+    size = _batch_of(config, len(samples), mesh)
+    config = dataclasses.replace(config, batch_size=size)
+    if len(samples) < size:
+        samples = samples.take(np.resize(np.arange(len(samples)), size))
+    splits = {**dataset.splits, "train": samples}
+    built = classify.build(config, dataclasses.replace(dataset, splits=splits), mesh)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = training.fit_options(config, built.steps_per_epoch)
+    return fit(built.task, folder, mesh, options).metrics["test_accuracy"]
 
 
 def taught_by(samples: Split, dataset: DataSet, mesh: Mesh, epochs: float) -> str:
     """What an accuracy score was taken with, to be kept beside it."""
     config = resolve(Classify(data=dataset.name))
     size = _batch_of(config, len(samples), mesh)
-    tested = f"{dataset.name}, test, {dataset.fingerprint[:12]}"
     return (
-        f"{config.network}, {epochs:g} epochs of {len(samples):,} samples in batches of {size}, "
-        f"tested on {tested}"
+        f"{given(config.network)}, {epochs:g} epochs of {len(samples):,} samples in batches of "
+        f"{size}, tested on {tested_on(dataset)}"
     )
 
 
+def tested_on(dataset: DataSet) -> str:
+    """The test images in a few words: name, split and fingerprint."""
+    return f"{dataset.name}, test, {dataset.fingerprint[:12]}"
+
+
 def _batch_of(config: Classify, images: int, mesh: Mesh) -> int:
-    """One that fits into so many images, and that the devices divide."""
+    """A batch that fits into so many images, and that the devices divide."""
     return max(1, min(given(config.batch_size), images) // mesh.size) * mesh.size
-
-
-def train_on(
-    train: Split, dataset: DataSet, mesh: Mesh, folder: Path, **fields: Any
-) -> Mapping[str, float]:
-    """Trains the data set's default classifier on other images, and tests it on its own."""
-    config = resolve(Classify(data=dataset.name, eval_every=0.0, **fields))
-    size = _batch_of(config, len(train), mesh)
-    config = dataclasses.replace(config, batch_size=size)
-    if len(train) < size:
-        train = train.take(np.resize(np.arange(len(train)), size))
-    splits = {**dataset.splits, "train": train}
-    built = classify.build(config, dataclasses.replace(dataset, splits=splits), mesh)
-    folder.mkdir(parents=True, exist_ok=True)
-    options = training.fit_options(config, built.steps_per_epoch)
-    return fit(built.task, folder, mesh, options).metrics
 
 
 def records(
@@ -273,47 +282,22 @@ def records(
         ]
     if not metrics or looks is None:
         return {}, []
-    found = take(metrics, looks)
-    shown = []
-    for score in found:
+    scores, shown = take(metrics, looks), []
+    for score in scores:
         spread = "" if score.spread is None else f" +- {score.spread:.4g}"
         shown.append(
             (score.name, f"{score.value:.4g}{spread}" + f" ({score.note})" * bool(score.note))
         )
-    return {"scores": [common.finite(score.record()) for score in found]}, shown
+    return {"scores": [common.finite(score.record()) for score in scores]}, shown
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers of a generator as rows of a table."""
-    table = []
-    if "frechet" in numbers:
-        count = f"{numbers['frechet_samples']:,} samples"
-        table += [
-            (
-                f"Frechet distance of {count} from half the test images",
-                populations.shown(numbers, "frechet", ".2f"),
-            ),
-            (
-                "floor: of the other half of the test images",
-                populations.shown(numbers, "frechet_floor", ".2f"),
-            ),
-            ("ceiling: of noise", populations.shown(numbers, "frechet_ceiling", ".2f")),
-            ("features of", str(numbers["frechet_judge"])),
-        ]
-        if "frechet_note" in numbers:
-            table.append(("what the distance is worth", str(numbers["frechet_note"])))
-    table += [
-        (text, populations.shown(numbers, name, form))
-        for name, (text, form) in _VARIETY.items()
+    return [
+        (
+            text.format(numbers.get("frechet_samples")),
+            populations.shown(numbers, name, form) if form else str(numbers[name]),
+        )
+        for name, (text, form) in _ROWS.items()
         if name in numbers
     ]
-    if "classification_accuracy_score" in numbers:
-        score = populations.shown(numbers, "classification_accuracy_score", ".2%")
-        table.append(("classification accuracy score (trained on samples only)", score))
-        if "accuracy_score_of" in numbers:
-            table.append(("of", str(numbers["accuracy_score_of"])))
-    return table
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

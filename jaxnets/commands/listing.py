@@ -41,10 +41,10 @@ def run(config: List, session: Session) -> None:
     for name, members in groups.items():
         print(f"{name}: {', '.join(members)}")
     print(f"runs in {config.runs}:")
-    found = sorted(config.runs.glob("*/config.json"))
-    for path in found:
+    runs = sorted(config.runs.glob("*/config.json"))
+    for path in runs:
         print(f"  {path.parent}  {_describe(path)}")
-    if not found:
+    if not runs:
         print("  none")
 
 

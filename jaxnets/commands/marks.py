@@ -54,23 +54,24 @@ def run(config: Marks, session: Session) -> None:
     content: dict[str, Any] = {"files": list(marks), "marks": list(marks.values())}
     if config.key is not None:
         images = [image for path in files for image in _read(path)]
-        found = watermark.detect(images, config.key, crop=config.crop, size=size)
-        above = int((found.p_values <= rate).sum())
+        evidence = watermark.detect(images, config.key, crop=config.crop, size=size)
+        present = evidence.batch_p_value <= rate
+        above = int((evidence.p_values <= rate).sum())
         content["watermark"] = {
-            "found": found.batch_p_value <= rate,
+            "found": present,
             "false_positive_rate": rate,
             "crop": config.crop,
             "image_size": size,
-            "batch_score": found.batch_score,
-            "batch_p_value": found.batch_p_value,
+            "batch_score": evidence.batch_score,
+            "batch_p_value": evidence.batch_p_value,
             "images_found": above,
-            "scores": found.scores.tolist(),
-            "p_values": found.p_values.tolist(),
+            "scores": evidence.scores.tolist(),
+            "p_values": evidence.p_values.tolist(),
         }
         print(
-            f"watermark of this key: {'found' if found.batch_p_value <= rate else 'not found'} "
-            f"(score {found.batch_score:.1f}; without it, the chance of that is "
-            f"{found.batch_p_value:.2g})"
+            f"watermark of this key: {'found' if present else 'not found'} "
+            f"(score {evidence.batch_score:.1f}; without it, the chance of that is "
+            f"{evidence.batch_p_value:.2g})"
         )
         if len(images) > 1:
             print(
@@ -113,10 +114,10 @@ def _files(path: Path) -> list[Path]:
         raise UserError(f"there is no {path}; give an image, a folder of images, or an .npz")
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
+    images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not images:
         raise UserError(f"{path} holds no images ({', '.join(SUFFIXES)})")
-    return found
+    return images
 
 
 def _read(path: Path) -> list[np.ndarray]:

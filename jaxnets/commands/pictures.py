@@ -1,23 +1,31 @@
-"""What a report shows of a GAN."""
+"""Pictures of a GAN, with their mark: for its report, and for `sample`."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
-from jaxnets import evaluate, metrics, provenance, report
+from jaxnets import evaluate, metrics, provenance, report, sampling
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.provenance import fingerprint
 from jaxnets.data import DataSet
+from jaxnets.errors import UserError
 from jaxnets.files import write_files
 from jaxnets.log import read_records
 from jaxnets.scoring import Looks
 from jaxnets.state import TrainState
+
+#: Samples in a row of a walk or of a sweep; samples whose styles are mixed with each other.
+_IN_A_ROW, _MIXED = 10, 8
+#: Seed of a report's pictures beside its samples.
+_SEED = 3
 
 
 def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
@@ -31,7 +39,7 @@ def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
 
 
 def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
-    """What the mark of a generated image says of its generator: which, of what data, which weights.
+    """What the mark of an image says about its generator: its name, its data and its weights.
 
     Args:
       model: its name.
@@ -46,12 +54,74 @@ def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
     }
 
 
-def preview(
-    path: Path, images: Any, columns: int, about: Mapping[str, str], **options: Any
-) -> None:
-    """Writes a grid of generated images with their mark; `options` are those of `grid_png`."""
-    picture = report.grid_png(images, columns, **options)
-    write_files({path: provenance.mark(picture, about)})
+@dataclasses.dataclass(frozen=True)
+class Artist:
+    """Draws what a generator has learned, beyond its samples.
+
+    Attributes:
+      built: the GAN.
+      state: of one GAN.
+      dataset: that it was trained on.
+      seed: of the latents.
+      about: what the marks say.
+      finish: what is done to images, of any leading axes, before they are drawn.
+    """
+
+    built: Built
+    state: TrainState
+    dataset: DataSet
+    seed: int
+    about: Mapping[str, Any]
+    finish: Callable[[Any], Any] = lambda images: images
+
+    def asked(self, labels: np.ndarray) -> Any:
+        """What a generator is asked for: the labels, or their number if it has no classes."""
+        return labels if self.built.conditional else len(labels)
+
+    @property
+    def inputs(self) -> tuple[Any, Any]:
+        """The generator's variables, and the key of the latents."""
+        return self.state.nets["generator"].averaged, jax.random.key(self.seed)
+
+    def walk(self, classes: np.ndarray, points: int, frames: int) -> bytes:
+        """An animated walk from latent to latent and back, for each of the classes."""
+        images = self.built.walk(*self.inputs, self.asked(classes), points, frames)
+        columns = min(images.shape[1], _IN_A_ROW)
+        drawn = [report.grid_png(frame, columns) for frame in self.finish(images)]
+        return provenance.mark(animation(drawn), {**self.about, "truncation": None})
+
+    def truncations(self, labels: np.ndarray, numbers: Sequence[float]) -> bytes:
+        """The first of the labels' samples at several truncations, a row for each."""
+        labels = labels[:_IN_A_ROW]
+        images = sampling.truncation_sweep(
+            self.built.sample, *self.inputs, self.asked(labels), numbers
+        )
+        names = [self.dataset.class_names[label] for label in labels]
+        rows = [f"{number:g}" for number in numbers]
+        return self._table(images, rows, names if self.built.conditional else None)
+
+    def mixing(self, labels: np.ndarray, stage: int) -> bytes:
+        """The first of the labels' samples with each other's styles from a stage on."""
+        if not sampling.has_styles(self.built.generator):
+            raise UserError(
+                "--style-mixing needs a generator with styles; train one with --generator stylegan2"
+            )
+        labels = labels[:_MIXED]
+        images = sampling.style_mixing(
+            self.built.generator, *self.inputs, self.asked(labels), stage
+        )
+        names = [str(i + 1) for i in range(len(labels))]
+        if self.built.conditional:
+            names = [self.dataset.class_names[label] for label in labels]
+        return self._table(
+            images, [f"coarse: {name}" for name in names], [f"fine: {name}" for name in names]
+        )
+
+    def _table(self, images: Any, rows: list[str], columns: list[str] | None) -> bytes:
+        """Images [rows, columns, H, W, C] as a marked PNG."""
+        flat = self.finish(images).reshape(-1, *images.shape[2:])
+        picture = report.grid_png(flat, images.shape[1], row_labels=rows, column_labels=columns)
+        return provenance.mark(picture, {**self.about, "truncation": None})
 
 
 def nearest(
@@ -63,19 +133,18 @@ def nearest(
     training image in the CNN's features. Its mark says `about` the generator what `facts` gave.
     """
     samples, names = looks.samples, looks.dataset.class_names
-    away = looks.memorisation.samples.distance[:, 0]
+    distances = looks.memorisation.samples.distance[:, 0]
     if looks.conditional:
         classes = np.unique(samples.target)[:20]
         of_class = [np.flatnonzero(samples.target == c) for c in classes]
-        rows = np.array([found[away[found].argmin()] for found in of_class])
+        rows = np.array([those[distances[those].argmin()] for those in of_class])
         labels = [names[c] for c in classes]
     else:
-        rows, labels = np.argsort(away)[:10], None
+        rows, labels = np.argsort(distances)[:10], None
     k = min(neighbours, len(looks.train))
-    found = metrics.nearest_neighbours(looks.made[1][rows], looks.trained, k=k)
-    near = looks.train.inputs[found.index]
-    pixels = np.concatenate([samples.inputs[rows][:, None], near], axis=1)
-    columns = ["sample", *(f"{distance + 1}." for distance in range(k))]
+    near = metrics.nearest_neighbours(looks.made[1][rows], looks.trained, k=k).index
+    pixels = np.concatenate([samples.inputs[rows][:, None], looks.train.inputs[near]], axis=1)
+    columns = ["sample", *(f"{rank + 1}." for rank in range(k))]
     picture = report.grid_png(
         pixels.reshape(-1, *pixels.shape[2:]), k + 1, row_labels=labels, column_labels=columns
     )
@@ -97,8 +166,8 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
     )
     reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
     for c in range(classes):
-        found = test.inputs[np.flatnonzero(test.target == c)[:8]]
-        reals[c, : len(found)] = found
+        shown = test.inputs[np.flatnonzero(test.target == c)[:8]]
+        reals[c, : len(shown)] = shown
     both = np.concatenate([fakes, reals], axis=1)
     picture = report.grid_png(
         both.reshape(-1, *both.shape[2:]),
@@ -118,3 +187,43 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
             report.curves_svg(records, ["d_real", "d_fake"], title="discriminator's mean logits")
         ),
     ]
+
+
+def more_figures(
+    built: Built, state: TrainState, dataset: DataSet, folder: Path, looks: Looks | None
+) -> list[report.Figure]:
+    """A report's pictures of what lies between and beside a GAN's samples; kept as files too.
+
+    Args:
+      built: the GAN.
+      state: of one GAN.
+      dataset: the real images.
+      folder: of the run.
+      looks: what a CNN sees, where there is one; then the nearest training images are shown.
+    """
+    about = facts(built.task.name, dataset, state)
+    artist = Artist(built, state, dataset, _SEED, {**about, "seed": _SEED})
+    classes = np.arange(min(dataset.num_classes, _IN_A_ROW), dtype=np.int32)
+    drawn = {"walk": (artist.walk(classes, 4, 8), "Between latents, by slerp, and back.")}
+    if sampling.has_styles(built.generator):
+        drawn["mixing"] = (
+            artist.mixing(classes, 1),
+            "Styles mixed: each row has the first stage's of one sample, each column the other "
+            "stages' of another.",
+        )
+    drawn["truncation"] = (
+        artist.truncations(classes, (0.3, 0.5, 0.7, 1.0)),
+        "The same samples, truncated to so much of the latents (or styles): more typical ones on "
+        "top, more variety below.",
+    )
+    samples = folder / "samples"
+    write_files({samples / f"report-{what}.png": picture for what, (picture, _) in drawn.items()})
+    figures = [report.Figure(picture, caption) for picture, caption in drawn.values()]
+    if looks is not None:
+        near = nearest(looks, samples / "nearest.png", about).read_bytes()
+        caption = (
+            "The samples nearest to training images, in the features of the CNN, and their "
+            "neighbours: are they copies?"
+        )
+        figures.append(report.Figure(near, caption))
+    return figures

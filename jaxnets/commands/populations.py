@@ -1,4 +1,4 @@
-"""What the training commands need for `--seeds`: members by seed, and their numbers together."""
+"""Runs of several members, by `--seeds` or `--sweep`: their names, states and numbers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def seeds(config: RunOptions) -> list[int]:
     Of a sweep, those of all seeds with its first value come first.
     """
     own = [config.seed + i for i in range(config.seeds)]
-    found = sweeps.sweep_of(config)
-    return own if found is None else own * len(found.values)
+    sweep = sweeps.sweep_of(config)
+    return own if sweep is None else own * len(sweep.values)
 
 
 def names(config: RunOptions) -> list[str]:
     """The members' names, as in `metrics.jsonl`."""
     own = [f"seed-{config.seed + i}" for i in range(config.seeds)]
-    found = sweeps.sweep_of(config)
-    if found is None:
+    sweep = sweeps.sweep_of(config)
+    if sweep is None:
         return own
-    return [name if len(own) == 1 else f"{name},{seed}" for name in found.names() for seed in own]
+    return [name if len(own) == 1 else f"{name},{seed}" for name in sweep.names() for seed in own]
 
 
 def size(config: RunOptions) -> int:
@@ -48,21 +48,19 @@ def size(config: RunOptions) -> int:
 
 
 def folder_of(config: RunOptions, member: int, folder: Path) -> Path:
-    """Where a member's own files go in a folder of the run: into one of its name, of several."""
+    """A folder of the run; of several members, the one inside it that has this member's name."""
     return folder if size(config) == 1 else folder / names(config)[member]
 
 
 def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:
     """What feeds the run: `splits` are the training images of each member."""
-    budget = config.memory_budget_mb << 20
-    rows = parallel.own_rows(mesh, batch_size)
+    options: Any = {
+        "memory_budget_bytes": config.memory_budget_mb << 20,
+        "rows": parallel.own_rows(mesh, batch_size),
+    }
     if size(config) == 1:
-        return data.make_pipeline(
-            splits[0], batch_size, config.seed, memory_budget_bytes=budget, rows=rows
-        )
-    return population.make_population_pipeline(
-        splits, batch_size, seeds(config), memory_budget_bytes=budget, rows=rows
-    )
+        return data.make_pipeline(splits[0], batch_size, config.seed, **options)
+    return population.make_population_pipeline(splits, batch_size, seeds(config), **options)
 
 
 def step(config: RunOptions, of_one: Callable[[Mapping[str, Any]], Step]) -> Step:
@@ -81,10 +79,10 @@ def init(config: RunOptions, of_one: Callable[[int], TrainState]) -> TrainState:
     """The run's first state, made of that of each member (a number from 0 on)."""
     if size(config) == 1:
         return of_one(0)
-    found = sweeps.sweep_of(config)
+    sweep = sweeps.sweep_of(config)
     hypers = None
-    if found is not None:
-        hypers = {found.key: [value for value in found.values for _ in range(config.seeds)]}
+    if sweep is not None:
+        hypers = {sweep.key: [value for value in sweep.values for _ in range(config.seeds)]}
     return population.population_state([of_one(i) for i in range(size(config))], hypers)
 
 
@@ -121,6 +119,7 @@ def numbers(
 ) -> dict[str, Any]:
     """Numbers of the run: those of its one network, or mean, spread and each member's.
 
+    Of counts and texts no mean is taken: there is one, or a list of each member's.
     A member that has diverged has NaN for every number. So has the mean then: a checkpoint that
     holds such a member is never the best.
 
@@ -138,40 +137,26 @@ def numbers(
         None if has_diverged(one) else of_one(one, i)
         for i, one in enumerate(members(config, state))
     ]
-    if all(one is None for one in each):
+    left = [one for one in each if one is not None]
+    if not left:
         raise UserError(
             f"all {size(config)} members have diverged: lower the learning rate, or clip gradients "
             "with --clip-norm, in a new run folder"
         )
-    return together(config, each)
-
-
-def has_diverged(state: TrainState) -> bool:
-    """Whether a network of a member is no longer of finite numbers; all processes must ask."""
-    weights = [(net.params, net.averaged) for net in state.nets.values()]
-    leaves = jax.tree.leaves(on_this_process(whole(weights)))
-    return not all(np.isfinite(leaf).all() for leaf in leaves)
-
-
-def together(config: RunOptions, each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The members' numbers as those of the run: of counts and texts no mean is taken.
-
-    Args:
-      config: of the run.
-      each: the numbers of each member, None for one that has diverged.
-    """
-    import math
-
-    left = [one for one in each if one is not None]
-    if size(config) == 1:
-        return dict(left[0])
     measured = [name for name, value in left[0].items() if isinstance(value, float)]
     rest = {name: [one[name] for one in left] for name in left[0] if name not in measured}
-    found = population.mean_and_spread(
+    spreads = population.mean_and_spread(
         names(config),
         [{name: math.nan if one is None else one[name] for name in measured} for one in each],
     )
-    return {**found, **{k: v[0] if len(set(v)) == 1 else v for k, v in rest.items()}}
+    return {**spreads, **{k: v[0] if len(set(v)) == 1 else v for k, v in rest.items()}}
+
+
+def has_diverged(state: TrainState) -> bool:
+    """Whether a member's networks hold numbers that are not finite; all processes must ask."""
+    weights = [(net.params, net.averaged) for net in state.nets.values()]
+    leaves = jax.tree.leaves(on_this_process(whole(weights)))
+    return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def curves(config: RunOptions, *shown: str) -> list[str]:
@@ -202,9 +187,9 @@ def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def suffix(config: RunOptions) -> str:
-    """What a run's title says of its members."""
+    """What a run's title says about its members."""
     if size(config) == 1:
         return ""
-    found = sweeps.sweep_of(config)
+    sweep = sweeps.sweep_of(config)
     of_seeds = f", {config.seeds} seeds" if config.seeds > 1 else ""
-    return of_seeds if found is None else f", {len(found.values)} values of {found.field}{of_seeds}"
+    return of_seeds if sweep is None else f", {len(sweep.values)} values of {sweep.field}{of_seeds}"

@@ -13,7 +13,7 @@ from jaxnets.commands.configs.options import RunOptions
 from jaxnets.errors import UserError
 from jaxnets.runs import config_values
 
-#: What the news of a death take, and more.
+#: Longer than it takes until this process hears that another has died.
 _WATCH_SECONDS = 3.0
 
 #: What may differ between the processes of a run.

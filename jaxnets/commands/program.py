@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import os
+import select
 import signal
 import sys
 import typing
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxnets import distributed
-from jaxnets.commands import common, flags, processes
+from jaxnets.commands import flags, processes
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
@@ -81,7 +82,8 @@ class Program:
 
         Returns:
           The exit code: 0, or the command's own; 2 for what the user can put right, after one
-          sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved.
+          sentence; 130 for Ctrl-C and 143 for SIGTERM, after the state was saved; 141, as of any
+          Unix command, where the reader of a pipe has left before there was a run.
         """
         return _end(*self._run(self._session(arguments)))
 
@@ -112,7 +114,7 @@ class Program:
         try:
             config = self.parse(session.arguments)
             if getattr(config, "compilation_cache", False):
-                common.enable_compilation_cache()
+                _enable_compilation_cache()
             runner = importlib.import_module(self._runners[type(config)])
             code = runner.run(config, session)
             sys.stdout.flush()  # what was printed may go to a disk that is full
@@ -123,7 +125,10 @@ class Program:
             if error.strerror is None:
                 processes.end_by(error)
                 raise
-            _give_up_full_output()
+            unread = isinstance(error, BrokenPipeError) and _output_has_no_reader()
+            _give_up_output()
+            if unread and session.run_dir is None:
+                return 128 + signal.SIGPIPE, "", False
             place = f" {error.filename}" if error.filename else ""
             return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
         except Interrupted as error:
@@ -133,6 +138,16 @@ class Program:
         except Exception as error:
             processes.end_by(error)
             raise
+
+
+def _enable_compilation_cache() -> None:
+    """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
+    from jaxnets import compilation
+
+    try:
+        compilation.enable_compilation_cache()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _kinds(config: Any) -> list[type]:
@@ -176,8 +191,15 @@ def _report_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _give_up_full_output() -> None:
-    """Lets what standard output could not take go, of which Python would complain at the end."""
+def _output_has_no_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _give_up_output() -> None:
+    """Drops what standard output could not take; Python would complain about it at the end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -38,10 +38,10 @@ def check(folder: Path | None, experiment: str, asked: Mapping[str, Any], datase
     """
     if folder is None or not (folder / "config.json").exists():
         return
-    found = read_run(folder)
-    config = found["config"]
+    record = read_run(folder)
+    config = record["config"]
     # That other images were asked for, or another command, is another sentence.
-    if found["experiment"] == experiment and all(config.get(n) == asked.get(n) for n in _SOURCE):
+    if record["experiment"] == experiment and all(config.get(n) == asked.get(n) for n in _SOURCE):
         why = changes(folder, config, dataset)
         if why is not None:
             raise UserError(

@@ -11,15 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets import data, evaluate, parallel, report, runs
-from jaxnets.commands import (
-    checks,
-    classify,
-    common,
-    generate,
-    pictures,
-    provenance,
-    training,
-)
+from jaxnets.commands import checks, classify, common, generate, pictures, provenance, training
 from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs import generate as generate_config
@@ -27,12 +19,29 @@ from jaxnets.commands.configs.quickstart import Quickstart
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
-from jaxnets.evaluate import Predict
 from jaxnets.log import read_records
 from jaxnets.loop import fit
 from jaxnets.state import TrainState
 
 _BATCH = 128
+
+#: Rows of the table: name of a number -> (what it is, its format).
+_ROWS = {
+    "test_accuracy": ("CNN: accuracy on real test images", ".2%"),
+    "frechet": ("GAN: Frechet distance of {samples} samples, in the CNN's features", ".2f"),
+    "frechet_floor": ("     floor: of as many other real images", ".2f"),
+    "frechet_ceiling": ("     ceiling: of as many images of noise", ".2f"),
+    "samples_recognised": ("GAN: samples that the CNN takes for the class asked for", ".2%"),
+    "classification_accuracy_score": (
+        "GAN -> CNN: accuracy of a CNN trained on samples only",
+        ".2%",
+    ),
+    "few_labels_accuracy": ("CNN with {labels} labels a class", ".2%"),
+    "few_labels_and_samples_accuracy": (
+        "CNN with {labels} labels a class and samples of a GAN that saw no more labels",
+        ".2%",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +65,11 @@ class _Workshop:
             epochs=self.config.cnn_steps * _BATCH / len(images),
             eval_every=0.0,
         )
-        built, result = self._train(classify, classify_config.resolve(config), name, images)
-        predict = evaluate.make_predict(built.model, self.mesh)
-        return _Cnn(built, result.state, predict)
+        built, state = self._train(classify, classify_config.resolve(config), name, images)
+        return _Cnn(built, state, evaluate.make_predict(built.model, self.mesh))
 
-    def gan(self, name: str, images: Split) -> Any:
-        """A class-conditional GAN, and a function from labels to samples."""
+    def gan(self, name: str, images: Split) -> tuple[Built, TrainState]:
+        """A class-conditional GAN and its state."""
         config = generate_config.Generate(
             data="digits",
             seed=self.config.seed,
@@ -71,42 +79,44 @@ class _Workshop:
             discriminator_learning_rate=5e-4,
             eval_every=0.0,
         )
-        built, result = self._train(generate, generate_config.resolve(config), name, images)
-        return built, result.state
+        return self._train(generate, generate_config.resolve(config), name, images)
 
-    def _train(self, experiment: Any, config: Any, name: str, images: Split) -> tuple[Any, Any]:
+    def _train(self, command: Any, config: Any, name: str, images: Split) -> tuple[Any, TrainState]:
         changed = dataclasses.replace(self.dataset, splits={**self.dataset.splits, "train": images})
-        built = experiment.build(config, changed, self.mesh)
-        task = dataclasses.replace(built.task, name=name)
+        built = command.build(config, changed, self.mesh)
         folder = self.folder / name
-        if images is self.dataset.splits["train"]:
-            self._describe(experiment, config, folder)
-        else:
-            folder.mkdir(exist_ok=True)
-        return built, fit(
-            task, folder, self.mesh, training.fit_options(config, built.steps_per_epoch)
-        )
-
-    def _describe(self, experiment: Any, config: Any, folder: Path) -> None:
-        """Makes the folder one that `sample` and `evaluate` take: a run of the data set itself."""
-        values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
-        runs.open_run(folder, experiment.__name__.rpartition(".")[2], values)
+        if images is self.dataset.splits["train"]:  # a run that `sample` and `evaluate` take
+            values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
+            runs.open_run(folder, command.__name__.rpartition(".")[2], values)
+        folder.mkdir(exist_ok=True)
+        task = dataclasses.replace(built.task, name=name)
+        options = training.fit_options(config, built.steps_per_epoch)
+        return built, fit(task, folder, self.mesh, options).state
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cnn:
+    """A trained CNN."""
+
     built: classify.Built
     state: TrainState
-    predict: Predict
+    predict: evaluate.Predict
 
     @property
     def variables(self) -> Any:
+        """The weights that are evaluated."""
         return self.state.nets["classifier"].averaged
 
-    def logits_and_features(self, split: Split) -> Any:
-        return self.predict(self.variables, split)
+    def features(self, split: Split) -> np.ndarray:
+        """The penultimate features [N, F]."""
+        return self.predict(self.variables, split)[1]
 
-    def test(self, split: Split) -> Any:
+    def classes(self, split: Split) -> np.ndarray:
+        """The most likely class of each image."""
+        return self.predict(self.variables, split)[0].argmax(axis=1).astype(np.int32)
+
+    def test(self, split: Split) -> evaluate.Classification:
+        """How well it does."""
         return self.built.judge(self.state, split)
 
 
@@ -126,55 +136,53 @@ def run(config: Quickstart, session: Session) -> Path:
     cnn = workshop.cnn("cnn", train)
     gan, gan_state = workshop.gan("gan", train)
     samples = gan.samples_like(gan_state, train.target)
-    found = cnn.test(test)
-    scores = evaluate.frechet_scores(lambda s: cnn.logits_and_features(s)[1], samples, train)
-    asked = cnn.logits_and_features(samples)[0].argmax(axis=1) == train.target
+    tested = cnn.test(test)
+    scores = evaluate.frechet_scores(cnn.features, samples, train)
+    recognised = cnn.classes(samples) == train.target
     on_samples = workshop.cnn("cnn-on-samples", samples).test(test)
 
     # With few labels: the CNN names the unlabelled images as well as it can, a GAN learns from
     # those names, and its samples join the few. No label beyond the few is used.
     few_cnn = workshop.cnn("cnn-few-labels", few)
-    guesses = few_cnn.logits_and_features(train)[0].argmax(axis=1).astype(np.int32)
-    few_gan, few_gan_state = workshop.gan("gan-few-labels", data.Split(train.inputs, guesses))
+    guessed = data.Split(train.inputs, few_cnn.classes(train))
+    few_gan, few_gan_state = workshop.gan("gan-few-labels", guessed)
     balanced = (np.arange(len(train)) % dataset.num_classes).astype(np.int32)
     few_samples = few_gan.samples_like(few_gan_state, balanced)
     helped = workshop.cnn("cnn-few-labels-and-samples", _together(few, few_samples)).test(test)
-    alone = few_cnn.test(test)
 
     numbers = {
-        "test_accuracy": found.metrics["accuracy"],
+        "test_accuracy": tested.metrics["accuracy"],
         "frechet": scores.samples,
         "frechet_floor": scores.floor,
         "frechet_ceiling": scores.ceiling,
         "frechet_samples": scores.count,
         "frechet_judge": f"the cnn, weights {evaluate.digest(cnn.variables)}",
-        "samples_recognised": float(asked.mean()),
+        "samples_recognised": float(recognised.mean()),
         "classification_accuracy_score": on_samples.metrics["accuracy"],
-        "few_labels_accuracy": alone.metrics["accuracy"],
+        "few_labels_accuracy": few_cnn.test(test).metrics["accuracy"],
         "few_labels_and_samples_accuracy": helped.metrics["accuracy"],
     }
-    each = f"{config.labels_per_class} labels a class"
+    told = {"samples": scores.count, "labels": config.labels_per_class}
     rows = [
-        ("CNN: accuracy on real test images", f"{numbers['test_accuracy']:.2%}"),
-        (
-            f"GAN: Frechet distance of {scores.count} samples, in the CNN's features",
-            f"{scores.samples:.2f}",
-        ),
-        ("     floor: of as many other real images", f"{scores.floor:.2f}"),
-        ("     ceiling: of as many images of noise", f"{scores.ceiling:.2f}"),
-        ("GAN: samples that the CNN takes for the class asked for", f"{asked.mean():.2%}"),
-        (
-            "GAN -> CNN: accuracy of a CNN trained on samples only",
-            f"{numbers['classification_accuracy_score']:.2%}",
-        ),
-        (f"CNN with {each}", f"{numbers['few_labels_accuracy']:.2%}"),
-        (
-            f"CNN with {each} and samples of a GAN that saw no more labels",
-            f"{numbers['few_labels_and_samples_accuracy']:.2%}",
-        ),
+        (text.format(**told), format(numbers[name], form)) for name, (text, form) in _ROWS.items()
     ]
     seconds = time.monotonic() - begin
-    _report(folder, dataset, rows, found.confusion, (gan, gan_state), seconds)
+    where = ", ".join(f"{name} {value}" for name, value in common.machine().items())
+    note = f"{seconds:.0f} s, compilation included; {where}."
+    records = [r for r in read_records(folder / "cnn" / "metrics.jsonl") if r["split"] == "train"]
+    report.html_report(
+        folder / "report.html",
+        "A CNN and a GAN on digits, alone and together",
+        [
+            report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
+            *pictures.figures(gan, gan_state, dataset, folder / "gan"),
+            report.Figure(report.curves_svg(records, ["loss"], title="the CNN's training loss")),
+            report.Figure(
+                report.confusion_svg(tested.confusion, dataset.class_names),
+                caption="Confusion matrix of the CNN on the real test images.",
+            ),
+        ],
+    )
     common.write_summary(folder, {**numbers, "seconds": round(seconds, 1)}, None)
     common.print_table(f"digits: {len(train):,} training and {len(test):,} test images", rows)
     print(f"  report: {folder / 'report.html'}  ({seconds:.0f} s)")
@@ -187,31 +195,4 @@ def _together(few: Split, samples: Split) -> Split:
     return Split(
         np.concatenate([np.tile(few.inputs, (copies, 1, 1, 1)), samples.inputs]),
         np.concatenate([np.tile(few.target, copies), samples.target]),
-    )
-
-
-def _report(
-    folder: Path,
-    dataset: DataSet,
-    rows: list[tuple[str, str]],
-    confusion: Any,
-    gan: tuple[Built, TrainState],
-    seconds: float,
-) -> None:
-    records = [r for r in read_records(folder / "cnn" / "metrics.jsonl") if r["split"] == "train"]
-    machine = common.machine()
-    where = ", ".join(f"{name} {value}" for name, value in machine.items())
-    note = f"{seconds:.0f} s, compilation included; {where}."
-    report.html_report(
-        folder / "report.html",
-        "A CNN and a GAN on digits, alone and together",
-        [
-            report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
-            *pictures.figures(gan[0], gan[1], dataset, folder / "gan"),
-            report.Figure(report.curves_svg(records, ["loss"], title="the CNN's training loss")),
-            report.Figure(
-                report.confusion_svg(confusion, dataset.class_names),
-                caption="Confusion matrix of the CNN on the real test images.",
-            ),
-        ],
     )

@@ -77,8 +77,8 @@ def number_name(name: str) -> str:
 
 def numbers(names: Sequence[str], looks: Looks) -> dict[str, float]:
     """The scores as numbers of an evaluation: of a metric of several, the first."""
-    found = {}
+    values = {}
     for name in names:
         called = "samples_frechet_all" if name == "frechet" else number_name(name)
-        found[called] = float(take([name], looks)[0].value)
-    return found
+        values[called] = float(take([name], looks)[0].value)
+    return values

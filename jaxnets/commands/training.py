@@ -40,9 +40,8 @@ B = TypeVar("B", bound=Built)
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """The training images of a run's members, and how long the run is."""
+    """What feeds a run, and how long the run is."""
 
-    trains: Sequence[Split]
     pipeline: Feeder
     steps_per_epoch: float
     total_steps: int
@@ -60,7 +59,7 @@ def make_feed(config: RunOptions, trains: Sequence[Split], step_images: int, mes
     pipeline = populations.pipeline(config, trains, step_images, mesh)
     steps_per_epoch = len(trains[0]) / step_images
     total_steps = checks.total_steps(given(config.epochs), steps_per_epoch)
-    return Feed(trains, pipeline, steps_per_epoch, total_steps)
+    return Feed(pipeline, steps_per_epoch, total_steps)
 
 
 def make_task(

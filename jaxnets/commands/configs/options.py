@@ -210,4 +210,4 @@ def check_numbers(config: RunOptions) -> None:
     if config.seed + config.seeds > 2**31:
         raise UserError(f"--seeds must be at most {2**31 - config.seed}, got {config.seeds}")
     if config.shard_params and config.mode != "jit":
-        raise UserError("--shard-params must be left out with --mode pmap, got True")
+        raise UserError("--shard-params needs --mode jit, got --mode pmap")

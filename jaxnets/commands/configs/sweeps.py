@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from jaxnets.commands.configs.constraints import flag, is_ramp
 from jaxnets.errors import UserError
+from jaxnets.registry import check_name
 
 T = TypeVar("T")
 
@@ -79,12 +80,7 @@ def sweep_of(config: Any) -> Sweep | None:
         return None
     name, equals, rest = text.partition("=")
     field = _field(name)
-    if field not in SCALARS:
-        known = ", ".join([*SCALARS, "gamma"])
-        raise UserError(
-            f"--sweep {text!r}: {name.strip()!r} is not a number of the step that GANs in one "
-            f"program may differ in; those are {known}"
-        )
+    check_name("number for --sweep", field, [*SCALARS, "gamma", "lambda"])
     try:
         values = tuple(float(value) for value in rest.split(","))
     except ValueError:
@@ -103,8 +99,8 @@ def sweep_of(config: Any) -> Sweep | None:
 
 def is_swept(config: Any, field: str) -> bool:
     """Whether the members differ in this field."""
-    found = sweep_of(config)
-    return found is not None and found.field == field
+    sweep = sweep_of(config)
+    return sweep is not None and sweep.field == field
 
 
 def uses(config: Any, weight: str) -> bool:
@@ -138,10 +134,10 @@ def check(config: Any) -> None:
 
 def each(config: T) -> list[T]:
     """The configs whose numbers the members have; of a run without a sweep, its own alone."""
-    found = sweep_of(config)
-    if found is None:
+    sweep = sweep_of(config)
+    if sweep is None:
         return [config]
-    members = [dataclasses.replace(config, **{found.field: v}) for v in found.values]  # type: ignore[type-var]
+    members = [dataclasses.replace(config, **{sweep.field: v}) for v in sweep.values]  # type: ignore[type-var]
     return [config, *members]
 
 
@@ -185,28 +181,24 @@ def winners(
       Rows of a table, a header first, of each value (over the seeds); and sentences that say which
       value has the least Frechet distance, and which the greatest recall.
     """
-    found = sweep_of(config)
-    assert found is not None
+    sweep = sweep_of(config)
+    assert sweep is not None
     shown = ("frechet", "samples_precision", "samples_recall", "samples_pixel_spread")
     measures = [measure for measure in shown if f"{measure}/{names[0]}" in numbers]
-    table = [[found.field, *measures]]
+    table = [[sweep.field, *measures]]
     means: dict[str, dict[float, float]] = {measure: {} for measure in measures}
-    for value, of_value in zip(found.values, found.names(), strict=True):
-        row = [f"{value:g}"]
+    for value, of_value in zip(sweep.values, sweep.names(), strict=True):
+        members = [name for name in names if name.partition(",")[0] == of_value]
+        table.append([f"{value:g}"])
         for measure in measures:
-            got = [
-                numbers[f"{measure}/{name}"]
-                for name in names
-                if name == of_value or name.startswith(f"{of_value},")
-            ]
-            got = [number for number in got if math.isfinite(number)]
-            if not got:
-                row.append("diverged")
-                continue
-            means[measure][value] = statistics.fmean(got)
-            spread = f" +- {statistics.stdev(got):.3g}" if len(got) > 1 else ""
-            row.append(f"{means[measure][value]:.4g}{spread}")
-        table.append(row)
+            each = [numbers[f"{measure}/{member}"] for member in members]
+            each = [number for number in each if math.isfinite(number)]
+            cell = "diverged"
+            if each:
+                means[measure][value] = statistics.fmean(each)
+                spread = f" +- {statistics.stdev(each):.3g}" if each[1:] else ""
+                cell = f"{means[measure][value]:.4g}{spread}"
+            table[-1].append(cell)
     told = []
     for measure, best, what in (
         ("frechet", min, "the least Frechet distance"),
@@ -214,5 +206,5 @@ def winners(
     ):
         if means.get(measure):
             value = best(means[measure], key=means[measure].__getitem__)
-            told.append(f"{found.field} = {value:g} has {what}, {means[measure][value]:.4g}")
+            told.append(f"{sweep.field} = {value:g} has {what}, {means[measure][value]:.4g}")
     return table, told

@@ -13,6 +13,8 @@ from jaxnets.commands.configs.options import CacheOptions, PositionalRun
 
 #: More are not needed by any metric, and would not fit into memory with their neighbours.
 _MAX_SAMPLES = 1_000_000
+#: Of an image of 256 pixels, the largest that `make_gan` makes; its stages double it so often.
+_LAST_STAGE = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PictureOptions:
     """Latents that --interpolate visits."""
     truncation_sweep: str | None = None
     """The same samples at several truncations, such as 0.3,0.5,0.7,1.0."""
-    style_mixing: int | None = None
+    style_mixing: Annotated[int | None, Range(least=1, most=_LAST_STAGE)] = None
     """Every sample's coarse styles with every sample's fine ones (stylegan2), which begin at this
     stage; 1 is the first that doubles the image."""
 
@@ -101,7 +103,7 @@ class Marks:
     false_positive_rate: Annotated[float, Range(above=0, below=1)] = 0.001
     """Share of unmarked images that may pass for marked."""
     json: Path | None = None
-    """Write what was found, of each image, to this file."""
+    """Write what the marks say, and the watermark's score of each image, to this file."""
 
 
 @dataclasses.dataclass(frozen=True)
