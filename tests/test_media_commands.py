@@ -75,8 +75,10 @@ def test_a_run_on_texts_stands_beside_the_linear_model(cli, workplace, opinions)
 
 def test_characters_take_the_network_made_for_them(cli, workplace, opinions):
     short = ["--unit", "characters", "--width", "0.1", *SHORT, "--epochs", "1"]
-    code, _, err = cli("classify", "--data", opinions, *short)
+    few = ["--labels-per-class", "2", "--batch-size", "4"]  # and no folds for the linear model
+    code, out, err = cli("classify", "--data", opinions, *short, *few)
     assert code == 0, err
+    assert "TF-IDF of 1 to 2 characters with logistic regression, C = 8" in out
     config = json.loads((workplace / "run" / "config.json").read_text())["config"]
     assert (config["network"], config["unit"]) == ("vdcnn", "characters")
 

@@ -23,6 +23,8 @@ def run(config: List, session: Session) -> None:
     groups = {
         "data sets": [n + ("..." if n.endswith(":") else "") for n in data.DATA_SOURCES],
         "classifiers": models.CLASSIFIERS,
+        "classifiers of sounds": models.OTHER_CLASSIFIERS["sound"],
+        "classifiers of texts": models.OTHER_CLASSIFIERS["tokens"],
         "generators": models.GENERATORS,
         "discriminators": models.DISCRIMINATORS,
         "GAN presets": presets.PRESETS,

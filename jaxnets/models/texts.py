@@ -68,7 +68,7 @@ class TextCNN(nn.Module):
 
     The linear model is beside the network, as in Cheng et al. 2016: rare pairs of words, which
     convolutions can't learn from a few thousand texts, tell much. On 9,608 movie reviews it lifts
-    the accuracy from 78.6% to 80.3%.
+    the accuracy from 78.6% to 80.1%.
 
     Features "embedded" [B, L, size] and "penultimate" [B, len(windows) * maps].
 
