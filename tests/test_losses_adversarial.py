@@ -106,7 +106,7 @@ def test_the_border_of_a_relative_loss_is_the_other_image(name):
 
 
 def test_errors():
-    with pytest.raises(UserError, match=r"'hing'.*minimax, non_saturating.*relativistic"):
+    with pytest.raises(UserError, match=r'"hing".*minimax, non_saturating.*relativistic'):
         adversarial_loss("hing")
     with pytest.raises(AssertionError):
         adversarial_loss("hinge").d_loss(jnp.zeros((4, 1)), jnp.zeros((4, 1)))
