@@ -11,16 +11,17 @@ import pytest
 
 import tiny
 from command_lines import run, summary
-from jaxnets import losses, optimizers, parallel, steps
+from jaxnets import parallel
 from jaxnets.commands import judging, populations
 from jaxnets.commands.generate import Generate
 from jaxnets.data import Split, load, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.guard import CollapseWatch, collapse_warnings
 from jaxnets.loop import fit
-from jaxnets.population import make_population_pipeline, population_state, population_step
+from jaxnets.population import population_state
 from jaxnets.scoring import Judge
 from jaxnets.task import FitOptions, Task
+from small_runs import images
 
 # --------------------------------------------------------------------- what is measured
 
@@ -171,13 +172,6 @@ def test_of_a_population_the_member_is_named():
     ]
 
 
-def images(count=32):
-    return Split(
-        np.random.default_rng(0).integers(0, 256, (count, tiny.SIZE, tiny.SIZE, 1), np.uint8),
-        np.arange(count, dtype=np.int32) % tiny.CLASSES,
-    )
-
-
 def test_the_loop_says_each_kind_once_and_when(tmp_path, capsys):
     state, step = tiny.classifier()
     spreads = iter([0.0, 0.0, 0.0, 0.0])
@@ -185,7 +179,7 @@ def test_the_loop_says_each_kind_once_and_when(tmp_path, capsys):
         name="a GAN",
         init=lambda: state,
         step=step,
-        pipeline=make_pipeline(images(), 16),  # two steps an epoch
+        pipeline=make_pipeline(images(32), 16),  # two steps an epoch
         total_steps=8,
         evaluate=lambda _: {"samples_spread": next(spreads)},
         warn=CollapseWatch(after_epochs=2.0),
@@ -236,36 +230,6 @@ def test_members_that_diverged_do_not_count_in_what_is_shown():
     found |= {"frechet": math.nan, "frechet_std": math.nan}
     shown = populations.shown(found, "frechet", ".2f")  # 3 / sqrt(2) = 2.12
     assert shown == "2.50 +- 2.12 without seed-6, seed-8, which diverged"
-
-
-def test_a_member_that_diverges_is_named_and_the_others_go_on(tmp_path, capsys):
-    def make_step(hypers):
-        optimizer = optimizers.make_optimizer("sgd", hypers["rate"])
-        return steps.classifier_step(tiny.TinyClassifier(), losses.cross_entropy, optimizer)
-
-    def trained(rate, folder):
-        sgd = optimizers.make_optimizer("sgd", 0.1)
-        states = [tiny.classifier(optimizer=sgd, ema=None)[0] for _ in range(2)]
-        task = Task(
-            name="two",
-            init=lambda: population_state(states, {"rate": [0.1, rate]}),
-            step=population_step(make_step, populations.names(TWO)),
-            pipeline=make_population_pipeline([images()] * 2, 16, populations.seeds(TWO)),
-            total_steps=6,
-            evaluate=lambda of: populations.numbers(TWO, of, lambda _, i: {"score": float(i)}),
-        )
-        return fit(task, folder, parallel.make_mesh(1), FitOptions(eval_every=2))
-
-    well = trained(0.1, tmp_path / "well")
-    assert "diverged" not in capsys.readouterr().err
-    ill = trained(1e38, tmp_path / "ill")
-    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(said) == 1 and "seed-6 diverged: the classifier's" in said[0]
-    assert ill.metrics["score/seed-5"] == 0 and math.isnan(ill.metrics["score/seed-6"])
-    for a, b in zip(
-        *(jax.tree.leaves(of.state.nets["classifier"].params) for of in (well, ill)), strict=True
-    ):
-        np.testing.assert_array_equal(a[0], b[0])
 
 
 def test_a_population_without_a_member_left_stops():
