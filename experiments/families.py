@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from experiments.benchmarks import timing
 from experiments.configs import Families
 from experiments.reproduce import spreads
-from jaxnets import parallel, runs
 from jaxnets.commands import classify, common, generate, judging, scoring, training
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.classify import Classify
@@ -24,13 +23,15 @@ from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, json_digest, read_json, write_json
-from jaxnets.loop import fit
+from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.registry import check_name
-from jaxnets.scoring import Judge, Looks, take
-from jaxnets.state import TrainState
-from jaxnets.task import Lazily, take_feed
+from jaxnets.run import runs
+from jaxnets.run.loop import fit
+from jaxnets.run.task import Lazily, take_feed
+from jaxnets.train.state import TrainState
 
 #: A tenth of Fashion-MNIST.
 _FEW = {"labels_per_class": 600}

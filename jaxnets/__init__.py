@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "jaxnets.augment": ["Adaptive", "augmentation", "gan_augmentation", "mixup"],
-    "jaxnets.checkpoint": ["Checkpoints"],
-    "jaxnets.compilation": ["enable_compilation_cache"],
+    "jaxnets.data.augment": ["Adaptive", "augmentation", "gan_augmentation", "mixup"],
+    "jaxnets.run.checkpoint": ["Checkpoints"],
+    "jaxnets.devices.compilation": ["enable_compilation_cache"],
     "jaxnets.columns": ["Classes", "Column", "Image", "normalise", "to_uint8"],
     "jaxnets.data": [
         "DataSet",
@@ -32,12 +32,12 @@ _HOMES = {
         "split_validation",
         "take_per_class",
     ],
-    "jaxnets.descent": ["descend"],
+    "jaxnets.train.descent": ["descend"],
     "jaxnets.errors": ["UserError"],
-    "jaxnets.evaluate": ["classification", "frechet_scores", "make_predict"],
-    "jaxnets.game": ["Move", "game_step"],
-    "jaxnets.interruption": ["Interrupted"],
-    "jaxnets.loop": ["fit"],
+    "jaxnets.judge.evaluate": ["classification", "frechet_scores", "make_predict"],
+    "jaxnets.train.game": ["Move", "game_step"],
+    "jaxnets.run.interruption": ["Interrupted"],
+    "jaxnets.run.loop": ["fit"],
     "jaxnets.losses": [
         "Auxiliary",
         "FeatureMatching",
@@ -67,29 +67,26 @@ _HOMES = {
         "recognised",
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
-    "jaxnets.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
-    "jaxnets.parallel": ["compile_step", "make_mesh", "place", "replicate"],
-    "jaxnets.population": [
+    "jaxnets.train.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
+    "jaxnets.devices.parallel": ["compile_step", "make_mesh", "place", "replicate"],
+    "jaxnets.train.population": [
         "make_population_pipeline",
         "member_state",
         "population_state",
         "population_step",
     ],
-    "jaxnets.sampling": ["make_sample", "make_walk", "slerp", "style_mixing"],
-    "jaxnets.scoring": ["Judge", "score_samples"],
-    "jaxnets.state": ["Net", "TrainState", "init_net"],
-    "jaxnets.steps": ["adversarial_step", "classifier_step", "sample_latents"],
-    "jaxnets.task": ["FitOptions", "FitResult", "Lazily", "Ranking", "Task"],
+    "jaxnets.judge.sampling": ["make_sample", "make_walk", "slerp", "style_mixing"],
+    "jaxnets.judge.scoring": ["Judge", "score_samples"],
+    "jaxnets.train.state": ["Net", "TrainState", "init_net"],
+    "jaxnets.train.steps": ["adversarial_step", "classifier_step", "sample_latents"],
+    "jaxnets.run.task": ["FitOptions", "FitResult", "Lazily", "Ranking", "Task"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
-    from jaxnets.augment import Adaptive, augmentation, gan_augmentation, mixup
-    from jaxnets.checkpoint import Checkpoints
     from jaxnets.columns import Classes, Column, Image, normalise, to_uint8
-    from jaxnets.compilation import enable_compilation_cache
     from jaxnets.data import (
         DataSet,
         Split,
@@ -99,12 +96,13 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         split_validation,
         take_per_class,
     )
-    from jaxnets.descent import descend
+    from jaxnets.data.augment import Adaptive, augmentation, gan_augmentation, mixup
+    from jaxnets.devices.compilation import enable_compilation_cache
+    from jaxnets.devices.parallel import compile_step, make_mesh, place, replicate
     from jaxnets.errors import UserError
-    from jaxnets.evaluate import classification, frechet_scores, make_predict
-    from jaxnets.game import Move, game_step
-    from jaxnets.interruption import Interrupted
-    from jaxnets.loop import fit
+    from jaxnets.judge.evaluate import classification, frechet_scores, make_predict
+    from jaxnets.judge.sampling import make_sample, make_walk, slerp, style_mixing
+    from jaxnets.judge.scoring import Judge, score_samples
     from jaxnets.losses import (
         Auxiliary,
         FeatureMatching,
@@ -134,19 +132,21 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         recognised,
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
-    from jaxnets.optimizers import half_life_decay, make_optimizer, make_schedule
-    from jaxnets.parallel import compile_step, make_mesh, place, replicate
-    from jaxnets.population import (
+    from jaxnets.run.checkpoint import Checkpoints
+    from jaxnets.run.interruption import Interrupted
+    from jaxnets.run.loop import fit
+    from jaxnets.run.task import FitOptions, FitResult, Lazily, Ranking, Task
+    from jaxnets.train.descent import descend
+    from jaxnets.train.game import Move, game_step
+    from jaxnets.train.optimizers import half_life_decay, make_optimizer, make_schedule
+    from jaxnets.train.population import (
         make_population_pipeline,
         member_state,
         population_state,
         population_step,
     )
-    from jaxnets.sampling import make_sample, make_walk, slerp, style_mixing
-    from jaxnets.scoring import Judge, score_samples
-    from jaxnets.state import Net, TrainState, init_net
-    from jaxnets.steps import adversarial_step, classifier_step, sample_latents
-    from jaxnets.task import FitOptions, FitResult, Lazily, Ranking, Task
+    from jaxnets.train.state import Net, TrainState, init_net
+    from jaxnets.train.steps import adversarial_step, classifier_step, sample_latents
 
 
 def __getattr__(name: str) -> Any:

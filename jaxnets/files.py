@@ -35,7 +35,7 @@ _cleanings: dict[object, Callable[[], object]] = {}
 def cleaning(clean: Callable[[], object]) -> Iterator[None]:
     """Calls a function when the block ends, or when a signal ends the process in it.
 
-    A process that a signal ends runs no `finally`: see `jaxnets.interruption.Watchdog`.
+    A process that a signal ends runs no `finally`: see `jaxnets.run.interruption.Watchdog`.
     """
     key = object()
     _cleanings[key] = clean

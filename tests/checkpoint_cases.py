@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import parallel
-from jaxnets.state import Net, TrainState
+from jaxnets.devices import parallel
+from jaxnets.train.state import Net, TrainState
 
 
 def state(step=0, *, features=4, size=16, mesh=None, **nets):

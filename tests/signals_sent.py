@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxnets import loop
+from jaxnets.run import loop
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 NAMES = [number.name for number in BOTH]

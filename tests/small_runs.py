@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import tiny
-from jaxnets import loop, parallel
 from jaxnets.data import ResidentPipeline, Split
-from jaxnets.task import FitOptions, Task
+from jaxnets.devices import parallel
+from jaxnets.run import loop
+from jaxnets.run.task import FitOptions, Task
 
 TOTAL = 10
 

@@ -7,10 +7,11 @@ import pytest
 
 import tiny
 from command_lines import GENERATE, assert_one_error, run
-from jaxnets import augment, parallel
-from jaxnets.augment import AUGMENT_PROBABILITY
-from jaxnets.log import read_records
+from jaxnets.data import augment
+from jaxnets.data.augment import AUGMENT_PROBABILITY
+from jaxnets.devices import parallel
 from jaxnets.metrics import Mean
+from jaxnets.run.log import read_records
 
 KEY = jax.random.key(0)
 KEYS = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(4000))

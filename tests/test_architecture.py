@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import jaxnets
-from jaxnets import augment, data, losses, models, optimizers
+from jaxnets import data, losses, models
 from jaxnets.commands.configs import classify, generate, options, presets
 from jaxnets.commands.flags import help_text
 from jaxnets.commands.program import COMMANDS
+from jaxnets.data import augment
+from jaxnets.train import optimizers
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
@@ -69,7 +71,7 @@ def name_of(path):
 
 
 def part_of(path):
-    """The layer of a file: "ops" for jaxnets/ops/pooling.py, "axis" for jaxnets/axis.py."""
+    """The layer of a file: "ops" for jaxnets/ops/pooling.py, "axis" for jaxnets/devices/axis.py."""
     return path.relative_to(ROOT / "jaxnets").with_suffix("").parts[0]
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets.attention import SelfAttention
 from jaxnets.models import resnet_gan
+from jaxnets.nn.attention import SelfAttention
 from model_cases import KEY, random_variables, untyped
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import augment, axis
+from jaxnets.data import augment
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.typing import DATA_AXIS
 

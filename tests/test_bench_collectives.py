@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import tiny
 from experiments.benchmarks import cases, collectives
 from experiments.benchmarks.collectives import BACKWARD, FORWARD, GRADIENTS, OTHER
-from jaxnets import axis, parallel, state
+from jaxnets.devices import axis, parallel
+from jaxnets.train import state
 
 DEVICES = 8
 

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 
 import tiny
 from experiments.benchmarks import cases, flops
-from jaxnets import ops, parallel
+from jaxnets import ops
+from jaxnets.devices import parallel
 
 
 def lax_conv(x, kernel, *, strides=1, dilation=1, groups=1, batch_groups=1, padding="SAME"):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from experiments.benchmarks import input_rate
-from jaxnets import data, parallel
+from jaxnets import data
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 
 

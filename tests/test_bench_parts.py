@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import machine, plans, tables, timing
-from jaxnets import errors, parallel
+from jaxnets import errors
 from jaxnets.commands import memory
+from jaxnets.devices import parallel
 
 
 def test_what_a_step_copies_is_named():

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmarks import cases, hlo, paths
-from jaxnets import losses, models, ops, parallel
+from jaxnets import losses, models, ops
 from jaxnets.commands import common, generate
 from jaxnets.commands.configs import generate as gan_config
+from jaxnets.devices import parallel
 from jaxnets.ops import native
-from jaxnets.task import Lazily, take_feed
+from jaxnets.run.task import Lazily, take_feed
 
 LIBRARY, NEST = "library call", "loop nest"
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.benchmarks import scores
 from jaxnets.commands import memory
 from jaxnets.errors import UserError
-from jaxnets.scoring import METRICS
+from jaxnets.judge.scoring import METRICS
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ import pytest
 from experiments.benchmarks import time_to_accuracy
 from experiments.benchmarks.own_training import OwnTraining
 from experiments.benchmarks.time_to_accuracy import TimeToAccuracy
-from jaxnets import data, ops, parallel
+from jaxnets import data, ops
 from jaxnets.commands import classify, common
 from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 
 

@@ -14,8 +14,8 @@ import tiny
 from experiments.chaos import corruption, damage
 from experiments.chaos.faults import last_line
 from experiments.chaos.trainee import Stage
-from jaxnets import parallel
-from jaxnets.checkpoint import Checkpoints
+from jaxnets.devices import parallel
+from jaxnets.run.checkpoint import Checkpoints
 
 #: Orbax leaves coroutines behind when a read fails, and Python complains of them.
 noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -115,10 +115,10 @@ def test_two_damaged_steps_are_refused(aim, tmp_path, quiet):
 def unchecked(monkeypatch):
     """Checkpoints as Orbax reads them: nothing is compared with what was saved."""
     monkeypatch.setattr(
-        "jaxnets.checkpoint.read_manifest",
+        "jaxnets.run.checkpoint.read_manifest",
         lambda folder, step: json.loads((folder / "manifest.json").read_text()),
     )
-    monkeypatch.setattr("jaxnets.checkpoint.array_sums", lambda tree: dict)
+    monkeypatch.setattr("jaxnets.run.checkpoint.array_sums", lambda tree: dict)
 
 
 @noisy
@@ -142,7 +142,7 @@ def test_another_error_than_a_users_is_lost(aim, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyError("leaves")
 
-    monkeypatch.setattr("jaxnets.checkpoint.read_manifest", fail)
+    monkeypatch.setattr("jaxnets.run.checkpoint.read_manifest", fail)
     done = corruption.Damage("classify", (("truncated file", 0),), 1)
     fault = corruption.strike(Stage(tmp_path, print), aim, done, 1)
     assert fault.lost == "restoring raised KeyError: 'leaves'"

@@ -55,10 +55,10 @@ def test_a_checkpoint_loaded_wrongly_makes_the_command_fail(
     assert code == 0 and out.splitlines()[-1] == "12 faults, 12 survived, 0 lost"
     # Now as Orbax alone would have it: nothing is compared with what was saved.
     monkeypatch.setattr(
-        "jaxnets.checkpoint.read_manifest",
+        "jaxnets.run.checkpoint.read_manifest",
         lambda folder, step: json.loads((folder / "manifest.json").read_text()),
     )
-    monkeypatch.setattr("jaxnets.checkpoint.array_sums", lambda tree: dict)
+    monkeypatch.setattr("jaxnets.run.checkpoint.array_sums", lambda tree: dict)
     code, out, _ = cli(*line, "--folder", "kept")
     last = out.splitlines()[-1]
     assert code == 1 and last.startswith("12 faults, ") and not last.endswith(" 0 lost")

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from checkpoint_cases import assert_same, noisy, one_line, plain, state
-from jaxnets import parallel, runs
-from jaxnets.checkpoint import Checkpoints
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.state import Net
+from jaxnets.run import runs
+from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.train.state import Net
 
 NOTES = {"best": 0.25, "stale": 3, "stopped": False, "none": None}
 
@@ -183,7 +184,7 @@ def test_a_save_that_fails_hides_no_other_error(tmp_path, quiet, monkeypatch):
             checkpoints.save(state(1))
             raise RuntimeError("the reason")
 
-    monkeypatch.setattr("jaxnets.checkpoint.write_manifest", fail)
+    monkeypatch.setattr("jaxnets.run.checkpoint.write_manifest", fail)
     with pytest.raises(RuntimeError, match="the reason"):
         save_and_fall()
 

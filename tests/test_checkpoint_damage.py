@@ -10,8 +10,8 @@ import pytest
 
 from checkpoint_cases import noisy, plain, state
 from experiments.chaos.damage import ALONE, DAMAGES, damage
-from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
+from jaxnets.run.checkpoint import Checkpoints
 
 
 @noisy

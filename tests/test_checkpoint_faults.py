@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import pytest
 
 from checkpoint_cases import assert_same, flip, noisy, one_line, state
-from jaxnets import checkpoint
-from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
+from jaxnets.run import checkpoint
+from jaxnets.run.checkpoint import Checkpoints
 
 
 def payload(folder):

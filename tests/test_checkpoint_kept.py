@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoint_cases import assert_same, state
-from jaxnets.checkpoint import Checkpoints
+from jaxnets.run.checkpoint import Checkpoints
 
 NAN, INF = math.nan, math.inf
 

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from command_lines import CLASSIFY, GENERATE, assert_one_error, newest, summary
-from jaxnets import evaluate, loop
 from jaxnets.commands import common
 from jaxnets.commands.session import Session
 from jaxnets.data import ResidentPipeline
+from jaxnets.judge import evaluate
+from jaxnets.run import loop
 from signals_sent import environment
 
 pytestmark = pytest.mark.usefixtures("workplace")

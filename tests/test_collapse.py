@@ -11,16 +11,16 @@ import pytest
 
 import tiny
 from command_lines import run, summary
-from jaxnets import parallel
 from jaxnets.commands import judging, populations
 from jaxnets.commands.generate import Generate
 from jaxnets.data import Split, load, make_pipeline
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.guard import CollapseWatch, collapse_warnings
-from jaxnets.loop import fit
-from jaxnets.population import population_state
-from jaxnets.scoring import Judge
-from jaxnets.task import FitOptions, Task
+from jaxnets.judge.scoring import Judge
+from jaxnets.run.guard import CollapseWatch, collapse_warnings
+from jaxnets.run.loop import fit
+from jaxnets.run.task import FitOptions, Task
+from jaxnets.train.population import population_state
 from small_runs import images
 
 # --------------------------------------------------------------------- what is measured

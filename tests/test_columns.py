@@ -7,18 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnets import columns, provenance, report
+from jaxnets import columns
 from jaxnets.columns import Classes, Image, Sound, Tokens
 from jaxnets.data import DataSet, ResidentPipeline, Split, StreamingPipeline, eval_batches
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
-from jaxnets.loop import fit
 from jaxnets.losses import adversarial_loss, cross_entropy
+from jaxnets.media import provenance, report
 from jaxnets.models import make_classifier, make_gan
-from jaxnets.optimizers import make_optimizer
-from jaxnets.parallel import make_mesh
-from jaxnets.state import TrainState, init_net
-from jaxnets.steps import adversarial_step, classifier_step
-from jaxnets.task import FitOptions, Task
+from jaxnets.run.loop import fit
+from jaxnets.run.task import FitOptions, Task
+from jaxnets.train.optimizers import make_optimizer
+from jaxnets.train.state import TrainState, init_net
+from jaxnets.train.steps import adversarial_step, classifier_step
 
 SHAPE = (8, 8, 1)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxnets import report
 from jaxnets.columns.sound import Sound
+from jaxnets.media import report
 
 COLUMN = Sound(rate=8000, length=800)
 

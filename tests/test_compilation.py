@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from experiments.__main__ import commands
-from jaxnets import compilation, enable_compilation_cache
+from jaxnets import enable_compilation_cache
+from jaxnets.devices import compilation
 from jaxnets.errors import UserError
 
 TESTS = Path(__file__).parent

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnets.data import fashion, load
+from jaxnets.data import load
 from jaxnets.data.cache import cache_dir
+from jaxnets.data.sources import fashion
 from jaxnets.errors import UserError
 
 COUNTS = {"train": 40, "test": 20}

@@ -10,8 +10,8 @@ from PIL import Image
 
 from hostile_images import FILES
 from jaxnets.data import load
-from jaxnets.data.images import ImageFiles
 from jaxnets.data.listing import read_listing
+from jaxnets.data.sources.images import ImageFiles
 from jaxnets.errors import UserError
 
 

@@ -10,7 +10,7 @@ from scipy import signal
 
 from jaxnets.columns.sound import Sound
 from jaxnets.data import load
-from jaxnets.data.sounds import Header, SoundFiles
+from jaxnets.data.sources.sounds import Header, SoundFiles
 from jaxnets.errors import UserError
 
 RATE = 8000

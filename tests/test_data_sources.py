@@ -11,7 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxnets.data import DATA_SOURCES, load, prepared
+from jaxnets.data import DATA_SOURCES, load
+from jaxnets.data.sources import prepared
 from jaxnets.errors import UserError
 
 

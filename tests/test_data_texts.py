@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets.data import load
-from jaxnets.data.texts import read_table
+from jaxnets.data.sources.texts import read_table
 from jaxnets.errors import UserError
 
 

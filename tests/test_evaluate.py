@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxnets import evaluate, parallel, sampling
 from jaxnets.data import Split, normalise, to_uint8
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
+from jaxnets.judge import evaluate, sampling
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(5)

@@ -12,7 +12,7 @@ from PIL import Image
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
 from jaxnets.commands import common, judging, scoring
 from jaxnets.commands.configs.generate import Generate
-from jaxnets.log import read_records
+from jaxnets.run.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

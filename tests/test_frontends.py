@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from jaxnets import axis
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
-from jaxnets.frontends import LogMel, SpecAugment, mel_filters, perturb
+from jaxnets.nn.frontends import LogMel, SpecAugment, mel_filters, perturb
 from jaxnets.typing import DATA_AXIS
 
 RATE = 8000

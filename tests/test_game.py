@@ -11,10 +11,12 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import axis, losses, parallel, state
+from jaxnets import losses
+from jaxnets.devices import axis, parallel
 from jaxnets.errors import UserError
-from jaxnets.game import Move, game_step
 from jaxnets.metrics import Mean
+from jaxnets.train import state
+from jaxnets.train.game import Move, game_step
 
 RATE, PLAYERS = 0.5, {"a": 4, "b": 2, "c": 1}
 WAYS = [(1, "jit"), (8, "jit"), (8, "pmap")]

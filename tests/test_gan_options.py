@@ -9,13 +9,14 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import data, losses, models, optimizers, state
+from jaxnets import data, losses, models
 from jaxnets.commands import gan_step, populations
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends
 from jaxnets.errors import UserError
 from jaxnets.models.conditioning import AuxiliaryClassifier
+from jaxnets.train import optimizers, state
 
 KEY = jax.random.key(0)
 EXTRA = {"lecam_real": 0.25, "lecam_fake": -0.5}

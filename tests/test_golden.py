@@ -23,9 +23,12 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import augment, losses, parallel, population, sampling, state
-from jaxnets.data import ResidentPipeline, Split, StreamingPipeline
+from jaxnets import losses
+from jaxnets.data import ResidentPipeline, Split, StreamingPipeline, augment
+from jaxnets.devices import parallel
 from jaxnets.files import cpu_kind
+from jaxnets.judge import sampling
+from jaxnets.train import population, state
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 3
@@ -109,7 +112,7 @@ def adaptive():
 
 def members():
     """Two classifiers with their own learning rates, as `--seeds` and `--sweep` train them."""
-    from jaxnets import optimizers
+    from jaxnets.train import optimizers
 
     def make(hypers):
         return tiny.classifier(optimizer=optimizers.make_optimizer("nesterov", hypers["rate"]))

@@ -7,11 +7,12 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import guard, parallel
-from jaxnets.game import Move, game_step
-from jaxnets.guard import Fault, find_faults
+from jaxnets.devices import parallel
 from jaxnets.metrics.mean import Mean
-from jaxnets.state import Net, TrainState
+from jaxnets.run import guard
+from jaxnets.run.guard import Fault, find_faults
+from jaxnets.train.game import Move, game_step
+from jaxnets.train.state import Net, TrainState
 
 TERMS = ("penalty", "loss", "gradient", "update", "model_state")
 

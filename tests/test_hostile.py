@@ -16,13 +16,13 @@ import hostile
 import hostile_files as files
 import hostile_images as images
 from experiments.__main__ import commands
-from jaxnets import runs
 from jaxnets.commands import common, training
 from jaxnets.commands.configs import classify, generate
 from jaxnets.commands.configs.reading import config_from
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
-from jaxnets.log import read_records
+from jaxnets.run import runs
+from jaxnets.run.log import read_records
 
 VALUES = hostile.values_of()
 CONFIG_VALUES = list(files.config_values())

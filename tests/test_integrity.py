@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from checkpoint_cases import flip
-from jaxnets import integrity, parallel
-from jaxnets.integrity import Damaged
+from jaxnets.devices import parallel
+from jaxnets.run import integrity
+from jaxnets.run.integrity import Damaged
 
 TYPES = ["bool", "int8", "uint8", "int32", "uint32", "float16", "bfloat16", "float32"]
 SHAPES = [(), (0,), (3, 0), (5,), (16, 3)]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxnets import distributed, loop
-from jaxnets.checkpoint import Checkpoints
-from jaxnets.interruption import Interrupted
-from jaxnets.task import Ranking
+from jaxnets.processes import distributed
+from jaxnets.run import loop
+from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.interruption import Interrupted
+from jaxnets.run.task import Ranking
 from signals_sent import python, send
 from small_runs import TOTAL, Crash, bits, crash, fit, records, task
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from jaxnets import distributed
-from jaxnets.interruption import Cut, Interruption
+from jaxnets.processes import distributed
+from jaxnets.run.interruption import Cut, Interruption
 from signals_sent import BOTH, NAMES, python, send
 
 
@@ -154,7 +154,7 @@ def test_outside_the_main_thread_it_does_nothing():
 
 BLOCKED = """
 import hashlib, signal, sys, time
-from jaxnets.interruption import Interruption
+from jaxnets.run.interruption import Interruption
 
 def last_words(signum):
     {words}
@@ -166,7 +166,7 @@ with Interruption(0.3, last_words):
 
 TWICE = """
 import time
-from jaxnets.interruption import Interruption, Watchdog
+from jaxnets.run.interruption import Interruption, Watchdog
 
 with Watchdog(0.0, lambda signum: "the command's words"):
     with Interruption(60.0, lambda signum: "the loop's") as heard:
@@ -179,7 +179,7 @@ with Watchdog(0.0, lambda signum: "the command's words"):
 
 IN_TIME = """
 import os, signal, time
-from jaxnets.interruption import Interruption
+from jaxnets.run.interruption import Interruption
 
 signal.signal(signal.SIGUSR1, lambda *_: None)
 with Interruption(0.3, lambda signum: "last words"):

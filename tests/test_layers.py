@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import layers
 from jaxnets.errors import UserError
+from jaxnets.nn import layers
 
 KEY = jax.random.key(0)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import layers, ops
+from jaxnets import ops
+from jaxnets.nn import layers
 
 KEY = jax.random.key(0)
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jaxnets.lines import Line, key_of
-from jaxnets.peers import Peers
+from jaxnets.processes.lines import Line, key_of
+from jaxnets.processes.peers import Peers
 
 KEY = key_of("correct horse battery staple")
 LONG = 60.0

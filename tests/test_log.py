@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from jaxnets.errors import UserError
-from jaxnets.log import MetricLog, read_records
+from jaxnets.run.log import MetricLog, read_records
 
 
 def shown(folder):

@@ -11,9 +11,9 @@ import pytest
 
 from jaxnets.data import ResidentPipeline, StreamingPipeline
 from jaxnets.errors import UserError
-from jaxnets.log import Progress
 from jaxnets.metrics import Mean
-from jaxnets.task import Ranking
+from jaxnets.run.log import Progress
+from jaxnets.run.task import Ranking
 from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, records, task
 
 
@@ -117,7 +117,7 @@ def test_a_task_that_cannot_be_run_is_refused(fields, words, tmp_path):
 
 def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("jaxnets.log.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jaxnets.run.log.time.monotonic", lambda: now[0])
     progress = Progress("x", total=100, batch_size=32)
     progress.start(10)
     assert np.isnan(progress.images_per_second(10))
@@ -135,7 +135,7 @@ def test_speed_leaves_out_what_was_not_training(monkeypatch):
 
 def test_a_log_does_not_wait_for_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    code = "import jaxnets.log as log; log.MetricLog(log.Path('.')); import torch"
+    code = "import jaxnets.run.log as log; log.MetricLog(log.Path('.')); import torch"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets import ops
-from jaxnets.augment import translate
+from jaxnets.data.augment import translate
 from jaxnets.errors import UserError
 from jaxnets.losses import PENALTIES, penalty
 from jaxnets.models import dcgan

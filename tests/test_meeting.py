@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets import distributed, door, meeting, relay
 from jaxnets.data import Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
-from jaxnets.meeting import Hello, meet
-from jaxnets.peers import Peers
+from jaxnets.processes import distributed, door, meeting, relay
+from jaxnets.processes.meeting import Hello, meet
+from jaxnets.processes.peers import Peers
 
 HELLO = Hello(0, 2, "process 1 of here", {"jaxnets": "1"}, {"seed": 0, "width": None})
 
@@ -204,7 +204,7 @@ def test_a_death_is_told_by_every_survivor(three, who):
 
 
 def test_an_error_in_one_process_ends_the_others_with_its_sentence(three, monkeypatch):
-    monkeypatch.setattr("jaxnets.peers._OWN_WORDS_SECONDS", 0.1)
+    monkeypatch.setattr("jaxnets.processes.peers._OWN_WORDS_SECONDS", 0.1)
     peers, said = three
     peers[1].fail(2, "error: the disk is full")
     wait_for(lambda: len(said) >= 2)
@@ -342,7 +342,7 @@ def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone(monkeypatch):
 
 
 def test_silence_after_the_end_is_no_loss(three, monkeypatch):
-    monkeypatch.setattr("jaxnets.peers._SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("jaxnets.processes.peers._SILENCE_SECONDS", 0.05)
     peers, said = three
     together(peers, Peers.finish)
     time.sleep(0.3)

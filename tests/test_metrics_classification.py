@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 from scipy.special import softmax
 
-from jaxnets import axis
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics import Calibration, Confusion, accuracy, top_k_accuracy
 from jaxnets.typing import DATA_AXIS

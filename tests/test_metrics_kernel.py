@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import polynomial_kernel
 
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import kernel_distance
-from jaxnets.parallel import make_mesh
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(37, 6)) + 0.4

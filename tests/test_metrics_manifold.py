@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import blocks, manifold_note, manifold_scores
-from jaxnets.parallel import make_mesh
 
 RNG = np.random.default_rng(0)
 REAL = RNG.normal(size=(90, 5))

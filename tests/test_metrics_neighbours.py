@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import mannwhitneyu
 from sklearn.neighbors import NearestNeighbors
 
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import memorisation, nearest_neighbours
-from jaxnets.parallel import make_mesh
 
 RNG = np.random.default_rng(0)
 TRAIN = RNG.normal(size=(120, 9))

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics import recall_score
 
-from jaxnets import axis
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics import (
     ClassMoments,

@@ -12,11 +12,11 @@ import pytest
 
 from jaxnets.columns import Image, Sound, Tokens
 from jaxnets.errors import UserError
-from jaxnets.frontends import LogMel, SpecAugment
 from jaxnets.models import CLASSIFIERS, classifier_of
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.speed_net import SpeedNet
 from jaxnets.models.texts import VDCNN, TextCNN
+from jaxnets.nn.frontends import LogMel, SpecAugment
 from model_cases import KEY, random_variables
 
 FRONTEND = LogMel(8000, bins=16, hop=0.0125)

@@ -194,7 +194,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 def test_a_batch_over_several_devices():
-    from jaxnets.parallel import make_mesh
+    from jaxnets.devices.parallel import make_mesh
     from jaxnets.typing import DATA_AXIS
 
     P = jax.sharding.PartitionSpec

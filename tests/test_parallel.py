@@ -11,10 +11,13 @@ from jax.sharding import PartitionSpec
 
 import small_runs
 import tiny
-from jaxnets import axis, errors, evaluate, models, optimizers, parallel, population
-from jaxnets import state as states
+from jaxnets import errors, models
+from jaxnets.devices import axis, parallel
+from jaxnets.judge import evaluate
 from jaxnets.metrics import Mean
-from jaxnets.task import Lazily
+from jaxnets.run.task import Lazily
+from jaxnets.train import optimizers, population
+from jaxnets.train import state as states
 
 STEPS = 5
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import parallel, state, steps
-from jaxnets.axis import example_keys
+from jaxnets.devices import parallel
+from jaxnets.devices.axis import example_keys
 from jaxnets.errors import UserError
 from jaxnets.losses import PathLength, path_length_penalty
+from jaxnets.train import state, steps
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)

@@ -9,12 +9,14 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import loop, optimizers, parallel, population
 from jaxnets.data import ResidentPipeline, StreamingPipeline
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.log import read_records
 from jaxnets.metrics import mean as metrics_mean
-from jaxnets.state import TrainState
+from jaxnets.run import loop
+from jaxnets.run.log import read_records
+from jaxnets.train import optimizers, population
+from jaxnets.train.state import TrainState
 from small_runs import Crash, images
 
 STEPS, BATCH = 6, 16

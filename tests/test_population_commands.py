@@ -9,7 +9,7 @@ from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summa
 from jaxnets.commands import populations
 from jaxnets.commands.classify import Classify
 from jaxnets.errors import UserError
-from jaxnets.log import read_records
+from jaxnets.run.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

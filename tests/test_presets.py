@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import data, parallel
+from jaxnets import data
 from jaxnets.commands import common, gan_step, generate, judging
 from jaxnets.commands.configs import generate as gan_config
 from jaxnets.commands.configs import presets
 from jaxnets.commands.configs.reading import config_of_run
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.task import Lazily, take_feed
+from jaxnets.run.task import Lazily, take_feed
 
 
 def test_a_preset_is_of_the_data_or_asked_for():

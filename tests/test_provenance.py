@@ -11,9 +11,10 @@ from PIL import Image, PngImagePlugin
 
 import hostile_images
 from command_lines import assert_one_error
-from jaxnets import evaluate, provenance, report
 from jaxnets.commands import pictures
 from jaxnets.errors import UserError
+from jaxnets.judge import evaluate
+from jaxnets.media import provenance, report
 
 FACTS = {"model": "dcgan on digits", "weights": "0123456789ab", "seed": 3, "truncation": None}
 GRID = report.grid_png(np.zeros((4, 8, 8, 1), np.uint8), 2)

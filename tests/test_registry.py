@@ -2,11 +2,14 @@
 
 import pytest
 
-from jaxnets import augment, evaluate, losses, models, optimizers
+from jaxnets import losses, models
 from jaxnets.commands.configs import presets
+from jaxnets.data import augment
 from jaxnets.errors import UserError
+from jaxnets.judge import evaluate
 from jaxnets.models.conditioning import CONDITIONING
 from jaxnets.registry import Registry, check_name
+from jaxnets.train import optimizers
 
 REGISTRIES = {
     "augmentations": augment.GAN_AUGMENTATIONS,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnets import report
 from jaxnets.errors import UserError
+from jaxnets.media import report
 
 RECORDS = [{"step": i, "loss": 1.0 / (i + 1), "g/loss": float(i)} for i in range(12)]
 

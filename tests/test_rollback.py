@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import distributed, loop, population
-from jaxnets.checkpoint import Checkpoints
 from jaxnets.errors import UserError
-from jaxnets.interruption import Interrupted
-from jaxnets.log import read_records
 from jaxnets.metrics.mean import Mean
-from jaxnets.task import Ranking
+from jaxnets.processes import distributed
+from jaxnets.run import loop
+from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.interruption import Interrupted
+from jaxnets.run.log import read_records
+from jaxnets.run.task import Ranking
+from jaxnets.train import population
 from small_runs import (
     MAKE,
     TOTAL,

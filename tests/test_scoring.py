@@ -12,7 +12,7 @@ from jaxnets import metrics
 from jaxnets.commands import pictures, scoring
 from jaxnets.data import Split, load, normalise
 from jaxnets.errors import UserError
-from jaxnets.scoring import METRICS, Judge, Looks, score_samples, take
+from jaxnets.judge.scoring import METRICS, Judge, Looks, score_samples, take
 
 CLASSES = {"intra_class", "recognised"}
 
@@ -149,7 +149,7 @@ def test_each_class_has_its_share_of_labels(count):
 
 
 def test_the_picture_shows_copies_beside_their_originals(judge, digits, tmp_path, monkeypatch):
-    from jaxnets import report
+    from jaxnets.media import report
 
     shown = {}
     draw = report.grid_png

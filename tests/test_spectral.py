@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import tiny
-from jaxnets import layers, parallel, state
-from jaxnets.spectral import SpectralNorm
+from jaxnets.devices import parallel
+from jaxnets.nn import layers
+from jaxnets.nn.spectral import SpectralNorm
+from jaxnets.train import state
 from model_cases import KEY, untyped
 
 SHAPES = {"dense": (7, 5), "conv": (3, 3, 4, 6)}

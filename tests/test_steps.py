@@ -12,9 +12,10 @@ import optax
 import pytest
 
 import tiny
-from jaxnets import axis, descent, optimizers, state
+from jaxnets.devices import axis
 from jaxnets.metrics.mean import Mean
 from jaxnets.models import make_generator
+from jaxnets.train import descent, optimizers, state
 
 
 class Linear(nn.Module):

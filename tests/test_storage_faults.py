@@ -12,9 +12,10 @@ import hostile_images as images
 from command_lines import CLASSIFY
 from experiments.benchmarks import measure
 from experiments.benchmarks import report as bench_report
-from jaxnets import parallel, report
 from jaxnets.commands import common, judging
 from jaxnets.commands.configs import options
+from jaxnets.devices import parallel
+from jaxnets.media import report
 from signals_sent import environment
 
 

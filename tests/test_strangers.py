@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets import door, meeting
 from jaxnets.errors import UserError
-from jaxnets.lines import Gone, Stranger, key_of
-from jaxnets.meeting import Hello, meet
+from jaxnets.processes import door, meeting
+from jaxnets.processes.lines import Gone, Stranger, key_of
+from jaxnets.processes.meeting import Hello, meet
 
 SECRET = "correct horse battery staple"
 KEY, OTHER = key_of(SECRET), key_of("another horse battery staple")

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import losses, models, parallel, sampling
+from jaxnets import losses, models
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
+from jaxnets.judge import sampling
 from jaxnets.models import dcgan, style_layers
 from model_cases import (
     CLASSES,

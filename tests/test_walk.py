@@ -9,7 +9,7 @@ from PIL import Image
 
 from command_lines import assert_one_error
 from jaxnets.errors import UserError
-from jaxnets.sampling import make_walk, slerp
+from jaxnets.judge.sampling import make_walk, slerp
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(3)

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy import stats
 
 from command_lines import assert_one_error
-from jaxnets import watermark
 from jaxnets.errors import UserError
+from jaxnets.media import watermark
 
 KEY = "a long secret"
 

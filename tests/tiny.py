@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets import augment, layers, losses, models, optimizers, state, steps
-from jaxnets.game import Game
+from jaxnets import losses, models
+from jaxnets.data import augment
+from jaxnets.nn import layers
+from jaxnets.train import optimizers, state, steps
+from jaxnets.train.game import Game
 
 SIZE, CLASSES, LATENT = 8, 3, 4
 

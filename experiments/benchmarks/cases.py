@@ -13,10 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmarks.configs import Case, ClassifierCase, GanCase
-from jaxnets import losses, models, optimizers, parallel, state, steps
+from jaxnets import losses, models
 from jaxnets.commands.configs import constraints
-from jaxnets.state import TrainState
-from jaxnets.steps import Step
+from jaxnets.devices import parallel
+from jaxnets.train import optimizers, state, steps
+from jaxnets.train.state import TrainState
+from jaxnets.train.steps import Step
 from jaxnets.typing import DATA_AXIS, Batch
 
 NUM_CLASSES = 10

@@ -20,12 +20,12 @@ from jax.sharding import Mesh
 
 from experiments.benchmarks import cases, machine, report, timing
 from experiments.benchmarks.configs import Checkpoints
-from jaxnets.checkpoint import Checkpoints as Saver
 from jaxnets.commands import checks
 from jaxnets.errors import UserError
 from jaxnets.files import cleaning
-from jaxnets.state import TrainState
-from jaxnets.task import FitOptions
+from jaxnets.run.checkpoint import Checkpoints as Saver
+from jaxnets.run.task import FitOptions
+from jaxnets.train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

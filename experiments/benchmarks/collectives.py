@@ -1,8 +1,8 @@
 """What crosses devices in a step, what for, and how little could do.
 
 Read out of the compiled program: XLA joins sums that don't wait for each other, so fewer messages
-may go around than the step asks for. What a sum is for is told by the names that `jaxnets.axis`
-gives its scopes.
+may go around than the step asks for. What a sum is for is told by the names that
+`jaxnets.devices.axis` gives its scopes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from experiments.benchmarks import hlo
-from jaxnets import axis
+from jaxnets.devices import axis
 
 #: Instructions that send to other devices; also with "-start" where the program goes on meanwhile.
 KINDS = (
@@ -126,7 +126,7 @@ def least(nets: Mapping[str, Any]) -> dict[str, int]:
     A penalty takes a discriminator's BatchNorms through yet other passes, which are not in here.
 
     Args:
-      nets: name -> `jaxnets.state.Net`, of arrays or shapes: "classifier", or "generator" and
+      nets: name -> `jaxnets.train.state.Net`, of arrays or shapes: "classifier", or "generator" and
         "discriminator".
     """
     norms = {name: _batch_norms(net.model_state) for name, net in nets.items()}

@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmarks import cases, report
 from experiments.benchmarks.configs import Input
-from jaxnets import data, parallel
+from jaxnets import data
 from jaxnets.commands import checks, common
 from jaxnets.data import Split
 from jaxnets.data.pipeline import READ_AHEAD
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.typing import DATA_AXIS, Feeder
 

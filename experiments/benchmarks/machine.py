@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from jaxnets import parallel
 from jaxnets.commands import common
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 
 #: What must be equal for two times to be comparable.

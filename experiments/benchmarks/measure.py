@@ -16,9 +16,10 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import cases, collectives, flops, machine, paths, plans, report, timing
 from experiments.benchmarks.configs import Case, GanCase, Measuring
-from jaxnets import ops, parallel
+from jaxnets import ops
 from jaxnets.commands import checks, memory
 from jaxnets.commands.configs import constraints
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 
 #: Sizes of the square matrices whose fastest product is the peak.

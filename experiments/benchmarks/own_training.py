@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxnets import parallel
 from jaxnets.commands.classify import Built
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.data import DataSet
-from jaxnets.task import Lazily, take_feed
+from jaxnets.devices import parallel
+from jaxnets.run.task import Lazily, take_feed
 
 
 class OwnTraining:
-    """Our side, as the loop of `jaxnets.loop` would run it, without logs and checkpoints."""
+    """Our side, as the loop of `jaxnets.run.loop` would run it, without logs and checkpoints."""
 
     def __init__(self, recipe: Classify, built: Built, dataset: DataSet, mesh: Mesh):
         self.recipe, self.built, self.mesh = recipe, built, mesh

@@ -12,11 +12,13 @@ import numpy as np
 
 from experiments.benchmarks import cases, report, timing
 from experiments.benchmarks.configs import Population
-from jaxnets import data, parallel, population
+from jaxnets import data
 from jaxnets.commands import memory
 from jaxnets.data import Split
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.task import take_feed
+from jaxnets.run.task import take_feed
+from jaxnets.train import population
 
 #: Images to train on, as many batches as this: the gather of a step is part of what is timed.
 _BATCHES = 4

@@ -11,13 +11,14 @@ import numpy as np
 
 from experiments.benchmarks import report
 from experiments.benchmarks.configs import Scores
-from jaxnets import evaluate, parallel
 from jaxnets.commands import checks, classify, common, judging, memory
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import DataOptions, given
 from jaxnets.data import DataSet, Split
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.scoring import METRICS, Judge, Looks, take
+from jaxnets.judge import evaluate
+from jaxnets.judge.scoring import METRICS, Judge, Looks, take
 
 
 def run(config: Scores) -> dict[str, Any]:

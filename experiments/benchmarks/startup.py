@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.benchmarks import report
 from experiments.benchmarks.configs import Startup
-from jaxnets.compilation import OPTIONS
+from jaxnets.devices.compilation import OPTIONS
 from jaxnets.errors import UserError
 from jaxnets.files import cleaning
 

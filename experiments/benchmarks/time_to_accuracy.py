@@ -17,7 +17,6 @@ from experiments.benchmarks import machine, torch_rivals, torch_steps
 from experiments.benchmarks.configs import TimeToAccuracy
 from experiments.benchmarks.own_training import OwnTraining
 from experiments.reproduce import spread
-from jaxnets import runs
 from jaxnets.commands import checks, classify, common
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.classify import Classify, resolve
@@ -25,6 +24,7 @@ from jaxnets.commands.configs.options import PROCESS_FIELDS
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
+from jaxnets.run import runs
 
 SIDES = ("jaxnets", "torch")
 

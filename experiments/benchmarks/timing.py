@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxnets.parallel import CompiledStep
+from jaxnets.devices.parallel import CompiledStep
 
 
 def stages(program: CompiledStep, *arguments: Any) -> tuple[Any, dict[str, float | None]]:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from experiments.benchmarks import cases, torch_steps
 from experiments.benchmarks.torch_layers import has_batch_norm
 from experiments.benchmarks.torch_networks import make_twin
-from jaxnets import ops, steps
+from jaxnets import ops
 from jaxnets.errors import UserError
-from jaxnets.state import Net, TrainState
+from jaxnets.train import steps
+from jaxnets.train.state import Net, TrainState
 
 __all__ = ["Agreement", "agreement", "latents_of", "twin_step", "twins"]
 
@@ -155,7 +156,7 @@ def insist(case: cases.Case, found: Agreement) -> None:
 
 
 def latents_of(state: TrainState, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `jaxnets.steps.adversarial_step` draws in the step that begins with `state`.
+    """What `jaxnets.train.steps.adversarial_step` draws in the step that begins with `state`.
 
     Returns:
       Latents [count, size] of the fakes that the discriminator sees, and of the generator's update.

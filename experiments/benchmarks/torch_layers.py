@@ -28,7 +28,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 class SpectralNorm(nn.Module):
-    """Twin of `jaxnets.spectral.SpectralNorm`: the largest singular value of a layer's kernel.
+    """Twin of `jaxnets.nn.spectral.SpectralNorm`: the largest singular value of a layer's kernel.
 
     torch's own `spectral_norm` moves u and v by half a step of the iteration more, and at every
     pass through the network. Here u moves when `keep_vectors` says so, once a step.

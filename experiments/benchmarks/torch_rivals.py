@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.benchmarks import cases, machine, timing
 from experiments.benchmarks.configs import Case, ClassifierCase, GanCase
-from jaxnets import parallel
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from experiments.benchmarks import torch_steps
 from experiments.benchmarks.torch_networks import make_twin
-from jaxnets import evaluate, optimizers
+from jaxnets.judge import evaluate
+from jaxnets.train import optimizers
 
 if TYPE_CHECKING:
     from jaxnets.commands.classify import Built
@@ -118,8 +119,8 @@ class Recipe:
     """Nesterov momentum, decoupled weight decay, a schedule, and the moving average of it all.
 
     Each update is `-rate * (Nesterov's direction + weight_decay * weight)`, the decay on kernels
-    only, as optax has it after `jaxnets.optimizers.make_optimizer`. torch's own `weight_decay`
-    would go through the momentum.
+    only, as optax has it after `jaxnets.train.optimizers.make_optimizer`. torch's own
+    `weight_decay` would go through the momentum.
 
     Attributes:
       average: the network with averaged weights and statistics; the network itself where there is

@@ -14,10 +14,11 @@ from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
 from experiments.benchmarks.configs import Watermark
-from jaxnets import data, watermark
+from jaxnets import data
 from jaxnets.commands import checks, common
 from jaxnets.commands.configs import constraints
 from jaxnets.files import write_json
+from jaxnets.media import watermark
 
 #: False-positive rates at which detections are counted.
 RATES = (0.01, 0.001)

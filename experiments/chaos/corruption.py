@@ -18,7 +18,7 @@ from experiments.chaos.undisturbed import Reference
 from jaxnets.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxnets.state import TrainState
+    from jaxnets.train.state import TrainState
 
 #: A restore that takes longer is taken for stuck; one takes a fraction of a second.
 _HANG_SECONDS = 60.0
@@ -75,11 +75,11 @@ class Target:
 
 def target(reference: Reference) -> Target:
     """The checkpoints of an undisturbed run, read while they are good."""
-    from jaxnets import parallel
-    from jaxnets.checkpoint import Checkpoints
     from jaxnets.commands import classify, common, generate
     from jaxnets.commands.configs.reading import config_from
-    from jaxnets.runs import read_run
+    from jaxnets.devices import parallel
+    from jaxnets.run.checkpoint import Checkpoints
+    from jaxnets.run.runs import read_run
 
     found = read_run(reference.folder)
     mesh = parallel.make_mesh(1)
@@ -144,7 +144,7 @@ def verdict(aim: Target, folder: Path) -> tuple[str, str | None]:
     Returns:
       What happened, and what is wrong with that; None if nothing.
     """
-    from jaxnets.checkpoint import Checkpoints
+    from jaxnets.run.checkpoint import Checkpoints
 
     told: list[str] = []
     try:

@@ -48,7 +48,7 @@ def read_final(folder: Path) -> Final:
 def read_arrays(place: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The arrays in the folder of a checkpoint, through Orbax alone: name -> (type, shape, bytes).
 
-    On purpose not through `jaxnets.checkpoint`, which is on trial here.
+    On purpose not through `jaxnets.run.checkpoint`, which is on trial here.
     """
     import jax
     import numpy as np

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxnets.errors import UserError
 from jaxnets.files import write_json
-from jaxnets.provenance import record
-from jaxnets.report import Table
+from jaxnets.media.provenance import record
+from jaxnets.media.report import Table
 
 __all__ = ["Classes"]
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxnets.report import Section
+from jaxnets.media.report import Section
 
 __all__ = ["Column"]
 
@@ -73,7 +73,7 @@ class Column(Protocol):
         Args:
           rows: [N, *shape], made by a network.
           folder: where; it is made if need be.
-          about: what the mark says of them all (see `jaxnets.provenance.mark`).
+          about: what the mark says of them all (see `jaxnets.media.provenance.mark`).
           labels: what it says of each.
 
         Returns:

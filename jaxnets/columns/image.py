@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.files import write_files
-from jaxnets.provenance import mark
-from jaxnets.report import Figure, grid_png
+from jaxnets.media.provenance import mark
+from jaxnets.media.report import Figure, grid_png
 
 __all__ = ["Image", "normalise", "to_uint8"]
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.files import write_files
-from jaxnets.frontends import LogMel
-from jaxnets.provenance import record
-from jaxnets.report import Audio, grid_png
+from jaxnets.media.provenance import record
+from jaxnets.media.report import Audio, grid_png
+from jaxnets.nn.frontends import LogMel
 
 __all__ = ["Sound"]
 

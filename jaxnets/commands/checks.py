@@ -14,7 +14,7 @@ from jaxnets.files import check_writable
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxnets.state import TrainState
+    from jaxnets.train.state import TrainState
 
 #: Bytes of memory for a sample that is scored: its features, several times over.
 SCORED = 1 << 14

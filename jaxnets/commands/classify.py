@@ -15,20 +15,24 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxnets import augment, data, distributed, evaluate, losses, models, optimizers, report, state
+from jaxnets import data, losses, models
 from jaxnets.columns import Column
 from jaxnets.commands import baseline, checks, common, populations, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.session import Session
-from jaxnets.data import DataSet, Split
+from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
-from jaxnets.evaluate import Classification
-from jaxnets.frontends import perturb
-from jaxnets.log import read_records
-from jaxnets.state import TrainState
-from jaxnets.steps import classifier_step
-from jaxnets.task import Ranking, Task
+from jaxnets.judge import evaluate
+from jaxnets.judge.evaluate import Classification
+from jaxnets.media import report
+from jaxnets.nn.frontends import perturb
+from jaxnets.processes import distributed
+from jaxnets.run.log import read_records
+from jaxnets.run.task import Ranking, Task
+from jaxnets.train import optimizers, state
+from jaxnets.train.state import TrainState
+from jaxnets.train.steps import classifier_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import jaxnets
 from jaxnets.commands.configs.options import NOT_WHAT, DataOptions
 from jaxnets.files import write_json
-from jaxnets.runs import config_values
+from jaxnets.run.runs import config_values
 
 if TYPE_CHECKING:
     from jaxnets.data import DataSet
-    from jaxnets.task import FitResult
+    from jaxnets.run.task import FitResult
 
 
 def load_data(options: DataOptions) -> DataSet:

@@ -10,7 +10,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxnets import parallel
 from jaxnets.commands import (
     checks,
     classify,
@@ -31,11 +30,12 @@ from jaxnets.commands.configs.use import Evaluate
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, write_json
-from jaxnets.runs import read_run
-from jaxnets.scoring import Looks, take
-from jaxnets.state import TrainState
+from jaxnets.judge.scoring import Looks, take
+from jaxnets.run.runs import read_run
+from jaxnets.train.state import TrainState
 
 #: The images of a run as they are now, the step of the state that was measured, its numbers.
 _Measured = tuple[DataSet, int, Mapping[str, Any]]

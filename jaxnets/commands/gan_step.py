@@ -11,21 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnets import augment, losses, optimizers, state, steps
+from jaxnets import losses
 from jaxnets.commands import populations
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
-from jaxnets.data import DataSet, Split
+from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
-from jaxnets.game import Game
+from jaxnets.judge.sampling import Sample, Walk
+from jaxnets.judge.scoring import Judge
 from jaxnets.models import make_gan
-from jaxnets.sampling import Sample, Walk
-from jaxnets.scoring import Judge
-from jaxnets.state import TrainState
-from jaxnets.steps import Step
-from jaxnets.task import Lazily, Task
+from jaxnets.run.task import Lazily, Task
+from jaxnets.train import optimizers, state, steps
+from jaxnets.train.game import Game
+from jaxnets.train.state import TrainState
+from jaxnets.train.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)

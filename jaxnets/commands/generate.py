@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, distributed, evaluate, metrics, parallel, provenance, report, sampling
+from jaxnets import data, metrics
 from jaxnets.commands import (
     checks,
     common,
@@ -29,12 +29,16 @@ from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
-from jaxnets.guard import CollapseWatch
-from jaxnets.scoring import Judge, Looks
-from jaxnets.state import TrainState
-from jaxnets.task import Ranking
+from jaxnets.judge import evaluate, sampling
+from jaxnets.judge.scoring import Judge, Looks
+from jaxnets.media import provenance, report
+from jaxnets.processes import distributed
+from jaxnets.run.guard import CollapseWatch
+from jaxnets.run.task import Ranking
+from jaxnets.train.state import TrainState
 
 #: Samples of a class in a preview, and of how many classes at most.
 _PREVIEWED, _PREVIEWED_CLASSES = 10, 20

@@ -12,20 +12,21 @@ from typing import Any, TypeVar
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import evaluate, metrics
-from jaxnets.checkpoint import Checkpoints
+from jaxnets import metrics
 from jaxnets.commands import classify, common, populations, scoring, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.data import DataSet, Split
+from jaxnets.devices.parallel import gathered, on_this_process, replicate
 from jaxnets.errors import UserError
-from jaxnets.loop import fit
-from jaxnets.parallel import gathered, on_this_process, replicate
-from jaxnets.runs import read_run
-from jaxnets.scoring import Judge, Looks, take
-from jaxnets.state import TrainState
-from jaxnets.task import Task
+from jaxnets.judge import evaluate
+from jaxnets.judge.scoring import Judge, Looks, take
+from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.loop import fit
+from jaxnets.run.runs import read_run
+from jaxnets.run.task import Task
+from jaxnets.train.state import TrainState
 
 T = TypeVar("T")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxnets import augment, data, losses, models, optimizers, scoring
+from jaxnets import data, losses, models
 from jaxnets.commands.configs import presets, sweeps
 from jaxnets.commands.configs.use import List
 from jaxnets.commands.session import Session
+from jaxnets.data import augment
 from jaxnets.errors import UserError
 from jaxnets.files import read_json
+from jaxnets.judge import scoring
 from jaxnets.models.conditioning import CONDITIONING
-from jaxnets.runs import read_run
+from jaxnets.run.runs import read_run
+from jaxnets.train import optimizers
 
 
 def run(config: List, session: Session) -> None:

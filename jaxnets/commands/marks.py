@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxnets import provenance, watermark
 from jaxnets.commands import checks
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.use import Marks
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_json
+from jaxnets.media import provenance, watermark
 
 #: Names that files of images end with; a file that is named alone may have any.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -12,15 +12,17 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxnets import evaluate, metrics, provenance, report, sampling
+from jaxnets import metrics
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.provenance import fingerprint
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
-from jaxnets.log import read_records
-from jaxnets.scoring import Looks
-from jaxnets.state import TrainState
+from jaxnets.judge import evaluate, sampling
+from jaxnets.judge.scoring import Looks
+from jaxnets.media import provenance, report
+from jaxnets.run.log import read_records
+from jaxnets.train.state import TrainState
 
 #: Samples in a row of a walk or of a sweep; samples whose styles are mixed with each other.
 _IN_A_ROW, _MIXED = 10, 8

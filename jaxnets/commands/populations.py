@@ -12,14 +12,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, parallel, population
+from jaxnets import data
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.options import RunOptions
 from jaxnets.data import Split
+from jaxnets.devices import parallel
+from jaxnets.devices.parallel import gathered, on_this_process
 from jaxnets.errors import UserError
-from jaxnets.parallel import gathered, on_this_process
-from jaxnets.state import TrainState
-from jaxnets.steps import Step
+from jaxnets.train import population
+from jaxnets.train.state import TrainState
+from jaxnets.train.steps import Step
 from jaxnets.typing import Feeder
 
 

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxnets import distributed
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.options import RunOptions
 from jaxnets.errors import UserError
-from jaxnets.runs import config_values
+from jaxnets.processes import distributed
+from jaxnets.run.runs import config_values
 
 #: Longer than it takes until this process hears that another has died.
 _WATCH_SECONDS = 3.0

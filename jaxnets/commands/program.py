@@ -17,12 +17,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxnets import distributed
 from jaxnets.commands import flags, processes
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
-from jaxnets.interruption import Interrupted, Watchdog
+from jaxnets.processes import distributed
+from jaxnets.run.interruption import Interrupted, Watchdog
 
 #: name -> (config, or several of subcommands; the module whose `run(config, session)` is the
 #: command, which is imported when it is run).
@@ -142,7 +142,7 @@ class Program:
 
 def _enable_compilation_cache() -> None:
     """Turns the cache of compiled programs on; says so, and goes on, where it can't be kept."""
-    from jaxnets import compilation
+    from jaxnets.devices import compilation
 
     try:
         compilation.enable_compilation_cache()

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnets import distributed
 from jaxnets.commands.configs.reading import FINGERPRINT
 from jaxnets.data import DataSet
 from jaxnets.data.listing import differences, read_listing, write_listing
 from jaxnets.errors import UserError
-from jaxnets.runs import read_run
+from jaxnets.processes import distributed
+from jaxnets.run.runs import read_run
 
 #: File of a run that names what its images were made of, where that is files of the user's.
 _LISTING = "data_files.json.gz"

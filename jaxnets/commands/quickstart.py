@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, evaluate, parallel, report, runs
+from jaxnets import data
 from jaxnets.commands import checks, classify, common, generate, pictures, provenance, training
 from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints
@@ -19,9 +19,13 @@ from jaxnets.commands.configs.quickstart import Quickstart
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
-from jaxnets.log import read_records
-from jaxnets.loop import fit
-from jaxnets.state import TrainState
+from jaxnets.devices import parallel
+from jaxnets.judge import evaluate
+from jaxnets.media import report
+from jaxnets.run import runs
+from jaxnets.run.log import read_records
+from jaxnets.run.loop import fit
+from jaxnets.train.state import TrainState
 
 _BATCH = 128
 

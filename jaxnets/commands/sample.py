@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets import data, parallel, provenance, report, watermark
+from jaxnets import data
 from jaxnets.commands import checks, common, generate, judging, populations
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.generate import Generate, read_again
@@ -22,9 +22,11 @@ from jaxnets.commands.configs.use import Sample
 from jaxnets.commands.pictures import Artist, facts
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
+from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, write_files
-from jaxnets.runs import read_run
+from jaxnets.media import provenance, report, watermark
+from jaxnets.run.runs import read_run
 
 #: The p-value from which on a batch's own watermark counts as too weak.
 _WEAK = 0.001

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
+from jaxnets.judge.scoring import METRICS, OF_CLASSES, Judge, Looks, take
 from jaxnets.registry import check_name
-from jaxnets.scoring import METRICS, OF_CLASSES, Judge, Looks, take
 
 #: Which numbers say that one generator is better than another -> whether more of it is better.
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -70,7 +70,7 @@ def number_name(name: str) -> str:
     """What a score is called among the numbers of an evaluation.
 
     Its Frechet distance is that of `judging.frechet_numbers`; the one of all test images, which
-    `jaxnets.scoring` takes, is apart.
+    `jaxnets.judge.scoring` takes, is apart.
     """
     return name if name == "frechet" else f"samples_{name}"
 

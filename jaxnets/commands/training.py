@@ -9,16 +9,19 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from jax.sharding import Mesh
 
-from jaxnets import data, parallel, report, runs
+from jaxnets import data
 from jaxnets.commands import checks, common, populations, processes, provenance
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
-from jaxnets.distributed import writes
-from jaxnets.loop import fit
-from jaxnets.state import TrainState
-from jaxnets.steps import Step
-from jaxnets.task import Feeder, FitOptions, FitResult, Task
+from jaxnets.devices import parallel
+from jaxnets.media import report
+from jaxnets.processes.distributed import writes
+from jaxnets.run import runs
+from jaxnets.run.loop import fit
+from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
+from jaxnets.train.state import TrainState
+from jaxnets.train.steps import Step
 
 
 class Built(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
-from jaxnets.report import html_report
+from jaxnets.media.report import html_report
 
 __all__ = ["contact_sheet", "describe", "example_page"]
 

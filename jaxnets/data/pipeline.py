@@ -112,8 +112,8 @@ class ResidentPipeline:
           split: the images.
           batch_size: examples in a batch.
           seed: of the order.
-          rows: those of every batch that this process feeds (see `jaxnets.parallel.own_rows`); by
-            default all.
+          rows: those of every batch that this process feeds (see
+            `jaxnets.devices.parallel.own_rows`); by default all.
         """
         self._rows = slice(None) if rows is None else rows
         self.order = Order(len(split), batch_size, seed)
@@ -172,7 +172,7 @@ class StreamingPipeline:
             in `target` may be left out. A split has its own.
           threads: readers, each of which prepares whole batches; 0 reads when asked.
           rows: those of every batch that this process reads and feeds (see
-            `jaxnets.parallel.own_rows`); by default all.
+            `jaxnets.devices.parallel.own_rows`); by default all.
         """
         self._rows = slice(None) if rows is None else rows
         self.order = Order(len(source), batch_size, seed)
@@ -281,7 +281,7 @@ def make_pipeline(
       seed: of the order.
       memory_budget_bytes: what the images may take of a device's memory.
       rows: those of every batch that this process feeds, where there are several (see
-        `jaxnets.parallel.own_rows`); by default all.
+        `jaxnets.devices.parallel.own_rows`); by default all.
 
     Raises:
       UserError: if the batch is larger than the split.

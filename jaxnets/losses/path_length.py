@@ -22,7 +22,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnets.axis import example_keys
+from jaxnets.devices.axis import example_keys
 from jaxnets.errors import UserError
 from jaxnets.losses.terms import Play, Term, Weight
 from jaxnets.typing import Array, Metrics, PRNGKey

@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import ops
-from jaxnets.augment import apply, translate
-from jaxnets.axis import example_keys
+from jaxnets.data.augment import apply, translate
+from jaxnets.devices.axis import example_keys
 from jaxnets.losses.terms import Play, Term, Weight
 from jaxnets.registry import Registry
 from jaxnets.typing import Array, Metrics, PRNGKey

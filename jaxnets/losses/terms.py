@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnets.axis import psum
+from jaxnets.devices.axis import psum
 from jaxnets.errors import UserError
 from jaxnets.losses.classification import cross_entropy
 from jaxnets.metrics.mean import Mean

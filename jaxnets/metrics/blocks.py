@@ -145,7 +145,7 @@ def on_mesh(
 
     Args:
       function: pure, of arrays; what it sums over rows it must bring together by
-        `jaxnets.axis.psum`.
+        `jaxnets.devices.axis.psum`.
       mesh: devices of this process, or None for the default one.
       arguments: a letter for each: "r" for rows (divided along the first axis), "w" for whole.
       results: the same, for a tuple of results.

@@ -19,7 +19,7 @@ class Judgement:
       value: the number.
       spread: its standard error or its deviation over splits; None if it has none.
       extractor: where the features or logits are from.
-      digest: of the extractor's weights (see `jaxnets.evaluate.digest`).
+      digest: of the extractor's weights (see `jaxnets.judge.evaluate.digest`).
       reference: data set and split of the real images.
       samples: how many images were generated.
       real: how many real images they were compared with; 0 for a score that looks at none.

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from jaxnets import axis
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics.blocks import BLOCK, blocks, checked, inner, on_mesh, padded, row_block
 from jaxnets.typing import Array

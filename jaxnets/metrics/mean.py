@@ -15,7 +15,7 @@ __all__ = ["Mean", "Sums"]
 
 
 class Sums:
-    """A tree of sums and counts; `jaxnets.axis.psum` of it is the merge over devices."""
+    """A tree of sums and counts; `jaxnets.devices.axis.psum` of it is the merge over devices."""
 
     def merge(self, other: Self) -> Self:
         """The sums of both, which must have the same shapes."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnets import axis
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Confusion
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxnets import ops
-from jaxnets.layers import BatchNorm, Conv, Dropout, he_normal
+from jaxnets.nn.layers import BatchNorm, Conv, Dropout, he_normal
 from jaxnets.typing import Array
 
 __all__ = ["VGG", "VGGS", "AlexNet", "LeNet5"]

@@ -16,12 +16,12 @@ from flax.typing import Dtype
 
 from jaxnets.columns import Column, Sound, Tokens
 from jaxnets.errors import UserError
-from jaxnets.frontends import LogMel, SpecAugment
 from jaxnets.models import speed_net
 from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.texts import VDCNN, TextCNN
+from jaxnets.nn.frontends import LogMel, SpecAugment
 from jaxnets.registry import Registry, check_name
 
 __all__ = [

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxnets.layers import class_weights
 from jaxnets.models.dcgan import project
+from jaxnets.nn.layers import class_weights
 from jaxnets.registry import Registry
 from jaxnets.typing import Array
 

@@ -17,9 +17,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from jaxnets.attention import SelfAttention
 from jaxnets.errors import UserError
-from jaxnets.layers import (
+from jaxnets.models.sizes import check_attention, check_latents, halvings
+from jaxnets.nn.attention import SelfAttention
+from jaxnets.nn.layers import (
     BatchNorm,
     ConditionalBatchNorm,
     Conv,
@@ -28,7 +29,6 @@ from jaxnets.layers import (
     Dropout,
     class_weights,
 )
-from jaxnets.models.sizes import check_attention, check_latents, halvings
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "Generator", "project"]

@@ -172,7 +172,7 @@ def make_discriminator(
         way), "concatenated" to the image, or "auxiliary", which names them instead.
       attention: the stages, of 1, 2, ..., after which self-attention follows; stage 1 has the
         most pixels. Of a GAN family's discriminator.
-      spectral_norm: divide every kernel by its largest singular value (see `jaxnets.spectral`).
+      spectral_norm: divide every kernel by its largest singular value (see `jaxnets.nn.spectral`).
         SNGAN's discriminator does so in any case; of the others DCGAN's can.
       fields: other values of the family's own fields: `norm` and `dropout` of dcgan, `halvings` of
         sngan, `blocks` and `embedding_size` of r3gan, `mapping_layers` and `embedding_size` of

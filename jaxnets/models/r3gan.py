@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from jaxnets import ops
-from jaxnets.attention import SelfAttention
 from jaxnets.errors import UserError
-from jaxnets.layers import Conv, Dense, class_weights
 from jaxnets.models import sizes
+from jaxnets.nn.attention import SelfAttention
+from jaxnets.nn.layers import Conv, Dense, class_weights
 from jaxnets.typing import Array
 
 __all__ = ["Block", "Discriminator", "Generator", "r3gan_widths"]

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from jaxnets import ops
-from jaxnets.attention import SelfAttention
-from jaxnets.layers import BatchNorm, ConditionalBatchNorm, Conv, Dense, class_weights
 from jaxnets.models import sizes
+from jaxnets.nn.attention import SelfAttention
+from jaxnets.nn.layers import BatchNorm, ConditionalBatchNorm, Conv, Dense, class_weights
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "DownBlock", "Generator", "UpBlock", "sngan_widths"]

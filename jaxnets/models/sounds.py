@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxnets import ops
-from jaxnets.frontends import LogMel, SpecAugment
-from jaxnets.layers import BatchNorm, Conv, Dropout, global_mean, he_normal
+from jaxnets.nn.frontends import LogMel, SpecAugment
+from jaxnets.nn.layers import BatchNorm, Conv, Dropout, global_mean, he_normal
 from jaxnets.typing import Array
 
 __all__ = ["M5", "OnLogMel"]

@@ -20,7 +20,7 @@ import numpy as np
 from flax.typing import Dtype
 
 from jaxnets import ops
-from jaxnets.layers import BatchNorm, Conv, Dropout
+from jaxnets.nn.layers import BatchNorm, Conv, Dropout
 from jaxnets.typing import Array, PRNGKey
 
 __all__ = ["SpeedNet", "whiten"]

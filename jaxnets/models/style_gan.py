@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxnets import axis, ops
-from jaxnets.attention import SelfAttention
+from jaxnets import ops
+from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.models import sizes
 from jaxnets.models.style_layers import (
@@ -42,6 +42,7 @@ from jaxnets.models.style_layers import (
     StyledConv,
     activate,
 )
+from jaxnets.nn.attention import SelfAttention
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "DownBlock", "Generator", "Synthesis", "stylegan2_widths"]

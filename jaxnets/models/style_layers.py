@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxnets import axis, ops
-from jaxnets.layers import class_weights
+from jaxnets import ops
+from jaxnets.devices import axis
+from jaxnets.nn.layers import class_weights
 from jaxnets.ops import windows
 from jaxnets.typing import Array
 

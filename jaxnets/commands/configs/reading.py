@@ -25,7 +25,7 @@ def config_of_run(
 
     Args:
       folder: of the run.
-      record: what `jaxnets.runs.read_run` gave.
+      record: what `jaxnets.run.runs.read_run` gave.
       kind: the config's class.
       resolve: fills in what is missing, and refuses numbers that no run can be made with.
     """

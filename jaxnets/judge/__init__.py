@@ -1,0 +1,1 @@
+"""Trained networks at work, and the scores of what they make."""

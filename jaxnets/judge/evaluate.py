@@ -1,0 +1,233 @@
+"""Networks at work on whole splits: predictions, samples, and the numbers that judge them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxnets.data import Split, eval_batches, split_validation
+from jaxnets.devices.parallel import gathered, on_this_process, spread
+from jaxnets.errors import UserError
+from jaxnets.judge.sampling import apply
+from jaxnets.metrics.classification import Calibration, Confusion
+from jaxnets.metrics.frechet import Moments, frechet_distance
+from jaxnets.processes import distributed
+from jaxnets.registry import Registry
+from jaxnets.train.state import TrainState
+from jaxnets.typing import Array, PyTree
+
+__all__ = [
+    "VIEWS",
+    "Classification",
+    "FrechetScores",
+    "Predict",
+    "classification",
+    "frechet_scores",
+    "make_predict",
+    "to_look_at",
+]
+
+#: (variables, split) -> logits [N, K] and penultimate features [N, F], float32 on the host.
+Predict = Callable[[PyTree, Split], tuple[np.ndarray, np.ndarray]]
+
+
+def _plain(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    return [(1.0, images)]
+
+
+def _mirror(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    return [(0.5, images), (0.5, np.ascontiguousarray(images[:, :, ::-1]))]
+
+
+def _mirror_and_shift(images: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    views = [(0.5 * weight, view) for weight, view in _mirror(images)]
+    border = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+    for shifted in (border[:, :-2, :-2], border[:, 2:, 2:]):
+        views += [(0.25 * weight, view) for weight, view in _mirror(np.ascontiguousarray(shifted))]
+    return views
+
+
+#: Test-time augmentation of images: name -> function of images [B, H, W, C] that gives the (weight,
+#: images) of each view that a classifier's outputs are averaged over. The last is that of airbench
+#: (Jordan 2024, arXiv:2404.00498): the image with half the weight, and with the other half shifted
+#: by a pixel down and right and up and left; each also mirrored.
+VIEWS: Registry[Callable[[np.ndarray], list[tuple[float, np.ndarray]]]] = Registry(
+    "way to view test images",
+    {
+        "plain": _plain,
+        "mirror": _mirror,
+        "mirror_and_shift": _mirror_and_shift,
+    },
+)
+
+
+def make_predict(
+    model: nn.Module, mesh: Mesh, *, batch_size: int = 512, views: str = "plain"
+) -> Predict:
+    """Compiles a classifier for evaluation, its batches spread over the mesh.
+
+    With several processes, all must predict the same, at the same time; each gets all answers.
+
+    Args:
+      model: `(inputs, train) -> (logits, features)`.
+      mesh: the devices.
+      batch_size: rounded up to a multiple of the devices; the last batch is padded, never dropped.
+      views: of `VIEWS`; logits and features are means over them.
+
+    Returns:
+      `(variables, split) -> (logits [N, K], features [N, F])`.
+
+    Raises:
+      UserError: for unknown views.
+    """
+    views_of = VIEWS[views]
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    everywhere = NamedSharding(mesh, PartitionSpec()) if jax.process_count() > 1 else None
+
+    @partial(jax.jit, out_shardings=everywhere)
+    def forward(variables: PyTree, inputs: Array) -> tuple[Array, Array]:
+        logits, features = apply(model, variables, inputs)
+        return logits, features["penultimate"]
+
+    def predict(variables: PyTree, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        if not len(split):
+            raise UserError("there is nothing to predict: the split holds no examples")
+        if views != "plain" and split.columns["inputs"].kind != "image":
+            raise UserError(f"the views {views!r} are of images; choose plain")
+        variables = gathered(variables)
+        parts = []
+        for batch in eval_batches(split, batch_size):
+            distributed.pause()
+            sums: Any = 0.0, 0.0
+            for weight, view in views_of(batch["inputs"]):
+                outputs = forward(variables, spread(view, mesh))
+                sums = [
+                    a + np.float32(weight) * np.asarray(b)
+                    for a, b in zip(sums, outputs, strict=True)
+                ]
+            parts.append([mean[batch["mask"]] for mean in sums])
+        logits, features = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, features
+
+    return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """How a classifier does on a split.
+
+    Attributes:
+      metrics: `accuracy`, `balanced_accuracy` (mean recall over the classes), `loss` (mean
+        negative log-likelihood) and `calibration_error` (expected, 15 bins).
+      confusion: [K, K] counts, true class by predicted class.
+    """
+
+    metrics: dict[str, float]
+    confusion: np.ndarray
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
+    """Judges logits [N, K] against labels [N]."""
+    confusion = Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    counts = confusion.compute()
+    return Classification(
+        metrics={
+            "accuracy": float(np.trace(counts) / counts.sum()),
+            "balanced_accuracy": confusion.balanced_accuracy(),
+            "loss": float(-log_likelihood[np.arange(len(labels)), labels].mean()),
+            "calibration_error": Calibration.of(jnp.asarray(logits), jnp.asarray(labels)).compute(),
+        },
+        confusion=counts,
+    )
+
+
+def to_look_at(state: TrainState) -> TrainState:
+    """What pictures are made of, by one of several processes alone; all must call it.
+
+    Returns:
+      The state; with several processes, this one's copy of it, without the optimisers' part.
+    """
+    if jax.process_count() == 1:
+        return state
+    nets = {name: dataclasses.replace(net, opt_state=None) for name, net in state.nets.items()}
+    return on_this_process(gathered(dataclasses.replace(state, nets=nets)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FrechetScores:
+    """A Frechet distance between what it would be at best and at worst.
+
+    All three are distances to the same half of the real images from sets of the same size and the
+    same share of each class, so they are biased alike. The distance falls as sets grow: one of
+    another count does not compare.
+
+    Attributes:
+      samples: from the samples.
+      floor: from the other half of the real images.
+      ceiling: from noise (see `Column.noise`).
+      count: examples in each set.
+    """
+
+    samples: float
+    floor: float
+    ceiling: float
+    count: int
+
+
+def frechet_scores(
+    features_of: Callable[[Split], np.ndarray], samples: Split, reference: Split, *, seed: int = 0
+) -> FrechetScores:
+    """Frechet distances in the space of `features_of`.
+
+    Args:
+      features_of: split -> features [N, F].
+      samples: what a generator made, with labels; for each class at least as many as half the
+        reference has of it. Those of a generator without classes carry labels of the reference.
+      reference: real examples.
+      seed: of the choice of halves, and of the noise.
+
+    Raises:
+      UserError: if there are too few samples of a class.
+    """
+    other, half = split_validation(reference, 0.5, seed)
+    chosen = []
+    for label, count in zip(*np.unique(half.target, return_counts=True), strict=True):
+        rows = np.flatnonzero(samples.target == label)
+        if len(rows) < count:
+            raise UserError(
+                f"there are {len(rows)} samples of class {label}, and half of the real images "
+                f"has {count}; make at least as many"
+            )
+        chosen.append(rows[:count])
+    real = Moments.of(features_of(half))
+
+    def distance(split: Split) -> float:
+        return frechet_distance(Moments.of(features_of(split)), real)
+
+    noise = half.columns["inputs"].noise(len(half), seed)
+    return FrechetScores(
+        samples=distance(samples.take(np.concatenate(chosen))),
+        floor=distance(other),
+        ceiling=distance(half.replace(inputs=noise)),
+        count=len(half),
+    )
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name these very weights, to go with every score."""
+    import hashlib
+
+    state = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        value = np.asarray(leaf)
+        state.update(f"{jax.tree_util.keystr(path)}{value.dtype}{value.shape}".encode())
+        state.update(np.ascontiguousarray(value).tobytes())
+    return state.hexdigest()[:12]

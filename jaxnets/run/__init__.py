@@ -1,0 +1,1 @@
+"""A run: its task, loop, signals, log, folder and checkpoints."""

@@ -1,0 +1,1 @@
+"""Training: states, steps, games, optimizers, augmentation."""
