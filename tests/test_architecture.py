@@ -21,49 +21,12 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "jaxnets").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-#: Modules import only from groups before their own.
-LAYERS = [
-    ["errors"],
-    ["typing"],
-    ["files", "registry"],
-    ["provenance", "watermark"],
-    ["axis"],
-    ["report"],
-    ["frontends"],
-    ["columns"],
-    ["placement"],
-    ["parallel", "compilation"],
-    ["lines"],
-    ["door"],
-    ["meeting"],
-    ["peers"],
-    ["relay"],
-    ["distributed"],
-    ["ops"],
-    ["spectral"],
-    ["layers"],
-    ["attention"],
-    ["augment"],
-    ["data"],
-    ["models"],
-    ["metrics"],
-    ["losses"],
-    ["state", "optimizers"],
-    ["descent"],
-    ["game"],
-    ["adversarial"],
-    ["steps"],
-    ["population"],
-    ["sampling"],
-    ["evaluate", "scoring"],
-    ["integrity"],
-    ["checkpoint"],
-    ["log", "runs", "guard", "interruption"],
-    ["task"],
-    ["loop"],
-    ["commands"],
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+#: A folder, or a module beside them, imports only what stands before it.
+ORDER = (
+    *("errors", "typing", "files", "registry", "devices", "processes", "ops", "nn", "media"),
+    *("columns", "data", "models", "metrics", "losses", "train", "judge", "run", "commands"),
+)
+RANK = {name: rank for rank, name in enumerate(ORDER)}
 
 
 def name_of(path):
@@ -71,7 +34,7 @@ def name_of(path):
 
 
 def part_of(path):
-    """The layer of a file: "ops" for jaxnets/ops/pooling.py, "axis" for jaxnets/devices/axis.py."""
+    """The folder or module at the top of the package: "ops" for jaxnets/ops/pooling.py."""
     return path.relative_to(ROOT / "jaxnets").with_suffix("").parts[0]
 
 
@@ -88,8 +51,8 @@ def imported(path):
     return found
 
 
-def test_every_module_has_its_layer():
-    assert {part_of(path) for path in LIBRARY} - {"__init__"} == set(RANK)
+def test_every_folder_has_its_place():
+    assert {part_of(path) for path in LIBRARY} - {"__init__"} == set(ORDER)
 
 
 def test_imports_go_down():
@@ -105,6 +68,28 @@ def test_imports_go_down():
         above |= {"experiments"} & {names[0] for names in parts}
         wrong += [f"{name_of(path)} imports {other}" for other in sorted(above)]
     assert not wrong, "of what stands above or beside: " + ", ".join(wrong)
+
+
+def test_there_is_no_circle_of_imports():
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in [*LIBRARY, *EXPERIMENTS]
+        if path.name != "__init__.py"
+    }
+    graph = {name: imported(path) & (paths.keys() - {name}) for name, path in paths.items()}
+    while leaves := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *EXPERIMENTS], ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 80, node.name
 
 
 def test_what_is_heavy_is_imported_where_it_is_needed():
