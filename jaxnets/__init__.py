@@ -22,7 +22,15 @@ _HOMES = {
     "jaxnets.data.augment": ["Adaptive", "augmentation", "gan_augmentation", "mixup"],
     "jaxnets.run.checkpoint": ["Checkpoints"],
     "jaxnets.devices.compilation": ["enable_compilation_cache"],
-    "jaxnets.columns": ["Classes", "Column", "Image", "normalise", "to_uint8"],
+    "jaxnets.columns": [
+        "Classes",
+        "Column",
+        "Image",
+        "Sound",
+        "Tokens",
+        "normalise",
+        "to_uint8",
+    ],
     "jaxnets.data": [
         "DataSet",
         "Split",
@@ -86,7 +94,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
-    from jaxnets.columns import Classes, Column, Image, normalise, to_uint8
+    from jaxnets.columns import Classes, Column, Image, Sound, Tokens, normalise, to_uint8
     from jaxnets.data import (
         DataSet,
         Split,

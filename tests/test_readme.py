@@ -38,7 +38,7 @@ def test_the_examples_in_python_learn(capsys, tmp_path, monkeypatch):
     for code in re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL):
         shorter = code.replace("range(0, 300, 10)", "range(0, 60, 10)")
         shorter = shorter.replace("range(0, 1000, 10)", "range(0, 10, 10)")
-        assert shorter != code
+        assert shorter != code or "range(" not in code
         # One device: the example takes all there are, and eight virtual ones share two cores.
         shorter = shorter.replace("jn.make_mesh()", "jn.make_mesh(1)")
         exec(compile(shorter, "README.md", "exec"), names)
