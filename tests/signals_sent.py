@@ -19,7 +19,7 @@ def send(number):
 
 def environment(**more):
     """That of a process which imports what the tests import."""
-    root = Path(loop.__file__).parents[1]
+    root = Path(loop.__file__).parents[2]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [root, *sys.path])), **more}
 
 

@@ -111,4 +111,4 @@ def test_the_command(flags, least, most, workplace):
 
 def test_flags_that_need_another(cli, workplace):
     assert_one_error(cli(*GENERATE, "--adaptive-augment"), "--augment translation,cutout")
-    assert_one_error(cli(*GENERATE, "--augment", "flip", "--augment-probability", 2), "[0, 1]")
+    assert_one_error(cli(*GENERATE, "--augment", "flip", "--augment-probability", 2), "0..1")

@@ -20,7 +20,9 @@ TESTS = Path(__file__).parent
 PROGRAM = """
 import json, jax, tiny
 import jax.numpy as jnp
-from jaxnets import enable_compilation_cache, evaluate, parallel
+from jaxnets import enable_compilation_cache
+from jaxnets.devices import parallel
+from jaxnets.judge import evaluate
 
 read = []
 jax.monitoring.register_event_listener(

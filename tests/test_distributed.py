@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("workplace")
 PROCESS = """
 import os, signal, sys, time
 from experiments.__main__ import commands
-from jaxnets import evaluate
+from jaxnets.judge import evaluate
 from jaxnets.data import ResidentPipeline
 
 who, place, act = os.environ.get("ACT", "x 0 none").split()

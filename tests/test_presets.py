@@ -28,7 +28,7 @@ def test_a_preset_is_of_the_data_or_asked_for():
     # Both the data and the preset say how long: the preset that was asked for is right.
     assert of(data="digits").epochs == 200
     assert of(preset="sngan_32", data="digits").epochs == 640
-    with pytest.raises(UserError, match="is one of r3gan, and not of dcgan"):
+    with pytest.raises(UserError, match="is for --generator r3gan, not for dcgan"):
         of(preset="r3gan_64", generator="dcgan")
     with pytest.raises(UserError, match='no preset "r3gan_65"; choose from dcgan_small'):
         of(preset="r3gan_65")

@@ -184,11 +184,11 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
       UserError: for a preset that there is not, or of another family.
     """
     if name is None:
-        small = f"{generator or DEFAULTS['generator']}_small"
+        small = f"{DEFAULTS['generator'] if generator is None else generator}_small"
         name = small if data in DATA and small in PRESETS else ""
     own = PRESETS[name] if name else {}
-    family = own.get("generator", generator or DEFAULTS["generator"])
+    family = own.get("generator", DEFAULTS["generator"] if generator is None else generator)
     if generator not in (None, family):
-        raise UserError(f"--preset {name} is one of {family}, and not of {generator}")
+        raise UserError(f"--preset {name} is for --generator {family}, not for {generator}")
     own = {**DEFAULTS, **FAMILIES.get(family, {}), **DATA.get(data, {}), **own}
     return {**own, "preset": name, "generator": family}
