@@ -37,7 +37,8 @@ class Source:
 
     data: str = "fashion_mnist"
     """Data set: digits, fashion_mnist, tfds:NAME, folder:PATH (a sub-folder of images a class),
-    sounds:PATH (likewise of sounds), or texts:PATH (a table or sub-folders)."""
+    sounds:PATH (likewise of sounds), or texts:PATH (a table or sub-folders); the last two are for
+    `classify` alone."""
 
 
 @dataclasses.dataclass(frozen=True)
