@@ -14,6 +14,7 @@ from PIL import Image
 from command_lines import CLASSIFY, GENERATE, assert_one_error
 from experiments.__main__ import commands
 from jaxnets.commands.program import COMMANDS, EVIDENCE, Program
+from signals_sent import environment
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -164,7 +165,11 @@ def test_a_reader_that_has_left_is_no_error(arguments):
     os.close(read)
     code = "from experiments.__main__ import commands; commands.process()"
     ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments], stdout=write, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-c", code, *arguments],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        check=False,
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")

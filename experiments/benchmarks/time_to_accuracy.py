@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from experiments.benchmarks import machine, torch_rivals, torch_steps
+from experiments.benchmarks import machine, torch_rivals
 from experiments.benchmarks.configs import TimeToAccuracy
 from experiments.benchmarks.own_training import OwnTraining
 from experiments.reproduce import spread
@@ -139,6 +139,7 @@ def _one(
         return timed(OwnTraining(recipe, built, dataset, mesh))
     import torch
 
+    from experiments.benchmarks import torch_steps
     from experiments.benchmarks.torch_training import TorchTraining
 
     device = torch_rivals.torch_device(jax.default_backend())
