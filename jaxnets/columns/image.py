@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.files import write_files
-from jaxnets.media.provenance import mark
+from jaxnets.media.provenance import mark, of_each
 from jaxnets.media.report import Figure, grid_png
 
 __all__ = ["Image", "normalise", "to_uint8"]
@@ -104,10 +104,9 @@ class Image:
         from PIL import Image as Pillow
 
         files = {}
-        for i, row in enumerate(rows):
-            buffer = io.BytesIO()
+        for i, facts in enumerate(of_each(about, labels, len(rows))):
+            buffer, row = io.BytesIO(), rows[i]
             Pillow.fromarray(row[..., 0] if row.shape[-1] == 1 else row).save(buffer, "PNG")
-            facts = about if labels is None else {**about, "label": labels[i]}
             files[folder / f"{i:06}.png"] = mark(buffer.getvalue(), facts)
         return files
 

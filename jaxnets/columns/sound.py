@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.files import write_files
-from jaxnets.media.provenance import record
+from jaxnets.media.provenance import of_each, record
 from jaxnets.media.report import Audio, grid_png
 from jaxnets.nn.frontends import LogMel
 
@@ -74,10 +74,10 @@ class Sound:
         labels: Sequence[str | int] | None = None,
     ) -> list[Path]:
         """Writes a WAV for each sound, 000000.wav and so on; its comment is the mark, as JSON."""
-        files = {}
-        for i, row in enumerate(rows):
-            facts = about if labels is None else {**about, "label": labels[i]}
-            files[folder / f"{i:06}.wav"] = _wav(row, self.rate, json.dumps(record(facts)))
+        files = {
+            folder / f"{i:06}.wav": _wav(rows[i], self.rate, json.dumps(record(facts)))
+            for i, facts in enumerate(of_each(about, labels, len(rows)))
+        }
         write_files(files)
         return list(files)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
-from jaxnets.media.provenance import record
+from jaxnets.media.provenance import of_each, record
 from jaxnets.media.report import Table
 
 __all__ = ["Tokens", "Unit", "fit_tokens", "split_text"]
@@ -106,8 +106,7 @@ class Tokens:
     ) -> list[Path]:
         """Writes texts.jsonl, in which every line carries the mark."""
         lines = []
-        for i, text in enumerate(self.texts(rows)):
-            facts = about if labels is None else {**about, "label": labels[i]}
+        for text, facts in zip(self.texts(rows), of_each(about, labels, len(rows)), strict=True):
             lines.append(json.dumps({"text": text, **record(facts)}, ensure_ascii=False) + "\n")
         path = folder / "texts.jsonl"
         write_files({path: "".join(lines).encode()})

@@ -14,7 +14,7 @@ References:
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, read_json
 
-__all__ = ["COMPOSITE", "GENERATED", "mark", "record", "synthetic"]
+__all__ = ["COMPOSITE", "GENERATED", "mark", "of_each", "record", "synthetic"]
 
 _TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 #: IPTC digital source types: all of an image is generated, or a part of it.
@@ -57,6 +57,19 @@ def record(facts: Mapping[str, Any], *, composite: bool = False) -> dict[str, An
         "software": f"jaxnets {__version__}",
         **facts,
     }
+
+
+def of_each(
+    about: Mapping[str, Any], labels: Sequence[str | int] | None, count: int
+) -> list[Mapping[str, Any]]:
+    """The facts of each of `count` things that a generator made, with its label where it has one.
+
+    Args:
+      about: what is known of them all.
+      labels: one for each, or None.
+      count: how many.
+    """
+    return [about if labels is None else {**about, "label": labels[i]} for i in range(count)]
 
 
 def mark(png: bytes, facts: Mapping[str, Any], *, composite: bool = False) -> bytes:
