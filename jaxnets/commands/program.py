@@ -34,6 +34,7 @@ COMMANDS: Commands = {
     "generate": (generate.Generate, "jaxnets.commands.generate"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
     "sample": (use.Sample, "jaxnets.commands.sample"),
+    "export": (use.Export, "jaxnets.commands.export"),
     "marks": (use.Marks, "jaxnets.commands.marks"),
     "data": (data.DataCommand, "jaxnets.commands.data"),
     "list": (use.List, "jaxnets.commands.listing"),
