@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.judge import sampling
 from jaxnets.judge.evaluate import Predict, make_predict
+from jaxnets.judge.grad_cam import grad_cam
 
 __all__ = [
     "Prediction",
@@ -209,6 +210,33 @@ class TrainedClassifier(Trained):
         parts = [
             np.asarray(forward(self._placed, batch["inputs"]), np.float32)[batch["mask"]]
             for batch in eval_batches(split, min(_BATCH, len(split)))
+        ]
+        return np.concatenate(parts)
+
+    def heat_maps(self, inputs: np.ndarray, label: str | int | None = None) -> np.ndarray:
+        """Where the network looks: Grad-CAM (see `jaxnets.judge.grad_cam`).
+
+        Args:
+          inputs: stored images [N, H, W, C] uint8.
+          label: name or number of the class that is asked about; by default the one that the
+            network predicts for each image.
+
+        Returns:
+          [N, H, W] float32 in [0, 1]; 1 where most speaks for the class.
+
+        Raises:
+          UserError: for an unknown class, or rows that are no images of the network's size.
+        """
+        column = self.columns["inputs"]
+        if column.kind != "image":
+            raise UserError(f"heat maps are of images, and this network takes {column.kind}s")
+        labels = np.array([prediction.label for prediction in self.predict(inputs)], np.int32)
+        if label is not None:
+            labels[:] = class_of(self.class_names, label)
+        maps = jax.jit(partial(grad_cam, self.module))
+        parts = [
+            maps(self._placed, column.decode(inputs[i : i + _BATCH]), labels[i : i + _BATCH])
+            for i in range(0, len(inputs), _BATCH)
         ]
         return np.concatenate(parts)
 
