@@ -17,6 +17,7 @@ from jaxnets import __version__, ops
 from jaxnets.columns import to_json
 from jaxnets.errors import UserError
 from jaxnets.media import provenance
+from jaxnets.run.integrity import first_line
 from jaxnets.run.trained import Trained, TrainedClassifier, TrainedGenerator
 
 __all__ = [
@@ -124,14 +125,20 @@ def export_stablehlo(trained: Trained) -> bytes:
     what goes in and what comes out. The weights are inside.
 
     Raises:
-      ValueError: for a network that calls code outside of XLA.
+      UserError: for a network that calls code outside of XLA, or that wants to know how many rows
+        there are.
     """
     network, rows = _network(trained)
     of_rows = partial(network, jax.tree.map(np.asarray, trained.variables))
-    with ops.plain_convolutions():
-        program = jax.export.export(jax.jit(of_rows), platforms=_PLATFORMS)
-        exported = program(*_in_batches(rows, *jax.export.symbolic_shape("batch")))
-    return bytes(exported.serialize())
+    try:
+        with ops.plain_convolutions():
+            program = jax.export.export(jax.jit(of_rows), platforms=_PLATFORMS)
+            exported = program(*_in_batches(rows, *jax.export.symbolic_shape("batch")))
+        return bytes(exported.serialize())
+    except Exception as error:  # jax has one of its own for each reason
+        raise UserError(
+            f"{trained.facts['model']} cannot be exported: {first_line(error)}"
+        ) from error
 
 
 def export_onnx(trained: Trained) -> bytes:
@@ -155,9 +162,9 @@ def export_onnx(trained: Trained) -> bytes:
         given = dict(zip(rows, _examples(trained, rows, 2), strict=True))
         made = runtime.InferenceSession(content).run(names, given)
     except Exception as error:  # of whatever kind jax2onnx and onnxruntime raise
-        why = str(error).partition("\n")[0]
         raise UserError(
-            f"jax2onnx cannot convert {trained.facts['model']}: {why}; choose --format stablehlo"
+            f"jax2onnx cannot convert {trained.facts['model']}: {first_line(error)}; choose "
+            "--format stablehlo"
         ) from error
     for name, got in zip(names, made, strict=True):
         wanted = np.asarray(of_rows(*given.values())[name], np.float64)
