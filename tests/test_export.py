@@ -102,6 +102,7 @@ def assert_same(made, trained, rows):
 
 
 def test_programs_run_with_jax_alone(tmp_path):
+    pytest.importorskip("flatbuffers")
     nets = {"cnn": classifier("lenet5", PICTURE), "gan": generator("dcgan", 3)}
     for name, trained in nets.items():
         (tmp_path / f"{name}.stablehlo").write_bytes(export.export_stablehlo(trained))
@@ -120,6 +121,7 @@ def test_programs_run_with_jax_alone(tmp_path):
 
 
 def check_stablehlo(trained, counts=(1, 3)):
+    pytest.importorskip("flatbuffers")
     program = jax.export.deserialize(bytearray(export.export_stablehlo(trained)))
     for count in counts:
         rows = rows_for(trained, count)
@@ -145,6 +147,7 @@ def test_every_generator_is_exported(family, classes):
 
 
 def test_a_convolution_of_ours_is_never_exported(monkeypatch):
+    pytest.importorskip("flatbuffers")
     monkeypatch.setattr(export.ops, "plain_convolutions", contextlib.nullcontext)
     trained = classifier("lenet5", PICTURE)
     with pytest.raises(jn.UserError, match="net cannot be exported"):
@@ -172,6 +175,7 @@ def test_weights_are_read_back_by_name(tmp_path):
 
 
 def test_the_command_writes_a_program_and_what_it_is(cli, runs, workplace):
+    pytest.importorskip("flatbuffers")
     for kind, run in runs.items():
         code, out, err = cli("export", run, "--out", "made/net.hlo")
         assert code == 0, err
@@ -195,7 +199,8 @@ def test_what_cannot_be_exported_is_one_sentence(cli, copies, workplace, monkeyp
     assert_one_error(cli("export", run, "--out", "folder"), "--out folder is a folder")
     assert_one_error(cli("export", run, "--out", "folder.json/x"), "which is a file")
     assert_one_error(cli("export", run, "--out", "x", "--member", 7), "no member 'seed-7'")
-    for module, form in (("safetensors.numpy", "safetensors"), ("jax2onnx", "onnx")):
+    missing = {"stablehlo": "flatbuffers", "safetensors": "safetensors.numpy", "onnx": "jax2onnx"}
+    for form, module in missing.items():
         monkeypatch.setitem(sys.modules, module, None)
         result = cli("export", run, "--out", "x", "--format", form)
         assert_one_error(result, module.split(".")[0], "is not installed: pip install")

@@ -30,7 +30,7 @@ __all__ = [
     "read_safetensors",
 ]
 
-_SAFETENSORS = "pip install 'jaxnets[export]'"
+_EXPORT = "pip install 'jaxnets[export]'"
 #: What jax2onnx 0.17 says of Orbax excludes the versions that this library needs; it uses none.
 _ONNX = "pip install 'jaxnets[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
@@ -119,15 +119,16 @@ def interface(trained: Trained) -> dict[str, Any]:
 
 
 def export_stablehlo(trained: Trained) -> bytes:
-    """A program that `jax.export.deserialize` reads, without jaxnets or flax.
+    """A program that `jax.export.deserialize` reads, with jax and flatbuffers alone.
 
     It takes any number of rows, as they are stored, on a CPU, a CUDA GPU or a TPU; `interface` says
     what goes in and what comes out. The weights are inside.
 
     Raises:
-      UserError: for a network that calls code outside of XLA, or that wants to know how many rows
-        there are.
+      UserError: if flatbuffers is not installed; for a network that calls code outside of XLA, or
+        that wants to know how many rows there are.
     """
+    _optional("flatbuffers", _EXPORT)
     network, rows = _network(trained)
     of_rows = partial(network, jax.tree.map(np.asarray, trained.variables))
     try:
@@ -202,7 +203,7 @@ def export_safetensors(trained: Trained) -> bytes:
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in describe(trained).items()
     }
-    return _optional("safetensors.numpy", _SAFETENSORS).save(plain, metadata=told)
+    return _optional("safetensors.numpy", _EXPORT).save(plain, metadata=told)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -214,7 +215,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
       UserError: if safetensors is not installed, or the file can't be read.
     """
-    safetensors = _optional("safetensors", _SAFETENSORS)
+    safetensors = _optional("safetensors", _EXPORT)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names, metadata = file.keys(), file.metadata() or {}

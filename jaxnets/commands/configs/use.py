@@ -124,7 +124,7 @@ class Export:
     """The file; the JSON has .json after its name."""
     format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
     """A program for jax alone, for CPUs, CUDA GPUs and TPUs; a model of ONNX (by jax2onnx); or the
-    weights by name (by safetensors, the extra `export`)."""
+    weights by name. The first and the last need the extra `export`."""
     member: str | None = None
     """Of a run with --seeds or --sweep: the network with this seed or value; by default the
     first."""
