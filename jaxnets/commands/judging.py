@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxnets import metrics
 from jaxnets.commands import classify, common, populations, scoring, training
 from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.generate import SHIPPED, SHIPPED_JUDGES
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split
 from jaxnets.devices.parallel import replicate
@@ -33,6 +34,9 @@ T = TypeVar("T")
 #: Of how many classes at most, and of each how many, samples and test images are compared pixel by
 #: pixel. More than `jaxnets.metrics.collapse.ENOUGH`, and few enough to cost nothing.
 _PIXEL_CLASSES, _PIXEL_EACH = 20, 16
+
+#: From which accuracy on, and from how many samples on, a distance is more than a hint.
+_GOOD_JUDGE, _ENOUGH_SAMPLES = 0.9, 1000
 
 #: Rows of a table: name of a number or a text -> (what it is, its format; of a text none).
 _ROWS = {
@@ -76,7 +80,15 @@ def trained(folder: Path, task: Task, mesh: Mesh, *, best_by: str = "accuracy") 
 
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
-    """The classifier of a `classify` run, to look at images of a data set."""
+    """A classifier, to look at images of a data set.
+
+    Args:
+      folder: of a run of `classify`; or one of the names of `configs.generate`.
+      dataset: the real images.
+      mesh: the devices that share the work.
+    """
+    if folder == SHIPPED:
+        folder = shipped_cnn(dataset.name)
     judge = _classifier(folder, dataset, "judge")
     predict = evaluate.make_predict(judge.module, mesh)
     return Judge(
@@ -85,6 +97,38 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
         digest=judge.facts["weights"],
         knows_classes=judge.class_names == dataset.class_names,
     )
+
+
+def shipped_cnn(data: str) -> Path:
+    """The file of the CNN that comes with jaxnets for a data set.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if data not in SHIPPED_JUDGES:
+        raise UserError(
+            f"no CNN comes with jaxnets for {data}, only for {' and '.join(SHIPPED_JUDGES)}: train "
+            f"one by `classify --data {data}`, and name its run"
+        )
+    return Path(evaluate.__file__).parent / "weights" / f"{data}.safetensors"
+
+
+def accuracy_of(judge: Judge, dataset: DataSet) -> float | None:
+    """The share of the test images that a judge names rightly; None if its classes are others."""
+    logits, _ = judge.kept(dataset.splits["test"])
+    if logits is None or not judge.knows_classes:
+        return None
+    return float((logits.argmax(axis=1) == dataset.splits["test"].target).mean())
+
+
+def worth(judge: Judge, dataset: DataSet, count: int) -> str | None:
+    """What a distance of so many samples is worth, where that is little; else None."""
+    features = judge.kept(dataset.splits["test"])[1]
+    notes = [metrics.estimate_note(count, features.shape[1])]
+    share = accuracy_of(judge, dataset)
+    if share is not None and (share < _GOOD_JUDGE or count < _ENOUGH_SAMPLES):
+        notes.append(f"a judge of {share:.1%}, {count:,} samples: read it as a hint")
+    return "; ".join(note for note in notes if note) or None
 
 
 def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
