@@ -28,6 +28,7 @@ from jaxnets.judge.evaluate import Classification
 from jaxnets.media import report
 from jaxnets.nn.frontends import perturb
 from jaxnets.processes import distributed
+from jaxnets.run.load import Description
 from jaxnets.run.log import read_records
 from jaxnets.run.task import Ranking, Task
 from jaxnets.train import optimizers, state
@@ -40,6 +41,7 @@ class Built:
     """A classifier's task and what belongs to it."""
 
     task: Task
+    description: Description
     model: nn.Module
     train: Split
     steps_per_epoch: float
@@ -47,16 +49,17 @@ class Built:
     judge: Callable[[TrainState, Split], Classification]
 
 
-def network(config: Classify, dataset: DataSet) -> nn.Module:
+def describe(config: Classify, dataset: DataSet) -> Description:
     """The classifier that a resolved config names."""
-    return models.classifier_of(
-        given(config.network),
-        dataset.columns["inputs"],
-        num_classes=dataset.num_classes,
-        width=given(config.width),
-        dropout=given(config.dropout),
-        dtype=config.dtype,
-    )
+    network = {
+        "name": given(config.network),
+        "num_classes": dataset.num_classes,
+        "width": given(config.width),
+        "dropout": given(config.dropout),
+        "dtype": config.dtype,
+    }
+    members = populations.names(config)
+    return Description.of("classifier", network, dataset, members=members, views=config.test_views)
 
 
 def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
@@ -66,7 +69,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     seeds = populations.seeds(config)
     trains, held_outs = zip(*(_splits(config, dataset, seed) for seed in seeds), strict=True)
     feed = training.make_feed(config, trains, size, mesh)
-    model = network(config, dataset)
+    description = describe(config, dataset)
+    model = models.classifier_of(column=dataset.columns["inputs"], **description.network)
     loss = _loss(config, dataset, trains[0])
     column = dataset.columns["inputs"]
     augmentation = _augmentation(config, column)
@@ -112,7 +116,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         scores,
         ranking=_ranking(config, held_outs[0]),
     )
-    return Built(task, model, trains[0], feed.steps_per_epoch, judge)
+    return Built(task, description, model, trains[0], feed.steps_per_epoch, judge)
 
 
 def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None]:

@@ -142,7 +142,6 @@ def _scores(
             records.append(common.finite({**score.record(), **of_member}))
         if "memorisation" in names:
             path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
-            about = pictures.facts(built.task.name, dataset, member)
-            near = pictures.nearest(looks, path, about)
+            near = pictures.nearest(looks, path, built.trained(member).facts)
             print(f"nearest training images: {near}", file=sys.stderr)
     return records

@@ -16,16 +16,16 @@ from jaxnets import metrics
 from jaxnets.commands import classify, common, populations, scoring, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import given
-from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.data import DataSet, Split
-from jaxnets.devices.parallel import gathered, on_this_process, replicate
+from jaxnets.devices.parallel import replicate
 from jaxnets.errors import UserError
 from jaxnets.judge import evaluate
 from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.load import load_run
 from jaxnets.run.loop import fit
-from jaxnets.run.runs import read_run
 from jaxnets.run.task import Task
+from jaxnets.run.trained import TrainedClassifier
 from jaxnets.train.state import TrainState
 
 T = TypeVar("T")
@@ -77,28 +77,43 @@ def trained(folder: Path, task: Task, mesh: Mesh, *, best_by: str = "accuracy") 
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
     """The classifier of a `classify` run, to look at images of a data set."""
-    model, variables, own, network = _load(folder, dataset, mesh, "judge")
-    predict = evaluate.make_predict(model, mesh)
+    judge = _classifier(folder, dataset, "judge")
+    predict = evaluate.make_predict(judge.module, mesh)
     return Judge(
-        look=partial(predict, variables),
-        extractor=f"{network} trained on {own.name}",
-        digest=evaluate.digest(variables),
-        knows_classes=own.class_names == dataset.class_names,
+        look=partial(predict, judge.variables),
+        extractor=judge.facts["model"].replace(" on ", " trained on ", 1),
+        digest=judge.facts["weights"],
+        knows_classes=judge.class_names == dataset.class_names,
     )
 
 
-def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], Any]:
+def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
     """The classifier of a `classify` run as a function from images [B, H, W, C] to features.
 
     It can be traced and differentiated; its weights stay as they are.
     """
-    model, variables, _, _ = _load(folder, dataset, mesh, "matching CNN")
-    fixed = on_this_process(gathered(variables))
+    cnn = _classifier(folder, dataset, "matching CNN")
 
     def features(images: Any) -> Any:
-        return model.apply(fixed, images, train=False)[1]["penultimate"]
+        outputs: Any = cnn.module.apply(cnn.variables, images, train=False)
+        return outputs[1]["penultimate"]
 
     return features
+
+
+def _classifier(folder: Path, dataset: DataSet, what: str) -> TrainedClassifier:
+    """A trained classifier for images of the size that a data set has."""
+    trained = load_run(folder)
+    if not isinstance(trained, TrainedClassifier):
+        raise UserError(f"{folder} is a run of `generate`; a {what} must be one of `classify`")
+    own, column = trained.columns["inputs"], dataset.columns["inputs"]
+    if own != column:
+        shapes = ["x".join(map(str, each.shape)) for each in (own, column)]
+        raise UserError(
+            f"the {what} {folder} takes {own.kind}s of {shapes[0]}, and those of {dataset.name} "
+            f"are {column.kind}s of {shapes[1]}"
+        )
+    return trained
 
 
 def for_looking(config: T, mesh: Mesh) -> T:
@@ -109,27 +124,6 @@ def for_looking(config: T, mesh: Mesh) -> T:
     if hasattr(config, "mixup"):
         changes["mixup"] = 0.0
     return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]
-
-
-def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
-    """A trained classifier: module, averaged variables, its data set and its network's name."""
-    record = read_run(folder)
-    if record["experiment"] != "classify":
-        raise UserError(
-            f"{folder} is a run of `{record['experiment']}`; a {what} must be one of `classify`"
-        )
-    config = config_of_run(folder, record, Classify, resolve)
-    own = common.load_data(config)
-    shapes = [d.splits["test"].inputs.shape[1:] for d in (own, dataset)]
-    if shapes[0] != shapes[1]:
-        sizes = ["x".join(map(str, shape)) for shape in shapes]
-        raise UserError(
-            f"the {what} {folder} takes images of {sizes[0]}, and those of {dataset.name} are "
-            f"{sizes[1]}"
-        )
-    built = classify.build(for_looking(config, mesh), own, mesh)
-    state = populations.member(config, trained(folder, built.task, mesh))
-    return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
 def sample_numbers(

@@ -32,6 +32,7 @@ COMMANDS: Commands = {
     "quickstart": (quickstart.Quickstart, "jaxnets.commands.quickstart"),
     "classify": (classify.Classify, "jaxnets.commands.classify"),
     "generate": (generate.Generate, "jaxnets.commands.generate"),
+    "predict": (use.Predict, "jaxnets.commands.predict"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
     "sample": (use.Sample, "jaxnets.commands.sample"),
     "marks": (use.Marks, "jaxnets.commands.marks"),

@@ -23,6 +23,7 @@ from jaxnets.devices import parallel
 from jaxnets.judge import evaluate
 from jaxnets.media import report
 from jaxnets.run import runs
+from jaxnets.run.load import keep_description
 from jaxnets.run.log import read_records
 from jaxnets.run.loop import fit
 from jaxnets.train.state import TrainState
@@ -92,6 +93,7 @@ class _Workshop:
         if images is self.dataset.splits["train"]:  # a run that `sample` and `evaluate` take
             values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
             runs.open_run(folder, command.__name__.rpartition(".")[2], values)
+            keep_description(folder, built.description)
         folder.mkdir(exist_ok=True)
         task = dataclasses.replace(built.task, name=name)
         options = training.fit_options(config, built.steps_per_epoch)
@@ -133,7 +135,7 @@ def run(config: Quickstart, session: Session) -> Path:
     dataset = data.load("digits")
     train, test = dataset.splits["train"], dataset.splits["test"]
     few = data.take_per_class(train, config.labels_per_class, config.seed)
-    folder = training.open_run("quickstart", config, dataset, session)
+    folder = training.open_run("quickstart", config, dataset, session, None)
     workshop = _Workshop(config, dataset, mesh, folder)
 
     # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.

@@ -18,6 +18,7 @@ from jaxnets.devices import parallel
 from jaxnets.media import report
 from jaxnets.processes.distributed import writes
 from jaxnets.run import runs
+from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
 from jaxnets.train.state import TrainState
@@ -30,6 +31,11 @@ class Built(Protocol):
     @property
     def task(self) -> Task:
         """What the loop runs."""
+        ...
+
+    @property
+    def description(self) -> Description:
+        """What the network is that the run trains."""
         ...
 
     @property
@@ -119,7 +125,7 @@ def train(
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
-    folder = open_run(experiment, config, dataset, session)
+    folder = open_run(experiment, config, dataset, session, built.description)
     options = dataclasses.replace(options, resume_hint=session.hint())
     return Finished(mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
@@ -143,8 +149,14 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     )
 
 
-def open_run(experiment: str, config: Any, dataset: DataSet, session: Session) -> Path:
-    """Makes or finds the run's folder, and says where it is."""
+def open_run(
+    experiment: str,
+    config: Any,
+    dataset: DataSet,
+    session: Session,
+    description: Description | None,
+) -> Path:
+    """Makes or finds the run's folder, and says where it is; None describes several networks."""
     values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
     processes.check_data(dataset.name, dataset.fingerprint)
 
@@ -153,6 +165,8 @@ def open_run(experiment: str, config: Any, dataset: DataSet, session: Session) -
         defaults = {**common.experiment_values(type(config)()), **getattr(config, "BEFORE", {})}
         folder = runs.open_run(config.run_dir, experiment, values, defaults=defaults)
         provenance.keep(folder, dataset)
+        if writes() and description is not None:
+            keep_description(folder, description)
         return folder
 
     session.run_dir = processes.share_folder(make)

@@ -1,4 +1,4 @@
-"""What the commands that use runs can be told: evaluate, sample, marks and list."""
+"""What the commands that use runs can be told: predict, sample, evaluate, marks and list."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ class Evaluate(CacheOptions):
     """How many devices share the work; by default all."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Predict(CacheOptions):
+    """Tell the classes of pictures, sounds or texts, with the classifier of a run.
+
+    They get the preprocessing of the training. A file that can't be used is named, and the others
+    go on; then the exit code is 1.
+    """
+
+    run: PositionalRun
+    """Folder of a `classify` run."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Files, folders with files at any depth, or patterns such as 'pictures/*.jpg'. A CSV, TSV or
+    JSON lines file has a text in each line."""
+    top: Annotated[int, COUNT] = 3
+    """How many classes to tell of each, the most probable first."""
+    json: Path | None = None
+    """Write what is said of each file, and by which network, to this file."""
+    csv: Path | None = None
+    """Write a table to this file: file, class and probability, the next classes after them."""
+    member: str | None = None
+    """Of a run with --seeds or --sweep: the network with this seed or value; by default the
+    first."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """Further pictures, beside the grid of samples."""
@@ -67,8 +91,8 @@ class Sample(PictureOptions, CacheOptions):
     """Folder of a `generate` run."""
     count: Annotated[int, COUNT] = 64
     """How many images."""
-    class_label: int | None = None
-    """The class to make; by default all of them in turn."""
+    class_label: str | None = None
+    """Name or number of the class to make; by default all of them in turn."""
     truncation: Annotated[float | None, Range(above=0, most=1)] = None
     """In (0, 1]: keep latents near the mean; more typical images, less variety."""
     seed: Annotated[int, SEED] = 0

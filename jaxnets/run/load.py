@@ -1,0 +1,232 @@
+"""What a run has trained, out of its folder alone: networks to predict and to sample with."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets import __version__, models
+from jaxnets.columns import Classes, Column, from_json, to_json
+from jaxnets.data import DataSet
+from jaxnets.errors import UserError
+from jaxnets.files import read_json, write_json
+from jaxnets.judge.evaluate import digest
+from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.integrity import Damaged, array_sums, first_line, misfit, read_manifest, shapes_of
+from jaxnets.run.runs import read_run
+from jaxnets.run.trained import TrainedClassifier, TrainedGenerator
+from jaxnets.typing import PyTree
+
+__all__ = ["Description", "keep_description", "load_run"]
+
+#: File of a run that says what its networks are.
+_FILE = "network.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What it takes to build a run's network again, as values that JSON can hold.
+
+    Attributes:
+      kind: "classifier" or "generator".
+      network: arguments of `jaxnets.models.classifier_of` without the column, or of
+        `jaxnets.models.make_generator` without the shape of images.
+      columns: name -> column, as `jaxnets.columns.to_json` gives it.
+      data: name of the data set.
+      fingerprint: of the data set.
+      members: names of the networks that the run trains side by side, one or more.
+      views: of a classifier, how it looks at an example (see `jaxnets.judge.evaluate.VIEWS`).
+      higher_is_better: how checkpoints rank.
+    """
+
+    kind: str
+    network: Mapping[str, Any]
+    columns: Mapping[str, Any]
+    data: str
+    fingerprint: str
+    members: Sequence[str]
+    views: str = "plain"
+    higher_is_better: bool = True
+
+    @classmethod
+    def of(
+        cls, kind: str, network: Mapping[str, Any], dataset: DataSet, **rest: Any
+    ) -> Description:
+        """The description of a network and of the data that it was trained on."""
+        columns = {name: to_json(column) for name, column in dataset.columns.items()}
+        return cls(kind, network, columns, dataset.name, dataset.fingerprint[:16], **rest)
+
+    def trained(
+        self,
+        module: nn.Module,
+        variables: Mapping[str, Any],
+        step: int,
+        config: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The network with these weights: a `TrainedClassifier` or a `TrainedGenerator`.
+
+        Args:
+          module: that was built as described.
+          variables: of one network, whole on this process.
+          step: of the weights.
+          config: of the run.
+        """
+        columns = {name: from_json(column) for name, column in self.columns.items()}
+        target = columns.get("target")
+        names = target.names if isinstance(target, Classes) else ()
+        facts = {
+            "model": f"{self.network['name']} on {self.data}",
+            "weights": digest(variables),
+            "data": self.data,
+            "data_fingerprint": self.fingerprint,
+        }
+        rest: Any = (columns, names, config or {}, step, facts)
+        if self.kind == "classifier":
+            return TrainedClassifier(module, variables, *rest, views=self.views)
+        return TrainedGenerator(module, variables, *rest)
+
+
+def keep_description(folder: Path, description: Description) -> None:
+    """Writes `network.json` into the folder of a run, unless it is there."""
+    if not (folder / _FILE).exists():
+        content = {"format": 1, "jaxnets": __version__, **dataclasses.asdict(description)}
+        write_json(folder / _FILE, content)
+
+
+def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
+    """The network that a run has trained: its best state where states are ranked, else its last.
+
+    >>> run = jaxnets.load_run("runs/cnn")
+    >>> run.predict(["photo.jpg"])[0].label
+
+    It reads the run's folder and nothing else; that may have come from another machine.
+
+    Args:
+      folder: of a run of `classify` or `generate`.
+      member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
+        first.
+
+    Returns:
+      A `TrainedClassifier` or a `TrainedGenerator` (see `jaxnets.run.trained`).
+
+    Raises:
+      UserError: if the folder is not that of a run, or says nothing of its network, or holds no
+        good checkpoint.
+    """
+    folder = Path(folder)
+    record = read_run(folder)
+    told = _description(folder)
+    try:
+        module, example = _build(told, from_json(told.columns["inputs"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / _FILE} describes no network: {first_line(error)}") from error
+    number = _number(folder, told, member)
+    variables, step = _weights(folder, told, module, example)
+    if len(told.members) > 1:
+        variables = jax.tree.map(lambda leaf: leaf[number], variables)
+    return told.trained(module, variables, step, record["config"])
+
+
+def _description(folder: Path) -> Description:
+    path = folder / _FILE
+    if not path.exists():
+        raise UserError(
+            f"{folder} does not say what its network is: it has no {_FILE}, as runs of earlier "
+            "versions of jaxnets; run the command that made it once more, with --run-dir "
+            f"{folder}, and it is written"
+        )
+    content = read_json(path)
+    fields = {field.name for field in dataclasses.fields(Description)}
+    try:
+        told = Description(**{name: value for name, value in content.items() if name in fields})
+        if content["format"] != 1 or not told.members:
+            raise ValueError(f"format {content['format']!r}, members {told.members!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a network: {first_line(error)}") from error
+    if told.kind not in ("classifier", "generator"):
+        raise UserError(f"{path} describes a {told.kind!r}, which this version does not know")
+    return told
+
+
+def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The module, and inputs to initialise it with."""
+    network = dict(told.network)
+    name = network.pop("name")
+    if told.kind == "classifier":
+        module = models.classifier_of(name, column, **network)
+        return module, (jnp.zeros((1, *column.shape), column.dtype),)
+    module = models.make_generator(name, image_shape=column.shape, **network)
+    labels = None if network["num_classes"] is None else jnp.zeros(1, jnp.int32)
+    return module, (jnp.zeros((1, network["latent_size"])), labels)
+
+
+def _number(folder: Path, told: Description, member: str | int | None) -> int:
+    """The number of the member that is asked for, by default the first."""
+    names = list(told.members)
+    number = names.index(member) if member in names else 0 if member is None else member
+    if not isinstance(number, int) or not 0 <= number < len(names):
+        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+        raise UserError(f"{folder} has no member {str(member)[:60]!r}; it has {some}")
+    return number
+
+
+def _weights(
+    folder: Path, told: Description, module: nn.Module, example: tuple[Any, ...]
+) -> tuple[dict[str, Any], int]:
+    """The averaged variables and their step."""
+    place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
+    # "12.orbax-checkpoint-tmp" is a save that was cut off.
+    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
+        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    like = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), *example)
+    if (count := len(told.members)) > 1:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
+    say = partial(print, file=sys.stderr)
+    with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
+        read = partial(_read, place, told.kind, dict(like))
+        return checkpoints.first_good(read, best=True)
+
+
+def _read(place: Path, net: str, like: Mapping[str, Any], step: int) -> tuple[dict[str, Any], int]:
+    """The variables of one network of a checkpoint, averaged where an average is kept.
+
+    Raises:
+      Damaged: if the checkpoint is not what was saved.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = place / str(step)
+    there = {name: tuple(leaf) for name, leaf in read_manifest(folder, step)["leaves"].items()}
+    statistics = {name: part for name, part in like.items() if name != "params"}
+    target: PyTree = {"params": like["params"], "model_state": statistics}
+    averaged = any(name.startswith(f"nets.{net}.ema.") for name in there)
+    target = {"nets": {net: {"ema": target} if averaged else target}}
+    prefix = f"nets.{net}.ema." if averaged else f"nets.{net}."
+    parts = (f"{prefix}params.", f"{prefix}model_state.")
+    other = misfit({k: v for k, v in there.items() if k.startswith(parts)}, shapes_of(target))
+    if other is not None:
+        raise UserError(f"the checkpoint {folder} is not of the network of {_FILE} ({other})")
+    args = ocp.args.PyTreeRestore(
+        target,
+        restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target),
+        partial_restore=True,
+    )
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            tree = reader.restore(folder, args=ocp.args.Composite(state=args))["state"]
+    except Exception as error:  # Orbax raises whatever its storage layer did
+        raise Damaged(f"it cannot be read: {first_line(error)}") from error
+    for name, leaf in array_sums(tree)().items():
+        if leaf != there[name]:
+            raise Damaged(f"its array {name} is not what was saved")
+    part = tree["nets"][net]["ema"] if averaged else tree["nets"][net]
+    return {"params": part["params"], **part["model_state"]}, step
