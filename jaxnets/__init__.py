@@ -77,6 +77,7 @@ _HOMES = {
         "recognised",
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
+    "jaxnets.models.pretrained": ["load_pretrained"],
     "jaxnets.train.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
     "jaxnets.devices.parallel": ["compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.train.population": [
@@ -142,6 +143,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         recognised,
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
+    from jaxnets.models.pretrained import load_pretrained
     from jaxnets.run.checkpoint import Checkpoints
     from jaxnets.run.export import export_onnx, export_safetensors, export_stablehlo
     from jaxnets.run.interruption import Interrupted

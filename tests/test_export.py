@@ -54,7 +54,7 @@ def classifier(name, column):
     module = models.classifier_of(name, column, num_classes=3, width=0.1)
     variables = random_variables(module, jnp.zeros((1, *column.shape), column.dtype))
     columns = {"inputs": column, "target": Classes(NAMES)}
-    return TrainedClassifier(module, variables, columns, NAMES, {}, 1, FACTS)
+    return TrainedClassifier(module, variables, columns, NAMES, {}, 1, FACTS, {"kind": "net"})
 
 
 def generator(family, classes=None, **options):
@@ -64,7 +64,9 @@ def generator(family, classes=None, **options):
     inputs = jnp.zeros((1, 5)), None if classes is None else jnp.zeros(1, jnp.int32)
     make = style_variables if family == "stylegan2" else random_variables
     columns = {"inputs": PICTURE, "target": Classes(NAMES)}
-    return TrainedGenerator(module, make(module, *inputs), columns, NAMES, {}, 1, FACTS)
+    return TrainedGenerator(
+        module, make(module, *inputs), columns, NAMES, {}, 1, FACTS, {"kind": "net"}
+    )
 
 
 def rows_for(trained, count=3):
@@ -167,7 +169,7 @@ def test_weights_are_read_back_by_name(tmp_path):
     assert {"params/block1/conv1/kernel", "batch_stats/block1/norm1/mean"} <= set(names)
     assert {"constants/whitening/kernel", "params/head/kernel"} <= set(names)
     assert told["kind"] == "classifier" and told["network"].startswith("SpeedNet(")
-    assert json.loads(told["class_names"]) == [*NAMES]
+    assert json.loads(told["class_names"]) == [*NAMES] and told["step"] == "1"
     assert json.loads(told["columns"])["inputs"] == {"kind": "image", "shape": [16, 16, 3]}
     path.write_bytes(b"no such thing")
     with pytest.raises(jn.UserError, match=r"cannot read .*net\.safetensors"):

@@ -203,6 +203,7 @@ def export_safetensors(trained: Trained) -> bytes:
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in describe(trained).items()
     }
+    told |= {"description": json.dumps(trained.description), "step": str(trained.step)}
     return _optional("safetensors.numpy", _EXPORT).save(plain, metadata=told)
 
 

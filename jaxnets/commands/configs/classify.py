@@ -133,8 +133,8 @@ class Classify(
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
-    wide_resnet_28_10 or speed_net, which see sounds as spectrograms; m5 (of waves); text_cnn or
-    vdcnn (of texts)."""
+    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; m5 (of
+    waves); text_cnn or vdcnn (of texts)."""
     width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None

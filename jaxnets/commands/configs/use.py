@@ -24,7 +24,8 @@ class Evaluate(CacheOptions):
     run: PositionalRun
     """Folder of a `classify` or `generate` run."""
     judge: Path | None = None
-    """For a GAN: folder of a `classify` run whose features measure Frechet distances."""
+    """For a GAN: the CNN whose features measure Frechet distances, as for `generate`; by default
+    the run's own, else the one that comes with jaxnets."""
     accuracy_score: bool = True
     """For a conditional GAN: train a CNN on samples only and test it on real images."""
     metrics: str = ""
