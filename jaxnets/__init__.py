@@ -45,6 +45,7 @@ _HOMES = {
     "jaxnets.judge.evaluate": ["classification", "frechet_scores", "make_predict"],
     "jaxnets.train.game": ["Move", "game_step"],
     "jaxnets.run.interruption": ["Interrupted"],
+    "jaxnets.run.export": ["export_onnx", "export_safetensors", "export_stablehlo"],
     "jaxnets.run.load": ["load_run"],
     "jaxnets.run.loop": ["fit"],
     "jaxnets.losses": [
@@ -144,6 +145,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
     from jaxnets.models.pretrained import load_pretrained
     from jaxnets.run.checkpoint import Checkpoints
+    from jaxnets.run.export import export_onnx, export_safetensors, export_stablehlo
     from jaxnets.run.interruption import Interrupted
     from jaxnets.run.load import load_run
     from jaxnets.run.loop import fit

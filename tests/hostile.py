@@ -44,6 +44,7 @@ COMMANDS: dict[str, Any] = {
     "generate": generate.Generate(**TRAIN, width=0.1),
     "evaluate": use.Evaluate(Path("gan")),
     "sample": use.Sample(Path("gan")),
+    "export": use.Export(Path("gan"), Path("made")),
     "marks": use.Marks(Path("image.png"), key="1"),
     "data prepare": data.Prepare("digits"),
     "data show": data.Show("digits"),

@@ -20,6 +20,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "gan": {"data": "digits", "width": 0.1, "batch_size": 16, "epochs": 0.05},
 }
 EXPERIMENTS = {"classifier": "classify", "gan": "generate"}
+#: Their `network.json`.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "classifier": {"name": "lenet5", "num_classes": 10},
+    "gan": {"name": "dcgan", "num_classes": 10, "latent_size": 64, "width": 0.1},
+}
 
 
 #: A PNG of 8x8 grey pixels.
@@ -35,6 +40,17 @@ def run_text(name: str, **fields: Any) -> str:
     return json.dumps({"experiment": EXPERIMENTS[name], "config": config})
 
 
+def network_text(name: str) -> str:
+    """`network.json` of one of `RUNS`."""
+    columns = {
+        "inputs": {"kind": "image", "shape": [8, 8, 1]},
+        "target": {"kind": "classes", "names": [*"0123456789"]},
+    }
+    told = {"format": 1, "network": NETWORKS[name], "columns": columns, "members": ["seed-0"]}
+    told |= {"kind": {"gan": "generator"}.get(name, name), "data": "digits", "fingerprint": "0"}
+    return json.dumps(told)
+
+
 def furnish(folder: Path) -> None:
     """Makes what the paths of the cases name: a file, a folder, and two runs."""
     (folder / "file").write_text("not yours")
@@ -44,6 +60,7 @@ def furnish(folder: Path) -> None:
     for name in RUNS:
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(run_text(name))
+        (folder / name / "network.json").write_text(network_text(name))
 
 
 def contents(folder: Path) -> dict[str, bytes | str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from jaxnets.commands import populations
 from jaxnets.commands.configs.use import Export
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
@@ -17,7 +18,8 @@ def run(config: Export, session: Session) -> None:
     beside = config.out.with_name(config.out.name + ".json")
     for path in (config.out, beside):
         check_writable(path, "--out")
-    trained = load_run(config.run, member=config.member)
+    member = None if config.member is None else populations.name_of(config.member)
+    trained = load_run(config.run, member=member)
     content = export.FORMATS[config.format](trained)
     about = {"format": config.format, **export.describe(trained)}
     if config.format != "safetensors":

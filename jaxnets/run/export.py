@@ -17,6 +17,7 @@ from jaxnets import __version__, ops
 from jaxnets.columns import to_json
 from jaxnets.errors import UserError
 from jaxnets.media import provenance
+from jaxnets.run.integrity import first_line
 from jaxnets.run.trained import Trained, TrainedClassifier, TrainedGenerator
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "read_safetensors",
 ]
 
-_SAFETENSORS = "pip install 'jaxnets[export]'"
+_EXPORT = "pip install 'jaxnets[export]'"
 #: What jax2onnx 0.17 says of Orbax excludes the versions that this library needs; it uses none.
 _ONNX = "pip install 'jaxnets[onnx]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 
@@ -118,20 +119,27 @@ def interface(trained: Trained) -> dict[str, Any]:
 
 
 def export_stablehlo(trained: Trained) -> bytes:
-    """A program that `jax.export.deserialize` reads, without jaxnets or flax.
+    """A program that `jax.export.deserialize` reads, with jax and flatbuffers alone.
 
     It takes any number of rows, as they are stored, on a CPU, a CUDA GPU or a TPU; `interface` says
     what goes in and what comes out. The weights are inside.
 
     Raises:
-      ValueError: for a network that calls code outside of XLA.
+      UserError: if flatbuffers is not installed; for a network that calls code outside of XLA, or
+        that wants to know how many rows there are.
     """
+    _optional("flatbuffers", _EXPORT)
     network, rows = _network(trained)
     of_rows = partial(network, jax.tree.map(np.asarray, trained.variables))
-    with ops.plain_convolutions():
-        program = jax.export.export(jax.jit(of_rows), platforms=_PLATFORMS)
-        exported = program(*_in_batches(rows, *jax.export.symbolic_shape("batch")))
-    return bytes(exported.serialize())
+    try:
+        with ops.plain_convolutions():
+            program = jax.export.export(jax.jit(of_rows), platforms=_PLATFORMS)
+            exported = program(*_in_batches(rows, *jax.export.symbolic_shape("batch")))
+        return bytes(exported.serialize())
+    except Exception as error:  # jax has one of its own for each reason
+        raise UserError(
+            f"{trained.facts['model']} cannot be exported: {first_line(error)}"
+        ) from error
 
 
 def export_onnx(trained: Trained) -> bytes:
@@ -155,9 +163,9 @@ def export_onnx(trained: Trained) -> bytes:
         given = dict(zip(rows, _examples(trained, rows, 2), strict=True))
         made = runtime.InferenceSession(content).run(names, given)
     except Exception as error:  # of whatever kind jax2onnx and onnxruntime raise
-        why = str(error).partition("\n")[0]
         raise UserError(
-            f"jax2onnx cannot convert {trained.facts['model']}: {why}; choose --format stablehlo"
+            f"jax2onnx cannot convert {trained.facts['model']}: {first_line(error)}; choose "
+            "--format stablehlo"
         ) from error
     for name, got in zip(names, made, strict=True):
         wanted = np.asarray(of_rows(*given.values())[name], np.float64)
@@ -196,7 +204,7 @@ def export_safetensors(trained: Trained) -> bytes:
         for name, value in describe(trained).items()
     }
     told |= {"description": json.dumps(trained.description), "step": str(trained.step)}
-    return _optional("safetensors.numpy", _SAFETENSORS).save(plain, metadata=told)
+    return _optional("safetensors.numpy", _EXPORT).save(plain, metadata=told)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -208,7 +216,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
       UserError: if safetensors is not installed, or the file can't be read.
     """
-    safetensors = _optional("safetensors", _SAFETENSORS)
+    safetensors = _optional("safetensors", _EXPORT)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             names, metadata = file.keys(), file.metadata() or {}

@@ -113,10 +113,10 @@ class Sample(PictureOptions, CacheOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the network of a run as one file for other programs, and a JSON beside it.
+    """Write the network of a run as one file for other programs, and a JSON that says what it is.
 
     Images (or sounds, or tokens) go in as they are stored, as many at a time as one likes: what
-    prepares them is inside. The JSON says what goes in and what comes out, and has the classes.
+    prepares them is inside. A classifier looks at each once, as if there were no --test-views.
     """
 
     run: PositionalRun
@@ -124,10 +124,11 @@ class Export:
     out: Path
     """The file; the JSON has .json after its name."""
     format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
-    """A program for jax alone, for CPUs, CUDA GPUs and TPUs; a model of ONNX (needs the extra
-    onnx); or the weights by name (needs the extra export)."""
+    """A program for jax alone, for CPUs, CUDA GPUs and TPUs; a model of ONNX (by jax2onnx); or the
+    weights by name. The first and the last need the extra `export`."""
     member: str | None = None
-    """Of a run with several members, which one; see `sample`."""
+    """Of a run with --seeds or --sweep: the network with this seed or value; by default the
+    first."""
 
 
 @dataclasses.dataclass(frozen=True)
