@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxnets import __version__, models
 from jaxnets.columns import Classes, Column, from_json, to_json
@@ -21,12 +22,20 @@ from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.judge.evaluate import digest
 from jaxnets.run.checkpoint import Checkpoints
-from jaxnets.run.integrity import Damaged, array_sums, first_line, misfit, read_manifest, shapes_of
+from jaxnets.run.integrity import (
+    Damaged,
+    array_sums,
+    first_line,
+    manifest_alone,
+    misfit,
+    read_manifest,
+    shapes_of,
+)
 from jaxnets.run.runs import read_run
 from jaxnets.run.trained import TrainedClassifier, TrainedGenerator
 from jaxnets.typing import PyTree
 
-__all__ = ["Description", "keep_description", "load_run"]
+__all__ = ["Description", "keep_description", "load_run", "load_weights"]
 
 #: File of a run that says what its networks are.
 _FILE = "network.json"
@@ -183,10 +192,7 @@ def _weights(
     folder: Path, told: Description, module: nn.Module, example: tuple[Any, ...]
 ) -> tuple[dict[str, Any], int]:
     """The averaged variables and their step."""
-    place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
-    # "12.orbax-checkpoint-tmp" is a save that was cut off.
-    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
-        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    place = _place(folder)
     like = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), *example)
     if (count := len(told.members)) > 1:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
@@ -194,6 +200,56 @@ def _weights(
     with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
         read = partial(_read, place, told.kind, dict(like))
         return checkpoints.first_good(read, best=True)
+
+
+def _place(folder: Path) -> Path:
+    """Where a run's checkpoints are."""
+    place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
+    # "12.orbax-checkpoint-tmp" is a save that was cut off.
+    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
+        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    return place
+
+
+def load_weights(folder: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int | None]:
+    """The variables of a run's networks, to start another run from.
+
+    Args:
+      folder: of the run.
+      nets: names of the networks, such as "classifier", or "generator" and "discriminator".
+
+    Returns:
+      Name -> variables, averaged where an average is kept, of the first member; and the number of
+      classes that the run knows, None where it knows none.
+
+    Raises:
+      UserError: see `load_run`; and if the run has not these networks.
+    """
+    read_run(folder)
+    told = _description(folder)
+    if told.kind not in nets:
+        raise UserError(f"{folder} has trained a {told.kind}, and {nets[0]} weights are needed")
+    place, say = _place(folder), partial(print, file=sys.stderr)
+
+    def read(step: int) -> dict[str, Any]:
+        return {net: _read(place, net, _like(place / str(step), net), step)[0] for net in nets}
+
+    with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
+        weights = checkpoints.first_good(read, best=True)
+    if len(told.members) > 1:
+        weights = jax.tree.map(lambda leaf: leaf[0], weights)
+    return weights, told.network["num_classes"]
+
+
+def _like(folder: Path, net: str) -> dict[str, Any]:
+    """The shapes of a network's variables, as a checkpoint's manifest lists them."""
+    shapes: dict[str, Any] = {}
+    for name, (dtype, shape, _) in manifest_alone(folder)["leaves"].items():
+        path = name.split(".")
+        if path[:2] == ["nets", net] and path[2] in ("params", "model_state"):
+            path = path[3 if path[2] == "model_state" else 2 :]
+            shapes[".".join(path)] = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    return unflatten_dict(shapes, sep=".")
 
 
 def _read(place: Path, net: str, like: Mapping[str, Any], step: int) -> tuple[dict[str, Any], int]:

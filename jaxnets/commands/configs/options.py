@@ -148,8 +148,23 @@ class DeviceOptions:
     """A training split larger than this is streamed from disk instead of kept on the device."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What the weights are before the first step."""
+
+    GROUP: ClassVar[str] = "start"
+
+    init_from: str | None = None
+    """Start from trained weights: of another run's folder; for `classify` also of a file (.pth,
+    .pt, .safetensors) or hf:OWNER/NAME[/FILE] with torchvision's or timm's ResNet-18, 34 or 50
+    (images of 128 pixels or more), or imagenet (efficientnet_lite0). Other classes get a new
+    last layer."""
+
+
 @dataclasses.dataclass(frozen=True)
-class RunOptions(DataOptions, CheckpointOptions, DeviceOptions, ProcessOptions, CacheOptions):
+class RunOptions(
+    DataOptions, StartOptions, CheckpointOptions, DeviceOptions, ProcessOptions, CacheOptions
+):
     """What every training command has."""
 
     run_dir: Path | None = None
