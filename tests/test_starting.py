@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from PIL import Image
 
 import tiny
 from command_lines import CLASSIFY, GENERATE, assert_one_error, newest, run
+from jaxnets.commands import starting
+from jaxnets.commands.configs.classify import Classify
 from jaxnets.errors import UserError
 from jaxnets.models.classic import LeNet5
 from jaxnets.models.resnet import ResNet, WideResNet
@@ -84,6 +87,16 @@ def test_a_gan_starts_from_another(cli, runs, tmp_path):
     state = newest(folder)[0]["nets"]
     for net, variables in weights.items():
         same(state[net]["params"], variables["params"])
+
+
+def test_exported_weights_are_those_of_the_run(runs):
+    for name in ("classify", "generate"):
+        run(["export", str(runs[name]), "--format", "safetensors", "--out", f"{name}.safetensors"])
+    start = starting.begin(Classify(init_from="classify.safetensors"), "lenet5", ["classifier"], 10)
+    assert start is not None and start.nets is not None and start.classes == (10, 10)
+    same(start.nets["classifier"], load_run(runs["classify"]).variables)
+    with pytest.raises(UserError, match="holds no discriminator: start from the folder"):
+        load_weights(Path("generate.safetensors"), ["generator", "discriminator"])
 
 
 @pytest.mark.parametrize(

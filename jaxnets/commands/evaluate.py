@@ -84,11 +84,13 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     """The images of a run of `generate`, its step and its numbers."""
     gan = config_of_run(config.run, record, Generate, generate_config.read_again)
     judge = config.judge if config.judge is not None else gan.judge
+    if judge is None and gan.data in generate_config.SHIPPED_JUDGES:
+        judge = generate_config.SHIPPED
     gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
     names = scoring.names_of(config.metrics, conditional=gan.conditional)
-    if names and judge is None:
+    if names and gan.cnn is None:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
-    if judge is None and not (gan.conditional and gan.accuracy_score):
+    if gan.cnn is None and not (gan.conditional and gan.accuracy_score):
         raise UserError("there is nothing to measure: name a classifier's run with --judge")
     dataset = common.load_data(gan)
     if config.samples is not None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, metrics
+from jaxnets import data
 from jaxnets.commands import (
     checks,
     common,
@@ -72,7 +72,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     sample = sampling.make_sample(
         nets[0], latent_size=given(config.latent_size), conditional=config.conditional
     )
-    judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
+    judge = judging.load_judge(config.cnn, dataset, mesh) if config.cnn else None
     names = _metrics(config, judge, dataset)
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> Split:
@@ -217,8 +217,7 @@ def evaluate_generator(
         numbers = dict(built.scores(one, member))
         if built.judge is not None:
             numbers["frechet_judge"] = built.judge.name
-            width = built.judge.kept(dataset.splits["test"])[1].shape[1]
-            note = metrics.estimate_note(numbers["frechet_samples"], width)
+            note = judging.worth(built.judge, dataset, numbers["frechet_samples"])
             if note is not None:
                 numbers["frechet_note"] = note
             numbers["frechet_reference"] = judging.tested_on(dataset)

@@ -35,6 +35,7 @@ COMMANDS: Commands = {
     "predict": (use.Predict, "jaxnets.commands.predict"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
     "sample": (use.Sample, "jaxnets.commands.sample"),
+    "export": (use.Export, "jaxnets.commands.export"),
     "marks": (use.Marks, "jaxnets.commands.marks"),
     "data": (data.DataCommand, "jaxnets.commands.data"),
     "list": (use.List, "jaxnets.commands.listing"),

@@ -83,6 +83,7 @@ class _Workshop:
             generator_learning_rate=5e-4,  # a batch larger than the preset's, and few images
             discriminator_learning_rate=5e-4,
             eval_every=0.0,
+            judge=generate_config.NO_JUDGE,  # the quickstart's own CNN is to be it
         )
         return self._train(generate, generate_config.resolve(config), name, images)
 

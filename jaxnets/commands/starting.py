@@ -13,6 +13,7 @@ from jaxnets.commands.configs.reading import WEIGHTS
 from jaxnets.errors import UserError
 from jaxnets.judge import evaluate
 from jaxnets.models import pretrained
+from jaxnets.run.export import read_safetensors
 from jaxnets.run.load import load_weights
 from jaxnets.run.runs import read_run
 from jaxnets.train.state import TrainState
@@ -83,7 +84,7 @@ def begin(
         return None
     if (known := _resumed(config.run_dir)) is not None:
         return Start(source, known)
-    if pretrained.is_of_others(source):
+    if pretrained.is_of_others(source) and not _is_exported(source):
         if network is None:
             raise UserError(f"--init-from {source}: a GAN starts from a run of `generate`")
         variables, theirs = pretrained.read_weights(source, network)
@@ -91,6 +92,13 @@ def begin(
     else:
         weights, theirs = load_weights(Path(source), nets)
     return Start(source, evaluate.digest(weights), weights, (classes or 0, theirs or 0))
+
+
+def _is_exported(source: str) -> bool:
+    """Whether a source is a file that `export --format safetensors` made."""
+    if source.startswith("hf:") or not source.endswith(".safetensors"):
+        return False
+    return "description" in read_safetensors(Path(source))[1]
 
 
 def _resumed(folder: Path | None) -> str | None:

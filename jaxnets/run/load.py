@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.judge.evaluate import digest
 from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.export import read_safetensors
 from jaxnets.run.integrity import (
     Damaged,
     array_sums,
@@ -74,6 +76,28 @@ class Description:
         columns = {name: to_json(column) for name, column in dataset.columns.items()}
         return cls(kind, network, columns, dataset.name, dataset.fingerprint[:16], **rest)
 
+    @classmethod
+    def from_json(cls, content: Any, path: Path) -> Description:
+        """The description that `as_json` gave, which `path` holds.
+
+        Raises:
+          UserError: if it is none, or one of another version.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        try:
+            told = cls(**{name: value for name, value in content.items() if name in fields})
+            if content["format"] != 1 or not told.members:
+                raise ValueError(f"format {content['format']!r}, members {told.members!r}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} does not describe a network: {first_line(error)}") from error
+        if told.kind not in ("classifier", "generator"):
+            raise UserError(f"{path} describes a {told.kind!r}, which this version does not know")
+        return told
+
+    def as_json(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return {"format": 1, "jaxnets": __version__, **dataclasses.asdict(self)}
+
     def trained(
         self,
         module: nn.Module,
@@ -98,7 +122,7 @@ class Description:
             "data": self.data,
             "data_fingerprint": self.fingerprint,
         }
-        rest: Any = (columns, names, config or {}, step, facts)
+        rest: Any = (columns, names, config or {}, step, facts, self.as_json())
         if self.kind == "classifier":
             return TrainedClassifier(module, variables, *rest, views=self.views)
         return TrainedGenerator(module, variables, *rest)
@@ -107,8 +131,7 @@ class Description:
 def keep_description(folder: Path, description: Description) -> None:
     """Writes `network.json` into the folder of a run, unless it is there."""
     if not (folder / _FILE).exists():
-        content = {"format": 1, "jaxnets": __version__, **dataclasses.asdict(description)}
-        write_json(folder / _FILE, content)
+        write_json(folder / _FILE, description.as_json())
 
 
 def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
@@ -120,7 +143,8 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
     It reads the run's folder and nothing else; that may have come from another machine.
 
     Args:
-      folder: of a run of `classify` or `generate`.
+      folder: of a run of `classify` or `generate`; or a file that `export --format safetensors`
+        made of one.
       member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
         first.
 
@@ -131,39 +155,55 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
       UserError: if the folder is not that of a run, or says nothing of its network, or holds no
         good checkpoint.
     """
-    folder = Path(folder)
-    record = read_run(folder)
-    told = _description(folder)
-    try:
-        module, example = _build(told, from_json(told.columns["inputs"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / _FILE} describes no network: {first_line(error)}") from error
-    number = _number(folder, told, member)
-    variables, step = _weights(folder, told, module, example)
+    path = Path(folder)
+    if path.is_file():
+        if member is not None:
+            raise UserError(f"{path} holds one network: leave the member {member!r} out")
+        return _out_of_file(path)
+    record = read_run(path)
+    told = _description(path)
+    module, like = _network(told, path / _FILE)
+    number = _number(path, told, member)
+    variables, step = _weights(path, told, like)
     if len(told.members) > 1:
         variables = jax.tree.map(lambda leaf: leaf[number], variables)
     return told.trained(module, variables, step, record["config"])
 
 
 def _description(folder: Path) -> Description:
-    path = folder / _FILE
-    if not path.exists():
+    if not (folder / _FILE).exists():
         raise UserError(
             f"{folder} does not say what its network is: it has no {_FILE}, as runs of earlier "
             "versions of jaxnets; run the command that made it once more, with --run-dir "
             f"{folder}, and it is written"
         )
-    content = read_json(path)
-    fields = {field.name for field in dataclasses.fields(Description)}
+    return Description.from_json(read_json(folder / _FILE), folder / _FILE)
+
+
+def _out_of_file(path: Path) -> Any:
+    """The network of a file that `export --format safetensors` made."""
+    variables, metadata = read_safetensors(path)
     try:
-        told = Description(**{name: value for name, value in content.items() if name in fields})
-        if content["format"] != 1 or not told.members:
-            raise ValueError(f"format {content['format']!r}, members {told.members!r}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a network: {first_line(error)}") from error
-    if told.kind not in ("classifier", "generator"):
-        raise UserError(f"{path} describes a {told.kind!r}, which this version does not know")
-    return told
+        content = json.loads(metadata["description"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} was not made by `jaxnets export`: it describes no network"
+        ) from error
+    told = Description.from_json(content, path)
+    module, like = _network(told, path)
+    if (other := misfit(shapes_of(variables), shapes_of(like))) is not None:
+        raise UserError(f"{path} does not hold the network that it describes ({other})")
+    return told.trained(module, variables, int(metadata["step"]))
+
+
+def _network(told: Description, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The module, and its variables' shapes and types."""
+    try:
+        module, example = _build(told, from_json(told.columns["inputs"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} describes no network: {first_line(error)}") from error
+    init = partial(module.init, train=False)
+    return module, dict(jax.eval_shape(init, jax.random.key(0), *example))
 
 
 def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -189,16 +229,15 @@ def _number(folder: Path, told: Description, member: str | int | None) -> int:
 
 
 def _weights(
-    folder: Path, told: Description, module: nn.Module, example: tuple[Any, ...]
+    folder: Path, told: Description, like: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int]:
     """The averaged variables and their step."""
     place = _place(folder)
-    like = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), *example)
     if (count := len(told.members)) > 1:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
     say = partial(print, file=sys.stderr)
     with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
-        read = partial(_read, place, told.kind, dict(like))
+        read = partial(_read, place, told.kind, like)
         return checkpoints.first_good(read, best=True)
 
 
@@ -211,11 +250,11 @@ def _place(folder: Path) -> Path:
     return place
 
 
-def load_weights(folder: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int | None]:
+def load_weights(path: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int | None]:
     """The variables of a run's networks, to start another run from.
 
     Args:
-      folder: of the run.
+      path: of the run's folder, or of a file that `export --format safetensors` made.
       nets: names of the networks, such as "classifier", or "generator" and "discriminator".
 
     Returns:
@@ -223,13 +262,22 @@ def load_weights(folder: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int
       classes that the run knows, None where it knows none.
 
     Raises:
-      UserError: see `load_run`; and if the run has not these networks.
+      UserError: see `load_run`; and if it has not these networks.
     """
-    read_run(folder)
-    told = _description(folder)
+    trained = None
+    if path.is_file():
+        trained = _out_of_file(path)
+        told = Description.from_json(trained.description, path)
+    else:
+        read_run(path)
+        told = _description(path)
     if told.kind not in nets:
-        raise UserError(f"{folder} has trained a {told.kind}, and {nets[0]} weights are needed")
-    place, say = _place(folder), partial(print, file=sys.stderr)
+        raise UserError(f"{path} has trained a {told.kind}, and {nets[0]} weights are needed")
+    if trained is not None:
+        if others := [net for net in nets if net != told.kind]:
+            raise UserError(f"{path} holds no {others[0]}: start from the folder of its run")
+        return {told.kind: trained.variables}, told.network["num_classes"]
+    place, say = _place(path), partial(print, file=sys.stderr)
 
     def read(step: int) -> dict[str, Any]:
         return {net: _read(place, net, _like(place / str(step), net), step)[0] for net in nets}

@@ -83,6 +83,7 @@ class Trained:
       step: updates that the weights have seen.
       facts: "model", "weights" (twelve hexadecimal digits that name them), "data" and
         "data_fingerprint", as texts.
+      description: what `network.json` in the run's folder holds: how to build the network again.
     """
 
     module: nn.Module
@@ -92,6 +93,7 @@ class Trained:
     config: Mapping[str, Any]
     step: int
     facts: Mapping[str, str]
+    description: Mapping[str, Any]
 
     @cached_property
     def _placed(self) -> Any:

@@ -155,10 +155,10 @@ class StartOptions:
     GROUP: ClassVar[str] = "start"
 
     init_from: str | None = None
-    """Start from trained weights: of another run's folder; for `classify` also of a file (.pth,
-    .pt, .safetensors) or hf:OWNER/NAME[/FILE] with torchvision's or timm's ResNet-18, 34 or 50
-    (images of 128 pixels or more), or imagenet (efficientnet_lite0). Other classes get a new
-    last layer."""
+    """Start from trained weights: another run's folder; for `classify` also imagenet (of
+    efficientnet_lite0), an exported .safetensors file, or torchvision's and timm's ResNet-18, 34
+    and 50 for images of 128 pixels or more, as a .pth, .pt or .safetensors file or
+    hf:OWNER/NAME[/FILE]. If the number of classes differs, the last layer is new."""
 
 
 @dataclasses.dataclass(frozen=True)

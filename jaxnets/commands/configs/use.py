@@ -1,10 +1,10 @@
-"""What the commands that use runs can be told: predict, sample, evaluate, marks and list."""
+"""What commands that use runs can be told: predict, sample, evaluate, export, marks, list."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -24,7 +24,8 @@ class Evaluate(CacheOptions):
     run: PositionalRun
     """Folder of a `classify` or `generate` run."""
     judge: Path | None = None
-    """For a GAN: folder of a `classify` run whose features measure Frechet distances."""
+    """For a GAN: the CNN whose features measure Frechet distances, as for `generate`; by default
+    the run's own, else the one that comes with jaxnets."""
     accuracy_score: bool = True
     """For a conditional GAN: train a CNN on samples only and test it on real images."""
     metrics: str = ""
@@ -108,6 +109,25 @@ class Sample(PictureOptions, CacheOptions):
     member: str | None = None
     """Of a run with --seeds: the generator with this seed; of one with --sweep, that with this
     value, such as gamma=0.1 (and gamma=0.1,seed-1 with --seeds too); by default the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the network of a run as one file for other programs, and a JSON beside it.
+
+    Images (or sounds, or tokens) go in as they are stored, as many at a time as one likes: what
+    prepares them is inside. The JSON says what goes in and what comes out, and has the classes.
+    """
+
+    run: PositionalRun
+    """Folder of a `classify` or `generate` run."""
+    out: Path
+    """The file; the JSON has .json after its name."""
+    format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
+    """A program for jax alone, for CPUs, CUDA GPUs and TPUs; a model of ONNX (needs the extra
+    onnx); or the weights by name (needs the extra export)."""
+    member: str | None = None
+    """Of a run with several members, which one; see `sample`."""
 
 
 @dataclasses.dataclass(frozen=True)
