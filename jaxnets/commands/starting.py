@@ -11,6 +11,7 @@ import jax
 
 from jaxnets.commands.configs.reading import WEIGHTS
 from jaxnets.errors import UserError
+from jaxnets.files import check_path
 from jaxnets.judge import evaluate
 from jaxnets.models import pretrained
 from jaxnets.run.export import read_safetensors
@@ -82,6 +83,7 @@ def begin(
     source = config.init_from
     if source is None:
         return None
+    check_path(source, "--init-from")
     if (known := _resumed(config.run_dir)) is not None:
         return Start(source, known)
     if pretrained.is_of_others(source) and not _is_exported(source):
