@@ -229,7 +229,7 @@ def _cell(contest: _Contest, entry: str, seed: int, minutes: float) -> dict[str,
     options = dataclasses.replace(options, epochs=last * options.step_images / train)
     built = generate.build(options, dataset, contest.mesh)
     task = dataclasses.replace(built.task, total_steps=steps)
-    training.open_run("generate", options, dataset, contest.session, built.description)
+    training.open_run("generate", options, dataset, contest.session, built)
     loop = training.fit_options(options, built.steps_per_epoch)
     # A minute's work is what an interruption may cost.
     loop = dataclasses.replace(loop, save_every=contest.steps(entry, 1))

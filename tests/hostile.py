@@ -139,6 +139,8 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
         "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
         "best_by": NO_NAME,
+        "freeze": NO_NAME,  # and no --init-from
+        "init_from": [*NO_RUN, "imagenet", "hf:", "hf:a", "x.pth", "x.safetensors", "file/x.pt"],
         "epochs": [1e9, 1e30],
         "score_epochs": [0.0, -1.0, 1e12, 1e39],
         "width": [0.0, -1e-9, -1.0, 1e4, 1e30, 1e300],

@@ -173,7 +173,7 @@ def begun(place):
     """The folder of a run that has not trained a step yet, and the command that goes on."""
     line = [*CLASSIFY, "--data", "digits", "--run-dir", "begun"]
     config = classify.resolve(commands.parse(line))
-    training.open_run("classify", config, common.load_data(config), Session(), None)
+    training.open_run("classify", config, common.load_data(config), Session())
     return place / "begun", line
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import losses
-from jaxnets.commands import populations, scoring
+from jaxnets.commands import populations, scoring, starting
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
@@ -50,6 +50,7 @@ class Built:
     #: names of the further scores by the judge
     metrics: Sequence[str]
     conditional: bool
+    start: starting.Start | None
 
     @property
     def train(self) -> Split:
@@ -273,6 +274,7 @@ def first_state(
     image_shape: tuple[int, ...],
     total_steps: int,
     keys: Callable[[int], Any],
+    start: starting.Start | None = None,
 ) -> Callable[[int], TrainState]:
     """A function from a member's number to its first state.
 
@@ -282,11 +284,15 @@ def first_state(
       image_shape: (H, W, C).
       total_steps: of the run.
       keys: number of a member -> keys of generator, discriminator, run, ...
+      start: the weights that they start from, if not from random ones.
     """
     generator, discriminator = nets
     optimizers = Numbers(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
     extra = maker(config, nets, total_steps)({}).extra
+
+    def trained(net: str) -> Any:
+        return None if start is None else partial(start.into, net)
 
     def init(member: int) -> TrainState:
         generator_key, discriminator_key, run_key, *_ = keys(member)
@@ -301,6 +307,7 @@ def first_state(
                     train=False,
                     optimizer=optimizers[0],
                     ema=keeps_average(config),
+                    prepare=trained("generator"),
                 ),
                 "discriminator": state.init_net(
                     discriminator,
@@ -309,6 +316,7 @@ def first_state(
                     labels,
                     train=False,
                     optimizer=optimizers[1],
+                    prepare=trained("discriminator"),
                 ),
             },
             extra=extra,

@@ -21,6 +21,7 @@ from jaxnets.commands import (
     pictures,
     populations,
     scoring,
+    starting,
     training,
 )
 from jaxnets.commands.configs import sweeps
@@ -59,7 +60,9 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     nets = gan_step.networks(config, dataset, description)
     shape = trains[0].inputs.shape[1:]
     keys = partial(_keys, config)
-    init = gan_step.first_state(config, nets, shape, feed.total_steps, keys)
+    classes = description.network["num_classes"]
+    start = starting.begin(config, None, ["generator", "discriminator"], classes)
+    init = gan_step.first_state(config, nets, shape, feed.total_steps, keys, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
     matched = None
@@ -122,6 +125,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         judge,
         names,
         config.conditional,
+        start and start.telling(init),
     )
 
 

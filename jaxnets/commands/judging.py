@@ -210,7 +210,7 @@ def for_looking(config: T, mesh: Mesh) -> T:
     """The config of networks that will not be trained, with a batch that these devices divide."""
     options: Any = config
     size = -(-options.batch_size // mesh.size) * mesh.size
-    changes = {"batch_size": size, "micro_batches": 1}
+    changes: dict[str, Any] = {"batch_size": size, "micro_batches": 1, "init_from": None}
     if hasattr(config, "mixup"):
         changes["mixup"] = 0.0
     return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]

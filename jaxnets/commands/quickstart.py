@@ -136,7 +136,7 @@ def run(config: Quickstart, session: Session) -> Path:
     dataset = data.load("digits")
     train, test = dataset.splits["train"], dataset.splits["test"]
     few = data.take_per_class(train, config.labels_per_class, config.seed)
-    folder = training.open_run("quickstart", config, dataset, session, None)
+    folder = training.open_run("quickstart", config, dataset, session)
     workshop = _Workshop(config, dataset, mesh, folder)
 
     # Each alone. Then the CNN judges the GAN, and the GAN's samples teach a second CNN.

@@ -106,8 +106,8 @@ def weights_file(source: str, network: str) -> Path:
     """
     if network not in NETWORKS:
         raise UserError(
-            f"there is no way to read other libraries' weights into {network}; choose --network "
-            f"from {', '.join(NETWORKS)}"
+            f"the weights of {source} can't be read into {network}; choose --network from "
+            f"{', '.join(NETWORKS)}"
         )
     if source.startswith("hf:"):
         return _from_hub(source.removeprefix("hf:"))

@@ -156,12 +156,8 @@ def _read_all(found: Any, data_of: Callable[[_Storage], Any]) -> dict[str, np.nd
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors.numpy import load_file  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f'{path} needs safetensors to be read: pip install "jaxnets[pretrained]"'
-        ) from None
+    from safetensors.numpy import load_file
+
     return dict(load_file(path))
 
 

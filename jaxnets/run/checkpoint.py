@@ -34,6 +34,7 @@ from jaxnets.run.integrity import (
     unsaved,
     write_manifest,
 )
+from jaxnets.run.runs import belongs
 from jaxnets.train.state import TrainState
 
 __all__ = ["Checkpoints"]
@@ -320,7 +321,7 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         manifest = read_manifest(self.directory / str(step), step)
-        if self._about is not None and manifest["about"] not in (None, self._about):
+        if not belongs(manifest["about"], self._about):
             raise Damaged("it belongs to another run")
         there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
         if (other := misfit(there, shapes_of(like))) is not None:
@@ -339,8 +340,7 @@ class Checkpoints:
             raise Damaged(f"it cannot be read: {first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
-        sums = array_sums(state)()
-        wrong = next((name for name, leaf in sums.items() if leaf != there[name]), None)
+        wrong = next((n for n, leaf in array_sums(state)().items() if leaf != there[n]), None)
         for name in distributed.gather(wrong):  # each process has read its own copy
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")

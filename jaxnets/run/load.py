@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxnets import __version__, models
 from jaxnets.columns import Classes, Column, from_json, to_json
@@ -23,12 +24,20 @@ from jaxnets.files import read_json, write_json
 from jaxnets.judge.evaluate import digest
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.export import read_safetensors
-from jaxnets.run.integrity import Damaged, array_sums, first_line, misfit, read_manifest, shapes_of
+from jaxnets.run.integrity import (
+    Damaged,
+    array_sums,
+    first_line,
+    manifest_alone,
+    misfit,
+    read_manifest,
+    shapes_of,
+)
 from jaxnets.run.runs import read_run
 from jaxnets.run.trained import TrainedClassifier, TrainedGenerator
 from jaxnets.typing import PyTree
 
-__all__ = ["Description", "keep_description", "load_run"]
+__all__ = ["Description", "keep_description", "load_run", "load_weights"]
 
 #: File of a run that says what its networks are.
 _FILE = "network.json"
@@ -152,19 +161,23 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
             raise UserError(f"{path} holds one network: leave the member {member!r} out")
         return _out_of_file(path)
     record = read_run(path)
-    if not (path / _FILE).exists():
-        raise UserError(
-            f"{path} does not say what its network is: it has no {_FILE}, as runs of earlier "
-            f"versions of jaxnets; run the command that made it once more, with --run-dir {path}, "
-            "and it is written"
-        )
-    told = Description.from_json(read_json(path / _FILE), path / _FILE)
+    told = _description(path)
     module, like = _network(told, path / _FILE)
     number = _number(path, told, member)
     variables, step = _weights(path, told, like)
     if len(told.members) > 1:
         variables = jax.tree.map(lambda leaf: leaf[number], variables)
     return told.trained(module, variables, step, record["config"])
+
+
+def _description(folder: Path) -> Description:
+    if not (folder / _FILE).exists():
+        raise UserError(
+            f"{folder} does not say what its network is: it has no {_FILE}, as runs of earlier "
+            "versions of jaxnets; run the command that made it once more, with --run-dir "
+            f"{folder}, and it is written"
+        )
+    return Description.from_json(read_json(folder / _FILE), folder / _FILE)
 
 
 def _out_of_file(path: Path) -> Any:
@@ -219,16 +232,72 @@ def _weights(
     folder: Path, told: Description, like: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int]:
     """The averaged variables and their step."""
-    place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
-    # "12.orbax-checkpoint-tmp" is a save that was cut off.
-    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
-        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    place = _place(folder)
     if (count := len(told.members)) > 1:
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), like)
     say = partial(print, file=sys.stderr)
     with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
         read = partial(_read, place, told.kind, like)
         return checkpoints.first_good(read, best=True)
+
+
+def _place(folder: Path) -> Path:
+    """Where a run's checkpoints are."""
+    place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
+    # "12.orbax-checkpoint-tmp" is a save that was cut off.
+    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
+        raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
+    return place
+
+
+def load_weights(path: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int | None]:
+    """The variables of a run's networks, to start another run from.
+
+    Args:
+      path: of the run's folder, or of a file that `export --format safetensors` made.
+      nets: names of the networks, such as "classifier", or "generator" and "discriminator".
+
+    Returns:
+      Name -> variables, averaged where an average is kept, of the first member; and the number of
+      classes that the run knows, None where it knows none.
+
+    Raises:
+      UserError: see `load_run`; and if it has not these networks.
+    """
+    trained = None
+    if path.is_file():
+        trained = _out_of_file(path)
+        told = Description.from_json(trained.description, path)
+    else:
+        read_run(path)
+        told = _description(path)
+    if told.kind not in nets:
+        raise UserError(f"{path} has trained a {told.kind}, and {nets[0]} weights are needed")
+    if trained is not None:
+        if others := [net for net in nets if net != told.kind]:
+            raise UserError(f"{path} holds no {others[0]}: start from the folder of its run")
+        return {told.kind: trained.variables}, told.network["num_classes"]
+    place, say = _place(path), partial(print, file=sys.stderr)
+
+    def read(step: int) -> dict[str, Any]:
+        return {net: _read(place, net, _like(place / str(step), net), step)[0] for net in nets}
+
+    with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
+        weights = checkpoints.first_good(read, best=True)
+    if len(told.members) > 1:
+        weights = jax.tree.map(lambda leaf: leaf[0], weights)
+    return weights, told.network["num_classes"]
+
+
+def _like(folder: Path, net: str) -> dict[str, Any]:
+    """The shapes of a network's variables, as a checkpoint's manifest lists them."""
+    shapes: dict[str, Any] = {}
+    for name, (dtype, shape, _) in manifest_alone(folder)["leaves"].items():
+        path = name.split(".")
+        if path[:2] == ["nets", net] and path[2] in ("params", "model_state"):
+            path = path[3 if path[2] == "model_state" else 2 :]
+            shapes[".".join(path)] = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    return unflatten_dict(shapes, sep=".")
 
 
 def _read(place: Path, net: str, like: Mapping[str, Any], step: int) -> tuple[dict[str, Any], int]:

@@ -65,6 +65,9 @@ class OptimizerOptions:
     """Greatest global norm of a gradient."""
     ema_decay: Annotated[float | None, DECAY] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
+    freeze: str | None = None
+    """Leave everything up to this stage of the network as it is (with --init-from): the name of a
+    feature, such as stem or stage3, or penultimate for all but the last layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,15 @@ class Classify(
     learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
     """The highest learning rate."""
 
+    @property
+    def ends(self) -> str:
+        """What depends on the number of epochs; "" if a run may go on for more. Once resolved."""
+        if self.schedule != "constant":
+            return f"--schedule {self.schedule} ends with it"
+        if self.warmup > 0:
+            return f"--warmup {self.warmup:g} is a share of it"
+        return "--patience counts the evaluation at its end" if self.patience is not None else ""
+
 
 def resolve(config: Classify) -> Classify:
     """The config with every value in its place.
@@ -168,4 +180,6 @@ def resolve(config: Classify) -> Classify:
     check_numbers(config)
     if config.patience is not None and config.eval_every <= 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
+    if config.freeze is not None and config.init_from is None:
+        raise UserError("--freeze needs weights that are worth keeping: name some with --init-from")
     return config

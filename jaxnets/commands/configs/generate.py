@@ -236,6 +236,16 @@ class Generate(
         """Images that a step sees, over all its updates of the discriminator; once resolved."""
         return given(self.batch_size) * given(self.discriminator_steps)
 
+    @property
+    def ends(self) -> str:
+        """What depends on the number of epochs; "" if a run may go on for more. Once resolved."""
+        if self.schedule != "constant":
+            return f"--schedule {self.schedule} ends with it"
+        ramps = [name for name, _ in constraints(self, Range) if is_ramp(getattr(self, name))]
+        if ramps and self.ramp_images is None:
+            return f"{flag(ramps[0])} changes to its end, without --ramp-images"
+        return ""
+
 
 def resolve(config: Generate) -> Generate:
     """The config with every value in its place.
