@@ -3,8 +3,6 @@
 import copy
 import functools
 import json
-import shlex
-import sys
 import types
 
 import jax
@@ -71,60 +69,6 @@ def test_the_file_holds_every_figure(measured):
     assert case["calls"]["1"]["values"] == times["values"]
 
 
-@pytest.mark.slow
-def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
-    asked = []
-
-    def rival(case, **options):
-        asked.append((case, options))
-        times = {"eager": [0.25, 0.5, 0.75], "compiled": "no compiler"}
-        return {
-            "ratio": 0.5,
-            "ratio_min": 0.4,
-            "ratio_max": 0.6,
-            "rival": "eager",
-            "ours": [0.125] * 3,
-            "rivals": times,
-            "outputs_max_error": 1e-6,
-        }
-
-    module = types.ModuleType("experiments.benchmarks.torch_rivals")
-    module.compare = rival  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "experiments.benchmarks.torch_rivals", module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "torch" or None)
-    path = tmp_path / "gan.json"
-    code, out, _ = cli(
-        *shlex.split(
-            "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 5 --min-seconds 0.001 "
-            "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch"
-        ),
-        *("--json", path),
-    )
-    assert code == 0
-    (case,) = json.loads(path.read_text())["cases"]
-    expected = {"rounds": 5, "devices": 2, "steps_per_call": 2, "mode": "pmap"}
-    assert asked == [(cases.GanCase(4, 8, width=0.05), expected)]
-    assert case["against"]["name"] == "torch"
-    assert case["against"]["ratio"] == 0.5
-    assert case["seconds_before_steps"]["trace"] is None  # pmap has no such stage
-    crossing = case["collectives"]
-    assert crossing["least"] == {
-        name: counted["sums"] for name, counted in crossing["per_step"][0]["purposes"].items()
-    }
-    assert any(row["kind"] == "convolution" for row in case["paths"])  # plain ones
-    assert case["calls"] == {}
-    sums = sum(crossing["least"].values())
-    for words in (
-        f"at least {sums}",
-        "0.50 (0.40 to 0.60) of the time of eager",
-        "no compiler",
-        "500 ms",
-        "1.0e-06",
-    ):
-        assert words in out
-    assert "2 device(s) by pmap, 2 steps a call, plain convolutions" in out
-
-
 def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
     """`bench` alone measures every case of the table; here with figures made before."""
     (known,) = json.loads(measured.read_text())["cases"]
@@ -146,33 +90,6 @@ def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
     ]
     last = out[out.rindex("case ") :].splitlines()
     assert [line.split("  ")[0] for line in last[2:9]] == found
-
-
-SPELLINGS = [
-    "",
-    "--against torch",
-    "all",
-    "classifier --against torch --json F",
-    "classifier --network resnet18 --image-size 32 --channels 3 --devices 2 --mode pmap",
-    "gan --penalty r1 --steps-per-call 4 --rounds 5 --min-seconds 1 --plain --calls 1,2,4",
-    "--compare A.json B.json",
-    "--compare A.json B.json --max-ratio 1.2",
-]
-
-
-@pytest.mark.parametrize("line", SPELLINGS)
-def test_it_is_spelled_like_this(line):
-    config = commands.parse(["bench", *shlex.split(line)])
-    assert isinstance(config, bench.Bench)
-    kinds = {"classifier": bench.Classifier, "gan": bench.Gan}
-    assert type(config.what) is kinds.get(line.split(" ")[0], type(None))
-
-
-def test_a_subcommands_help_has_the_flags_that_apply(cli):
-    code, out, _ = cli("classifier", "--help")
-    assert code == 0
-    assert "--network" in out and "--rounds" in out
-    assert "--penalty" not in out and "--compare" not in out
 
 
 MISTAKES = [

@@ -194,21 +194,6 @@ ENTRY %main (p: f32[4]) -> f32[32] {
 """  # noqa: E501
 
 
-def test_what_xla_joins_keeps_its_names():
-    assert collectives._names("jit(f)/(g/sum:jvp(N)/sum:sum)") == [
-        *("jit(f)/g/sum", "jit(f)/jvp(N)/sum", "jit(f)/sum"),
-    ]
-    for alone in ("jit(f)/jvp(N)/sum", "transpose(jvp(N))", ""):
-        assert collectives._names(alone) == [alone]
-    both = 'all-reduce-start(%p, %q), metadata={op_name="jit(f)/(a:b:c)"}'
-    text = ASYNC.replace("all-reduce-start(%p)", both).replace(
-        "  %r =", '  %q = f32[2]{0} copy(%p), metadata={op_name="jit(f)/batch_moments/div"}\n  %r ='
-    )
-    # Names that don't fit the arrays: what has computed an array tells what it is for.
-    parts = (collectives.Part(OTHER, 16), collectives.Part(FORWARD, 8))
-    assert collectives.read(text)[0] == collectives.Collective("all-reduce", 1, parts)
-
-
 def test_sends_that_the_program_does_not_wait_for():
     assert collectives.read(ASYNC) == [
         collectives.Collective("all-reduce", 1, (collectives.Part(GRADIENTS, 16),)),

@@ -1,11 +1,9 @@
 """Operations counted by the benchmark against counts by hand."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -91,27 +89,6 @@ def test_a_transposed_layer_multiplies_no_zeros():
 
     for which in (0, 1):  # the square needs the layer's value too
         assert flops.count(functools.partial(slope, which), x, kernel) == expected * 2
-
-
-def test_stride_and_dilation_of_both_sides():
-    """Along seven inputs 0, 2, ..., 12: outputs at -2, 1, 4, 7 and taps 0, 2, 4 further."""
-
-    def layer(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (3,),
-            [(2, 1)],
-            lhs_dilation=(2,),
-            rhs_dilation=(2,),
-            dimension_numbers=("NXC", "XIO", "NXC"),
-        )
-
-    # The one at -2 meets 0 and 2, that at 4 meets 4, 6 and 8, the odd ones meet nothing.
-    expected = 2 * (2 + 3) * 2 * 3
-    x, kernel = like(1, 7, 2), like(3, 2, 3)
-    assert jax.eval_shape(layer, x, kernel).shape == (1, 4, 3)
-    assert flops.count(layer, x, kernel).total == expected
 
 
 def test_products_of_matrices():
@@ -243,9 +220,3 @@ def test_a_gans_step():
     turns = generator + 2 * 2 * discriminator + 3 * generator + 2 * discriminator
     assert got.convolutions == turns
     assert got.products > 0
-
-
-def test_sizes_are_python_integers_of_any_length():
-    huge = flops.count(jnp.matmul, like(2**21, 2**21), like(2**21, 2**21))
-    assert huge.total == 2**64
-    assert math.isfinite(np.float64(huge.total))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarks import cases, hlo, paths
+from experiments.benchmarks import cases, paths
 from jaxnets import losses, models, ops
 from jaxnets.commands import common, generate
 from jaxnets.commands.configs import generate as gan_config
@@ -176,13 +176,6 @@ def test_our_convolutions_are_library_calls(monkeypatch):
     assert [each.times for each in paths.loop_nests(text)] == [3]
 
 
-def test_operations_of_a_kind_are_summed_up():
-    text = compiled_text(looped(lambda a, b: (a @ b) @ b), like(48, 48), like(48, 48))
-    (row,) = paths.summary(paths.operations(text))
-    assert (row["kind"], row["path"], row["operations"], row["runs"]) == ("dot", LIBRARY, 2, 6)
-    assert row["flops"] == 6 * 2 * 48**3
-
-
 # Instructions as XLA writes them for other backends, which the tests don't run on.
 ELSEWHERE = """HloModule jit_f, is_scheduled=true
 
@@ -219,27 +212,6 @@ def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_t
     reason = FUSED[1] if FUSES else "no library was found for it"
     assert [op.reason for op in paths.loop_nests(text, "gpu")] == [reason]
     assert not paths.loop_nests(text, "tpu")
-
-
-def test_a_text_that_is_no_program_is_refused():
-    with pytest.raises(ValueError, match="ENTRY"):
-        paths.operations("HloModule nothing")
-
-
-def test_shapes_and_attributes_are_read():
-    program = hlo.parse(ELSEWHERE)
-    assert program.entry == "main"
-    calls = {each.name: each for each in program}
-    cudnn = calls["cudnn"]
-    assert [str(shape) for shape in cudnn.shapes] == ["f32[8,8,8,16]", "u8[0]"]
-    assert [shape.bytes for shape in cudnn.shapes] == [4 * 8 * 8 * 8 * 16, 0]
-    assert cudnn.operands == ("x", "k")
-    assert cudnn.attribute("window") == "size=3x3 pad=1_1x1_1"
-    assert cudnn.attribute("nothing") == ""
-    assert cudnn.source == "jit(f)/conv"
-    assert program.caller(calls["dot"]) is calls["fusion"]
-    assert program.caller(cudnn) is None
-    assert not hlo.Shape("f32", (2, 3), (0, 1)).row_major
 
 
 #: Machine code is not optimised, which takes a sixth of the time; what runs in a library is decided

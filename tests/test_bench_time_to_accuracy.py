@@ -60,11 +60,6 @@ def test_a_training_that_never_gets_there_is_kept_as_such(monkeypatch):
     assert (found["final_accuracy"], found["train_seconds"]) == (0.8, 60)
 
 
-def test_epochs_of_less_than_a_step_end(monkeypatch):
-    found = time_to_accuracy.to_accuracy(Clocked([0.1] * 3, monkeypatch), 0.9, 3, 0.4)
-    assert [one["step"] for one in found["epochs"]] == [1, 2, 3]
-
-
 def training(side, seed, seconds, reached=True, steps=10):
     return {
         "side": side,
@@ -117,12 +112,6 @@ def test_a_file_that_is_there_is_gone_on_with(monkeypatch, tmp_path):
     file.write_text("[]")
     with pytest.raises(UserError, match="no results of time-to-accuracy"):
         time_to_accuracy.run(config)
-
-
-@pytest.mark.parametrize("flag,value", [("target", 94.0), ("seeds", 0), ("steps_per_call", 0)])
-def test_flags_out_of_range(flag, value):
-    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')}"):
-        time_to_accuracy.run(TimeToAccuracy(**{flag: value}))
 
 
 def test_augmentation_shifts_mirrors_and_reflects():

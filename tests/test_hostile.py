@@ -226,12 +226,6 @@ def test_what_lies_among_the_runs_does_not_stop_the_list(cli, place):
     assert told["runs/summary-000"] == "generate on digits (its summary.json cannot be read)"
 
 
-@pytest.mark.parametrize("text", [json.dumps(value) for value in (42, [], {}, {"cases": []})])
-def test_files_to_compare_that_bench_did_not_write_are_refused(text, refuses, place):
-    (place / "a.json").write_text(text)
-    refuses("bench", "--compare", "a.json", "a.json", words=["a.json was not written by"])
-
-
 CASE = {"name": "a", "devices": 1, "mode": "jit", "steps_per_call": 1, "plain": False}
 CASE |= {"step_seconds": {"median": 1.0}, "share_of_peak": {"median": 0.5}}
 

@@ -262,25 +262,6 @@ FLAGS = "--distributed --process-count 2 --start-timeout 1 --process-id"
 
 
 @pytest.mark.usefixtures("workplace")
-def test_a_command_with_another_secret_ends_in_one_sentence(cli, monkeypatch):
-    monkeypatch.setenv("JAXNETS_SECRET", SECRET)
-    with process_0(OTHER) as (port, outcome):
-        found = cli(*CLASSIFY, *FLAGS.split(), 1, "--coordinator", f"localhost:{port}")
-        words = "has another JAXNETS_SECRET; set the same in all processes"
-        assert_one_error(found, words, after_progress=True)  # what process 0 says, of the tests
-        assert_the_run_begins(port, outcome, OTHER)
-    port = free_port()
-    with ThreadPoolExecutor(1) as pool:
-        guest = pool.submit(meet, f"localhost:{port}", hello(1), LONG, OTHER)
-        flags = FLAGS.replace("--start-timeout 1", "--start-timeout 3").split()
-        found = cli(*CLASSIFY, *flags, 0, "--coordinator", f"localhost:{port}")
-        with pytest.raises(UserError, match="has another JAXNETS_SECRET"):
-            guest.result(LONG)
-    came = "one came from 127.0.0.1 that has another JAXNETS_SECRET; set the same in all processes"
-    assert_one_error(found, "process 1 of 2", came, after_progress=True)
-
-
-@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("secret", ["", "short", "15 characters.."])
 def test_a_short_secret_is_refused(secret, cli, monkeypatch):
     monkeypatch.setenv("JAXNETS_SECRET", secret)
