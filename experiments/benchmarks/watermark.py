@@ -179,9 +179,9 @@ def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
 def _p_values(found: np.ndarray, key: int, size: int, crop: int) -> list[float]:
     """Of every whole batch of so many images."""
     if size == 1:
-        return watermark.judge(found, key, crop=crop).p_values.tolist()
+        return watermark.detect_in(found, key, crop=crop).p_values.tolist()
     starts = range(0, len(found) - size + 1, size)
-    return [watermark.judge(found[i : i + size], key, crop=crop).batch_p_value for i in starts]
+    return [watermark.detect_in(found[i : i + size], key, crop=crop).batch_p_value for i in starts]
 
 
 def _false_positives(found: np.ndarray, keys: int) -> dict[str, Any]:
