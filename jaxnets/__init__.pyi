@@ -45,12 +45,11 @@ from .losses import cross_entropy as cross_entropy
 from .losses import focal as focal
 from .losses import path_length_penalty as path_length_penalty
 from .losses import penalty as penalty
-from .metrics import ClassMoments as ClassMoments
-from .metrics import InceptionScore as InceptionScore
 from .metrics import Judgement as Judgement
 from .metrics import Mean as Mean
 from .metrics import Moments as Moments
 from .metrics import frechet_distance as frechet_distance
+from .metrics import inception_score as inception_score
 from .metrics import intra_class_frechet as intra_class_frechet
 from .metrics import kernel_distance as kernel_distance
 from .metrics import manifold_scores as manifold_scores
