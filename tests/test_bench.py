@@ -3,14 +3,13 @@
 import copy
 import functools
 import json
-import types
 
 import jax
 import pytest
 
 from command_lines import assert_one_error
 from experiments.__main__ import commands
-from experiments.benchmarks import bench, cases, measure, timing
+from experiments.benchmarks import bench, cases, measure
 
 #: With nothing but a short window, small matrices and a small network.
 TINY = "--network lenet5 --width 0.5 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001"
@@ -129,30 +128,6 @@ def test_without_pytorch_there_is_nothing_to_compare_with(cli, monkeypatch):
         assert_one_error(cli(*line.split()), 'pip install "jaxnets[bench]"')
 
 
-def test_what_compilation_shows_not_to_fit_is_refused_before_it_runs(cli, monkeypatch):
-    plan = types.SimpleNamespace(
-        argument_size_in_bytes=10**15,
-        output_size_in_bytes=5,
-        alias_size_in_bytes=5,
-        temp_size_in_bytes=10**15,
-        generated_code_size_in_bytes=0,
-    )
-    compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
-    monkeypatch.setattr(timing, "stages", lambda *arguments: (compiled, None))
-    result = cli("classifier", *TINY.split())
-    words = "lenet5", "needs 2,000 TB of memory", "are free"
-    assert_one_error(result, *words, after_progress=True)
-
-
-@pytest.mark.parametrize("failure", [MemoryError, "RESOURCE_EXHAUSTED: Out of memory allocating"])
-def test_running_out_of_memory_is_one_sentence(failure, cli, monkeypatch):
-    def fail(*arguments):
-        raise failure() if failure is MemoryError else jax.errors.JaxRuntimeError(failure)
-
-    monkeypatch.setattr(measure, "_measure", fail)
-    assert_one_error(cli("classifier", *TINY.split()), "does not fit into memory", "smaller")
-
-
 def test_an_error_of_xlas_that_is_not_memory_is_not_hidden(monkeypatch):
     def fail(*arguments):
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
@@ -215,15 +190,6 @@ def test_between_machines_only_ratios_count(cli, pair):
     code, out, _ = cli("--compare", *pair(less_of_the_peak))
     assert code == 1
     assert "share of the peak" in out.splitlines()[-1]
-
-
-def test_cases_that_only_one_file_has_are_named(cli, pair):
-    def change(before, after):
-        after["cases"].append({**after["cases"][0], "name": "new"})
-
-    code, out, _ = cli("--compare", *pair(change))
-    assert code == 0
-    assert "after.json: new" in out
 
 
 def test_files_that_do_not_compare_are_refused(cli, pair, tmp_path):

@@ -172,30 +172,3 @@ def test_other_kinds(function, kind, size):
     else:
         assert [row["kind"] for row in found] == [kind]
     assert found[0]["bytes"] == size
-
-
-#: What other backends write: sends that the program does not wait for, and groups in short.
-ASYNC = """HloModule jit_step, num_partitions=8
-
-%sum (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %add = f32[] add(f32[] %a, f32[] %b)
-}
-
-ENTRY %main (p: f32[4]) -> f32[32] {
-  %p = f32[4]{0} parameter(0)
-  %r = f32[4]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%sum, metadata={op_name="jit(f)/gradients_and_metrics/psum"}
-  %r2 = f32[4]{0} all-reduce-done(%r)
-  %alone = f32[4]{0} all-reduce(%r2), replica_groups=[8,1]<=[8], to_apply=%sum
-  %g = (f32[4]{0}, f32[32]{0}) all-gather-start(%alone), replica_groups={{0,1,2,3,4,5,6,7}}
-  ROOT %g2 = f32[32]{0} all-gather-done(%g)
-}
-"""  # noqa: E501
-
-
-def test_sends_that_the_program_does_not_wait_for():
-    assert collectives.read(ASYNC) == [
-        collectives.Collective("all-reduce", 1, (collectives.Part(GRADIENTS, 16),)),
-        collectives.Collective("all-gather", 1, (collectives.Part(OTHER, 128),)),
-    ]

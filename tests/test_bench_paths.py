@@ -142,26 +142,6 @@ def test_where_xla_runs_a_convolution(name):
     assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path != LIBRARY)
 
 
-A, B = like(64, 32), like(32, 48)
-PRODUCTS = {
-    "product": (jnp.matmul, (A, B), LIBRARY, 2 * 64 * 32 * 48),
-    "of transposed": (lambda a, b: a.T @ b, (like(32, 64), B), LIBRARY, 2 * 64 * 32 * 48),
-    "many": (jnp.matmul, (like(5, 64, 32), like(5, 32, 48)), LIBRARY, 5 * 2 * 64 * 32 * 48),
-    "matrix times vector": (jnp.matmul, (A, like(32)), NEST, 2 * 64 * 32),
-    "fewer than 64 multiplications": (jnp.matmul, (like(3, 3), like(3, 3)), NEST, 2 * 27),
-}
-
-
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_where_xla_runs_a_product(name):
-    program, arguments, path, flops = PRODUCTS[name]
-    text = compiled_text(program, *arguments)
-    (found,) = paths.operations(text)
-    assert (found.kind, found.path, found.flops) == ("dot", path, flops)
-    assert path == LIBRARY or found.reason == name
-    assert not paths.loop_nests(text)  # which are convolutions only
-
-
 def test_our_convolutions_are_library_calls(monkeypatch):
     """In a loop and differentiated, where XLA's own would be loop nests."""
     for of, kind in ((native.available, "convolution"), (lambda: False, "dot")):
@@ -174,37 +154,6 @@ def test_our_convolutions_are_library_calls(monkeypatch):
     with ops.plain_convolutions():
         text = compiled_text(looped(slope(lambda *a: ops.conv(*a), 1)), X, KERNEL, Y)
     assert [each.times for each in paths.loop_nests(text)] == [3]
-
-
-# Instructions as XLA writes them for other backends, which the tests don't run on.
-ELSEWHERE = """HloModule jit_f, is_scheduled=true
-
-%triton (p: f32[64,32], q: f32[32,48]) -> f32[64,48] {
-  %p = f32[64,32]{1,0} parameter(0)
-  %q = f32[32,48]{1,0} parameter(1)
-  ROOT %dot = f32[64,48]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-}
-
-ENTRY %main (a: f32[64,32], b: f32[32,48], x: f32[8,8,8,16], k: f32[3,3,16,16]) -> f32[64,48] {
-  %a = f32[64,32]{1,0} parameter(0)
-  %b = f32[32,48]{1,0} parameter(1)
-  %x = f32[8,8,8,16]{3,2,1,0} parameter(2)
-  %k = f32[3,3,16,16]{3,2,1,0} parameter(3)
-  %cudnn = (f32[8,8,8,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/conv"}
-  %cublas = (f32[64,48]{1,0}, s8[0]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm"
-  %topk = f32[64]{0} custom-call(%a), custom_call_target="TopK"
-  ROOT %fusion = f32[64,48]{1,0} fusion(%a, %b), kind=kCustom, calls=%triton, backend_config={"fusion_backend_config":{"kind":"__triton_gemm"}}
-}
-"""  # noqa: E501
-
-
-def test_libraries_and_kernels_on_a_gpu():
-    found = {(op.kind, op.path, op.reason) for op in paths.operations(ELSEWHERE, "gpu")}
-    assert found == {
-        ("dot", "generated kernel", "triton_gemm"),
-        ("convolution", LIBRARY, "__cudnn$convForward"),
-        ("dot", LIBRARY, "__cublas$gemm"),
-    }
 
 
 def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_tpu():

@@ -68,23 +68,6 @@ def test_every_difference_from_the_undisturbed_run_is_seen():
         assert words in undisturbed.difference(found, usual)
 
 
-def test_distances_over_devices():
-    usual = final()
-    near = {**usual.arrays, "w": ("float32", (2,), np.float32([1, 2.25]).tobytes())}
-    far = devices.differences(final(arrays=near), usual)
-    assert (devices.farthest(far), far["w"]) == ("w", 0.25)
-    curve = [{**usual.curve[0], "loss": 1.5}, usual.curve[1]]
-    far = devices.differences(final(curve=curve), usual)
-    assert (devices.farthest(far), far["loss of step 8"]) == ("loss of step 8", 1.0)
-    key = {**usual.arrays, "key": ("uint32", (2,), bytes([1] * 8))}
-    nan = {**usual.arrays, "w": ("float32", (2,), np.float32([1, np.nan]).tobytes())}
-    far = devices.differences(final(arrays=nan), usual)
-    assert np.isnan(far[devices.farthest(far)])  # and that is not near
-    for wrong in (final(step=6), final(arrays=key), final(curve=[])):
-        with pytest.raises(ValueError, match=r"step|key|records"):
-            devices.differences(wrong, usual)
-
-
 @dataclasses.dataclass
 class Act:
     """What a pretended process does."""

@@ -106,11 +106,6 @@ def test_files_of_your_own(files, monkeypatch):
     assert_loads()
 
 
-def test_files_of_the_package(files, monkeypatch):
-    monkeypatch.setattr(fashion, "PACKAGE_FOLDER", str(files))
-    assert fashion.find_files() == files
-
-
 def test_a_folder_of_your_own_that_lacks_a_file(files, monkeypatch):
     (files / "t10k-labels-idx1-ubyte.gz").unlink()
     monkeypatch.setenv("JAXNETS_FASHION_MNIST", str(files))

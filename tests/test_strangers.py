@@ -14,13 +14,10 @@ from command_lines import CLASSIFY, assert_one_error, free_port
 from jaxnets.errors import UserError
 from jaxnets.processes import door, meeting
 from jaxnets.processes.lines import Gone, Stranger, key_of
-from jaxnets.processes.meeting import Hello, meet
+from jaxnets.processes.meeting import meet
+from process_cases import KEY, LONG, SECRET, hello, visit
 
-SECRET = "correct horse battery staple"
-KEY, OTHER = key_of(SECRET), key_of("another horse battery staple")
-
-#: Nothing here takes so long, unless a stranger can hold it up.
-LONG = 60.0
+OTHER = key_of("another horse battery staple")
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +25,6 @@ def patient(monkeypatch):
     """Silent strangers are not given up by the time; who waits for one of them waits for good."""
     monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 10 * LONG)
     monkeypatch.setattr(meeting, "_TURN_AWAY_SECONDS", 0.0)
-
-
-def hello(index, count=2):
-    return Hello(index, count, f"process 1{index} of here", {"jaxnets": "1"}, {"seed": 0})
 
 
 @contextlib.contextmanager
@@ -42,16 +35,6 @@ def process_0(key=KEY, count=2):
         outcome = pool.submit(meet, f"localhost:{port}", hello(0, count), LONG, key)
         visit(port).close()
         yield port, outcome
-
-
-def visit(port):
-    """A connection to a port, as soon as someone listens there."""
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=LONG)
-            if connection.getsockname() != connection.getpeername():
-                return connection
-            connection.close()
 
 
 def frame(content):
