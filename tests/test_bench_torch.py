@@ -103,21 +103,6 @@ def test_a_step_that_differs_is_not_timed(check, torch, monkeypatch):
         check.insist(case, found)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        GanCase(**TINY, discriminator="resnet_3x2", penalty="r1"),
-        ClassifierCase(**TINY, network="lenet5"),
-        GanCase(**TINY, penalty="dragan"),
-    ],
-    ids=["penalty on BatchNorm", "no twin", "no such penalty"],
-)
-def test_what_has_no_equal_in_torch(case, check):
-    words = r"add --penalty none|choose from resnet_3x2.* and r3gan|--penalty dragan has no twin"
-    with pytest.raises(UserError, match=words):
-        check.twins(build(case))
-
-
 @lru_cache
 def stepped(check, torch, case, name, joined=False):
     """All parameters after two steps of torch in one form, with fixed latents."""
