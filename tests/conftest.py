@@ -141,3 +141,29 @@ def runs(cache, tmp_path_factory, worker_id):
 def copies(runs, tmp_path):
     """The same runs, to be written to."""
     return {name: shutil.copytree(path, tmp_path / name) for name, path in runs.items()}
+
+
+@pytest.fixture(scope="session")
+def digits(cache):
+    """The data set that ships."""
+    from jaxnets.data import load
+
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def judge(digits):
+    """Takes a digit for that of the nearest mean image; its features are the pixels."""
+    import numpy as np
+
+    from jaxnets.judge.scoring import Judge
+
+    train = digits.splits["train"]
+    flat = train.inputs.reshape(len(train), -1) / 255
+    means = np.stack([flat[train.target == c].mean(axis=0) for c in range(10)])
+
+    def look(split):
+        pixels = split.inputs.reshape(len(split), -1) / 255
+        return 20 * (pixels @ means.T - np.square(means).sum(axis=1) / 2), pixels
+
+    return Judge(look, "mean images", "0123", knows_classes=True)

@@ -28,7 +28,6 @@ from hostile_pools import (
     options,
 )
 
-from experiments.benchmarks import bench, configs
 from experiments.configs import Families, Reproduce
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.configs.constraints import Range, constraints
@@ -39,6 +38,7 @@ HUGE = 10**40
 TRAIN: dict[str, Any] = {"data": "digits", "epochs": 0.05, "batch_size": 16, "devices": 1}
 
 #: Command -> its config, that of a run of seconds. Relative paths are those that `furnish` makes.
+#: Mistakes in the flags of benchmarks are in test_bench.py.
 COMMANDS: dict[str, Any] = {
     "classify": classify.Classify(**TRAIN, network="lenet5", eval_every=1.0),
     "generate": generate.Generate(**TRAIN, width=0.1),
@@ -52,17 +52,6 @@ COMMANDS: dict[str, Any] = {
     "families": Families(data="digits", minutes=(0.001,), seeds=1),
     "quickstart": quickstart.Quickstart(devices=1),
     "list": use.List(),
-    "bench": bench.Bench(rounds=1),
-    "bench classifier": configs.Classifier(network="lenet5", batch_size=4, rounds=1, calls="none"),
-    "bench gan": configs.Gan(width=0.1, batch_size=4, rounds=1, calls="none"),
-    "bench population": configs.Population(members=2, batch_size=4, rounds=1, min_seconds=0.01),
-    "bench input": configs.Input(
-        data="digits", network="lenet5", batch_size=16, devices=1, rounds=1, calls=1
-    ),
-    "bench startup": configs.Startup(command="list", rounds=1),
-    "bench scores": configs.Scores(data="digits", samples=30, devices=1),
-    "bench watermark": configs.Watermark(keys=1, images=1),
-    "bench time-to-accuracy": configs.TimeToAccuracy(data="digits", seeds=1, epochs=0.1),
 }
 
 
@@ -82,10 +71,7 @@ class Case:
 
     def config(self) -> Any:
         """The command's config with it."""
-        config = dataclasses.replace(COMMANDS[self.command], **{self.field: self.value})
-        if self.command.startswith("bench "):
-            return bench.Bench(what=config)
-        return config
+        return dataclasses.replace(COMMANDS[self.command], **{self.field: self.value})
 
 
 def ruled_out(allowed: Range, hint: Any, draw: random.Random) -> Pool:
@@ -120,7 +106,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
     names = ["network", "optimizer", "schedule", "loss", "generator", "discriminator", "penalty"]
     return {
         **{name: [*negative, *NO_RAMP] for name in ramps},
-        **dict.fromkeys((*names, "family", "name"), NO_NAME),
+        **dict.fromkeys((*names, "name"), NO_NAME),
         "batch_size": [HUGE],
         "latent_size": [*few, 2**20 + 1, HUGE],
         "count": [10**12, HUGE],
@@ -149,7 +135,6 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "process_count": [1, 2, 0, -HUGE],
         "process_id": [0, 1, -1, HUGE],
         "augment_probability": [-0.1, 1.1, 0.5, *NO_RAMP],  # without --augment
-        "max_ratio": [0.0, -1.0, -1e300],
         "validation_fraction": _outside(1e-4, 1.0, draw),
         **{name: _outside(0.0, 1.0, draw) for name in ("dropout", "warmup", "label_smoothing")},
         "b2": [*_outside(0.0, 1.0, draw), *NO_RAMP],
@@ -167,7 +152,6 @@ def pools(draw: random.Random) -> dict[str, Pool]:
 
 def _own_pools() -> dict[tuple[str, str], Pool]:
     """Of fields that mean something else in a command than elsewhere."""
-    calls: Pool = ["", " ", "0", "1,,2", "-1", "1.5", "None", "x" * 5000, "1,0", "\u066a"]
     sizes: Pool = [0, -1, (0, 4), (4, -1), (10**5, 10**5), HUGE]
     return {
         ("marks", "path"): [Path(text) for text in (*NO_RUN, "gan", "\udcff", "/dev/null")],
@@ -191,28 +175,6 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
-        ("bench", "compare"): [(Path("file"), Path("file")), (Path("nowhere"), Path("full"))],
-        ("bench", "calls"): calls,
-        **{
-            (f"bench {name}", field): pool
-            for name in ("classifier", "gan")
-            for field, pool in {
-                "calls": calls,
-                "channels": [0, -1, -HUGE, 10**12, HUGE],
-                "image_size": [0, -1, -HUGE, 10**9, HUGE],
-                "batch_size": [0, -1, -HUGE, 10**12, HUGE],
-                "steps_per_call": [0, -1, -HUGE, 10**12, HUGE],
-            }.items()
-        },
-        ("bench gan", "discriminator"): NO_NAME,
-        ("bench population", "kinds"): [()],
-        ("bench population", "members"): [0, -1, 10**4, HUGE],
-        ("bench population", "image_size"): [0, -1, 10**9, HUGE],
-        ("bench startup", "command"): ["list '", 'classify "x', "clasify", "", "list", "bench gan"],
-        ("bench scores", "samples"): [0, -1, 10**6, HUGE],
-        ("bench time-to-accuracy", "batch_size"): [0, -1, -HUGE],
-        ("bench time-to-accuracy", "epochs"): [0.0, -1.0, 1e30],
-        ("bench time-to-accuracy", "width"): [0.0, -1.0, 1e39],
     }
 
 
@@ -221,8 +183,7 @@ def fields() -> Iterator[tuple[str, str, Any]]:
     for command, config in COMMANDS.items():
         hints = get_type_hints(type(config))
         for field in dataclasses.fields(config):
-            if field.name != "what":  # the subcommands, which are commands here
-                yield command, field.name, hints[field.name]
+            yield command, field.name, hints[field.name]
 
 
 def values_of(each: int = 3) -> list[Case]:
@@ -288,8 +249,6 @@ LINES: list[tuple[str, ...]] = [
     ("data",),
     ("data fetch digits",),
     ("data prepare digits --image-size 8x8",),
-    ("bench banana",),
-    ("bench --compare A.json",),
     # Flags that exclude each other, or that the data does not allow.
     ("classify --data digits --image-size 8", "takes no image size"),
     ("classify --data digits --channels 1", "takes no channels"),
@@ -318,10 +277,8 @@ LINES: list[tuple[str, ...]] = [
     ("marks full", "holds no images"),
     ("reproduce classify-digits --judge classifier", "--judge"),
     ("reproduce classify-digitz", "classify-digits"),
-    ("bench --rounds 3 classifier", "write --rounds after"),
     ("bench --max-ratio 2 population", "write --max-ratio after"),
     ("bench --compare nowhere nowhere gan", "write --compare after"),
-    ("bench gan --devices 3 --batch-size 4", "choose a multiple of 3"),
     ("bench startup --command 'classify --help'", "must train"),
     ("bench startup --command 'list --run-dir x'",),
     ("bench input --data digits --network vgg11 --batch-size 16 --devices 1", "16x16"),

@@ -1,18 +1,10 @@
 """Files of runs that no command can use: configurations, records, checkpoints."""
 
-import dataclasses
 import json
 import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
-
-from hostile_pools import options
-
-from hostile import SEED, pools, words_of
-from jaxnets.commands.configs import classify, generate
-from jaxnets.commands.configs.options import PROCESS_FIELDS
+from typing import Any
 
 #: What the folders that `furnish` makes were run with.
 RUNS: dict[str, dict[str, Any]] = {
@@ -96,56 +88,14 @@ CONFIGS: dict[str, bytes] = {
     "config is a list": b'{"experiment": "generate", "config": [1]}',
     "no experiment": b'{"config": {}}',
     "unknown experiment": b'{"experiment": "segment", "config": {}}',
+    "unknown field": TEXT.replace('"data"', '"new_in_version_9": 1, "data"').encode(),
+    "a wrong type": TEXT.replace("16", '"many"').encode(),
+    "out of range": TEXT.replace("16", "0").encode(),
     "two values": TEXT.encode() * 2,
     "deep lists": b"[" * 100_000,
     "a number of 5,000 digits": b'{"experiment": "generate", "config": {"seed": ' + b"9" * 5000,
     **{f"cut after {n} bytes": TEXT[:n].encode() for n in range(1, len(TEXT) - 1, 9)},
 }
-
-#: JSON values, of which each field has the wrong type for some.
-ODD_VALUES: list[Any] = ["many", [], {}, True, 1.5, -3, None, [[1]], 10**400, {"a": 1}, ["x", 2]]
-
-
-def config_values(seed: int = SEED) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
-    """(experiment, a field of `config.json`, words of which the error must have one).
-
-    The field has a value of a wrong type, or out of its range, or is unknown.
-    """
-    draw = random.Random(seed)
-    for kind in (classify.Classify, generate.Generate):
-        name = kind.__name__.lower()
-        hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
-        for field, hint in hints.items():
-            odd = [value for value in ODD_VALUES if not _may_be(value, hint)]
-            yield name, {field: draw.choice(odd)}, (f"`{field}`",)
-        # Those of each command, and where the values are from, which a later version may not have.
-        not_kept = ("devices", "run_dir", "judge", "preset", *PROCESS_FIELDS)
-        for field, pool in pools(draw).items():
-            if field in hints and field not in not_kept:
-                value = draw.choice([v for v in pool if "tfds:" not in str(v)])
-                words = words_of(field, value)
-                yield name, {field: str(value) if isinstance(value, Path) else value}, words
-        for field in ("new_in_version_9", "", "experiment", "a\nb"):
-            yield name, {field: 1}, ("another version of jaxnets",)
-
-
-def _may_be(value: Any, hint: Any) -> bool:
-    """Whether a JSON value could be right for a field; an independent and generous check."""
-    for option in options(hint):
-        if value is None and option is type(None):
-            return True
-        if option is bool and isinstance(value, bool):
-            return True
-        if option is int and type(value) is int:
-            return True
-        if option is float and type(value) in (int, float) and abs(value) < 10**300:
-            return True
-        if option in (str, Path) and isinstance(value, str):
-            return True
-        if get_origin(option) is tuple and value == []:
-            return True
-    return False
-
 
 #: Contents of `metrics.jsonl` that are no records, each followed by a good one.
 RECORDS: dict[str, bytes] = {

@@ -49,9 +49,6 @@ def is_float(hint: Any) -> bool:
 #: What an error calls a field, where it calls it by neither its name nor its flag nor its value.
 CALLED = {
     "cutout": ["cutout"],
-    "command": ["--command", "unrecognized", "invalid choice", "parsing", "--run-dir"],
-    "compare": ["no file", "was not written by"],
-    "kinds": ["--kinds"],
     "score_epochs": ["--score-epochs"],
     "validation_fraction": ["fraction"],
     "warmup": ["warm-up"],

@@ -3,16 +3,13 @@
 import copy
 import functools
 import json
-import shlex
-import sys
-import types
 
 import jax
 import pytest
 
 from command_lines import assert_one_error
 from experiments.__main__ import commands
-from experiments.benchmarks import bench, cases, measure, timing
+from experiments.benchmarks import bench, cases, measure
 
 #: With nothing but a short window, small matrices and a small network.
 TINY = "--network lenet5 --width 0.5 --batch-size 4 --image-size 8 --rounds 2 --min-seconds 0.001"
@@ -71,60 +68,6 @@ def test_the_file_holds_every_figure(measured):
     assert case["calls"]["1"]["values"] == times["values"]
 
 
-@pytest.mark.slow
-def test_a_gan_by_pmap_beside_another_library(cli, monkeypatch, tmp_path):
-    asked = []
-
-    def rival(case, **options):
-        asked.append((case, options))
-        times = {"eager": [0.25, 0.5, 0.75], "compiled": "no compiler"}
-        return {
-            "ratio": 0.5,
-            "ratio_min": 0.4,
-            "ratio_max": 0.6,
-            "rival": "eager",
-            "ours": [0.125] * 3,
-            "rivals": times,
-            "outputs_max_error": 1e-6,
-        }
-
-    module = types.ModuleType("experiments.benchmarks.torch_rivals")
-    module.compare = rival  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "experiments.benchmarks.torch_rivals", module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "torch" or None)
-    path = tmp_path / "gan.json"
-    code, out, _ = cli(
-        *shlex.split(
-            "gan --width 0.05 --batch-size 4 --image-size 8 --rounds 5 --min-seconds 0.001 "
-            "--devices 2 --mode pmap --steps-per-call 2 --calls none --plain --against torch"
-        ),
-        *("--json", path),
-    )
-    assert code == 0
-    (case,) = json.loads(path.read_text())["cases"]
-    expected = {"rounds": 5, "devices": 2, "steps_per_call": 2, "mode": "pmap"}
-    assert asked == [(cases.GanCase(4, 8, width=0.05), expected)]
-    assert case["against"]["name"] == "torch"
-    assert case["against"]["ratio"] == 0.5
-    assert case["seconds_before_steps"]["trace"] is None  # pmap has no such stage
-    crossing = case["collectives"]
-    assert crossing["least"] == {
-        name: counted["sums"] for name, counted in crossing["per_step"][0]["purposes"].items()
-    }
-    assert any(row["kind"] == "convolution" for row in case["paths"])  # plain ones
-    assert case["calls"] == {}
-    sums = sum(crossing["least"].values())
-    for words in (
-        f"at least {sums}",
-        "0.50 (0.40 to 0.60) of the time of eager",
-        "no compiler",
-        "500 ms",
-        "1.0e-06",
-    ):
-        assert words in out
-    assert "2 device(s) by pmap, 2 steps a call, plain convolutions" in out
-
-
 def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
     """`bench` alone measures every case of the table; here with figures made before."""
     (known,) = json.loads(measured.read_text())["cases"]
@@ -146,33 +89,6 @@ def test_the_table_has_its_cases(cli, monkeypatch, measured, tmp_path):
     ]
     last = out[out.rindex("case ") :].splitlines()
     assert [line.split("  ")[0] for line in last[2:9]] == found
-
-
-SPELLINGS = [
-    "",
-    "--against torch",
-    "all",
-    "classifier --against torch --json F",
-    "classifier --network resnet18 --image-size 32 --channels 3 --devices 2 --mode pmap",
-    "gan --penalty r1 --steps-per-call 4 --rounds 5 --min-seconds 1 --plain --calls 1,2,4",
-    "--compare A.json B.json",
-    "--compare A.json B.json --max-ratio 1.2",
-]
-
-
-@pytest.mark.parametrize("line", SPELLINGS)
-def test_it_is_spelled_like_this(line):
-    config = commands.parse(["bench", *shlex.split(line)])
-    assert isinstance(config, bench.Bench)
-    kinds = {"classifier": bench.Classifier, "gan": bench.Gan}
-    assert type(config.what) is kinds.get(line.split(" ")[0], type(None))
-
-
-def test_a_subcommands_help_has_the_flags_that_apply(cli):
-    code, out, _ = cli("classifier", "--help")
-    assert code == 0
-    assert "--network" in out and "--rounds" in out
-    assert "--penalty" not in out and "--compare" not in out
 
 
 MISTAKES = [
@@ -210,30 +126,6 @@ def test_without_pytorch_there_is_nothing_to_compare_with(cli, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for line in ("--against torch", "gan --against torch"):
         assert_one_error(cli(*line.split()), 'pip install "jaxnets[bench]"')
-
-
-def test_what_compilation_shows_not_to_fit_is_refused_before_it_runs(cli, monkeypatch):
-    plan = types.SimpleNamespace(
-        argument_size_in_bytes=10**15,
-        output_size_in_bytes=5,
-        alias_size_in_bytes=5,
-        temp_size_in_bytes=10**15,
-        generated_code_size_in_bytes=0,
-    )
-    compiled = types.SimpleNamespace(memory_analysis=lambda: plan)
-    monkeypatch.setattr(timing, "stages", lambda *arguments: (compiled, None))
-    result = cli("classifier", *TINY.split())
-    words = "lenet5", "needs 2,000 TB of memory", "are free"
-    assert_one_error(result, *words, after_progress=True)
-
-
-@pytest.mark.parametrize("failure", [MemoryError, "RESOURCE_EXHAUSTED: Out of memory allocating"])
-def test_running_out_of_memory_is_one_sentence(failure, cli, monkeypatch):
-    def fail(*arguments):
-        raise failure() if failure is MemoryError else jax.errors.JaxRuntimeError(failure)
-
-    monkeypatch.setattr(measure, "_measure", fail)
-    assert_one_error(cli("classifier", *TINY.split()), "does not fit into memory", "smaller")
 
 
 def test_an_error_of_xlas_that_is_not_memory_is_not_hidden(monkeypatch):
@@ -298,15 +190,6 @@ def test_between_machines_only_ratios_count(cli, pair):
     code, out, _ = cli("--compare", *pair(less_of_the_peak))
     assert code == 1
     assert "share of the peak" in out.splitlines()[-1]
-
-
-def test_cases_that_only_one_file_has_are_named(cli, pair):
-    def change(before, after):
-        after["cases"].append({**after["cases"][0], "name": "new"})
-
-    code, out, _ = cli("--compare", *pair(change))
-    assert code == 0
-    assert "after.json: new" in out
 
 
 def test_files_that_do_not_compare_are_refused(cli, pair, tmp_path):

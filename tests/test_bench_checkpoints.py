@@ -5,7 +5,6 @@ import json
 import jax
 import pytest
 
-from command_lines import assert_one_error
 from experiments.benchmarks import checkpoints, machine
 from experiments.benchmarks.checkpoints import Window
 
@@ -52,19 +51,3 @@ def test_the_exit_code_says_whether_it_costs_too_much(share, code, cli, monkeypa
     assert got == code
     assert ("6.0% of the training, more than the 5.0%" in out) == bool(code)
     assert cli("bench", "checkpoints", "--max-share", 0.5)[0] == 0
-
-
-@pytest.mark.parametrize(
-    "flags,words",
-    [
-        ("--rounds 0", "--rounds must be at least 1, got 0"),
-        ("--max-share 0", "--max-share must be above 0, got 0.0"),
-        ("--save-seconds nan", "--save-seconds must be finite, got nan"),
-        ("--batch-size 3 --devices 2", "batch size 3 is not divisible by the 2 devices"),
-        ("--folder nowhere", "cannot write checkpoints to nowhere"),
-        ("--network vgg99", 'no classifier "vgg99"'),
-    ],
-)
-def test_a_mistake_is_one_sentence(flags, words, cli, workplace):
-    assert_one_error(cli("bench", "checkpoints", *flags.split()), words)
-    assert not list(workplace.iterdir())

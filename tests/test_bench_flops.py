@@ -1,15 +1,12 @@
 """Operations counted by the benchmark against counts by hand."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-import tiny
 from experiments.benchmarks import cases, flops
 from jaxnets import ops
 from jaxnets.devices import parallel
@@ -38,12 +35,8 @@ def like(*shape):
 #: reads a pixel x C_in / groups x C_out. A window of 3 over 8 pixels: 8 x 3, less one at each end.
 LAYERS = {
     "plain": ((2, 8, 8, 3), (3, 3, 3, 5), {}, 2 * 2 * 22**2 * 3 * 5),
-    # Outputs 0..3 read 2o..2o+2, and the last of them the padding.
-    "strided": ((2, 8, 8, 3), (3, 3, 3, 5), {"strides": 2}, 2 * 2 * 11**2 * 3 * 5),
     # Padded by one and two, outputs read -1..2, 2..5 and 5..8.
     "strided, odd": ((2, 7, 7, 3), (4, 4, 3, 5), {"strides": 3}, 2 * 2 * 9**2 * 3 * 5),
-    "valid": ((2, 8, 8, 3), (3, 3, 3, 5), {"padding": "VALID"}, 2 * 2 * 36 * 9 * 3 * 5),
-    "dilated": ((2, 8, 8, 3), (3, 3, 3, 5), {"dilation": 2}, 2 * 2 * 20**2 * 3 * 5),
     # Outputs at 0, 2, 4, 6, 8 read two to either side.
     "both": (
         (2, 9, 9, 3),
@@ -59,7 +52,6 @@ LAYERS = {
         2 * 2 * 11**2 * 6,
     ),
     "batch groups": ((4, 8, 8, 3), (3, 3, 3, 6), {"batch_groups": 2}, 2 * 2 * 22**2 * 3 * 6),
-    "one axis": ((2, 8, 3), (3, 3, 5), {"strides": 2}, 2 * 2 * 11 * 3 * 5),
     "three axes": ((2, 4, 4, 4, 3), (3, 3, 3, 3, 5), {}, 2 * 2 * 10**3 * 3 * 5),
 }
 
@@ -93,27 +85,6 @@ def test_a_transposed_layer_multiplies_no_zeros():
         assert flops.count(functools.partial(slope, which), x, kernel) == expected * 2
 
 
-def test_stride_and_dilation_of_both_sides():
-    """Along seven inputs 0, 2, ..., 12: outputs at -2, 1, 4, 7 and taps 0, 2, 4 further."""
-
-    def layer(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (3,),
-            [(2, 1)],
-            lhs_dilation=(2,),
-            rhs_dilation=(2,),
-            dimension_numbers=("NXC", "XIO", "NXC"),
-        )
-
-    # The one at -2 meets 0 and 2, that at 4 meets 4, 6 and 8, the odd ones meet nothing.
-    expected = 2 * (2 + 3) * 2 * 3
-    x, kernel = like(1, 7, 2), like(3, 2, 3)
-    assert jax.eval_shape(layer, x, kernel).shape == (1, 4, 3)
-    assert flops.count(layer, x, kernel).total == expected
-
-
 def test_products_of_matrices():
     assert flops.count(jnp.matmul, like(4, 5), like(5, 6)).products == 2 * 4 * 5 * 6
     batched = functools.partial(jnp.einsum, "bikc,bkcj->bij")
@@ -136,8 +107,6 @@ custom.defvjp(lambda x: (square(x), x), lambda x, y: (y @ x + x @ y,))
 
 
 PROGRAMS = {
-    "jit": (jax.jit(square), 1),
-    "scan": (lambda x: jax.lax.scan(lambda c, _: (square(c), None), x, None, length=7)[0], 7),
     "scans in scans": (
         lambda x: jax.lax.fori_loop(
             0, 3, lambda _, c: jax.lax.fori_loop(0, 5, lambda _, d: square(d), c), x
@@ -148,14 +117,11 @@ PROGRAMS = {
         lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: square(square(x)), square, x),
         2,
     ),
-    "checkpoint": (jax.checkpoint(square), 1),
     "a checkpoint computes its value again": (
         jax.grad(lambda x: (jax.checkpoint(lambda x: jnp.sin(square(x)))(x) ** 2).sum()),
         4,
     ),
-    "custom_vjp": (custom, 1),
     "gradient of a custom_vjp": (jax.grad(lambda x: (custom(x) ** 2).sum()), 3),
-    "what is not used": (lambda x: (square(x), x + 1)[1], 0),
     "what is not used, in a scan": (
         lambda x: jax.lax.scan(lambda c, _: ((c[0] + 1, square(c[1])), None), (x, x), None, 3)[0][
             0
@@ -229,23 +195,3 @@ def test_a_residual_networks_step_is_three_forward_passes_but_for_the_first_laye
     assert got.products == 3 * 2 * 2 * 128 * 10
     # XLA counts 56.6 for a batch of 128, with the additions and products of single numbers.
     assert got.total * 64 == pytest.approx(55.8e9, rel=0.001)
-
-
-def test_a_gans_step():
-    """No gradients for fakes on the discriminator's turn, none for D's kernels on G's."""
-    (_, step), state = abstract(lambda: tiny.gan(penalty=None), lambda made: made[0])
-    batch = tiny.batch(16)
-    got = flops.count(step, state, batch)
-    # 4x4 of 4 channels to 8x8 of one and back; along an axis 4 pixels x 4 taps, less the two ends.
-    generator = discriminator = 2 * 16 * 14**2 * 4
-    # D's turn: G forward, D forward and kernel gradient on twice the images.
-    # G's turn: both forward, D's input gradient, G's two gradients.
-    turns = generator + 2 * 2 * discriminator + 3 * generator + 2 * discriminator
-    assert got.convolutions == turns
-    assert got.products > 0
-
-
-def test_sizes_are_python_integers_of_any_length():
-    huge = flops.count(jnp.matmul, like(2**21, 2**21), like(2**21, 2**21))
-    assert huge.total == 2**64
-    assert math.isfinite(np.float64(huge.total))

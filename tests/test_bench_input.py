@@ -5,12 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from experiments.benchmarks import input_rate
 from jaxnets import data
 from jaxnets.devices import parallel
-from jaxnets.errors import UserError
 
 
 def test_rates_and_ratios(tmp_path):
@@ -49,16 +47,3 @@ def test_what_is_delivered_lies_on_the_devices_in_order():
         rows = pipeline.order.indices(first, 3)
         np.testing.assert_array_equal(batch["inputs"], data.normalise(train.inputs[rows]))
         np.testing.assert_array_equal(jax.device_get(batch["target"]), train.target[rows])
-
-
-def test_images_that_are_not_square_are_one_sentence(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(5):
-            pixels = np.full((6, 9), 40 * i, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    config = input_rate.Input(data=f"folder:{tmp_path}", batch_size=4, devices=1)
-    with pytest.raises(UserError, match=r"are 6x9.*add --image-size 6"):
-        input_rate.run(config)
-    with pytest.raises(UserError, match="--calls must be at least 1, got 0"):
-        input_rate.run(input_rate.Input(calls=0))

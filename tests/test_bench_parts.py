@@ -1,16 +1,14 @@
 """The parts of `bench`: copies, memory, timing, the machine, and tables."""
 
 import math
-import os
 import types
 import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from experiments.benchmarks import machine, plans, tables, timing
+from experiments.benchmarks import plans, timing
 from jaxnets import errors
 from jaxnets.commands import memory
 from jaxnets.devices import parallel
@@ -86,15 +84,6 @@ def test_rounds_take_turns():
     assert times["a"] == [1.0, 6.0, 8.0, 10.0]
 
 
-def test_spreads_are_those_of_numpy():
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0]
-    found = timing.spread(values)
-    assert found["median"] == np.median(values)
-    assert found["quartiles"] == pytest.approx(np.quantile(values, [0.25, 0.75]).tolist())
-    assert (found["min"], found["max"], found["values"]) == (1.0, 9.0, values)
-    assert timing.spread([2.0])["quartiles"] == [2.0, 2.0]
-
-
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_peak_is_of_products_on_every_device(devices):
     runner, size = timing.matmul_peak(parallel.make_mesh(devices), (4, 64), "bfloat16", 1e-4)
@@ -116,38 +105,3 @@ def test_a_step_is_compiled_though_the_cache_has_it(tmp_path):
     assert set(seconds) == {"trace", "lower", "compile"} and min(seconds.values()) > 0
     assert not list(tmp_path.iterdir())
     assert jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-
-
-def test_devices_that_come_too_late_are_told(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    with pytest.raises(errors.UserError, match="jax had started before"):
-        machine.start(99)
-
-
-def test_memory_is_left_to_another_library(monkeypatch):
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")  # so that it is put back
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
-    machine.start(1)
-    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
-    machine.start(1, share=True)
-    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-
-
-def test_tables_line_up():
-    text = tables.table(["name", "n"], [["a", "5"], ["long name", "12"]])
-    assert text.splitlines() == ["name        n", "---------  --", "a           5", "long name  12"]
-    assert [tables.seconds(t) for t in (None, 2.0, 0.0123, 4.5e-6)] == [
-        "-",
-        "2 s",
-        "12.3 ms",
-        "4.5 us",
-    ]
-    assert tables.operations(56.71e9) == "56.7 GFLOP"
-    assert tables.operations(1.2e13) == "12 TFLOP"
-    assert [memory.amount(n) for n in (0, 999, 1234, 5.6e9, 9.4e15)] == [
-        "0 B",
-        "999 B",
-        "1.23 kB",
-        "5.6 GB",
-        "9,400 TB",
-    ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarks import cases, hlo, paths
+from experiments.benchmarks import cases, paths
 from jaxnets import losses, models, ops
 from jaxnets.commands import common, generate
 from jaxnets.commands.configs import generate as gan_config
@@ -142,26 +142,6 @@ def test_where_xla_runs_a_convolution(name):
     assert [each.reason for each in paths.loop_nests(text)] == [reason] * (path != LIBRARY)
 
 
-A, B = like(64, 32), like(32, 48)
-PRODUCTS = {
-    "product": (jnp.matmul, (A, B), LIBRARY, 2 * 64 * 32 * 48),
-    "of transposed": (lambda a, b: a.T @ b, (like(32, 64), B), LIBRARY, 2 * 64 * 32 * 48),
-    "many": (jnp.matmul, (like(5, 64, 32), like(5, 32, 48)), LIBRARY, 5 * 2 * 64 * 32 * 48),
-    "matrix times vector": (jnp.matmul, (A, like(32)), NEST, 2 * 64 * 32),
-    "fewer than 64 multiplications": (jnp.matmul, (like(3, 3), like(3, 3)), NEST, 2 * 27),
-}
-
-
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_where_xla_runs_a_product(name):
-    program, arguments, path, flops = PRODUCTS[name]
-    text = compiled_text(program, *arguments)
-    (found,) = paths.operations(text)
-    assert (found.kind, found.path, found.flops) == ("dot", path, flops)
-    assert path == LIBRARY or found.reason == name
-    assert not paths.loop_nests(text)  # which are convolutions only
-
-
 def test_our_convolutions_are_library_calls(monkeypatch):
     """In a loop and differentiated, where XLA's own would be loop nests."""
     for of, kind in ((native.available, "convolution"), (lambda: False, "dot")):
@@ -176,70 +156,11 @@ def test_our_convolutions_are_library_calls(monkeypatch):
     assert [each.times for each in paths.loop_nests(text)] == [3]
 
 
-def test_operations_of_a_kind_are_summed_up():
-    text = compiled_text(looped(lambda a, b: (a @ b) @ b), like(48, 48), like(48, 48))
-    (row,) = paths.summary(paths.operations(text))
-    assert (row["kind"], row["path"], row["operations"], row["runs"]) == ("dot", LIBRARY, 2, 6)
-    assert row["flops"] == 6 * 2 * 48**3
-
-
-# Instructions as XLA writes them for other backends, which the tests don't run on.
-ELSEWHERE = """HloModule jit_f, is_scheduled=true
-
-%triton (p: f32[64,32], q: f32[32,48]) -> f32[64,48] {
-  %p = f32[64,32]{1,0} parameter(0)
-  %q = f32[32,48]{1,0} parameter(1)
-  ROOT %dot = f32[64,48]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-}
-
-ENTRY %main (a: f32[64,32], b: f32[32,48], x: f32[8,8,8,16], k: f32[3,3,16,16]) -> f32[64,48] {
-  %a = f32[64,32]{1,0} parameter(0)
-  %b = f32[32,48]{1,0} parameter(1)
-  %x = f32[8,8,8,16]{3,2,1,0} parameter(2)
-  %k = f32[3,3,16,16]{3,2,1,0} parameter(3)
-  %cudnn = (f32[8,8,8,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/conv"}
-  %cublas = (f32[64,48]{1,0}, s8[0]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm"
-  %topk = f32[64]{0} custom-call(%a), custom_call_target="TopK"
-  ROOT %fusion = f32[64,48]{1,0} fusion(%a, %b), kind=kCustom, calls=%triton, backend_config={"fusion_backend_config":{"kind":"__triton_gemm"}}
-}
-"""  # noqa: E501
-
-
-def test_libraries_and_kernels_on_a_gpu():
-    found = {(op.kind, op.path, op.reason) for op in paths.operations(ELSEWHERE, "gpu")}
-    assert found == {
-        ("dot", "generated kernel", "triton_gemm"),
-        ("convolution", LIBRARY, "__cudnn$convForward"),
-        ("dot", LIBRARY, "__cublas$gemm"),
-    }
-
-
 def test_what_no_library_took_is_a_loop_nest_on_a_gpu_and_the_matrix_unit_on_a_tpu():
     text = compiled_text(slope(transposed, 1), X, like(4, 4, 64, 64), like(32, 28, 28, 64))
     reason = FUSED[1] if FUSES else "no library was found for it"
     assert [op.reason for op in paths.loop_nests(text, "gpu")] == [reason]
     assert not paths.loop_nests(text, "tpu")
-
-
-def test_a_text_that_is_no_program_is_refused():
-    with pytest.raises(ValueError, match="ENTRY"):
-        paths.operations("HloModule nothing")
-
-
-def test_shapes_and_attributes_are_read():
-    program = hlo.parse(ELSEWHERE)
-    assert program.entry == "main"
-    calls = {each.name: each for each in program}
-    cudnn = calls["cudnn"]
-    assert [str(shape) for shape in cudnn.shapes] == ["f32[8,8,8,16]", "u8[0]"]
-    assert [shape.bytes for shape in cudnn.shapes] == [4 * 8 * 8 * 8 * 16, 0]
-    assert cudnn.operands == ("x", "k")
-    assert cudnn.attribute("window") == "size=3x3 pad=1_1x1_1"
-    assert cudnn.attribute("nothing") == ""
-    assert cudnn.source == "jit(f)/conv"
-    assert program.caller(calls["dot"]) is calls["fusion"]
-    assert program.caller(cudnn) is None
-    assert not hlo.Shape("f32", (2, 3), (0, 1)).row_major
 
 
 #: Machine code is not optimised, which takes a sixth of the time; what runs in a library is decided

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cases, population
-from jaxnets.errors import UserError
+from experiments.benchmarks import population
 
 TINY = population.Population(
     kinds=("classifier",),
@@ -33,14 +32,3 @@ def test_both_ways_are_timed_in_every_round(tmp_path):
     middle = np.median(result["seconds_in_turn"]) / np.median(result["seconds_together"])
     assert result["ratio"] == pytest.approx(middle)
     assert found["members"] == 2 and found["machine"]["backend"] == jax.default_backend()
-
-
-def test_the_cases_are_those_of_the_flags():
-    one = cases.of_flags("gan", TINY)
-    assert isinstance(one, cases.GanCase) and one.batch_size == 4 and one.width == 0.2
-    assert len(population._images(one)) == population._BATCHES * 4
-
-
-def test_no_members_are_one_sentence():
-    with pytest.raises(UserError, match=r"--members must be in 1\.\.1024, got 0"):
-        population.run(population.Population(members=0))

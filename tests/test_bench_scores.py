@@ -6,7 +6,6 @@ import pytest
 
 from experiments.benchmarks import scores
 from jaxnets.commands import memory
-from jaxnets.errors import UserError
 from jaxnets.judge.scoring import METRICS
 
 
@@ -22,8 +21,3 @@ def test_every_score_is_timed_twice(tmp_path):
     assert found["samples"] == 60 and found["real"] == 359 and found["features"] > 8
     assert before <= found["peak_bytes"] < 1 << 40
     assert memory.process_peak() > 50 << 20
-
-
-def test_no_more_images_than_there_are():
-    with pytest.raises(UserError, match="at most the 1438 training images of digits, got 1439"):
-        scores.run(scores.Scores(data="digits", samples=1439))

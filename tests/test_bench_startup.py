@@ -35,14 +35,6 @@ def test_a_later_start_compiles_nothing(tmp_path, monkeypatch, kept):
 
 
 @pytest.mark.slow
-def test_a_later_start_of_quickstart_compiles_nothing(tmp_path, monkeypatch, kept):
-    monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
-    monkeypatch.setenv("XLA_FLAGS", "")  # as a user has it, on one device
-    startup.run(startup.Startup(rounds=1))
-    assert kept[0] > 5 and kept[1] - kept[0] <= kept[0] // 10
-
-
-@pytest.mark.slow
 def test_a_command_that_does_not_train_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXNETS_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="`classify --data x` began no training: error: there is"):

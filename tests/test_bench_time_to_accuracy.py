@@ -5,7 +5,6 @@ What needs PyTorch is skipped without it: `pip install "jaxnets[bench]"` brings 
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from jaxnets import data, ops
 from jaxnets.commands import classify, common
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.devices import parallel
-from jaxnets.errors import UserError
 
 
 class Clocked:
@@ -60,11 +58,6 @@ def test_a_training_that_never_gets_there_is_kept_as_such(monkeypatch):
     assert (found["final_accuracy"], found["train_seconds"]) == (0.8, 60)
 
 
-def test_epochs_of_less_than_a_step_end(monkeypatch):
-    found = time_to_accuracy.to_accuracy(Clocked([0.1] * 3, monkeypatch), 0.9, 3, 0.4)
-    assert [one["step"] for one in found["epochs"]] == [1, 2, 3]
-
-
 def training(side, seed, seconds, reached=True, steps=10):
     return {
         "side": side,
@@ -91,38 +84,6 @@ def test_the_summary_pairs_seeds():
     assert found["ratio"]["seconds_a_step"]["mean"] == pytest.approx((0.5 + 0.75) / 2)
     none = time_to_accuracy.summary([training("jaxnets", 0, 1.0, reached=False)])
     assert none["torch"]["seconds_to_target"] is none["ratio"]["seconds_to_target"] is None
-
-
-def test_a_file_that_is_there_is_gone_on_with(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        time_to_accuracy.torch_rivals, "require_torch", lambda: SimpleNamespace(__version__="2")
-    )
-    made = []
-
-    def one(config, dataset, mesh, side, seed):
-        made.append((side, seed))
-        return training(side, seed, 10.0 if side == "jaxnets" else 20.0)
-
-    monkeypatch.setattr(time_to_accuracy, "_one", one)
-    file = tmp_path / "times.json"
-    config = TimeToAccuracy(data="digits", seeds=1, json=file)
-    first = time_to_accuracy.run(config)
-    second = time_to_accuracy.run(dataclasses.replace(config, seeds=2))
-    assert made == [(side, seed) for seed in (0, 1) for side in ("jaxnets", "torch")]
-    assert second["runs"][:2] == first["runs"]
-    assert second == json.loads(file.read_text())
-    assert time_to_accuracy.run(config)["summary"] == second["summary"] and len(made) == 4
-    with pytest.raises(UserError, match=r"holds other trainings: recipe width is 0.5 there and 2"):
-        time_to_accuracy.run(dataclasses.replace(config, width=2.0))
-    file.write_text("[]")
-    with pytest.raises(UserError, match="no results of time-to-accuracy"):
-        time_to_accuracy.run(config)
-
-
-@pytest.mark.parametrize("flag,value", [("target", 94.0), ("seeds", 0), ("steps_per_call", 0)])
-def test_flags_out_of_range(flag, value):
-    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')}"):
-        time_to_accuracy.run(TimeToAccuracy(**{flag: value}))
 
 
 def test_augmentation_shifts_mirrors_and_reflects():

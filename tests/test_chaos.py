@@ -3,20 +3,16 @@
 Its real runs are in test_chaos_runs.py.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import json
 import signal
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from command_lines import assert_one_error
-from experiments.chaos import chaos, corruption, damage, devices, signals, storage, undisturbed
+from experiments.chaos import chaos, corruption, devices, signals, storage, undisturbed
 from experiments.chaos.faults import Chain, Fault, Moment, last_line, lose
 from experiments.chaos.striking import Striker
 from experiments.chaos.trainee import RUNS, Stage, Stuck, Timing, Trainee
@@ -46,64 +42,6 @@ def test_a_seed_is_a_plan(kind):
     assert plan(3, 0, BOTH) == []
 
 
-def test_the_long_form_kills_in_every_phase_and_both_runs_alike():
-    for run in BOTH:
-        moments = [m for c in signals.plan_kills(0, 50, BOTH) if c.run == run for m in c.faults]
-        assert len(moments) == 25
-        assert {m.phase for m in moments} == {"cold", "start", "train", "save", "end"}
-        assert all(0 <= m.fraction < 1 for m in moments)
-    terms = [m.phase for c in signals.plan_terms(0, 20, BOTH) for m in c.faults]
-    assert len(terms) == 20 and set(terms) == {"start", "compile", "train", "save", "end"}
-
-
-def test_devices_change_in_number_and_all_of_them_come_up():
-    for run in BOTH:
-        chains = [chain for chain in devices.plan(0, 16, BOTH) if chain.run == run]
-        for chain in chains:
-            assert chain.faults[0].what.before == devices.Leg(1, "jit")
-            for one, following in itertools.pairwise(chain.faults):
-                assert one.what.after == following.what.before
-        changes = [moment.what for chain in chains for moment in chain.faults]
-        assert all(change.before.devices != change.after.devices for change in changes)
-        assert {c.before for c in changes} | {c.after for c in changes} == set(devices.LEGS)
-
-
-def test_every_kind_of_damage_is_planned_to_new_and_old_checkpoints():
-    planned = corruption.plan(0, 200, BOTH)
-    assert {kind for one in planned for kind, _ in one.kinds} == set(damage.DAMAGES)
-    assert {tuple(i for _, i in one.kinds) for one in planned} == {(0,), (1,), (0, 1)}
-
-
-def test_what_cannot_be_mounted_is_said_and_not_planned(tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise subprocess.CalledProcessError(32, "mount", stderr="mount: permission denied.\n")
-
-    monkeypatch.setattr(storage, "_mount", refuse)
-    possible, why = storage.possible(tmp_path)
-    assert possible == ["limit", "deleted"] and "permission denied" in why
-    assert not list(tmp_path.iterdir())
-    notes = {}
-    counts = {"kills": 0, "terms": 0, "devices": 0, "storage": 6}
-    told = []
-    made = chaos.chains(Stage(tmp_path, told.append), 0, counts, BOTH, notes)
-    assert {chain.faults[0].what for chain in made} == {"limit", "deleted"} and len(made) == 6
-    assert "permission denied" in notes["skipped"] and told == [f"skipped: {notes['skipped']}"]
-
-
-def test_what_was_mounted_is_unmounted_and_its_files_stay(tmp_path):
-    troubles, why = storage.possible(tmp_path)
-    if "full" not in troubles:
-        pytest.skip(why)
-    place = tmp_path / "storage-classify-1-1"
-    place.mkdir()
-    storage._mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place))
-    (place / "a").write_text("kept")
-    storage._mount("--bind", str(place), str(place))
-    storage.release(tmp_path)
-    assert not storage._mounted(place) and (place / "a").read_text() == "kept"
-    assert [path.name for path in tmp_path.iterdir()] == [place.name]
-
-
 # ------------------------------------------------------------------------------------ verdicts
 
 
@@ -128,46 +66,6 @@ def test_every_difference_from_the_undisturbed_run_is_seen():
     }
     for words, found in cases.items():
         assert words in undisturbed.difference(found, usual)
-
-
-def test_distances_over_devices():
-    usual = final()
-    near = {**usual.arrays, "w": ("float32", (2,), np.float32([1, 2.25]).tobytes())}
-    far = devices.differences(final(arrays=near), usual)
-    assert (devices.farthest(far), far["w"]) == ("w", 0.25)
-    curve = [{**usual.curve[0], "loss": 1.5}, usual.curve[1]]
-    far = devices.differences(final(curve=curve), usual)
-    assert (devices.farthest(far), far["loss of step 8"]) == ("loss of step 8", 1.0)
-    key = {**usual.arrays, "key": ("uint32", (2,), bytes([1] * 8))}
-    nan = {**usual.arrays, "w": ("float32", (2,), np.float32([1, np.nan]).tobytes())}
-    far = devices.differences(final(arrays=nan), usual)
-    assert np.isnan(far[devices.farthest(far)])  # and that is not near
-    for wrong in (final(step=6), final(arrays=key), final(curve=[])):
-        with pytest.raises(ValueError, match=r"step|key|records"):
-            devices.differences(wrong, usual)
-
-
-@pytest.mark.parametrize(
-    "run,loss,weight,lost",
-    [
-        ("classify", 0.0, 2e-5, None),
-        ("classify", 0.0, 2e-3, "w is 2.0e-03"),
-        ("generate", 2e-3, 2e-2, None),  # a ReLU's input has changed sign
-        ("generate", 2e-2, 2e-2, "loss of step 8 is 2.0e-02"),
-        ("generate", np.nan, 0.0, "loss of step 8 is nan"),
-        ("generate", 0.0, np.nan, "w is nan"),
-    ],
-)
-def test_a_gan_may_differ_where_rounding_meets_a_kink(monkeypatch, run, loss, weight, lost):
-    usual = final()
-    arrays = {**usual.arrays, "w": ("float32", (2,), np.float32([1 + weight, 2]).tobytes())}
-    record = usual.curve[0]
-    curve = [{**record, "loss": record["loss"] + loss}, usual.curve[1]]
-    monkeypatch.setattr(devices, "read_final", lambda _: final(arrays=arrays, curve=curve))
-    stage = SimpleNamespace(lock=contextlib.nullcontext(), say=print)
-    reference = SimpleNamespace(arguments=(run,), final=usual)
-    found = devices.Mover(stage, reference).verdict(Path("run"))  # type: ignore[arg-type]
-    assert found is None if lost is None else lost in found
 
 
 @dataclasses.dataclass
@@ -277,12 +175,6 @@ def test_a_run_that_ends_too_early_is_made_anew_and_struck_sooner(tmp_path, monk
     assert stage.started[0] != stage.started[1] == stage.started[2]  # another run folder
 
 
-def test_a_run_that_fails_before_it_is_struck_is_lost(tmp_path, monkeypatch):
-    acts = [Act(struck=False, code=1, err="boom")]
-    faults, _ = struck("kills", KILLS[:1], acts, tmp_path, monkeypatch)
-    assert [fault.lost for fault in faults] == ["going on ended with exit code 1; last words: boom"]
-
-
 GO_ON = "go on with:\n  python -m experiments classify --run-dir there\n"
 STEP = "lenet5 on digits  step 2/224    loss 2\n"
 SAVED = f"{STEP}interrupted by SIGTERM and saved at step 4; {GO_ON}"
@@ -311,12 +203,6 @@ def test_a_process_that_is_told_to_end_saves_and_says_how_to_go_on(tmp_path, mon
 def test_a_process_that_does_not_end_well_is_lost(first, words, tmp_path, monkeypatch):
     faults, _ = struck("terms", [Moment("train", 0.5)], [first, Act()], tmp_path, monkeypatch)
     assert [words in fault.lost for fault in faults] == [True]
-
-
-def test_a_process_that_had_not_come_to_python_dies_of_the_signal(tmp_path, monkeypatch):
-    acts = [Act(-signal.SIGTERM, "", ""), Act()]
-    faults, stage = struck("terms", [Moment("start", 0.0)], acts, tmp_path, monkeypatch)
-    assert faults[0].lost is None and stage.started[0][0] == stage.started[1][0]
 
 
 @pytest.mark.parametrize(
@@ -359,19 +245,6 @@ def test_what_is_lost_is_explained_and_counted(cli, workplace, monkeypatch):
     assert left["result"] == last and left["seconds_after_sigterm"]["greatest"] == 11.0
     assert [fault["survived"] for fault in left["faults"]] == [True, False]
     assert left["machine"]["jax"] and left["seed"] == 0
-
-
-def test_nothing_lost_leaves_nothing_behind(cli, workplace, tmp_path, monkeypatch):
-    folders = []
-
-    def strike(stage, config, counts, runs, faults, notes):
-        folders.append(stage.folder)
-        faults.append(Fault("kills", "classify", "train 0.1"))
-
-    monkeypatch.setattr(chaos, "_strike", strike)
-    code, out, _ = cli("chaos")
-    assert code == 0 and out.splitlines()[-1] == "1 faults, 1 survived, 0 lost"
-    assert not folders[0].exists()
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,20 @@
 """Damage that `chaos` does to checkpoints: that it is done, and that what loads it is caught."""
 
 import dataclasses
-import gc
 import json
 import random
-import threading
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import tiny
+from checkpoint_cases import noisy
 from experiments.chaos import corruption, damage
 from experiments.chaos.faults import last_line
 from experiments.chaos.trainee import Stage
 from jaxnets.devices import parallel
 from jaxnets.run.checkpoint import Checkpoints
-
-#: Orbax leaves coroutines behind when a read fails, and Python complains of them.
-noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def quiet():
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -87,30 +77,6 @@ def aim(tmp_path_factory):
     return corruption.Target(folder, about, parallel.replicate(first, mesh), good)
 
 
-@noisy
-@pytest.mark.parametrize("kind", damage.DAMAGES)
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_damage_is_loaded_as_good(kind, index, aim, tmp_path, quiet):
-    told = []
-    stage = Stage(tmp_path, told.append)
-    for seed in range(3):
-        fault = corruption.strike(
-            stage, aim, corruption.Damage("classify", ((kind, index),), seed), seed
-        )
-        assert fault.lost is None, (fault.what, fault.lost)
-        assert fault.outcome.startswith(("refused", "passed over", "step 6 loaded, to the bit"))
-    assert not told and not list(tmp_path.glob("corrupted-*"))
-
-
-@noisy
-def test_two_damaged_steps_are_refused(aim, tmp_path, quiet):
-    kinds = (("flipped bit of an array", 0), ("missing file", 1))
-    fault = corruption.strike(
-        Stage(tmp_path, print), aim, corruption.Damage("classify", kinds, 0), 1
-    )
-    assert fault.outcome.startswith("refused: no checkpoint in") and fault.lost is None
-
-
 @pytest.fixture
 def unchecked(monkeypatch):
     """Checkpoints as Orbax reads them: nothing is compared with what was saved."""
@@ -142,20 +108,3 @@ def test_a_step_passed_over_in_silence_is_lost(aim, tmp_path, monkeypatch):
     done = corruption.Damage("classify", (("truncated file", 0),), 1)
     fault = corruption.strike(Stage(tmp_path, print), aim, done, 1)
     assert fault.lost == "an older step was used, and nothing was said"
-
-
-def test_another_error_than_a_users_is_lost(aim, tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise KeyError("leaves")
-
-    monkeypatch.setattr("jaxnets.run.checkpoint.read_manifest", fail)
-    done = corruption.Damage("classify", (("truncated file", 0),), 1)
-    fault = corruption.strike(Stage(tmp_path, print), aim, done, 1)
-    assert fault.lost == "restoring raised KeyError: 'leaves'"
-
-
-def test_a_restore_that_hangs_is_lost(monkeypatch):
-    event = threading.Event()
-    outcome, why = corruption._within(0.05, lambda: (event.wait(20), None))
-    event.set()
-    assert outcome == "failed" and why == "restoring did not end within 0 s: it hung"

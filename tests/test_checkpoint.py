@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from checkpoint_cases import assert_same, noisy, one_line, plain, state
+from full_disk import no_file_beyond
 from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.run import runs
@@ -138,21 +138,15 @@ def test_a_disk_that_is_full_is_said_and_the_last_checkpoint_stays(tmp_path, qui
     good = state(1, size=big)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(good)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     bad = state(2, size=big)
 
     def save():
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(bad)
 
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # of 1 MB
-        with pytest.raises(
-            UserError, match=r"step 2 could not be saved .* put that right"
-        ) as error:
-            save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    words = r"step 2 could not be saved .* put that right"
+    with no_file_beyond(1 << 16), pytest.raises(UserError, match=words) as error:  # of 1 MB
+        save()
     one_line(error)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 1

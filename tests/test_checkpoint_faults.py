@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import shutil
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -268,32 +267,6 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(three):
         checkpoints.wait()
         assert_same(checkpoints.restore(state())[0], state(10))
     assert [f"checkpoints were deleted from {three}" in text for text in said] == [True] * 2
-
-
-@noisy
-def test_a_folder_that_is_deleted_while_it_is_written_is_made_again(three, monkeypatch, quiet):
-    begun, go_on = threading.Event(), threading.Event()
-    write = checkpoint.write_manifest
-
-    def slow(folder, content):
-        if content["step"] == 8:
-            begun.set()
-            assert go_on.wait(60)
-        write(folder, content)
-
-    monkeypatch.setattr(checkpoint, "write_manifest", slow)
-    monkeypatch.setattr(checkpoint, "_PAUSES", (0.0,))
-    checkpoints, said = open_quietly(three)
-    with checkpoints:
-        checkpoints.save(state(8))
-        assert begun.wait(60)
-        shutil.rmtree(three)
-        go_on.set()
-        checkpoints.save(state(10))
-    assert len(said) == 1
-    with Checkpoints(three) as again:
-        assert again.steps() == [10]
-        assert_same(again.restore(state())[0], state(10))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["in between", "the last"])

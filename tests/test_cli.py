@@ -59,17 +59,6 @@ def test_generate_leaves_samples_and_a_report(runs):
     assert "data:image/png" in (folder / "report.html").read_text()
 
 
-def test_the_same_command_goes_on_and_ends_the_same(cli, copies):
-    folder = copies["classify"]
-    before = weights(folder)
-    left = summary(folder)
-    code, out, err = cli(*CLASSIFY, "--run-dir", folder)
-    assert code == 0 and "going on from step 4" in err
-    assert weights(folder) == before
-    again = summary(folder)
-    assert again["test_accuracy"] == left["test_accuracy"]
-
-
 def test_evaluate_a_classifier(cli, copies):
     folder = copies["classify"]
     code, out, _ = cli("evaluate", folder)
@@ -248,14 +237,3 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(cli, runs):
     assert weights(Path("run"))[1] == 2
     assert cli(*arguments)[0] == 0
     assert weights(Path("run")) == weights(runs["classify"])
-
-
-def test_a_run_that_diverges_tries_again_and_says_where(cli):
-    line = [*CLASSIFY, "--run-dir", "run", "--learning-rate", "1e30", "--warmup", 0]
-    code, _, err = cli(*line, "--max-rollbacks", 2)
-    *tries, last = [line for line in err.splitlines() if "not finite" in line]
-    assert code == 2
-    assert [words in line for words, line in zip(("attempt 1", "attempt 2"), tries, strict=True)]
-    assert last.startswith("error: training diverged: the classifier's")
-    assert "2 attempts with other random numbers" in last
-    assert not Path("run/summary.json").exists()

@@ -13,10 +13,9 @@ import tiny
 from command_lines import run, summary
 from jaxnets.commands import judging, populations
 from jaxnets.commands.generate import Generate
-from jaxnets.data import Split, load, make_pipeline
+from jaxnets.data import Split, make_pipeline
 from jaxnets.devices import parallel
 from jaxnets.errors import UserError
-from jaxnets.judge.scoring import Judge
 from jaxnets.run.guard import CollapseWatch, collapse_warnings
 from jaxnets.run.loop import fit
 from jaxnets.run.task import FitOptions, Task
@@ -24,25 +23,6 @@ from jaxnets.train.population import population_state
 from small_runs import images
 
 # --------------------------------------------------------------------- what is measured
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def judge(digits):
-    """Takes a digit for that of the nearest mean image; its features are the pixels."""
-    train = digits.splits["train"]
-    flat = train.inputs.reshape(len(train), -1) / 255
-    means = np.stack([flat[train.target == c].mean(axis=0) for c in range(10)])
-
-    def look(split):
-        pixels = split.inputs.reshape(len(split), -1) / 255
-        return pixels @ means.T - np.square(means).sum(axis=1) / 2, pixels
-
-    return Judge(look, "means", "0", knows_classes=True)
 
 
 def faithful(digits):

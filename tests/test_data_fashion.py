@@ -106,11 +106,6 @@ def test_files_of_your_own(files, monkeypatch):
     assert_loads()
 
 
-def test_files_of_the_package(files, monkeypatch):
-    monkeypatch.setattr(fashion, "PACKAGE_FOLDER", str(files))
-    assert fashion.find_files() == files
-
-
 def test_a_folder_of_your_own_that_lacks_a_file(files, monkeypatch):
     (files / "t10k-labels-idx1-ubyte.gz").unlink()
     monkeypatch.setenv("JAXNETS_FASHION_MNIST", str(files))
@@ -193,28 +188,6 @@ def test_a_name_lookup_that_hangs(files, monkeypatch):
         assert_fails("apt install dataset-fashion-mnist.*network")
     finally:
         release.set()
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "nothing"),
-        (b"\x1f\x8b\x08\x00", "1f8b0800"),
-        (b"\0\0\x0d\x01" + b"\0" * 8, "unsigned bytes"),
-        (b"\0\0\x08\x00", "rank"),
-        (b"\0\0\x08\x03\0\0", "header"),
-        (idx(np.zeros((2, 3, 3)))[:-1], "33 bytes where .* needs 34"),
-        (idx(np.zeros((2, 3, 3))) + b"\0", "35 bytes where .* needs 34"),
-    ],
-)
-def test_idx_refuses_what_it_cannot_trust(data, message):
-    with pytest.raises(UserError, match=message):
-        fashion.parse_idx(data, "file")
-
-
-def test_idx_decodes():
-    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    np.testing.assert_array_equal(fashion.parse_idx(idx(array), "file"), array)
 
 
 def test_the_package_holds_the_pinned_files(monkeypatch):

@@ -148,16 +148,6 @@ def test_reproduce_gives_mean_and_spread(workplace, monkeypatch):
     assert (workplace / "runs" / "reproduce-tiny" / "seed-1" / "report.html").exists()
 
 
-def test_a_run_does_not_go_on_with_other_images(cli, workplace):
-    run(CLASSIFY, "--run-dir cnn")
-    path = workplace / "cnn" / "config.json"
-    text = json.loads(path.read_text())
-    text["config"]["data_fingerprint"] = "0" * 16
-    path.write_text(json.dumps(text))
-    again = cli(*CLASSIFY, "--run-dir", "cnn")
-    assert_one_error(again, "the images of digits", "fingerprint was 0000000000000000 and is")
-
-
 def test_a_run_names_the_images_that_have_changed(cli, workplace):
     images = workplace / "images"
     rng = np.random.default_rng(0)

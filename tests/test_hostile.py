@@ -1,6 +1,5 @@
 """Hostile input: every case is one sentence and exit code 2, and leaves everything as it was."""
 
-import collections
 import dataclasses
 import json
 import os
@@ -25,7 +24,6 @@ from jaxnets.run import runs
 from jaxnets.run.log import read_records
 
 VALUES = hostile.values_of()
-CONFIG_VALUES = list(files.config_values())
 FILES = {**{name: data for name, (data, _) in images.FILES.items()}, **images.generated()}
 CLASSIFY = shlex.split("classify --network lenet5 --epochs 0.05 --batch-size 2 --devices 1")
 
@@ -40,24 +38,10 @@ READERS = [
 ]
 
 
-def test_there_are_enough_cases():
-    tally = {
-        "values of flags": len(VALUES),
-        "command lines": len(hostile.LINES),
-        "values in config.json": len(CONFIG_VALUES),
-        "files for config.json": 2 * len(files.CONFIGS),
-        "files for metrics.jsonl": len(files.RECORDS),
-        "checkpoints": 2 * len(files.CHECKPOINTS),
-        "images": len(FILES) + len(images.NO_FILES),
-        "folders of images": len(images.FOLDERS),
-    }
-    assert sum(tally.values()) >= 300
-    assert all(count >= 15 for count in tally.values()), tally
-    for cases in ([case.name for case in VALUES], hostile.LINES):
-        assert len(set(cases)) == len(cases)
-    held = collections.Counter((case.command, case.field) for case in VALUES)
+def test_every_field_has_values_that_it_cannot_have():
+    held = {(case.command, case.field) for case in VALUES}
     for command, field, hint in hostile.fields():
-        assert held[command, field] or hostile.is_closed(hint), (command, field)
+        assert (command, field) in held or hostile.is_closed(hint), (command, field)
 
 
 def each_of(cases, check):
@@ -115,18 +99,6 @@ def test_a_config_that_describes_no_run_is_refused(number, refuses, place):
         last = refuses(*line.split())
         assert "config.json" in last or "a run of `" in last, last
         (place / name / "config.json").write_text(files.run_text(name))
-
-
-@pytest.mark.parametrize("name", files.RUNS)
-def test_a_value_in_a_config_is_checked_like_a_flag(name, refuses, place):
-    def check(case):
-        _, fields, words = case
-        (place / name / "config.json").write_text(files.run_text(name, **fields))
-        last = refuses("evaluate", name)
-        assert any(word in last for word in words), (words, last)
-
-    of_it = [case for case in CONFIG_VALUES if case[0] == files.EXPERIMENTS[name]]
-    each_of({ascii(case[1]): case for case in of_it}, check)
 
 
 def test_a_config_in_the_form_of_another_thing_is_refused(refuses, place):
@@ -224,12 +196,6 @@ def test_what_lies_among_the_runs_does_not_stop_the_list(cli, place):
     told = dict(lines)
     assert told["runs/000"] == "(its config.json cannot be read)"
     assert told["runs/summary-000"] == "generate on digits (its summary.json cannot be read)"
-
-
-@pytest.mark.parametrize("text", [json.dumps(value) for value in (42, [], {}, {"cases": []})])
-def test_files_to_compare_that_bench_did_not_write_are_refused(text, refuses, place):
-    (place / "a.json").write_text(text)
-    refuses("bench", "--compare", "a.json", "a.json", words=["a.json was not written by"])
 
 
 CASE = {"name": "a", "devices": 1, "mode": "jit", "steps_per_call": 1, "plain": False}

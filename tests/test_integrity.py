@@ -229,27 +229,6 @@ def test_any_flipped_bit_of_the_manifest_is_noticed(folder):
             integrity.read_manifest(folder, 3)
 
 
-@pytest.mark.parametrize(
-    "content,words",
-    [
-        (None, "its manifest.json is missing"),
-        (b"", "its manifest.json is damaged"),
-        (b"\xff\xfe\x00", "its manifest.json is damaged"),
-        (b"[]", "its manifest.json is of another format"),
-        (b'{"format": "jaxnets checkpoint 2"}', "its manifest.json is of another format"),
-        (b'{"format": "jaxnets checkpoint 1"}', "its manifest.json is damaged"),
-    ],
-)
-def test_a_manifest_that_is_none_is_told(content, words, folder):
-    path = folder / "manifest.json"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(Damaged) as error:
-        integrity.read_manifest(folder, 3)
-    assert str(error.value) == words
-
-
 def test_the_checkpoint_of_another_step_is_not_taken_for_this_one(folder):
     with pytest.raises(Damaged, match="the checkpoint of step 3 under another name"):
         integrity.read_manifest(folder, 4)

@@ -7,11 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jaxnets.processes.lines import Line, key_of
+from jaxnets.processes.lines import Line
 from jaxnets.processes.peers import Peers
-
-KEY = key_of("correct horse battery staple")
-LONG = 60.0
+from process_cases import KEY, LONG
 
 
 class Middle:

@@ -1,13 +1,12 @@
 """What a run leaves to read: each step's once, readable by TensorBoard, never a reason to hang."""
 
-import contextlib
 import json
 import math
-import resource
 import struct
 
 import pytest
 
+from full_disk import no_file_beyond
 from jaxnets.errors import UserError
 from jaxnets.run.log import MetricLog, read_records
 
@@ -77,17 +76,6 @@ def events(folder):
         found.append(Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
     return found
-
-
-@contextlib.contextmanager
-def no_file_beyond(size):
-    """Stands for a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_tensorboard_gets_every_finite_number(tmp_path):

@@ -1,6 +1,5 @@
 """How processes find each other, agree and miss each other; here they are threads of this one."""
 
-import contextlib
 import dataclasses
 import signal
 import socket
@@ -14,11 +13,10 @@ import pytest
 from command_lines import CLASSIFY, assert_one_error, free_port
 from jaxnets.data import Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
-from jaxnets.processes import distributed, door, meeting, relay
-from jaxnets.processes.meeting import Hello, meet
+from jaxnets.processes import door, meeting, relay
+from jaxnets.processes.meeting import meet
 from jaxnets.processes.peers import Peers
-
-HELLO = Hello(0, 2, "process 1 of here", {"jaxnets": "1"}, {"seed": 0, "width": None})
+from process_cases import hello, in_threads, visit
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +34,7 @@ def lines_of(hellos, seconds=20.0):
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor(len(hellos)) as pool:
-        return list(pool.map(one, hellos))
-
-
-def hello(index, **changes):
-    return dataclasses.replace(HELLO, index=index, name=f"process 1{index} of here", **changes)
+    return in_threads(one, hellos)
 
 
 # ----------------------------------------------------------------------------- the meeting
@@ -99,7 +92,9 @@ def test_a_process_that_was_started_again_is_no_second_one():
     address = f"localhost:{free_port()}"
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(meet, address, hello(0, count=3), 20.0)
-        line = contact(address)
+        host, port = door.address_of(address)
+        visit(port).close()  # as soon as it listens
+        line = door.connect(host, port, None, 20.0)
         line.send({**dataclasses.asdict(hello(1, count=3)), "seconds": 20.0, "timeout": 20.0})
         time.sleep(0.2)
         line.close()  # it is ended while it waits
@@ -109,13 +104,6 @@ def test_a_process_that_was_started_again_is_no_second_one():
         for lines, _ in (first.result(), again.result(), last):
             for one in lines.values():
                 one.close()
-
-
-def contact(address):
-    while True:
-        with contextlib.suppress(OSError):
-            return door.connect(*door.address_of(address), None, 20.0)
-        time.sleep(0.02)
 
 
 # -------------------------------------------------------------------------- of one mind
@@ -140,19 +128,14 @@ def three(monkeypatch):
             thread.join(10)  # what it finds must not end the process of the tests
 
 
-def together(peers, act):
-    with ThreadPoolExecutor(len(peers)) as pool:
-        return list(pool.map(act, peers))
-
-
 def test_all_hear_what_each_gives_round_by_round(three):
     peers, said = three
 
     def act(one):
         return [one.gather([one.index, n, float("nan")])[2][:2] for n in range(20)]
 
-    assert together(peers, act) == [[[2, n] for n in range(20)]] * 3
-    together(peers, Peers.finish)
+    assert in_threads(act, peers) == [[[2, n] for n in range(20)]] * 3
+    in_threads(Peers.finish, peers)
     assert said == []
 
 
@@ -173,10 +156,10 @@ def test_all_stop_at_one_point_that_none_has_passed(three, who):
             if signum := one.pass_point():
                 return point, signum
 
-    ((point, signum),) = set(together(peers, act))
+    ((point, signum),) = set(in_threads(act, peers))
     assert 5 <= point < 500 and signum == signal.SIGTERM
     assert sorted(told) == [(i, signal.SIGTERM) for i in range(3)]
-    together(peers, Peers.finish)
+    in_threads(Peers.finish, peers)
     assert said == []
 
 
@@ -290,25 +273,6 @@ def test_a_coordinator_that_is_not_there_and_a_port_that_is_taken(cli):
         assert_one_error(found, "no coordinator", "it was there and did not answer")
 
 
-def test_slurm_tells_what_flags_do_not(monkeypatch):
-    slurm = {
-        "JOB_ID": "1234",
-        "STEP_NODELIST": "node[007-009],other",
-        "NTASKS": "4",
-        "PROCID": "2",
-        "LOCALID": "1",
-    }
-    for name, value in slurm.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    coordinator, count, index, local = distributed._place(None, None, None, 5.0)
-    assert (count, index, local) == (4, 2, [1])
-    assert coordinator.startswith("node007:")
-    assert distributed._place("here:99", None, None, 5.0)[:3] == ("here:99", 4, 2)
-    monkeypatch.setenv("SLURM_PROCID", "many")
-    with pytest.raises(UserError, match="cannot be asked for its processes: ValueError"):
-        distributed._place(None, None, None, 5.0)
-
-
 def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone(monkeypatch):
     monkeypatch.setattr(Peers, "_leave", lambda self, *said: None)
     (peers, guests) = (
@@ -335,7 +299,7 @@ def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone(monkeypatch):
         near.settimeout(0.5)
         with pytest.raises(TimeoutError):
             near.recv(1)
-    together([peers, guests], Peers.finish)
+    in_threads(Peers.finish, [peers, guests])
     for one in (peers, guests):
         for line in one._lines.values():
             line.close()
@@ -344,6 +308,6 @@ def test_the_relay_keeps_from_jax_that_the_coordinator_has_gone(monkeypatch):
 def test_silence_after_the_end_is_no_loss(three, monkeypatch):
     monkeypatch.setattr("jaxnets.processes.peers._SILENCE_SECONDS", 0.05)
     peers, said = three
-    together(peers, Peers.finish)
+    in_threads(Peers.finish, peers)
     time.sleep(0.3)
     assert said == []

@@ -8,8 +8,7 @@ import sklearn.metrics
 from scipy.special import softmax
 
 from jaxnets.devices import axis
-from jaxnets.errors import UserError
-from jaxnets.metrics import Calibration, Confusion, accuracy, top_k_accuracy
+from jaxnets.metrics import Calibration, Confusion, accuracy
 from jaxnets.typing import DATA_AXIS
 
 RNG = np.random.default_rng(0)
@@ -21,7 +20,6 @@ PREDICTED = KEPT_LOGITS.argmax(1)
 X, Y, M = jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(MASK)
 METRICS = {
     "accuracy": accuracy,
-    "top_k": lambda x, y, m: top_k_accuracy(x, y, m, k=3),
     "confusion": Confusion.of,
     "calibration": Calibration.of,
 }
@@ -39,21 +37,9 @@ def ece(logits, labels, bins):
     return total
 
 
-def test_accuracy_and_top_k_are_scikit_learns():
+def test_accuracy_is_scikit_learns():
     got = accuracy(X, Y, M).compute()
     np.testing.assert_allclose(got, sklearn.metrics.accuracy_score(KEPT_LABELS, PREDICTED))
-    for k in (1, 2, 5, 6):
-        got = top_k_accuracy(X, Y, M, k=k).compute()
-        expected = (
-            sklearn.metrics.top_k_accuracy_score(KEPT_LABELS, KEPT_LOGITS, k=k, labels=range(6))
-            if k < 6
-            else 1.0
-        )
-        np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-def test_equal_logits_are_no_reason_to_count_as_found():
-    assert top_k_accuracy(jnp.zeros((6, 6)), jnp.arange(6), k=2).compute() == pytest.approx(1 / 3)
 
 
 def test_confusion_and_what_follows_from_it_are_scikit_learns():
@@ -110,8 +96,6 @@ def test_padding_may_be_nan_and_labels_may_be_probabilities(name):
     np.testing.assert_allclose(got.compute(), expected, rtol=1e-6)
 
 
-def test_errors():
-    with pytest.raises(UserError, match="top-7 accuracy of 6"):
-        top_k_accuracy(X, Y, k=7)
+def test_labels_of_another_number_are_refused():
     with pytest.raises(AssertionError):
         accuracy(X, Y[:5])

@@ -1,6 +1,5 @@
-"""Scores that a classifier gives samples: against float64, in batches, masked, over devices."""
+"""Scores that a classifier gives samples: against scipy and scikit-learn in float64."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,20 +7,18 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics import recall_score
 
-from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics import (
-    ClassMoments,
     Confusion,
-    InceptionScore,
     Moments,
     check_classes,
     frechet_distance,
     inception_note,
+    inception_score,
     intra_class_frechet,
     recognised,
 )
-from jaxnets.typing import DATA_AXIS
+from jaxnets.metrics.scores import _split_of
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 5, 96).astype(np.int32)
@@ -36,92 +33,52 @@ def score(logits):
     return np.exp(np.mean([entropy(row, p.mean(axis=0)) for row in p]))
 
 
-def in_one_split(sums):
-    """The score of all that was summed, whatever its splits."""
-    totals = (np.asarray(leaf).sum(axis=0, keepdims=True) for leaf in jax.tree.leaves(sums))
-    return InceptionScore(*totals).compute()[0]
-
-
-def test_the_whole_score_is_scipys():
-    got = InceptionScore.of(jnp.asarray(LOGITS), jnp.asarray(MASK))
-    np.testing.assert_allclose(in_one_split(got), score(LOGITS[MASK]), rtol=1e-5)
-    assert 1.5 < in_one_split(got) < 4
-
-
-def test_splits_are_even_and_their_scores_are_scipys():
-    splits = 3
-    found = InceptionScore.of(jnp.asarray(LOGITS), splits=splits)
-    np.testing.assert_array_equal(found.count, 32)
-    # Which example is in which split shows in the score of each example alone.
-    one = jax.jit(lambda i: InceptionScore.of(jnp.zeros((1, 5)), first=i, splits=splits).count)
-    alone = [np.argmax(one(i)) for i in range(len(LOGITS))]
-    parts = [score(LOGITS[np.array(alone) == s]) for s in range(splits)]
-    mean, spread = found.compute()
-    np.testing.assert_allclose(mean, np.mean(parts), rtol=1e-5)
-    np.testing.assert_allclose(spread, np.std(parts), rtol=1e-3)
-    assert spread > 0.001
+def test_scores_of_even_splits_are_scipys():
+    assert inception_score(LOGITS, splits=1) == pytest.approx((score(LOGITS), 0), rel=1e-9)
+    place = np.asarray(_split_of(jnp.arange(96), 3))
+    np.testing.assert_array_equal(np.bincount(place), 32)
+    # Each three in a row are divided among the splits, in an order of their own.
+    assert all(set(run) == {0, 1, 2} for run in place.reshape(-1, 3))
+    assert len({tuple(run) for run in place.reshape(-1, 3)}) == 6
+    parts = [score(LOGITS[place == split]) for split in range(3)]
+    found = inception_score(LOGITS, splits=3)
+    assert found == pytest.approx((np.mean(parts), np.std(parts)), rel=1e-9)
+    assert 1.5 < found[0] < 4 and found[1] > 0.001
 
 
 @pytest.mark.parametrize("order", ["in turn", "sorted"])
 def test_labels_in_order_are_spread_over_the_splits(order):
     labels = np.arange(1000) % 10 if order == "in turn" else np.arange(1000) // 100
-    mean, spread = InceptionScore.of(jnp.asarray(30.0 * np.eye(10)[labels])).compute()
+    mean, spread = inception_score(30.0 * np.eye(10)[labels])
     # In splits of one class each, which a plain division makes of either, it would be 1.
     assert mean > 9 and spread < 0.5
 
 
 def test_extremes():
-    sure = jnp.asarray(100.0 * np.eye(4)[np.arange(40) % 4])
-    assert InceptionScore.of(sure, splits=1).compute() == pytest.approx((4, 0), abs=1e-4)
-    collapsed = jnp.tile(sure[:1], (40, 1))
-    assert InceptionScore.of(collapsed).compute() == pytest.approx((1, 0), abs=1e-6)
-    unsure = jnp.zeros((40, 4))
-    assert InceptionScore.of(unsure).compute() == pytest.approx((1, 0), abs=1e-6)
-    impossible = jnp.where(sure > 0, 0.0, -jnp.inf)
-    assert in_one_split(InceptionScore.of(impossible, splits=1)) == pytest.approx(4, abs=1e-4)
-
-
-def test_padding_may_be_nan_and_batches_and_devices_merge_to_the_whole():
-    dirty = jnp.asarray(np.where(MASK[:, None], LOGITS, np.nan))
-    whole = InceptionScore.of(dirty, jnp.asarray(MASK), splits=4)
-    np.testing.assert_allclose(in_one_split(whole), score(LOGITS[MASK]), rtol=1e-5)
-    compiled = jax.jit(lambda x, m, first: InceptionScore.of(x, m, first=first, splits=4))
-    cuts = (slice(0, 10), slice(10, 40), slice(40, 96))
-    parts = [compiled(dirty[cut], jnp.asarray(MASK[cut]), cut.start) for cut in cuts]
-    np.testing.assert_allclose(
-        (parts[0] + parts[1] + parts[2]).compute(), whole.compute(), rtol=1e-5
-    )
-    spread = jax.pmap(
-        lambda x, m: axis.psum(InceptionScore.of(x, m, splits=4)), axis_name=DATA_AXIS
-    )(np.asarray(dirty).reshape(8, 12, 5), MASK.reshape(8, 12))
-    first = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], spread)
-    np.testing.assert_allclose(first.compute(), whole.compute(), rtol=1e-5)
+    sure = 100.0 * np.eye(4)[np.arange(40) % 4]
+    assert inception_score(sure, splits=1) == pytest.approx((4, 0), abs=1e-4)
+    assert inception_score(np.tile(sure[:1], (40, 1))) == pytest.approx((1, 0), abs=1e-6)
+    assert inception_score(np.zeros((40, 4))) == pytest.approx((1, 0), abs=1e-6)
+    impossible = np.where(sure > 0, 0.0, -np.inf)
+    assert inception_score(impossible, splits=1)[0] == pytest.approx(4, abs=1e-4)
 
 
 def test_what_is_wrong_with_a_score_is_said():
-    with pytest.raises(UserError, match="of 4 samples in 10 splits"):
-        InceptionScore.of(jnp.asarray(LOGITS[:4])).compute()
-    nothing = InceptionScore.of(jnp.asarray(LOGITS), jnp.zeros(96, bool))
-    with pytest.raises(UserError, match="of 0 samples"):
-        in_one_split(nothing)
+    for count in (0, 4):
+        with pytest.raises(UserError, match=f"of {count} samples in 10 splits"):
+            inception_score(LOGITS[:count])
     with pytest.raises(UserError, match="0 splits"):
-        InceptionScore.of(jnp.asarray(LOGITS), splits=0)
+        inception_score(LOGITS, splits=0)
     for bad in (np.nan, np.inf):
-        dirty = jnp.asarray(np.where(LOGITS > 4, bad, LOGITS))
         with pytest.raises(UserError, match="logits hold NaN"):
-            InceptionScore.of(dirty).compute()
-        with pytest.raises(UserError, match="logits hold NaN"):
-            in_one_split(InceptionScore.of(dirty))
+            inception_score(np.where(LOGITS > 4, bad, LOGITS))
 
 
 def test_the_note_says_how_far_too_low_a_score_is():
     # Samples that are certainly of one of 10 classes, drawn evenly: the score is to be 10.
     rng = np.random.default_rng(0)
-    compiled = jax.jit(lambda x: InceptionScore.of(x, splits=1))
-    scores = [
-        compiled(90.0 * np.eye(10)[rng.integers(0, 10, 100)].astype(np.float32)).compute()[0]
-        for _ in range(50)
-    ]
+    logits = 90.0 * np.eye(10)[rng.integers(0, 10, (50, 100))]
+    scores = [inception_score(one, splits=1)[0] for one in logits]
     assert np.mean(scores) == pytest.approx(10 * (1 - 9 / 200), abs=0.08)
     assert "too low by up to 3%" in (inception_note(150, 1, 10) or "")
     assert "use 4500 or more" in (inception_note(1000, 10, 10) or "")
@@ -155,14 +112,9 @@ def test_labels_that_the_classifier_has_not_are_named():
 
 def test_intra_class_distance_is_that_of_each_class():
     other = (1.5 * RNG.normal(size=(96, 4)) + LABELS[:, None]).astype(np.float32)
-    samples, reference = ClassMoments(), ClassMoments.of(other, LABELS)
-    dirty = np.where(MASK[:, None], FEATURES, np.nan)
-    for cut in (slice(0, 7), slice(7, 50), slice(50, 96)):
-        samples += ClassMoments.of(dirty[cut], LABELS[cut], MASK[cut])
-    found = intra_class_frechet(samples, reference)
+    found = intra_class_frechet(FEATURES[MASK], LABELS[MASK], other, LABELS)
     for c in range(5):
-        rows = c == LABELS
-        a, b = FEATURES[MASK & rows], other[rows]
+        a, b = FEATURES[MASK & (c == LABELS)], other[c == LABELS]
         expected = frechet_distance(Moments.of(a), Moments.of(b))
         assert found.per_class[c] == pytest.approx(expected, rel=1e-9)
     assert found.mean == pytest.approx(np.mean(list(found.per_class.values())))
@@ -170,25 +122,21 @@ def test_intra_class_distance_is_that_of_each_class():
 
 
 def test_thin_and_missing_classes_are_named():
-    labels = np.repeat([0, 1, 2], [40, 4, 3])
-    thin = ClassMoments.of(RNG.normal(size=(47, 4)), labels)
-    note = intra_class_frechet(thin, thin).note or ""
+    thin = RNG.normal(size=(47, 4)), np.repeat([0, 1, 2], [40, 4, 3])
+    whole = FEATURES, LABELS
+    note = intra_class_frechet(*thin, *thin).note or ""
     assert note.startswith("in classes 1, 2, only 3 samples for 4 features")
-    whole = ClassMoments.of(FEATURES, LABELS)
-    with pytest.raises(UserError, match=r"fewer than 2 samples of classes 3, 4; both"):
-        intra_class_frechet(thin, whole)
-    with pytest.raises(UserError, match=r"fewer than 2 real images of classes 3, 4; both"):
-        intra_class_frechet(whole, thin)
-    single = ClassMoments.of(FEATURES[:1], [7]) + whole
-    with pytest.raises(UserError, match="fewer than 2 samples of class 7;"):
-        intra_class_frechet(single, single)
-    many = ClassMoments.of(RNG.normal(size=(60, 2)), np.repeat(np.arange(30), 2))
-    note = intra_class_frechet(many, many).note or ""
+    single = np.concatenate([FEATURES, FEATURES[:1]]), np.append(LABELS, 7)
+    for sets, words in (
+        ((thin, whole), "fewer than 2 samples of classes 3, 4; both"),
+        ((whole, thin), "fewer than 2 real images of classes 3, 4; both"),
+        ((single, single), "fewer than 2 samples of class 7;"),
+        (((FEATURES[:0], LABELS[:0]),) * 2, "no classes"),
+    ):
+        with pytest.raises(UserError, match=words):
+            intra_class_frechet(*sets[0], *sets[1])
+    many = RNG.normal(size=(60, 2)), np.repeat(np.arange(30), 2)
+    note = intra_class_frechet(*many, *many).note or ""
     assert note.startswith("in classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more, only 2 samples")
-    with pytest.raises(UserError, match="no classes"):
-        intra_class_frechet(ClassMoments(), ClassMoments())
-
-
-def test_labels_must_be_one_for_each_row():
     with pytest.raises(ValueError, match=r"\(95,\) labels"):
-        ClassMoments.of(FEATURES, LABELS[:-1])
+        intra_class_frechet(FEATURES, LABELS[:-1], *whole)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-import hostile_images
 from command_lines import assert_one_error
 from jaxnets.commands import pictures
 from jaxnets.errors import UserError
@@ -132,10 +131,6 @@ def test_only_a_png_and_known_facts_are_marked():
         provenance.mark(GRID, {"colour": "red"})
 
 
-HOSTILE = {**{name: data for name, (data, _) in hostile_images.FILES.items()}}
-HOSTILE |= hostile_images.generated()
-
-
 def refused(path):
     """The error of a file that cannot be read; "" where it can."""
     try:
@@ -143,12 +138,6 @@ def refused(path):
     except UserError as error:
         return str(error)
     return ""
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_any_bytes_are_read_or_refused_in_one_sentence(name, tmp_path):
-    error = refused(written(tmp_path / "x.png", HOSTILE[name]))
-    assert not error or "cannot be read" in error
 
 
 def test_a_marked_file_cut_anywhere_is_read_or_refused(tmp_path):

@@ -10,30 +10,11 @@ import pytest
 from command_lines import assert_one_error
 from jaxnets import metrics
 from jaxnets.commands import pictures, scoring
-from jaxnets.data import Split, load, normalise
+from jaxnets.data import Split, normalise
 from jaxnets.errors import UserError
 from jaxnets.judge.scoring import METRICS, Judge, Looks, score_samples, take
 
 CLASSES = {"intra_class", "recognised"}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def judge(digits):
-    """Features are pixels; a digit is that of the nearest mean image."""
-    train = digits.splits["train"]
-    flat = train.inputs.reshape(len(train), -1) / 255
-    means = np.stack([flat[train.target == c].mean(axis=0) for c in range(10)])
-
-    def look(split):
-        pixels = split.inputs.reshape(len(split), -1) / 255
-        return 20 * (pixels @ means.T - np.square(means).sum(axis=1) / 2), pixels
-
-    return Judge(look, "mean images", "0123", knows_classes=True)
 
 
 def looks(judge, digits, images, labels, **changes):

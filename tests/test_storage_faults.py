@@ -1,10 +1,9 @@
 """Full disks and places that cannot be written, under commands that do not train."""
 
-import resource
+import contextlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import hostile_files as files
@@ -12,6 +11,7 @@ import hostile_images as images
 from command_lines import CLASSIFY
 from experiments.benchmarks import measure
 from experiments.benchmarks import report as bench_report
+from full_disk import no_file_beyond
 from jaxnets.commands import common, judging
 from jaxnets.commands.configs import options
 from jaxnets.devices import parallel
@@ -22,9 +22,8 @@ from signals_sent import environment
 @pytest.fixture
 def full_disk():
     """Calls it: from then on no file grows beyond 256 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(no_file_beyond(256))
 
 
 def full_after(function, full_disk):
@@ -80,7 +79,7 @@ def test_a_benchmark_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_di
 
 def test_a_sheet_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_disk):
     common.load_data(options.DataOptions("digits"))  # which is prepared once
-    monkeypatch.setattr(np, "kron", full_after(np.kron, full_disk))
+    monkeypatch.setattr(report, "grid_png", full_after(report.grid_png, full_disk))
     refuses("data", "show", "digits", "--out", "new/sheet.png", words=["sheet.png", "too large"])
 
 
@@ -89,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(line, refuses, m
     def never_reached(*args, **kwargs):
         raise AssertionError("the work was begun")
 
-    for module, name in ((judging, "trained"), (measure, "measure"), (np, "kron")):
+    for module, name in ((judging, "trained"), (measure, "measure"), (report, "grid_png")):
         monkeypatch.setattr(module, name, never_reached)
     refuses(*line.split(), "/proc/nothing/x", words=["/proc/nothing/x", "choose another"])
     refuses(*line.split(), "/dev/null/x", words=["/dev/null", "choose another"])

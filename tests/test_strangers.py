@@ -14,13 +14,10 @@ from command_lines import CLASSIFY, assert_one_error, free_port
 from jaxnets.errors import UserError
 from jaxnets.processes import door, meeting
 from jaxnets.processes.lines import Gone, Stranger, key_of
-from jaxnets.processes.meeting import Hello, meet
+from jaxnets.processes.meeting import meet
+from process_cases import KEY, LONG, SECRET, hello, visit
 
-SECRET = "correct horse battery staple"
-KEY, OTHER = key_of(SECRET), key_of("another horse battery staple")
-
-#: Nothing here takes so long, unless a stranger can hold it up.
-LONG = 60.0
+OTHER = key_of("another horse battery staple")
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +25,6 @@ def patient(monkeypatch):
     """Silent strangers are not given up by the time; who waits for one of them waits for good."""
     monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 10 * LONG)
     monkeypatch.setattr(meeting, "_TURN_AWAY_SECONDS", 0.0)
-
-
-def hello(index, count=2):
-    return Hello(index, count, f"process 1{index} of here", {"jaxnets": "1"}, {"seed": 0})
 
 
 @contextlib.contextmanager
@@ -42,16 +35,6 @@ def process_0(key=KEY, count=2):
         outcome = pool.submit(meet, f"localhost:{port}", hello(0, count), LONG, key)
         visit(port).close()
         yield port, outcome
-
-
-def visit(port):
-    """A connection to a port, as soon as someone listens there."""
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=LONG)
-            if connection.getsockname() != connection.getpeername():
-                return connection
-            connection.close()
 
 
 def frame(content):
@@ -259,25 +242,6 @@ def test_what_is_no_process_is_not_counted_even_without_a_secret():
 
 
 FLAGS = "--distributed --process-count 2 --start-timeout 1 --process-id"
-
-
-@pytest.mark.usefixtures("workplace")
-def test_a_command_with_another_secret_ends_in_one_sentence(cli, monkeypatch):
-    monkeypatch.setenv("JAXNETS_SECRET", SECRET)
-    with process_0(OTHER) as (port, outcome):
-        found = cli(*CLASSIFY, *FLAGS.split(), 1, "--coordinator", f"localhost:{port}")
-        words = "has another JAXNETS_SECRET; set the same in all processes"
-        assert_one_error(found, words, after_progress=True)  # what process 0 says, of the tests
-        assert_the_run_begins(port, outcome, OTHER)
-    port = free_port()
-    with ThreadPoolExecutor(1) as pool:
-        guest = pool.submit(meet, f"localhost:{port}", hello(1), LONG, OTHER)
-        flags = FLAGS.replace("--start-timeout 1", "--start-timeout 3").split()
-        found = cli(*CLASSIFY, *flags, 0, "--coordinator", f"localhost:{port}")
-        with pytest.raises(UserError, match="has another JAXNETS_SECRET"):
-            guest.result(LONG)
-    came = "one came from 127.0.0.1 that has another JAXNETS_SECRET; set the same in all processes"
-    assert_one_error(found, "process 1 of 2", came, after_progress=True)
 
 
 @pytest.mark.usefixtures("workplace")

@@ -49,8 +49,8 @@ def run(config: Watermark) -> dict[str, Any]:
         "fashion_mnist 28x28x1": _detections(small, _SEARCHED),
         f"photographs {_LARGE}x{_LARGE}x3": _detections(large, _SEARCHED_LARGE),
     }
-    for name, found in marked.items():
-        print(f"{name}: {json.dumps(found, indent=2)}", flush=True)
+    for name, rates in marked.items():
+        print(f"{name}: {json.dumps(rates, indent=2)}", flush=True)
     false = _false_positives(watermark.traces(list(test)), 10 * config.keys)
     numbers = {
         "psnr_target_db": watermark.PSNR,
@@ -83,40 +83,32 @@ def attacks(shape: tuple[int, ...]) -> dict[str, Callable[[np.ndarray], np.ndarr
     """Name -> what is done to one image [H, W, C]; the detector gets the size back, no more."""
     height, width = shape[:2]
     tenth = max(1, round(0.1 * height))
+    half = partial(_resized, height=height // 2, width=width // 2)
     return {
         "none": lambda image: image,
-        **{f"JPEG {quality}": _jpeg(quality) for quality in (90, 75, 50)},
-        "half size": _resized(height // 2, width // 2),
-        "double size": _resized(2 * height, 2 * width),
-        "half size and back": lambda image: _resized(height, width)(
-            _resized(height // 2, width // 2)(image)
-        ),
+        **{f"JPEG {quality}": partial(_jpeg, quality=quality) for quality in (90, 75, 50)},
+        "half size": half,
+        "double size": partial(_resized, height=2 * height, width=2 * width),
+        "half size and back": lambda image: _resized(half(image), height, width),
         "2 pixels cut off each side": lambda image: image[2:-2, 2:-2],
         f"{tenth} pixels (10%) cut off each side": lambda image: image[tenth:-tenth, tenth:-tenth],
     }
 
 
-def _jpeg(quality: int) -> Callable[[np.ndarray], np.ndarray]:
-    def changed(image: np.ndarray) -> np.ndarray:
-        buffer = io.BytesIO()
-        _picture(image).save(buffer, "JPEG", quality=quality)
-        return _array(Image.open(buffer))
-
-    return changed
+def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    _picture(image).save(buffer, "JPEG", quality=quality)
+    return _array(Image.open(buffer))
 
 
-def _resized(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    def changed(image: np.ndarray) -> np.ndarray:
-        return _array(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
-
-    return changed
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return _array(_picture(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _averaging(marked: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Subtracts what images [N, H, W, C] with one mark have in common.
 
-    That is the mean of what a Gaussian of one pixel takes away of them, in which flat parts count
-    most.
+    That is the mean of what a Gaussian of one pixel takes away, in which flat parts count most.
     """
     mean = partial(ndimage.gaussian_filter, sigma=1, radius=3, axes=(1, 2), mode="reflect")
     planes = marked.mean(axis=-1, keepdims=True)
@@ -151,11 +143,11 @@ def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
         erase = _averaging(marked[:_AVERAGED])
         for name, attack in {**attacks(shape), "average subtracted": erase}.items():
             cut = "cut off" in name
-            changed = [attack(image) for image in marked]
-            found = watermark.traces(changed, size=None if cut else (shape[0], shape[1]))
-            of_attack = p_values.setdefault(name, {size: [] for size in BATCHES})
+            attacked = [attack(image) for image in marked]
+            traces = watermark.traces(attacked, size=None if cut else (shape[0], shape[1]))
+            by_size = p_values.setdefault(name, {size: [] for size in BATCHES})
             for size in BATCHES:
-                of_attack[size] += _p_values(found, key, size, searched if cut else 0)
+                by_size[size] += _p_values(traces, key, size, searched if cut else 0)
     psnr = 10 * np.log10(255**2 / np.array(noise))
     return {
         "images": len(noise),
@@ -166,48 +158,45 @@ def _detections(chosen: list[np.ndarray], searched: int) -> dict[str, Any]:
             f"detection_rate_at_{rate}": {
                 name: {
                     f"batch of {size}": round(float((np.array(values) <= rate).mean()), 4)
-                    for size, values in of_attack.items()
+                    for size, values in by_size.items()
                     if values
                 }
-                for name, of_attack in p_values.items()
+                for name, by_size in p_values.items()
             }
             for rate in RATES
         },
     }
 
 
-def _p_values(found: np.ndarray, key: int, size: int, crop: int) -> list[float]:
-    """Of every whole batch of so many images."""
+def _p_values(traces: np.ndarray, key: int, size: int, crop: int) -> list[float]:
+    """Those of every whole batch of so many images."""
     if size == 1:
-        return watermark.judge(found, key, crop=crop).p_values.tolist()
-    starts = range(0, len(found) - size + 1, size)
-    return [watermark.judge(found[i : i + size], key, crop=crop).batch_p_value for i in starts]
+        return watermark.detect_in(traces, key, crop=crop).p_values.tolist()
+    starts = range(0, len(traces) - size + 1, size)
+    batches = [watermark.detect_in(traces[i : i + size], key, crop=crop) for i in starts]
+    return [batch.batch_p_value for batch in batches]
 
 
-def _false_positives(found: np.ndarray, keys: int) -> dict[str, Any]:
+def _false_positives(traces: np.ndarray, keys: int) -> dict[str, Any]:
     """Shares of unmarked images and batches that pass for marked, over keys and of the worst key.
 
     Args:
-      found: traces of the images.
+      traces: those of the images.
       keys: how many keys look at them; they mark nothing.
     """
-    numbers: dict[str, Any] = {"images": len(found), "keys": keys}
+    numbers: dict[str, Any] = {"images": len(traces), "keys": keys}
     for crop in (0, _SEARCHED):
+        # A search takes (crop + 1)^2 times as long.
+        number = keys if crop == 0 else max(1, keys // 10)
         for size in BATCHES:
-            # A search takes (crop + 1)^2 times as long.
-            number = keys if crop == 0 else max(1, keys // 10)
-            found_by = [_p_values(found, -1 - key, size, crop) for key in range(number)]
-            shares = {rate: (np.array(found_by) <= rate).mean(axis=1) for rate in RATES}
-            searched = f", {crop} pixels searched" if crop else ""
-            numbers[f"batch of {size}{searched}"] = {
-                "looks": sum(map(len, found_by)),
-                **{
-                    f"at {rate}": {
-                        "mean": round(float(share.mean()), 6),
-                        "standard_error": round(float(share.std() / max(1, number - 1) ** 0.5), 6),
-                        "worst_key": round(float(share.max()), 6),
-                    }
-                    for rate, share in shares.items()
-                },
-            }
+            p_values = np.array([_p_values(traces, -1 - key, size, crop) for key in range(number)])
+            row: dict[str, Any] = {"looks": p_values.size}
+            for rate in RATES:
+                share = (p_values <= rate).mean(axis=1)
+                row[f"at {rate}"] = {
+                    "mean": round(float(share.mean()), 6),
+                    "standard_error": round(float(share.std() / max(1, number - 1) ** 0.5), 6),
+                    "worst_key": round(float(share.max()), 6),
+                }
+            numbers[f"batch of {size}" + (f", {crop} pixels searched" if crop else "")] = row
     return numbers

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +13,12 @@ import numpy as np
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
-from jaxnets.media.report import html_report
+from jaxnets.media import report
 
 __all__ = ["contact_sheet", "describe", "example_page"]
 
-CELL = 32
-GAP = 2
-LABEL_WIDTH = 96
-MAX_PIXELS = 1 << 30
+#: Of a sheet: pixels of a cell's side at least, and in all.
+_CELL, _MAX_PIXELS = 64, 1 << 30
 
 
 def describe(dataset: DataSet) -> dict[str, Any]:
@@ -87,7 +84,9 @@ def example_page(
         places = np.flatnonzero(part.target == label)[:per_class]
         section = part.columns["inputs"].show(part.inputs[places], list(map(str, places)))
         sections.append(dataclasses.replace(section, heading=name))  # type: ignore[type-var]
-    _write(path, lambda: html_report(path, f"{dataset.name}: examples for {split}", sections))
+    _write(
+        path, lambda: report.html_report(path, f"{dataset.name}: examples for {split}", sections)
+    )
 
 
 def contact_sheet(
@@ -98,45 +97,34 @@ def contact_sheet(
     Args:
       dataset: what to show.
       path: file to write.
-      per_class: examples in a row; a class with fewer leaves the rest black.
+      per_class: examples in a row; a class with fewer leaves the rest of its row black.
       split: where the examples come from.
 
     Raises:
       UserError: no such split, `per_class` is not positive or makes a sheet of more than a
         gigapixel, or the file can't be written.
     """
-    from PIL import Image, ImageDraw
-
     if split not in dataset.splits:
         raise UserError(
             f'{dataset.name} has no split "{split}"; it has {", ".join(dataset.splits)}'
         )
     if per_class < 1:
         raise UserError(f"per_class must be 1 or more, not {per_class}")
-    images, labels = dataset.splits[split].inputs, dataset.splits[split].target
-    height, width, channels = images.shape[1:]
-    scale = max(1, -(-CELL // min(height, width)))
-    row, column = max(height * scale, 12) + GAP, width * scale + GAP
-    size = (LABEL_WIDTH + per_class * column, dataset.num_classes * row)
-    if size[0] * size[1] > MAX_PIXELS:
-        most = (MAX_PIXELS // size[1] - LABEL_WIDTH) // column
-        advice = f"choose at most {most}" if most > 0 else "resize the images"
+    part = dataset.splits[split]
+    cell = dataset.num_classes * max(*part.inputs.shape[1:3], _CELL) ** 2
+    if per_class * cell > _MAX_PIXELS:
+        most = _MAX_PIXELS // cell
+        advice = f"choose at most {most}" if most else "resize the images"
         raise UserError(
-            f"{per_class} examples of each class make a sheet of {size[0]}x{size[1]} pixels; "
-            f"{advice}"
+            f"{per_class} examples of each class make a sheet of more than a gigapixel; {advice}"
         )
-    sheet = Image.new("L" if channels == 1 else "RGB", size)
-    draw = ImageDraw.Draw(sheet)
-    white = 255 if channels == 1 else (255, 255, 255)
-    for label, name in enumerate(dataset.class_names):
-        draw.text((2, label * row + row // 2 - 6), name[:15], fill=white)
-        for place, index in enumerate(np.flatnonzero(labels == label)[:per_class]):
-            pixels = np.kron(images[index], np.ones((scale, scale, 1), np.uint8))
-            tile = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-            sheet.paste(tile, (LABEL_WIDTH + place * column, label * row))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    _write(path, lambda: write_files({Path(path): buffer.getvalue()}))
+    cells = np.zeros((dataset.num_classes, per_class, *part.inputs.shape[1:]), np.uint8)
+    for label in range(dataset.num_classes):
+        rows = np.flatnonzero(part.target == label)[:per_class]
+        cells[label, : len(rows)] = part.inputs[rows]
+    names = [name[:15] for name in dataset.class_names]
+    sheet = report.grid_png(cells.reshape(-1, *cells.shape[2:]), per_class, row_labels=names)
+    _write(path, lambda: write_files({Path(path): sheet}))
 
 
 def _write(path: str | Path, write: Callable[[], object]) -> None:

@@ -213,16 +213,15 @@ def _of_manifold(name: str) -> Callable[[Looks], list[Judgement]]:
 
 def _inception(of: Looks) -> list[Judgement]:
     logits = of.logits("inception")
-    mean, deviation = measures.InceptionScore.of(jnp.asarray(logits), splits=_SPLITS).compute()
+    mean, deviation = measures.inception_score(logits, splits=_SPLITS)
     note = measures.inception_note(len(logits), _SPLITS, logits.shape[1])
     name = f"inception score, {_SPLITS} splits"
     return [of.score(name, mean, spread=deviation, real=0, note=note)]
 
 
 def _intra_class(of: Looks) -> list[Judgement]:
-    made = measures.ClassMoments.of(of.made[1], of.samples.target)
-    real = measures.ClassMoments.of(of.real[1], of.compared.target)
-    distances = measures.intra_class_frechet(made, real)
+    made, real = (of.made[1], of.samples.target), (of.real[1], of.compared.target)
+    distances = measures.intra_class_frechet(*made, *real)
     return [of.score("intra-class frechet", distances.mean, note=distances.note)]
 
 

@@ -1,22 +1,18 @@
 """An invisible watermark: a secret pattern in images, and a detector with exact p-values.
 
-The pattern is Gaussian noise made of a key, kept to a band of middle frequencies and laid over the
-image again and again, in tiles of 64x64. It says one thing: that whoever has the key made the
-image. The detector correlates a residual of the image with the same noise. A residual r that knows
-nothing of the key, and noise g of independent standard normals, have
+The pattern is Gaussian noise made from a key, kept to a band of middle frequencies and laid over
+the image in tiles of 64x64. The detector correlates a residual of the image with the same noise. A
+residual r that knows nothing of the key, and noise g of independent standard normals, have
 
     <B r, g> / |B r|  ~  N(0, 1)    exactly, whatever the image,
 
-where B is the filter of the band. So a p-value is the share of keys that would do as well, and a
-threshold is a false-positive rate; nothing is fitted. A batch adds up its residuals, and the same
-holds of their sum, even if its images are alike.
+where B is the filter of the band. So a p-value is the share of keys that would do as well; nothing
+is fitted. A batch adds up its residuals, and the same holds for their sum.
 
-Limits: it is a mark of one's own images, and no lock. Who has many marked images averages them and
-subtracts the pattern, who has the detector's key removes it, and who guesses a short key has both.
-Rotations, crops of resized images and generated copies lose it. An image of 28x28 pixels holds
-little of it; `bench watermark` measures how much. The rate of false positives is that of keys: to
-one key, images of one kind look more marked than a rate says or less, all of them alike. And it is
-of a key that was chosen before: of a thousand keys that are tried, one passes at 0.001.
+Limits: it marks one's own images and is no lock. Whoever has many marked images can average them
+and subtract the pattern; rotations, crops of resized images and copies by a generator lose it. The
+rate of false positives is one over keys: to one key, images of one kind may look more marked than
+the rate says. The key must be chosen before the image. `bench watermark` measures what survives.
 
 References:
   Cox et al. 1997, Secure Spread Spectrum Watermarking for Multimedia, IEEE Trans. Image
@@ -35,36 +31,24 @@ import numpy as np
 
 from jaxnets.errors import UserError
 
-__all__ = [
-    "ABOUT",
-    "MAX_CROP",
-    "MAX_SIDE",
-    "MIN_SIDE",
-    "PSNR",
-    "Detection",
-    "detect",
-    "embed",
-    "judge",
-    "traces",
-]
+__all__ = ["ABOUT", "MAX_CROP", "MAX_SIDE", "MIN_SIDE", "PSNR", "Detection", "detect", "embed"]
 
 #: Decibels between an image and its marked copy: what 3.2 grey levels of noise make.
 PSNR = 38.0
-#: What a record says of images that have the mark; nothing of the key.
+#: What a record says about marked images; nothing about the key.
 ABOUT = f"spread spectrum 1, about {PSNR:g} dB"
-#: Pixels: in a smaller image there is no room, and to a larger one the detector resizes none.
+#: Pixels a side: smaller images have no room, and the detector resizes none to a larger size.
 MIN_SIDE, MAX_SIDE = 8, 8192
 
 _TILE = 64
-#: Shifts of a tile that differ; more pixels cut off are the same as fewer.
+#: The pattern repeats after a tile, so that more pixels cut off look like fewer.
 MAX_CROP = _TILE - 1
 
-#: Cycles a pixel. Below, images are strong; above, JPEG and resizing take all. Of the bands tried
-#: (0.05 to 0.2, 0.08 to 0.25, 0.1 to 0.3, 0.12 to 0.4) it loses least to JPEG 50 and to half size
-#: on Fashion-MNIST; without an attack, a higher one is stronger.
+#: Cycles a pixel. Below, images are strong; above, JPEG and resizing take all. It loses least to
+#: JPEG 50 and to half size on Fashion-MNIST among 0.05-0.2, 0.08-0.25, 0.1-0.3 and 0.12-0.4.
 _LOWEST, _HIGHEST = 0.1, 0.3
 
-#: Of the residual: pixels of its blur, and grey levels below which its variance is no texture.
+#: The residual's blur in pixels, and the grey levels below which its variance is no texture.
 _SIGMA, _NOISE = 1.0, 2.5
 
 _CHUNK = 256  # images whose correlations are in memory at a time
@@ -74,14 +58,14 @@ _FLAT = 1e-9  # norm of a residual that is rounding alone
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """What a detector says of each image and of all together.
+    """What a detector finds in each image and in all together.
 
     Attributes:
-      scores: [N] standard deviations; for a key that is not theirs, N(0, 1), or the greatest of
-        as many as there were shifts.
+      scores: [N] standard deviations; N(0, 1) for another key, or the greatest of as many such
+        numbers as there were shifts.
       p_values: [N] in [0, 1]: the chance of such a score or a greater one without the mark,
         times the shifts that were tried (Bonferroni), at most 1.
-      batch_score: of the sum of all images, which are taken to be shifted alike.
+      batch_score: the score of the sum of all images, which are taken to be shifted alike.
       batch_p_value: its p-value.
     """
 
@@ -96,15 +80,14 @@ def embed(images: np.ndarray, key: str | int) -> np.ndarray:
 
     Args:
       images: [N, H, W, C] uint8, H and W 8 or more, C 1 or 3. All channels are changed alike.
-      key: secret text or number. All who know it can detect the mark, and remove it.
+      key: secret text or number. Whoever knows it can detect the mark, and remove it.
 
     Returns:
-      [N, H, W, C] uint8, of about `PSNR`. What is cut off at black and white makes it greater,
-      whole grey levels and the place in the tile up to 0.4 dB less: on Fashion-MNIST, with its
-      black ground, 38 became 37.6 at the least and 39.2 in the mean.
+      [N, H, W, C] uint8, at about `PSNR`: 37.6 dB at the least and 39.2 in the mean on
+      Fashion-MNIST, where rounding adds noise and the black ground cuts some of it off.
 
     Raises:
-      UserError: for images or a key that are none of these.
+      UserError: for other images, or no key.
     """
     _check_images([images], 4)
     height, width = images.shape[1:3]
@@ -113,9 +96,8 @@ def embed(images: np.ndarray, key: str | int) -> np.ndarray:
     spectrum[rows, columns] = np.fft.rfft2(_noise(str(key)))[rows, columns]
     pattern = np.fft.irfft2(spectrum, s=(_TILE, _TILE))
     pattern *= 255 * 10 ** (-PSNR / 20) / pattern.std()
-    tiles = np.tile(pattern, (-(-height // _TILE), -(-width // _TILE)))[:height, :width]
-    added = tiles[:, :, None]
-    return np.stack([np.rint(one + added).clip(0, 255).astype(np.uint8) for one in images])
+    tiles = np.tile(pattern, (-(-height // _TILE), -(-width // _TILE)))[:height, :width, None]
+    return np.stack([np.rint(one + tiles).clip(0, 255).astype(np.uint8) for one in images])
 
 
 def detect(
@@ -129,24 +111,24 @@ def detect(
 
     Args:
       images: [N, H, W, C] uint8, or N images [H, W, C] of any sizes; H and W 8 or more, C 1 or 3.
-      key: that `embed` was given.
+      key: the one that `embed` was given.
       crop: 0 to 63; up to so many pixels may have been cut off at the top and at the left. All
         (crop + 1)^2 shifts are tried, and the p-value pays for them.
       size: (H, W) that the images had when they were marked, to which they are resized first.
 
     Returns:
-      A score and a p-value of each image, and of the batch.
+      A score and a p-value for each image, and for the batch.
 
     Raises:
-      UserError: for images, a key, a crop or a size that are none of these.
+      UserError: for other images, no key, or a crop or size out of range.
     """
-    return judge(traces(images, size=size), key, crop=crop)
+    return detect_in(traces(images, size=size), key, crop=crop)
 
 
 def traces(
     images: np.ndarray | Sequence[np.ndarray], *, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """What a detector looks at of each image, whatever the key; see `detect` for the arguments.
+    """What a detector sees of each image, whatever the key; see `detect` for the arguments.
 
     Returns:
       [N, F] complex64 of norm 1: the spectrum of the residual in the band. 0 for a flat image.
@@ -158,25 +140,31 @@ def traces(
         raise UserError(f"size {size[0]}x{size[1]} is outside {MIN_SIDE}..{MAX_SIDE} pixels a side")
     rows, columns, weights = _band()
     spectra = np.stack([np.fft.rfft2(_tile(one, size))[rows, columns] * weights for one in images])
-    norms = np.linalg.norm(spectra, axis=1, keepdims=True)
-    return (spectra / np.where(norms > _FLAT, norms, np.inf)).astype(np.complex64)
+    return _unit(spectra).astype(np.complex64)
 
 
-def judge(spectra: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
+def detect_in(spectra: np.ndarray, key: str | int, *, crop: int = 0) -> Detection:
     """Looks for the mark of a key in what `traces` gave of N images; see `detect`."""
+    from scipy.special import ndtr
+
     if not 0 <= crop <= MAX_CROP:
         raise UserError(f"crop {crop} is outside 0..{MAX_CROP} pixels")
     templates = _templates(str(key), crop)
-    together = spectra.sum(axis=0, dtype=np.complex128)
-    norm = np.linalg.norm(together)
-    together /= norm if norm > _FLAT else np.inf
     parts = [spectra[i : i + _CHUNK] for i in range(0, len(spectra), _CHUNK)]
-    scores, batch = (
-        np.concatenate([np.real(one.conj() @ templates).max(axis=1) for one in some]).astype(float)
-        for some in (parts, [together[None]])
+    parts.append(_unit(spectra.sum(axis=0, dtype=np.complex128, keepdims=True)))
+    scores = np.concatenate([np.real(one.conj() @ templates).max(axis=1) for one in parts])
+    # The greatest of so many standard normals, however they depend on each other.
+    chances = templates.shape[1] * np.where(scores == 0, 1.0, ndtr(-scores.astype(float)))
+    p_values = np.minimum(1.0, chances)
+    return Detection(
+        scores[:-1].astype(float), p_values[:-1], float(scores[-1]), float(p_values[-1])
     )
-    p_values, batch_p = (_p_values(one, templates.shape[1]) for one in (scores, batch))
-    return Detection(scores, p_values, float(batch[0]), float(batch_p[0]))
+
+
+def _unit(spectra: np.ndarray) -> np.ndarray:
+    """The rows of [N, F], each divided by its norm; 0 where that is rounding alone."""
+    norms = np.linalg.norm(spectra, axis=1, keepdims=True)
+    return spectra / np.where(norms > _FLAT, norms, np.inf)
 
 
 @functools.lru_cache(maxsize=1)
@@ -209,7 +197,7 @@ def _check_images(images: np.ndarray | Sequence[np.ndarray], rank: int) -> None:
 
 
 def _noise(key: str) -> np.ndarray:
-    """[64, 64] standard normals by Box and Muller, of a hash that no library's version changes."""
+    """[64, 64] standard normals by Box and Muller, from a hash that stays the same for ever."""
     if not key.strip():
         raise UserError("the watermark's key is empty; give a text or a number")
     try:
@@ -257,10 +245,3 @@ def _residual(grey: np.ndarray) -> np.ndarray:
     blur = functools.partial(gaussian_filter, sigma=_SIGMA, truncate=3.0)
     rest = grey - blur(grey)
     return rest / (blur(rest * rest) + _NOISE**2)
-
-
-def _p_values(scores: np.ndarray, tries: int) -> np.ndarray:
-    """Of the greatest of so many standard normals, however they depend on each other."""
-    from scipy.special import ndtr
-
-    return np.minimum(1.0, tries * np.where(scores == 0, 1.0, ndtr(-scores)))

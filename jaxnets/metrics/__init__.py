@@ -4,7 +4,7 @@ Where every pair of images counts (`kernel`, `manifold`, `neighbours`), function
 go through the pairs block by block.
 """
 
-from jaxnets.metrics.classification import Calibration, Confusion, accuracy, top_k_accuracy
+from jaxnets.metrics.classification import Calibration, Confusion, accuracy
 from jaxnets.metrics.collapse import (
     least_class_share,
     mean_squared_distance,
@@ -18,21 +18,18 @@ from jaxnets.metrics.manifold import Manifold, manifold_note, manifold_scores
 from jaxnets.metrics.mean import Mean
 from jaxnets.metrics.neighbours import Memorisation, Neighbours, memorisation, nearest_neighbours
 from jaxnets.metrics.scores import (
-    ClassMoments,
-    InceptionScore,
     IntraClassFrechet,
     Recognised,
     check_classes,
     inception_note,
+    inception_score,
     intra_class_frechet,
     recognised,
 )
 
 __all__ = [
     "Calibration",
-    "ClassMoments",
     "Confusion",
-    "InceptionScore",
     "IntraClassFrechet",
     "Judgement",
     "KernelDistance",
@@ -47,6 +44,7 @@ __all__ = [
     "estimate_note",
     "frechet_distance",
     "inception_note",
+    "inception_score",
     "intra_class_frechet",
     "kernel_distance",
     "least_class_share",
@@ -58,5 +56,4 @@ __all__ = [
     "recognised",
     "recognised_share",
     "relative_spread",
-    "top_k_accuracy",
 ]

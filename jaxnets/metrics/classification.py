@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.errors import UserError
 from jaxnets.metrics.mean import Mean, Sums
 from jaxnets.typing import Array
 
-__all__ = ["Calibration", "Confusion", "accuracy", "top_k_accuracy"]
+__all__ = ["Calibration", "Confusion", "accuracy"]
 
 
 def _classes(logits: Array, labels: Array) -> Array:
@@ -45,21 +44,6 @@ def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
       mask: [B] bool, or None.
     """
     return Mean.of(logits.argmax(axis=-1) == _classes(logits, labels), mask)
-
-
-def top_k_accuracy(logits: Array, labels: Array, mask: Array | None = None, *, k: int = 5) -> Mean:
-    """The share of examples whose class is among the `k` largest logits.
-
-    Of equal logits, the lower class comes first.
-
-    Raises:
-      UserError: if `k` is not between 1 and K.
-    """
-    if not 1 <= k <= logits.shape[-1]:
-        raise UserError(f"top-{k} accuracy of {logits.shape[-1]} classes; choose k among them.")
-    classes = _classes(logits, labels)
-    best = jax.lax.top_k(logits, k)[1]
-    return Mean.of((best == classes[:, None]).any(axis=-1), mask)
 
 
 @jax.tree_util.register_dataclass

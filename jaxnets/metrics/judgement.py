@@ -46,26 +46,6 @@ class Judgement:
         if self.samples < 1 or self.real < 0:
             raise UserError(f"a score of {self.samples} samples and {self.real} real images.")
 
-    @property
-    def protocol(self) -> dict[str, str | int]:
-        """All but the numbers themselves."""
-        names = ("name", "extractor", "digest", "reference", "samples", "real", "resize")
-        return {name: getattr(self, name) for name in names}
-
-    def check_comparable(self, other: "Judgement") -> None:
-        """Nothing, if two scores were taken in the same way.
-
-        Raises:
-          UserError: if they were not; it names the first difference.
-        """
-        theirs = other.protocol
-        for field, mine in self.protocol.items():
-            if mine != theirs[field]:
-                raise UserError(
-                    f"scores of {field} {mine!r} and {theirs[field]!r} do not compare; take both "
-                    "in the same way."
-                )
-
     def record(self) -> dict[str, str | int | float | None]:
         """Everything, flat, for a log or a JSON file."""
         return dataclasses.asdict(self)

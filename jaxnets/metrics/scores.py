@@ -1,113 +1,68 @@
-"""What a classifier makes of samples: how sure and how varied, how near per class, how obedient.
-
-All of it is sums: add batch after batch, and no features or logits need be kept.
-"""
+"""What a classifier makes of samples: how sure and how varied, how near per class, how obedient."""
 
 import dataclasses
-from collections.abc import Mapping
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import softmax, xlogy
 
-from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Confusion
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
-from jaxnets.metrics.mean import Sums
 from jaxnets.typing import Array
 
 __all__ = [
-    "ClassMoments",
-    "InceptionScore",
     "IntraClassFrechet",
     "Recognised",
     "check_classes",
     "inception_note",
+    "inception_score",
     "intra_class_frechet",
     "recognised",
 ]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class InceptionScore(Sums):
-    """`exp E_x KL(p(y | x) || p(y))` as sums: from 1 (all alike, or all unsure) up to K.
+def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, float]:
+    """`exp E_x KL(p(y | x) || p(y))`: from 1 (all alike, or all unsure) up to K.
 
     It is the Inception score where the classifier is Inception. It looks at no real image, and
     compares between samples judged by one classifier only.
 
-    Attributes:
-      count: [S] float32, examples in each split.
-      probability: [S, K] float32, the sum of `p(y | x)`.
-      negentropy: [S] float32, the sum of `sum_y p(y | x) log p(y | x)`.
+    Args:
+      logits: [N, K].
+      splits: S; the score of one split is the least biased. Out of every S examples in a row one
+        goes to each split, in an order drawn anew for them: splits are of one size, and labels
+        that come in turn or in sorted order are spread over all.
+
+    Returns:
+      Mean and standard deviation of the splits' scores, in float64.
+
+    Raises:
+      UserError: without splits, if a split is empty, or if logits hold NaN or infinity.
     """
-
-    count: Array
-    probability: Array
-    negentropy: Array
-
-    @classmethod
-    def of(
-        cls, logits: Array, mask: Array | None = None, *, first: int | Array = 0, splits: int = 10
-    ) -> "InceptionScore":
-        """Sums one batch.
-
-        Of every S examples in a row one goes to each split, in an order drawn anew for them: splits
-        are of one size, and labels that come in turn or in sorted order are spread over all.
-
-        Args:
-          logits: [B, K].
-          mask: [B] bool, False on padding, which may hold anything; None keeps all.
-          first: the number of the batch's first example, so that batches join to one sequence.
-          splits: S; the score of one split is the least biased.
-
-        Raises:
-          UserError: if there is to be no split.
-        """
-        chex.assert_rank(logits, 2)
-        if splits < 1:
-            raise UserError(f"{splits} splits; give them at least 1.")
-        size, width = logits.shape
-        keep = jnp.ones(size, bool) if mask is None else mask.astype(bool)
-        chex.assert_shape(keep, (size,))
-        # What the mask drops may be NaN, which no product with 0 removes.
-        clean = jnp.where(keep[:, None], logits.astype(jnp.float32), 0.0)
-        log_p = jax.nn.log_softmax(clean)
-        p = jnp.exp(log_p) * keep[:, None]
-        # A class of logit -inf has no share in the entropy: 0 log 0 is 0.
-        negentropy = jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0.0), 0.0).sum(axis=-1)
-        negentropy = jnp.where(jnp.isnan(p).any(axis=-1), jnp.nan, negentropy)
-        place = _split_of(axis.example_index(size) + first, splits)
-        return cls(
-            jax.ops.segment_sum(keep.astype(jnp.float32), place, splits),
-            jax.ops.segment_sum(p, place, splits),
-            jax.ops.segment_sum(negentropy, place, splits),
+    values = np.asarray(logits, np.float64)
+    if splits < 1:
+        raise UserError(f"{splits} splits; give them at least 1.")
+    if len(values) < splits:
+        raise UserError(
+            f"an inception score of {len(values)} samples in {splits} splits; make more samples or "
+            "fewer splits."
         )
-
-    def compute(self) -> tuple[float, float]:
-        """Mean and standard deviation of the splits' scores, on the host.
-
-        Raises:
-          UserError: if a split is empty, or logits were not finite.
-        """
-        count, probability, negentropy = (
-            np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(self)
-        )
-        if not count.all():
-            raise UserError(
-                f"an inception score of {int(count.sum())} samples in {len(count)} splits; make "
-                "more samples or fewer splits."
-            )
-        if not (np.isfinite(probability).all() and np.isfinite(negentropy).all()):
-            raise UserError("logits hold NaN; check the images and the classifier.")
-        p = probability / count[:, None]
-        marginal = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(axis=1)
+    if not np.isfinite(values.max(axis=1)).all():
+        raise UserError("logits hold NaN; check the images and the classifier.")
+    p = softmax(values, axis=1)
+    # A class of logit -inf has no share in the entropy: 0 log 0 is 0.
+    negentropy = xlogy(p, p).sum(axis=1)
+    place = np.asarray(_split_of(jnp.arange(len(values)), splits))
+    scores = []
+    for split in range(splits):
+        marginal = p[place == split].mean(axis=0)
+        information = negentropy[place == split].mean() - xlogy(marginal, marginal).sum()
         # Rounding may take the mutual information of what is all alike below 0.
-        scores = np.exp(np.maximum(0.0, negentropy / count - marginal))
-        return float(scores.mean()), float(scores.std())
+        scores.append(np.exp(max(0.0, information)))
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 def _split_of(index: Array, splits: int) -> Array:
@@ -192,46 +147,6 @@ def recognised(confusion: Confusion) -> Recognised:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassMoments:
-    """Moments of features for each class that occurs, added to batch by batch.
-
-    Attributes:
-      moments: class -> its `Moments`.
-    """
-
-    moments: Mapping[int, Moments] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, features: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
-    ) -> "ClassMoments":
-        """The moments of one batch.
-
-        Args:
-          features: [B, F], any float type.
-          labels: [B] integers.
-          mask: [B] bool, False on padding; None keeps all.
-
-        Raises:
-          UserError: if the features that count are not finite.
-        """
-        values, classes = np.asarray(features), np.asarray(labels)
-        if classes.shape != values.shape[:1]:
-            raise ValueError(f"{classes.shape} labels for features of shape {values.shape}.")
-        keep = np.ones(classes.shape, bool) if mask is None else np.asarray(mask, bool)
-        return cls({int(c): Moments.of(values, keep & (classes == c)) for c in set(classes[keep])})
-
-    def merge(self, other: "ClassMoments") -> "ClassMoments":
-        """The moments of both sets together."""
-        merged = dict(self.moments)
-        for label, moments in other.moments.items():
-            merged[label] = merged[label] + moments if label in merged else moments
-        return ClassMoments(merged)
-
-    __add__ = merge
-
-
-@dataclasses.dataclass(frozen=True)
 class IntraClassFrechet:
     """Frechet distance within each class: a mean that a generator which mixes classes up can't win.
 
@@ -246,32 +161,37 @@ class IntraClassFrechet:
     note: str | None
 
 
-def intra_class_frechet(samples: ClassMoments, reference: ClassMoments) -> IntraClassFrechet:
+def intra_class_frechet(
+    samples: ArrayLike, sample_labels: ArrayLike, real: ArrayLike, real_labels: ArrayLike
+) -> IntraClassFrechet:
     """The Frechet distance of samples of each class from real images of that class.
 
     Args:
-      samples: of generated images, by the class that was asked for.
-      reference: of real images.
+      samples: [N, F] features of generated images.
+      sample_labels: [N] integers, the classes that were asked for.
+      real: [M, F] features of real images.
+      real_labels: [M] integers.
 
     Raises:
       UserError: if a class of either set has fewer than 2 examples in the other, which it names,
-        or their features differ in number.
+        features are not finite, or differ in number.
 
     Reference:
       Miyato and Koyama 2018, cGANs with Projection Discriminator, arXiv:1802.05637, section 4.
     """
-    classes = sorted({*samples.moments, *reference.moments})
+    made, reference = _by_class(samples, sample_labels), _by_class(real, real_labels)
+    classes = sorted({*made, *reference})
     if not classes:
         raise UserError("an intra-class Frechet distance of no classes; give it samples.")
-    for name, known in {"samples": samples.moments, "real images": reference.moments}.items():
+    for name, known in {"samples": made, "real images": reference}.items():
         bare = [c for c in classes if c not in known or known[c].count < 2]
         if bare:
             raise UserError(
                 f"there are fewer than 2 {name} of {_named(bare)}; both sets need all classes."
             )
-    distances = {c: frechet_distance(samples.moments[c], reference.moments[c]) for c in classes}
-    counts = {c: min(samples.moments[c].count, reference.moments[c].count) for c in classes}
-    dims = samples.moments[classes[0]].mean.size
+    distances = {c: frechet_distance(made[c], reference[c]) for c in classes}
+    counts = {c: min(made[c].count, reference[c].count) for c in classes}
+    dims = made[classes[0]].mean.size
     thin = [c for c in classes if counts[c] <= dims]
     note = estimate_note(min(counts.values()), dims)
     return IntraClassFrechet(
@@ -279,6 +199,13 @@ def intra_class_frechet(samples: ClassMoments, reference: ClassMoments) -> Intra
         per_class=distances,
         note=None if note is None else f"in {_named(thin)}, {note}",
     )
+
+
+def _by_class(features: ArrayLike, labels: ArrayLike) -> dict[int, Moments]:
+    values, classes = np.asarray(features), np.asarray(labels)
+    if classes.shape != values.shape[:1]:
+        raise ValueError(f"{classes.shape} labels for features of shape {values.shape}.")
+    return {int(c): Moments.of(values[classes == c]) for c in np.unique(classes)}
 
 
 def _named(classes: list[int]) -> str:

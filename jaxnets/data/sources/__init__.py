@@ -76,7 +76,7 @@ def load(
     source = DATA_SOURCES.get(prefix + colon)
     if source is None or (colon and not rest):
         known = ", ".join(key + ("..." if key.endswith(":") else "") for key in DATA_SOURCES)
-        raise UserError(f'there is no data set "{name}"; the known ones are {known}')
+        raise UserError(f'there is no data set "{name}"; choose from {known}')
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     if image_size is not None:

@@ -244,17 +244,11 @@ class _Place:
 
     def damaged(self, index: int, what: str) -> UserError:
         """The error of an example, with the file that holds it."""
-        start = 0
-        for path, count in self.shards:
-            if index < start + count:
-                return UserError(
-                    f"{self.split}: example {index} {what}, so its file {Path(path).name} is "
-                    "damaged; put a good copy of that file there, or delete that folder and "
-                    "prepare it again"
-                )
-            start += count
+        ends = np.cumsum([count for _, count in self.shards])
+        path, _ = self.shards[int(np.searchsorted(ends, index, side="right"))]
         return UserError(
-            f"{self.split}: example {index} {what}; delete that folder and prepare it again"
+            f"{self.split}: example {index} {what}, so its file {Path(path).name} is damaged; put "
+            "a good copy of that file there, or delete that folder and prepare it again"
         )
 
 
