@@ -1,6 +1,5 @@
 """The command line: what it says of a mistake, which leaves nothing behind."""
 
-import json
 import os
 import subprocess
 import sys
@@ -97,14 +96,10 @@ def folder_of_images(root, size):
             Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
-def test_a_judge_of_images_of_another_size_is_refused(cli, workplace):
-    images = workplace / "images"
-    folder_of_images(images, 16)
-    judge = workplace / "judge"
-    judge.mkdir()
-    config = {"data": f"folder:{images}", "network": "lenet5"}
-    (judge / "config.json").write_text(json.dumps({"experiment": "classify", "config": config}))
-    assert_one_error(cli(*GENERATE, "--judge", judge), "16x16x3", "8x8x1")
+def test_a_judge_of_images_of_another_size_is_refused(cli, workplace, runs):
+    folder_of_images(workplace / "images", 16)
+    data = ["--data", "folder:images", "--batch-size", 2]
+    assert_one_error(cli(*GENERATE, *data, "--judge", runs["classify"]), "8x8x1", "16x16x3")
 
 
 @pytest.mark.parametrize("command", EVIDENCE)

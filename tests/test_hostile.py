@@ -15,10 +15,12 @@ import hostile
 import hostile_files as files
 import hostile_images as images
 from experiments.__main__ import commands
+from jaxnets.commands import classify as classifier
 from jaxnets.commands import common, training
 from jaxnets.commands.configs import classify, generate
 from jaxnets.commands.configs.reading import config_from
 from jaxnets.commands.session import Session
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.run import runs
 from jaxnets.run.log import read_records
@@ -31,10 +33,6 @@ CLASSIFY = shlex.split("classify --network lenet5 --epochs 0.05 --batch-size 2 -
 READERS = [
     ("evaluate gan", "gan"),
     ("evaluate classifier", "classifier"),
-    ("sample gan", "gan"),
-    ("generate --data digits --run-dir gan", "gan"),
-    ("generate --data digits --batch-size 16 --judge classifier", "classifier"),
-    ("evaluate gan --judge classifier", "classifier"),
 ]
 
 
@@ -145,7 +143,9 @@ def begun(place):
     """The folder of a run that has not trained a step yet, and the command that goes on."""
     line = [*CLASSIFY, "--data", "digits", "--run-dir", "begun"]
     config = classify.resolve(commands.parse(line))
-    training.open_run("classify", config, common.load_data(config), Session())
+    dataset = common.load_data(config)
+    built = classifier.build(config, dataset, make_mesh(1))
+    training.open_run("classify", config, dataset, Session(), built)
     return place / "begun", line
 
 

@@ -15,6 +15,10 @@ from jaxnets.run.load import load_run
 
 def run(config: Export, session: Session) -> None:
     """The command."""
+    if not config.out.name:
+        raise UserError(
+            f"--out {config.out} names no file; give a path such as {config.out / 'net'}"
+        )
     beside = config.out.with_name(config.out.name + ".json")
     for path in (config.out, beside):
         check_writable(path, "--out")

@@ -25,7 +25,7 @@ from jaxnets.judge import evaluate
 from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.models.pretrained import load_pretrained
 from jaxnets.run.checkpoint import Checkpoints
-from jaxnets.run.load import load_run
+from jaxnets.run.load import load_run, read_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Task
 from jaxnets.run.trained import TrainedClassifier
@@ -193,16 +193,17 @@ def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
 
 def _classifier(folder: Path, dataset: DataSet, what: str) -> TrainedClassifier:
     """A trained classifier for images of the size that a data set has."""
-    trained = load_run(folder)
-    if not isinstance(trained, TrainedClassifier):
+    told = read_description(folder)
+    if told.kind != "classifier":
         raise UserError(f"{folder} is a run of `generate`; a {what} must be one of `classify`")
-    own, column = trained.columns["inputs"], dataset.columns["inputs"]
+    own, column = told.inputs, dataset.columns["inputs"]
     if own != column:
         shapes = ["x".join(map(str, each.shape)) for each in (own, column)]
         raise UserError(
             f"the {what} {folder} takes {own.kind}s of {shapes[0]}, and those of {dataset.name} "
             f"are {column.kind}s of {shapes[1]}"
         )
+    trained: TrainedClassifier = load_run(folder)
     return trained
 
 

@@ -20,7 +20,7 @@ from jaxnets.commands.session import Session
 from jaxnets.data.sources.single import list_files
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, cleaning, new_folder
-from jaxnets.run.load import load_run
+from jaxnets.run.load import load_run, read_description
 from jaxnets.run.trained import Prediction, TrainedClassifier, Unreadable
 
 Record = Prediction | Unreadable
@@ -33,12 +33,12 @@ def run(config: Predict, session: Session) -> int:
         if path is not None:
             check_writable(path, flag)
     member = None if config.member is None else populations.name_of(config.member)
-    trained = load_run(config.run, member=member)
-    if not isinstance(trained, TrainedClassifier):
+    if read_description(config.run, member=member).kind != "classifier":
         raise UserError(f"{config.run} is a run of `generate`; predictions need one of `classify`")
     paths = list_files(config.files)
     if not paths:
         raise UserError(f"there are no files in {', '.join(config.files)}")
+    trained: TrainedClassifier = load_run(config.run, member=member)
     good = bad = 0
     with contextlib.ExitStack() as stack:
         writers: list[Callable[[Record], object]] = []

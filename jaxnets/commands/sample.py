@@ -22,8 +22,8 @@ from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, write_files
 from jaxnets.media import provenance, report, watermark
-from jaxnets.run.load import load_run
-from jaxnets.run.trained import TrainedGenerator
+from jaxnets.run.load import Description, load_run, read_description
+from jaxnets.run.trained import TrainedGenerator, class_of
 
 #: The p-value from which on a batch's own watermark counts as too weak.
 _WEAK = 0.001
@@ -34,13 +34,16 @@ def run(config: Sample, session: Session) -> None:
     constraints.check(config)
     numbers = truncations(config.truncation_sweep)
     member = None if config.member is None else populations.name_of(config.member)
-    trained = load_run(config.run, member=member)
-    if not isinstance(trained, TrainedGenerator):
+    told = read_description(config.run, member=member)
+    if told.kind != "generator":
         raise UserError(f"{config.run} is a run of `classify`; samples need one of `generate`")
-    label = None if config.class_label is None else trained.label(config.class_label)
+    label = None
+    if config.class_label is not None:
+        label = class_of(told.class_names, config.class_label)
     places = _places(config, label)
     walked = 0 if config.interpolate is None else config.interpolate * config.points
-    _check_images(config, trained, walked)
+    _check_images(config, told, walked)
+    trained: TrainedGenerator = load_run(config.run, member=member)
     labels = trained.labels(config.count, label)
     artist = _artist(config, trained)
     contents = _batch(config, artist, labels, places)
@@ -128,10 +131,10 @@ def _places(config: Sample, label: int | None) -> dict[str, Path]:
     return places
 
 
-def _check_images(config: Sample, trained: TrainedGenerator, walked: int) -> None:
+def _check_images(config: Sample, told: Description, walked: int) -> None:
     """Fails for images that no memory, no PNG or no watermark holds."""
-    shape = trained.columns["inputs"].shape
-    checks.images_fit(config.count + walked * max(1, len(trained.class_names)), shape)
+    shape = told.inputs.shape
+    checks.images_fit(config.count + walked * max(1, len(told.class_names)), shape)
     if config.images and shape[-1] not in (1, 3):
         raise UserError(
             f"--images writes PNGs of 1 or 3 channels, and those of {config.run} have {shape[-1]}; "

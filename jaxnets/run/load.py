@@ -37,7 +37,7 @@ from jaxnets.run.runs import read_run
 from jaxnets.run.trained import TrainedClassifier, TrainedGenerator
 from jaxnets.typing import PyTree
 
-__all__ = ["Description", "keep_description", "load_run", "load_weights"]
+__all__ = ["Description", "keep_description", "load_run", "load_weights", "read_description"]
 
 #: File of a run that says what its networks are.
 _FILE = "network.json"
@@ -94,6 +94,19 @@ class Description:
             raise UserError(f"{path} describes a {told.kind!r}, which this version does not know")
         return told
 
+    @property
+    def inputs(self) -> Column:
+        """The column of what goes into a classifier, or comes out of a generator."""
+        return from_json(self.columns["inputs"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the K classes; none where the network has none."""
+        if self.network["num_classes"] is None or "target" not in self.columns:
+            return ()
+        target = from_json(self.columns["target"])
+        return target.names if isinstance(target, Classes) else ()
+
     def as_json(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         return {"format": 1, "jaxnets": __version__, **dataclasses.asdict(self)}
@@ -114,15 +127,13 @@ class Description:
           config: of the run.
         """
         columns = {name: from_json(column) for name, column in self.columns.items()}
-        target = columns.get("target")
-        names = target.names if isinstance(target, Classes) else ()
         facts = {
             "model": f"{self.network['name']} on {self.data}",
             "weights": digest(variables),
             "data": self.data,
             "data_fingerprint": self.fingerprint,
         }
-        rest: Any = (columns, names, config or {}, step, facts, self.as_json())
+        rest: Any = (columns, self.class_names, config or {}, step, facts, self.as_json())
         if self.kind == "classifier":
             return TrainedClassifier(module, variables, *rest, views=self.views)
         return TrainedGenerator(module, variables, *rest)
@@ -156,41 +167,53 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
         good checkpoint.
     """
     path = Path(folder)
+    told = read_description(path, member=member)
+    module, like = _network(told, path)
     if path.is_file():
-        if member is not None:
-            raise UserError(f"{path} holds one network: leave the member {member!r} out")
-        return _out_of_file(path)
-    record = read_run(path)
-    told = _description(path)
-    module, like = _network(told, path / _FILE)
-    number = _number(path, told, member)
+        return _out_of_file(path, told, module, like)
     variables, step = _weights(path, told, like)
     if len(told.members) > 1:
+        number = _number(path, told, member)
         variables = jax.tree.map(lambda leaf: leaf[number], variables)
-    return told.trained(module, variables, step, record["config"])
+    return told.trained(module, variables, step, read_run(path)["config"])
 
 
-def _description(folder: Path) -> Description:
-    if not (folder / _FILE).exists():
-        raise UserError(
-            f"{folder} does not say what its network is: it has no {_FILE}, as runs of earlier "
-            "versions of jaxnets; run the command that made it once more, with --run-dir "
-            f"{folder}, and it is written"
-        )
-    return Description.from_json(read_json(folder / _FILE), folder / _FILE)
+def read_description(folder: str | Path, *, member: str | int | None = None) -> Description:
+    """What the network of a run, or of an exported file, is; its weights are not read.
 
+    Args:
+      folder: as for `load_run`.
+      member: as for `load_run`; it must be there.
 
-def _out_of_file(path: Path) -> Any:
-    """The network of a file that `export --format safetensors` made."""
-    variables, metadata = read_safetensors(path)
+    Raises:
+      UserError: as for `load_run`.
+    """
+    path = Path(folder)
+    if not path.is_file():
+        read_run(path)
+        if not (path / _FILE).exists():
+            raise UserError(
+                f"{path} does not say what its network is: it has no {_FILE}, as runs of earlier "
+                "versions of jaxnets; run the command that made it once more, with --run-dir "
+                f"{path}, and it is written"
+            )
+        told = Description.from_json(read_json(path / _FILE), path / _FILE)
+        _number(path, told, member)
+        return told
+    if member is not None:
+        raise UserError(f"{path} holds one network: leave the member {member!r} out")
     try:
-        content = json.loads(metadata["description"])
+        content = json.loads(read_safetensors(path)[1]["description"])
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} was not made by `jaxnets export`: it describes no network"
         ) from error
-    told = Description.from_json(content, path)
-    module, like = _network(told, path)
+    return Description.from_json(content, path)
+
+
+def _out_of_file(path: Path, told: Description, module: nn.Module, like: Mapping[str, Any]) -> Any:
+    """The network of a file that `export --format safetensors` made."""
+    variables, metadata = read_safetensors(path)
     if (other := misfit(shapes_of(variables), shapes_of(like))) is not None:
         raise UserError(f"{path} does not hold the network that it describes ({other})")
     return told.trained(module, variables, int(metadata["step"]))
@@ -199,7 +222,7 @@ def _out_of_file(path: Path) -> Any:
 def _network(told: Description, path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The module, and its variables' shapes and types."""
     try:
-        module, example = _build(told, from_json(told.columns["inputs"]))
+        module, example = _build(told, told.inputs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} describes no network: {first_line(error)}") from error
     init = partial(module.init, train=False)
@@ -264,19 +287,13 @@ def load_weights(path: Path, nets: Sequence[str]) -> tuple[dict[str, Any], int |
     Raises:
       UserError: see `load_run`; and if it has not these networks.
     """
-    trained = None
-    if path.is_file():
-        trained = _out_of_file(path)
-        told = Description.from_json(trained.description, path)
-    else:
-        read_run(path)
-        told = _description(path)
+    told = read_description(path)
     if told.kind not in nets:
         raise UserError(f"{path} has trained a {told.kind}, and {nets[0]} weights are needed")
-    if trained is not None:
+    if path.is_file():
         if others := [net for net in nets if net != told.kind]:
             raise UserError(f"{path} holds no {others[0]}: start from the folder of its run")
-        return {told.kind: trained.variables}, told.network["num_classes"]
+        return {told.kind: load_run(path).variables}, told.network["num_classes"]
     place, say = _place(path), partial(print, file=sys.stderr)
 
     def read(step: int) -> dict[str, Any]:

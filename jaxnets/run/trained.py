@@ -268,8 +268,6 @@ class TrainedGenerator(Trained):
         Raises:
           UserError: for an unknown class, or a generator that was trained without classes.
         """
-        if not self.conditional:
-            raise UserError("this generator was trained without classes: ask for none of them")
         return class_of(self.class_names, asked)
 
     def labels(self, count: int, label: str | int | np.ndarray | None = None) -> np.ndarray:
@@ -325,8 +323,10 @@ def class_of(names: Sequence[str], label: str | int) -> int:
     A text is a name first, in any case if no other name differs in its case alone; else a number.
 
     Raises:
-      UserError: if there is no such class; it names those that come near.
+      UserError: if there is no such class, it names those that come near; or no class at all.
     """
+    if not names:
+        raise UserError("this network was trained without classes: ask for none of them")
     if isinstance(label, str):
         folded = [name.casefold() for name in names]
         for known, wanted in ((list(names), label), (folded, label.casefold())):
