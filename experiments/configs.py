@@ -33,8 +33,8 @@ class Families(CacheOptions):
     seeds: Annotated[int, COUNT] = 3
     """Seeds 0, 1, ... up to this many."""
     judge: Path | None = None
-    """Folder of a `classify` run whose features measure; by default one with the data's defaults
-    is trained in the folder of the runs."""
+    """Folder of a `classify` run whose features measure; by default the CNN that comes with
+    jaxnets."""
     samples: Annotated[int | None, Range(least=2, most=1_000_000)] = None
     """How many samples are judged; by default as many as there are test images."""
     accuracy_score: bool = True

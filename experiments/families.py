@@ -15,10 +15,9 @@ from jax.sharding import Mesh
 from experiments.benchmarks import timing
 from experiments.configs import Families
 from experiments.reproduce import spreads
-from jaxnets.commands import classify, common, generate, judging, scoring, training
+from jaxnets.commands import common, generate, judging, scoring, training
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.classify import Classify
-from jaxnets.commands.configs.generate import Generate, resolve
+from jaxnets.commands.configs.generate import NO_JUDGE, SHIPPED, Generate, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
@@ -85,14 +84,11 @@ def run(config: Families, session: Session) -> Path:
     mesh = parallel.make_mesh(1)
     dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0))
     generate.need_every_class(dataset)
-    judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
+    judge = judging.load_judge(config.judge or SHIPPED, dataset, mesh)
     runs.open_run(root, "families", {"data": config.data})
-    judged_by = config.judge or _own_judge(config, root / "judge", session)
-    judge = judge or judging.load_judge(judged_by, dataset, mesh)
     seconds = _step_seconds(config, root, dataset, mesh)
     contest = _Contest(config, session, root, dataset, mesh, judge, seconds)
-    summary = judged_by / "summary.json"
-    accuracy = read_json(summary).get("test_accuracy") if summary.exists() else None
+    accuracy = judging.accuracy_of(judge, dataset)
     cells: list[dict[str, Any]] = []
     for minutes in sorted(config.minutes):
         for seed in range(config.seeds):
@@ -123,6 +119,7 @@ def _config_of(config: Families, entry: str, seed: int, root: Path, epochs: floa
             epochs=epochs,
             run_dir=root / f"{entry}-seed-{seed}",
             eval_every=0.0,
+            judge=NO_JUDGE,  # all are judged alike, and at the end
             **ENTRIES[entry],
         )
     )
@@ -141,13 +138,6 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
     if not config.accuracy_score:
         return None
     return options.score_epochs if config.score_epochs is None else config.score_epochs
-
-
-def _own_judge(config: Families, folder: Path, session: Session) -> Path:
-    """A classifier with the defaults of `classify`; one that is there already is taken."""
-    if not (folder / "summary.json").exists():
-        classify.run(Classify(data=config.data, run_dir=folder), session)
-    return folder
 
 
 def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) -> dict[str, float]:
@@ -239,7 +229,7 @@ def _cell(contest: _Contest, entry: str, seed: int, minutes: float) -> dict[str,
     options = dataclasses.replace(options, epochs=last * options.step_images / train)
     built = generate.build(options, dataset, contest.mesh)
     task = dataclasses.replace(built.task, total_steps=steps)
-    training.open_run("generate", options, dataset, contest.session)
+    training.open_run("generate", options, dataset, contest.session, built)
     loop = training.fit_options(options, built.steps_per_epoch)
     # A minute's work is what an interruption may cost.
     loop = dataclasses.replace(loop, save_every=contest.steps(entry, 1))

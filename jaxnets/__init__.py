@@ -45,6 +45,7 @@ _HOMES = {
     "jaxnets.judge.evaluate": ["classification", "frechet_scores", "make_predict"],
     "jaxnets.train.game": ["Move", "game_step"],
     "jaxnets.run.interruption": ["Interrupted"],
+    "jaxnets.run.load": ["load_run"],
     "jaxnets.run.loop": ["fit"],
     "jaxnets.losses": [
         "Auxiliary",
@@ -75,6 +76,7 @@ _HOMES = {
         "recognised",
     ],
     "jaxnets.models": ["make_classifier", "make_discriminator", "make_gan", "make_generator"],
+    "jaxnets.models.pretrained": ["load_pretrained"],
     "jaxnets.train.optimizers": ["half_life_decay", "make_optimizer", "make_schedule"],
     "jaxnets.devices.parallel": ["compile_step", "make_mesh", "place", "replicate"],
     "jaxnets.train.population": [
@@ -140,8 +142,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
         recognised,
     )
     from jaxnets.models import make_classifier, make_discriminator, make_gan, make_generator
+    from jaxnets.models.pretrained import load_pretrained
     from jaxnets.run.checkpoint import Checkpoints
     from jaxnets.run.interruption import Interrupted
+    from jaxnets.run.load import load_run
     from jaxnets.run.loop import fit
     from jaxnets.run.task import FitOptions, FitResult, Lazily, Ranking, Task
     from jaxnets.train.descent import descend

@@ -126,6 +126,7 @@ def test_outputs_are_float32_with_named_features(name):
         ("resnet50", (32, 32, 3), 10, 23_520_842),
         ("resnet18", (224, 224, 3), 1000, 11_689_512),  # torchvision
         ("resnet50", (224, 224, 3), 1000, 25_557_032),  # torchvision
+        ("efficientnet_lite0", (224, 224, 3), 1000, 4_652_008),  # the authors: 4.652 M
         ("wide_resnet_16_4", (32, 32, 3), 10, 2_748_890),  # the paper: 2.7 M
         ("wide_resnet_28_10", (32, 32, 3), 10, 36_479_194),  # the paper: 36.5 M
     ],

@@ -95,10 +95,7 @@ def _resnet(of: Any) -> Function:
     def penultimate(net: Any, x: Tensor) -> Tensor:
         x = _relu(net.norm_stem(net.conv_stem(x, 2, 3) if large_stem else net.conv_stem(x)))
         if large_stem:
-            # "SAME" for a window of 3 and a stride of 2: an even size is padded on one side only,
-            # which `ceil_mode` does for free.
-            odd = (x.shape[2] % 2, x.shape[3] % 2)
-            x = F.max_pool2d(x, 3, 2, padding=odd, ceil_mode=True)
+            x = F.max_pool2d(x, 3, 2, padding=1)
         for stage, count in enumerate(blocks, start=1):
             for index in range(1, count + 1):
                 stride = 2 if stage > 1 and index == 1 else 1

@@ -54,6 +54,10 @@ class Classes:
         """The labels themselves."""
         return values.astype(np.int32)
 
+    def name(self, label: int) -> str:
+        """The name of a class, its number where it has none."""
+        return self.names[label] if 0 <= label < len(self.names) else str(label)
+
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """[K] examples of each class."""
         return np.bincount(rows, minlength=len(self.names))

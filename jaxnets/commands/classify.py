@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxnets import data, losses, models
 from jaxnets.columns import Column
-from jaxnets.commands import baseline, checks, common, populations, training
+from jaxnets.commands import baseline, checks, common, populations, starting, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.session import Session
@@ -28,9 +28,10 @@ from jaxnets.judge.evaluate import Classification
 from jaxnets.media import report
 from jaxnets.nn.frontends import perturb
 from jaxnets.processes import distributed
+from jaxnets.run.load import Description
 from jaxnets.run.log import read_records
 from jaxnets.run.task import Ranking, Task
-from jaxnets.train import optimizers, state
+from jaxnets.train import freezing, optimizers, state
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import classifier_step
 
@@ -40,23 +41,26 @@ class Built:
     """A classifier's task and what belongs to it."""
 
     task: Task
+    description: Description
     model: nn.Module
     train: Split
     steps_per_epoch: float
     #: (state of one member, split) -> how well it does
     judge: Callable[[TrainState, Split], Classification]
+    start: starting.Start | None
 
 
-def network(config: Classify, dataset: DataSet) -> nn.Module:
+def describe(config: Classify, dataset: DataSet) -> Description:
     """The classifier that a resolved config names."""
-    return models.classifier_of(
-        given(config.network),
-        dataset.columns["inputs"],
-        num_classes=dataset.num_classes,
-        width=given(config.width),
-        dropout=given(config.dropout),
-        dtype=config.dtype,
-    )
+    network = {
+        "name": given(config.network),
+        "num_classes": dataset.num_classes,
+        "width": given(config.width),
+        "dropout": given(config.dropout),
+        "dtype": config.dtype,
+    }
+    members = populations.names(config)
+    return Description.of("classifier", network, dataset, members=members, views=config.test_views)
 
 
 def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
@@ -66,7 +70,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     seeds = populations.seeds(config)
     trains, held_outs = zip(*(_splits(config, dataset, seed) for seed in seeds), strict=True)
     feed = training.make_feed(config, trains, size, mesh)
-    model = network(config, dataset)
+    description = describe(config, dataset)
+    model = models.classifier_of(column=dataset.columns["inputs"], **description.network)
     loss = _loss(config, dataset, trains[0])
     column = dataset.columns["inputs"]
     augmentation = _augmentation(config, column)
@@ -76,8 +81,13 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
     if config.mixup:
         checks.check_batch(size, mesh, config.micro_batches, 2)
-    optimizer = _optimizer(config, feed.total_steps)
-    init = partial(_first_state, config, model, optimizer, trains)
+    optimizer, frozen = _optimizer(config, feed.total_steps), None
+    example = jnp.zeros((1, *column.shape), column.dtype)
+    if config.freeze is not None:
+        frozen = freezing.frozen_up_to(model, example, config.freeze)
+        optimizer = freezing.all_but(frozen["params"], optimizer)
+    start = starting.begin(config, config.network, ["classifier"], dataset.num_classes)
+    init = partial(_first_state, config, model, optimizer, trains, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     step = classifier_step(
         model,
@@ -87,6 +97,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         mixup_alpha=config.mixup,
         ema_decay=config.ema_decay,
         micro_batches=config.micro_batches,
+        frozen=frozen,
     )
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
 
@@ -112,7 +123,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         scores,
         ranking=_ranking(config, held_outs[0]),
     )
-    return Built(task, model, trains[0], feed.steps_per_epoch, judge)
+    start = start and start.telling(init)
+    return Built(task, description, model, trains[0], feed.steps_per_epoch, judge, start)
 
 
 def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None]:
@@ -169,6 +181,7 @@ def _first_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     trains: tuple[Split, ...],
+    start: starting.Start | None,
     member: int,
 ) -> TrainState:
     """The state that a member begins with."""
@@ -176,6 +189,8 @@ def _first_state(
     images, column = trains[member].inputs, trains[member].columns["inputs"]
 
     def prepared(variables: dict[str, Any]) -> dict[str, Any]:
+        if start is not None:
+            return start.into("classifier", variables)
         if column.kind != "image":
             return variables
         prepare = models.CLASSIFIERS[given(config.network)].prepare

@@ -84,11 +84,13 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     """The images of a run of `generate`, its step and its numbers."""
     gan = config_of_run(config.run, record, Generate, generate_config.read_again)
     judge = config.judge if config.judge is not None else gan.judge
+    if judge is None and gan.data in generate_config.SHIPPED_JUDGES:
+        judge = generate_config.SHIPPED
     gan = dataclasses.replace(gan, judge=judge, accuracy_score=config.accuracy_score)
     names = scoring.names_of(config.metrics, conditional=gan.conditional)
-    if names and judge is None:
+    if names and gan.cnn is None:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
-    if judge is None and not (gan.conditional and gan.accuracy_score):
+    if gan.cnn is None and not (gan.conditional and gan.accuracy_score):
         raise UserError("there is nothing to measure: name a classifier's run with --judge")
     dataset = common.load_data(gan)
     if config.samples is not None:
@@ -142,7 +144,6 @@ def _scores(
             records.append(common.finite({**score.record(), **of_member}))
         if "memorisation" in names:
             path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
-            about = pictures.facts(built.task.name, dataset, member)
-            near = pictures.nearest(looks, path, about)
+            near = pictures.nearest(looks, path, built.trained(member).facts)
             print(f"nearest training images: {near}", file=sys.stderr)
     return records

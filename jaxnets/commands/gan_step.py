@@ -12,17 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import losses
-from jaxnets.commands import populations
+from jaxnets.commands import populations, scoring, starting
 from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
-from jaxnets.judge.sampling import Sample, Walk
+from jaxnets.judge.sampling import Sample
 from jaxnets.judge.scoring import Judge
-from jaxnets.models import make_gan
+from jaxnets.models import make_discriminator, make_generator
+from jaxnets.run.load import Description
 from jaxnets.run.task import Lazily, Task
+from jaxnets.run.trained import TrainedGenerator
 from jaxnets.train import optimizers, state, steps
 from jaxnets.train.game import Game
 from jaxnets.train.state import TrainState
@@ -34,12 +36,12 @@ class Built:
     """A GAN's task and what belongs to it."""
 
     task: Task
+    description: Description
     #: of each member, the images that it is trained on
     trains: Sequence[Split]
     steps_per_epoch: float
     generator: Any
     sample: Sample
-    walk: Walk
     #: (state, labels [N][, seed]) -> one generated image for each label, as a split
     samples_like: Callable[..., Split]
     #: (state, number of the member) -> what is measured of one GAN at every evaluation
@@ -48,36 +50,65 @@ class Built:
     #: names of the further scores by the judge
     metrics: Sequence[str]
     conditional: bool
+    start: starting.Start | None
 
     @property
     def train(self) -> Split:
         """The images that the first, or only, member is trained on."""
         return self.trains[0]
 
+    def trained(self, state: TrainState) -> TrainedGenerator:
+        """The generator of one member's state, whole on this process."""
+        return trained(self.description, self.generator, state)
 
-def networks(config: Generate, dataset: DataSet) -> Any:
+
+def trained(description: Description, generator: Any, state: TrainState) -> TrainedGenerator:
+    """The generator of a state, whole on this process."""
+    variables = state.nets["generator"].averaged
+    made: TrainedGenerator = description.trained(generator, variables, int(state.step))
+    return made
+
+
+def describe(config: Generate, dataset: DataSet) -> Description:
+    """The generator that a resolved config names."""
+    network = {
+        "name": given(config.generator),
+        "latent_size": given(config.latent_size),
+        "widths": config.generator_widths,
+        "attention": config.generator_attention,
+        "fields": _fields(config.generator_fields, "--generator-fields"),
+        **_of_both(config, dataset),
+    }
+    members = populations.names(config)
+    higher = scoring.HIGHER_IS_BETTER.get(config.best_by, True)
+    return Description.of("generator", network, dataset, members=members, higher_is_better=higher)
+
+
+def _of_both(config: Generate, dataset: DataSet) -> dict[str, Any]:
+    """What both networks are built with."""
+    return {
+        "num_classes": dataset.num_classes if config.conditional else None,
+        "width": given(config.width),
+        "dtype": config.dtype,
+    }
+
+
+def networks(config: Generate, dataset: DataSet, description: Description) -> Any:
     """The (generator, discriminator) that a resolved config names."""
-    return make_gan(
-        given(config.generator),
-        discriminator=config.discriminator,
-        image_shape=dataset.splits["train"].inputs.shape[1:],
-        num_classes=dataset.num_classes if config.conditional else None,
-        latent_size=given(config.latent_size),
-        width=config.width,  # type: ignore[arg-type]
-        dtype=config.dtype,
-        generator_options={
-            "widths": config.generator_widths,
-            "attention": config.generator_attention,
-            "fields": _fields(config.generator_fields, "--generator-fields"),
-        },
-        discriminator_options={
-            "widths": config.discriminator_widths,
-            "attention": config.discriminator_attention,
-            "fields": _fields(config.discriminator_fields, "--discriminator-fields"),
-            "conditioning": config.conditioning,
-            "spectral_norm": config.spectral_norm,
-        },
+    shape = dataset.columns["inputs"].shape
+    arguments = dict(description.network)
+    generator = make_generator(arguments.pop("name"), image_shape=shape, **arguments)
+    discriminator = make_discriminator(
+        config.discriminator or given(config.generator),
+        image_shape=shape,
+        widths=config.discriminator_widths,
+        attention=config.discriminator_attention,
+        fields=_fields(config.discriminator_fields, "--discriminator-fields"),
+        conditioning=config.conditioning,
+        spectral_norm=config.spectral_norm,
+        **_of_both(config, dataset),
     )
+    return generator, discriminator
 
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
@@ -243,6 +274,7 @@ def first_state(
     image_shape: tuple[int, ...],
     total_steps: int,
     keys: Callable[[int], Any],
+    start: starting.Start | None = None,
 ) -> Callable[[int], TrainState]:
     """A function from a member's number to its first state.
 
@@ -252,11 +284,15 @@ def first_state(
       image_shape: (H, W, C).
       total_steps: of the run.
       keys: number of a member -> keys of generator, discriminator, run, ...
+      start: the weights that they start from, if not from random ones.
     """
     generator, discriminator = nets
     optimizers = Numbers(config, total_steps, {}).optimizers()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
     extra = maker(config, nets, total_steps)({}).extra
+
+    def trained(net: str) -> Any:
+        return None if start is None else partial(start.into, net)
 
     def init(member: int) -> TrainState:
         generator_key, discriminator_key, run_key, *_ = keys(member)
@@ -271,6 +307,7 @@ def first_state(
                     train=False,
                     optimizer=optimizers[0],
                     ema=keeps_average(config),
+                    prepare=trained("generator"),
                 ),
                 "discriminator": state.init_net(
                     discriminator,
@@ -279,6 +316,7 @@ def first_state(
                     labels,
                     train=False,
                     optimizer=optimizers[1],
+                    prepare=trained("discriminator"),
                 ),
             },
             extra=extra,

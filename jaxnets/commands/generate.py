@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnets import data, metrics
+from jaxnets import data
 from jaxnets.commands import (
     checks,
     common,
@@ -20,6 +21,7 @@ from jaxnets.commands import (
     pictures,
     populations,
     scoring,
+    starting,
     training,
 )
 from jaxnets.commands.configs import sweeps
@@ -38,6 +40,7 @@ from jaxnets.media import provenance, report
 from jaxnets.processes import distributed
 from jaxnets.run.guard import CollapseWatch
 from jaxnets.run.task import Ranking
+from jaxnets.run.trained import TrainedGenerator
 from jaxnets.train.state import TrainState
 
 #: Samples of a class in a preview, and of how many classes at most.
@@ -53,19 +56,23 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     trains = [training.labelled(config, dataset.splits["train"], seed) for seed in seeds]
     feed = training.make_feed(config, trains, config.step_images, mesh)
     checks.total_steps(given(config.score_epochs), len(trains[0]), "score_epochs")
-    nets = gan_step.networks(config, dataset)
+    description = gan_step.describe(config, dataset)
+    nets = gan_step.networks(config, dataset, description)
     shape = trains[0].inputs.shape[1:]
     keys = partial(_keys, config)
-    init = gan_step.first_state(config, nets, shape, feed.total_steps, keys)
+    classes = description.network["num_classes"]
+    start = starting.begin(config, None, ["generator", "discriminator"], classes)
+    init = gan_step.first_state(config, nets, shape, feed.total_steps, keys, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
     matched = None
     if config.matching_cnn is not None:
-        matched = judging.features_of(config.matching_cnn, dataset, mesh)
+        matched = judging.features_of(config.matching_cnn, dataset)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
-    inputs: Any = {"latent_size": config.latent_size, "conditional": config.conditional}
-    sample = sampling.make_sample(nets[0], **inputs)
-    judge = judging.load_judge(config.judge, dataset, mesh) if config.judge else None
+    sample = sampling.make_sample(
+        nets[0], latent_size=given(config.latent_size), conditional=config.conditional
+    )
+    judge = judging.load_judge(config.cnn, dataset, mesh) if config.cnn else None
     names = _metrics(config, judge, dataset)
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> Split:
@@ -93,7 +100,13 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         init,
         step,
         scores,
-        preview=partial(_preview, config, dataset, sample),
+        preview=partial(
+            _preview,
+            config,
+            dataset.class_names,
+            sample,
+            partial(gan_step.trained, description, nets[0]),
+        ),
         ranking=ranking if config.keep_best and judge else None,
         warn=CollapseWatch(
             after_epochs=_settled(config, feed.total_steps) / feed.steps_per_epoch,
@@ -102,16 +115,17 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     )
     return Built(
         task,
+        description,
         trains,
         feed.steps_per_epoch,
         nets[0],
         sample,
-        sampling.make_walk(nets[0], **inputs),
         samples_like,
         scores,
         judge,
         names,
         config.conditional,
+        start and start.telling(init),
     )
 
 
@@ -141,10 +155,15 @@ def _metrics(config: Generate, judge: Judge | None, dataset: DataSet) -> list[st
 
 
 def _preview(
-    config: Generate, dataset: DataSet, sample: sampling.Sample, of: TrainState, folder: Path
+    config: Generate,
+    names: Sequence[str],
+    sample: sampling.Sample,
+    trained: Callable[[TrainState], TrainedGenerator],
+    of: TrainState,
+    folder: Path,
 ) -> None:
-    """Writes a grid of each member's samples, a row for each class."""
-    classes = min(dataset.num_classes, _PREVIEWED_CLASSES)
+    """Writes a grid of each member's samples, a row for each class; `names` are the classes'."""
+    classes = min(len(names), _PREVIEWED_CLASSES)
     labels: Any = np.repeat(np.arange(classes, dtype=np.int32), _PREVIEWED)
     for number, member in enumerate(populations.members(config, of)):
         images = sample(
@@ -152,12 +171,11 @@ def _preview(
             _keys(config, number)[3],
             labels if config.conditional else len(labels),
         )
-        names = dataset.class_names[:classes] if config.conditional else None
+        rows = names[:classes] if config.conditional else None
         place = populations.folder_of(config, number, folder)
-        about = pictures.facts(f"{config.generator} on {dataset.name}", dataset, member)
         path = place / f"step-{int(member.step):07}.png"
-        grid = report.grid_png(images, _PREVIEWED, row_labels=names)
-        write_files({path: provenance.mark(grid, about)})
+        grid = report.grid_png(images, _PREVIEWED, row_labels=rows)
+        write_files({path: provenance.mark(grid, trained(member).facts)})
 
 
 def need_every_class(dataset: DataSet) -> None:
@@ -199,8 +217,7 @@ def evaluate_generator(
         numbers = dict(built.scores(one, member))
         if built.judge is not None:
             numbers["frechet_judge"] = built.judge.name
-            width = built.judge.kept(dataset.splits["test"])[1].shape[1]
-            note = metrics.estimate_note(numbers["frechet_samples"], width)
+            note = judging.worth(built.judge, dataset, numbers["frechet_samples"])
             if note is not None:
                 numbers["frechet_note"] = note
             numbers["frechet_reference"] = judging.tested_on(dataset)

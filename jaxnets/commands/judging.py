@@ -9,23 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets import metrics
 from jaxnets.commands import classify, common, populations, scoring, training
 from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.generate import IMAGENET, SHIPPED, SHIPPED_JUDGES
 from jaxnets.commands.configs.options import given
-from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.data import DataSet, Split
-from jaxnets.devices.parallel import gathered, on_this_process, replicate
+from jaxnets.devices.parallel import replicate
 from jaxnets.errors import UserError
 from jaxnets.judge import evaluate
 from jaxnets.judge.scoring import Judge, Looks, take
+from jaxnets.models.pretrained import load_pretrained
 from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.load import load_run
 from jaxnets.run.loop import fit
-from jaxnets.run.runs import read_run
 from jaxnets.run.task import Task
+from jaxnets.run.trained import TrainedClassifier
 from jaxnets.train.state import TrainState
 
 T = TypeVar("T")
@@ -33,6 +36,12 @@ T = TypeVar("T")
 #: Of how many classes at most, and of each how many, samples and test images are compared pixel by
 #: pixel. More than `jaxnets.metrics.collapse.ENOUGH`, and few enough to cost nothing.
 _PIXEL_CLASSES, _PIXEL_EACH = 20, 16
+
+#: From which accuracy on, and from how many samples on, a distance is more than a hint.
+_GOOD_JUDGE, _ENOUGH_SAMPLES = 0.9, 1000
+
+#: Least and greatest shorter side of images for EfficientNet-Lite0, and how many it is given.
+_IMAGENET_SIDES, _IMAGENET_BATCH = (128, 224), 32
 
 #: Rows of a table: name of a number or a text -> (what it is, its format; of a text none).
 _ROWS = {
@@ -76,60 +85,135 @@ def trained(folder: Path, task: Task, mesh: Mesh, *, best_by: str = "accuracy") 
 
 
 def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
-    """The classifier of a `classify` run, to look at images of a data set."""
-    model, variables, own, network = _load(folder, dataset, mesh, "judge")
-    predict = evaluate.make_predict(model, mesh)
+    """A classifier, to look at images of a data set.
+
+    Args:
+      folder: of a run of `classify`; or one of the names of `configs.generate`.
+      dataset: the real images.
+      mesh: the devices that share the work.
+    """
+    if folder == IMAGENET:
+        return imagenet_judge(dataset)
+    if folder == SHIPPED:
+        folder = shipped_cnn(dataset.name)
+    judge = _classifier(folder, dataset, "judge")
+    predict = evaluate.make_predict(judge.module, mesh)
     return Judge(
-        look=partial(predict, variables),
-        extractor=f"{network} trained on {own.name}",
-        digest=evaluate.digest(variables),
-        knows_classes=own.class_names == dataset.class_names,
+        look=partial(predict, judge.variables),
+        extractor=judge.facts["model"].replace(" on ", " trained on ", 1),
+        digest=judge.facts["weights"],
+        knows_classes=judge.class_names == dataset.class_names,
     )
 
 
-def features_of(folder: Path, dataset: DataSet, mesh: Mesh) -> Callable[[Any], Any]:
+def imagenet_judge(dataset: DataSet) -> Judge:
+    """EfficientNet-Lite0, with the weights of ImageNet, as a judge of colour images.
+
+    Images are resized, bilinearly, so that their shorter side has 128 to 224 pixels; those that
+    have stay as they are.
+
+    Raises:
+      UserError: for images that are not of three channels, or without the weights.
+    """
+    column = dataset.columns["inputs"]
+    if column.kind != "image" or column.shape[-1] != 3:
+        raise UserError(f"--judge imagenet looks at colour images, and {dataset.name} has none")
+    height, width, _ = column.shape
+    short = min(height, width)
+    scale = min(max(short, _IMAGENET_SIDES[0]), _IMAGENET_SIDES[1]) / short
+    size = (round(scale * height), round(scale * width), 3)
+    module, variables = load_pretrained("efficientnet_lite0", image_shape=size)
+
+    @jax.jit
+    def features(variables: Any, images: Any) -> Any:
+        resized = jax.image.resize(images, (len(images), *size), "bilinear")
+        outputs: Any = module.apply(variables, resized, train=False)
+        return outputs[1]["penultimate"]
+
+    weights = jax.device_put(variables)
+
+    def look(images: np.ndarray) -> np.ndarray:
+        rest = _IMAGENET_BATCH - len(images)  # one size of batch, one compilation
+        padded = np.pad(images, [(0, rest), (0, 0), (0, 0), (0, 0)])
+        return np.asarray(features(weights, padded))[: len(images)]
+
+    return Judge.of(
+        look,
+        f"EfficientNet-Lite0 of ImageNet at {size[0]}x{size[1]} pixels",
+        evaluate.digest(variables),
+        batch_size=_IMAGENET_BATCH,
+    )
+
+
+def shipped_cnn(data: str) -> Path:
+    """The file of the CNN that comes with jaxnets for a data set.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if data not in SHIPPED_JUDGES:
+        raise UserError(
+            f"no CNN comes with jaxnets for {data}, only for {' and '.join(SHIPPED_JUDGES)}: train "
+            f"one by `classify --data {data}`, and name its run"
+        )
+    return Path(evaluate.__file__).parent / "weights" / f"{data}.safetensors"
+
+
+def accuracy_of(judge: Judge, dataset: DataSet) -> float | None:
+    """The share of the test images that a judge names rightly; None if its classes are others."""
+    logits, _ = judge.kept(dataset.splits["test"])
+    if logits is None or not judge.knows_classes:
+        return None
+    return float((logits.argmax(axis=1) == dataset.splits["test"].target).mean())
+
+
+def worth(judge: Judge, dataset: DataSet, count: int) -> str | None:
+    """What a distance of so many samples is worth, where that is little; else None."""
+    features = judge.kept(dataset.splits["test"])[1]
+    notes = [metrics.estimate_note(count, features.shape[1])]
+    share = accuracy_of(judge, dataset)
+    if share is not None and (share < _GOOD_JUDGE or count < _ENOUGH_SAMPLES):
+        notes.append(f"a judge of {share:.1%}, {count:,} samples: read it as a hint")
+    return "; ".join(note for note in notes if note) or None
+
+
+def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
     """The classifier of a `classify` run as a function from images [B, H, W, C] to features.
 
     It can be traced and differentiated; its weights stay as they are.
     """
-    model, variables, _, _ = _load(folder, dataset, mesh, "matching CNN")
-    fixed = on_this_process(gathered(variables))
+    cnn = _classifier(folder, dataset, "matching CNN")
 
     def features(images: Any) -> Any:
-        return model.apply(fixed, images, train=False)[1]["penultimate"]
+        outputs: Any = cnn.module.apply(cnn.variables, images, train=False)
+        return outputs[1]["penultimate"]
 
     return features
+
+
+def _classifier(folder: Path, dataset: DataSet, what: str) -> TrainedClassifier:
+    """A trained classifier for images of the size that a data set has."""
+    trained = load_run(folder)
+    if not isinstance(trained, TrainedClassifier):
+        raise UserError(f"{folder} is a run of `generate`; a {what} must be one of `classify`")
+    own, column = trained.columns["inputs"], dataset.columns["inputs"]
+    if own != column:
+        shapes = ["x".join(map(str, each.shape)) for each in (own, column)]
+        raise UserError(
+            f"the {what} {folder} takes {own.kind}s of {shapes[0]}, and those of {dataset.name} "
+            f"are {column.kind}s of {shapes[1]}"
+        )
+    return trained
 
 
 def for_looking(config: T, mesh: Mesh) -> T:
     """The config of networks that will not be trained, with a batch that these devices divide."""
     options: Any = config
     size = -(-options.batch_size // mesh.size) * mesh.size
-    changes = {"batch_size": size, "micro_batches": 1}
+    changes: dict[str, Any] = {"batch_size": size, "micro_batches": 1, "init_from": None}
     if hasattr(config, "mixup"):
         changes["mixup"] = 0.0
     return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]
-
-
-def _load(folder: Path, dataset: DataSet, mesh: Mesh, what: str) -> tuple[Any, Any, DataSet, str]:
-    """A trained classifier: module, averaged variables, its data set and its network's name."""
-    record = read_run(folder)
-    if record["experiment"] != "classify":
-        raise UserError(
-            f"{folder} is a run of `{record['experiment']}`; a {what} must be one of `classify`"
-        )
-    config = config_of_run(folder, record, Classify, resolve)
-    own = common.load_data(config)
-    shapes = [d.splits["test"].inputs.shape[1:] for d in (own, dataset)]
-    if shapes[0] != shapes[1]:
-        sizes = ["x".join(map(str, shape)) for shape in shapes]
-        raise UserError(
-            f"the {what} {folder} takes images of {sizes[0]}, and those of {dataset.name} are "
-            f"{sizes[1]}"
-        )
-    built = classify.build(for_looking(config, mesh), own, mesh)
-    state = populations.member(config, trained(folder, built.task, mesh))
-    return built.model, state.nets["classifier"].averaged, own, given(config.network)
 
 
 def sample_numbers(
@@ -176,11 +260,13 @@ def variety_numbers(of: Looks) -> dict[str, float]:
     cancel; but images of a class are those of the class asked for, where one can be.
     """
     (logits, features), (real_logits, real_features) = of.made, of.real
-    assert logits is not None and real_logits is not None  # a classifier's
+    labels = (of.samples.target, of.dataset.splits["test"].target)
+    if logits is None or real_logits is None:  # features alone: it names no classes
+        classes = labels if of.conditional else (0 * labels[0], 0 * labels[1])
+        spread = metrics.relative_spread(features, classes[0], real_features, classes[1])
+        return {"samples_spread": spread}
     seen, real_seen = logits.argmax(axis=1), real_logits.argmax(axis=1)
-    classes = (seen, real_seen)
-    if of.conditional:
-        classes = (of.samples.target, of.dataset.splits["test"].target)
+    classes = labels if of.conditional else (seen, real_seen)
     numbers = {
         "samples_least_class_share": metrics.least_class_share(seen, real_seen),
         "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),

@@ -14,14 +14,14 @@ from PIL import Image
 
 from jaxnets import metrics
 from jaxnets.commands.gan_step import Built
-from jaxnets.commands.provenance import fingerprint
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
-from jaxnets.judge import evaluate, sampling
+from jaxnets.judge import sampling
 from jaxnets.judge.scoring import Looks
 from jaxnets.media import provenance, report
 from jaxnets.run.log import read_records
+from jaxnets.run.trained import TrainedGenerator
 from jaxnets.train.state import TrainState
 
 #: Samples in a row of a walk or of a sweep; samples whose styles are mixed with each other.
@@ -40,87 +40,76 @@ def animation(frames: Sequence[bytes], *, milliseconds: int = 60) -> bytes:
     return buffer.getvalue()
 
 
-def facts(model: str, dataset: DataSet, state: TrainState) -> dict[str, str]:
-    """What the mark of an image says about its generator: its name, its data and its weights.
-
-    Args:
-      model: its name.
-      dataset: that it was trained on.
-      state: of one GAN, whole on this process.
-    """
-    return {
-        "model": model,
-        "weights": evaluate.digest(state.nets["generator"].averaged),
-        "data": dataset.name,
-        **fingerprint(dataset),
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class Artist:
     """Draws what a generator has learned, beyond its samples.
 
     Attributes:
-      built: the GAN.
-      state: of one GAN.
-      dataset: that it was trained on.
+      trained: the generator.
       seed: of the latents.
       about: what the marks say.
       finish: what is done to images, of any leading axes, before they are drawn.
     """
 
-    built: Built
-    state: TrainState
-    dataset: DataSet
+    trained: TrainedGenerator
     seed: int
     about: Mapping[str, Any]
     finish: Callable[[Any], Any] = lambda images: images
 
-    def asked(self, labels: np.ndarray) -> Any:
-        """What a generator is asked for: the labels, or their number if it has no classes."""
-        return labels if self.built.conditional else len(labels)
+    def _inputs(self, labels: np.ndarray) -> tuple[Any, Any, Any]:
+        """Variables, key, and what is asked for: labels, or how many where there are no classes."""
+        asked = labels if self.trained.conditional else len(labels)
+        return self.trained.variables, jax.random.key(self.seed), asked
 
-    @property
-    def inputs(self) -> tuple[Any, Any]:
-        """The generator's variables, and the key of the latents."""
-        return self.state.nets["generator"].averaged, jax.random.key(self.seed)
+    def _names(self, labels: np.ndarray) -> list[str] | None:
+        """The classes' names, where the generator has classes."""
+        if not self.trained.conditional:
+            return None
+        return [self.trained.class_names[label] for label in labels]
+
+    def samples(self, labels: np.ndarray, truncation: float | None) -> np.ndarray:
+        """The labels' samples as bytes, finished."""
+        made = self.trained.sample(len(labels), labels, seed=self.seed, truncation=truncation)
+        return self.finish(made)  # type: ignore[no-any-return]
 
     def walk(self, classes: np.ndarray, points: int, frames: int) -> bytes:
         """An animated walk from latent to latent and back, for each of the classes."""
-        images = self.built.walk(*self.inputs, self.asked(classes), points, frames)
+        trained = self.trained
+        walk = sampling.make_walk(
+            trained.module, latent_size=trained.latent_size, conditional=trained.conditional
+        )
+        images = walk(*self._inputs(classes), points, frames)
         columns = min(images.shape[1], _IN_A_ROW)
-        drawn = [report.grid_png(frame, columns) for frame in self.finish(images)]
+        names = self._names(classes) if columns == images.shape[1] else None
+        drawn = [
+            report.grid_png(frame, columns, column_labels=names) for frame in self.finish(images)
+        ]
         return provenance.mark(animation(drawn), {**self.about, "truncation": None})
 
     def truncations(self, labels: np.ndarray, numbers: Sequence[float]) -> bytes:
         """The first of the labels' samples at several truncations, a row for each."""
         labels = labels[:_IN_A_ROW]
-        asked = self.asked(labels)
-        images = np.stack([self.built.sample(*self.inputs, asked, number) for number in numbers])
-        names = [self.dataset.class_names[label] for label in labels]
-        rows = [f"{number:g}" for number in numbers]
-        return self._table(images, rows, names if self.built.conditional else None)
+        images = np.stack([self.samples(labels, number) for number in numbers])
+        return self._table(images, [f"{number:g}" for number in numbers], self._names(labels))
 
     def mixing(self, labels: np.ndarray, stage: int) -> bytes:
         """The first of the labels' samples with each other's styles from a stage on."""
-        if not sampling.has_styles(self.built.generator):
+        if not sampling.has_styles(self.trained.module):
             raise UserError(
                 "--style-mixing needs a generator with styles; train one with --generator stylegan2"
             )
         labels = labels[:_MIXED]
-        images = sampling.style_mixing(
-            self.built.generator, *self.inputs, self.asked(labels), stage
-        )
-        names = [str(i + 1) for i in range(len(labels))]
-        if self.built.conditional:
-            names = [self.dataset.class_names[label] for label in labels]
+        images = sampling.style_mixing(self.trained.module, *self._inputs(labels), stage)
+        names = self._names(labels) or [str(i + 1) for i in range(len(labels))]
         return self._table(
-            images, [f"coarse: {name}" for name in names], [f"fine: {name}" for name in names]
+            self.finish(images),
+            [f"coarse: {name}" for name in names],
+            [f"fine: {name}" for name in names],
         )
 
     def _table(self, images: Any, rows: list[str], columns: list[str] | None) -> bytes:
         """Images [rows, columns, H, W, C] as a marked PNG."""
-        flat = self.finish(images).reshape(-1, *images.shape[2:])
+        flat = images.reshape(-1, *images.shape[2:])
         picture = report.grid_png(flat, images.shape[1], row_labels=rows, column_labels=columns)
         return provenance.mark(picture, {**self.about, "truncation": None})
 
@@ -176,8 +165,7 @@ def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> 
         row_labels=dataset.class_names[:classes] if built.conditional else None,
         column_labels=["sample"] * 8 + ["real"] * 8,
     )
-    about = facts(built.task.name, dataset, state)
-    picture = provenance.mark(picture, about, composite=True)
+    picture = provenance.mark(picture, built.trained(state).facts, composite=True)
     write_files({folder / "samples" / "beside-real.png": picture})
     caption = "Samples, and beside them test images"
     caption += " of the same class." if built.conditional else "; the samples have no classes."
@@ -202,8 +190,9 @@ def more_figures(
       folder: of the run.
       looks: what a CNN sees, where there is one; then the nearest training images are shown.
     """
-    about = facts(built.task.name, dataset, state)
-    artist = Artist(built, state, dataset, _SEED, {**about, "seed": _SEED})
+    trained = built.trained(state)
+    about = trained.facts
+    artist = Artist(trained, _SEED, {**about, "seed": _SEED})
     classes = np.arange(min(dataset.num_classes, _IN_A_ROW), dtype=np.int32)
     drawn = {"walk": (artist.walk(classes, 4, 8), "Between latents, by slerp, and back.")}
     if sampling.has_styles(built.generator):

@@ -100,20 +100,11 @@ def member(config: RunOptions, state: TrainState, number: int = 0) -> TrainState
     return members(config, state)[number]
 
 
-def number_of(config: RunOptions, text: str | None) -> int:
-    """The number of the member that a text names: its seed, or its name; by default the first.
-
-    Raises:
-      UserError: for a text that names none.
-    """
-    known = names(config)
-    if text is None:
-        return 0
-    wanted = f"seed-{text.lstrip('0') or '0'}" if text.isdecimal() else sweeps.canonical(text)
-    if wanted not in known:
-        some = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if known[8:] else "")
-        raise UserError(f"the run has no member {text[:60]!r}; it has {some}")
-    return known.index(wanted)
+def name_of(text: str) -> str:
+    """The name of the member that a text stands for: its seed, or its name as anyone writes it."""
+    if text.isdecimal():
+        return f"seed-{text.lstrip('0') or '0'}"
+    return sweeps.canonical(text)
 
 
 def numbers(

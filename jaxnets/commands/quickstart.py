@@ -23,6 +23,7 @@ from jaxnets.devices import parallel
 from jaxnets.judge import evaluate
 from jaxnets.media import report
 from jaxnets.run import runs
+from jaxnets.run.load import keep_description
 from jaxnets.run.log import read_records
 from jaxnets.run.loop import fit
 from jaxnets.train.state import TrainState
@@ -82,6 +83,7 @@ class _Workshop:
             generator_learning_rate=5e-4,  # a batch larger than the preset's, and few images
             discriminator_learning_rate=5e-4,
             eval_every=0.0,
+            judge=generate_config.NO_JUDGE,  # the quickstart's own CNN is to be it
         )
         return self._train(generate, generate_config.resolve(config), name, images)
 
@@ -92,6 +94,7 @@ class _Workshop:
         if images is self.dataset.splits["train"]:  # a run that `sample` and `evaluate` take
             values = {**common.experiment_values(config), **provenance.fingerprint(self.dataset)}
             runs.open_run(folder, command.__name__.rpartition(".")[2], values)
+            keep_description(folder, built.description)
         folder.mkdir(exist_ok=True)
         task = dataclasses.replace(built.task, name=name)
         options = training.fit_options(config, built.steps_per_epoch)

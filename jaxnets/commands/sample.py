@@ -14,19 +14,16 @@ from typing import Any
 import numpy as np
 
 from jaxnets import data
-from jaxnets.commands import checks, common, generate, judging, populations
+from jaxnets.commands import checks, common, populations
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.generate import Generate, read_again
-from jaxnets.commands.configs.reading import config_of_run
 from jaxnets.commands.configs.use import Sample
-from jaxnets.commands.pictures import Artist, facts
+from jaxnets.commands.pictures import Artist
 from jaxnets.commands.session import Session
-from jaxnets.data import DataSet
-from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, write_files
 from jaxnets.media import provenance, report, watermark
-from jaxnets.run.runs import read_run
+from jaxnets.run.load import load_run
+from jaxnets.run.trained import TrainedGenerator
 
 #: The p-value from which on a batch's own watermark counts as too weak.
 _WEAK = 0.001
@@ -34,25 +31,22 @@ _WEAK = 0.001
 
 def run(config: Sample, session: Session) -> None:
     """The command."""
-    record = read_run(config.run)
-    if record["experiment"] != "generate":
-        raise UserError(
-            f"{config.run} is a run of `{record['experiment']}`; samples need one of `generate`"
-        )
     constraints.check(config)
     numbers = truncations(config.truncation_sweep)
-    places = _places(config)
-    options = config_of_run(config.run, record, Generate, read_again)
-    member = populations.number_of(options, config.member)
-    dataset = common.load_data(options)
+    member = None if config.member is None else populations.name_of(config.member)
+    trained = load_run(config.run, member=member)
+    if not isinstance(trained, TrainedGenerator):
+        raise UserError(f"{config.run} is a run of `classify`; samples need one of `generate`")
+    label = None if config.class_label is None else trained.label(config.class_label)
+    places = _places(config, label)
     walked = 0 if config.interpolate is None else config.interpolate * config.points
-    _check_images(config, dataset, walked)
-    labels = _labels(config, options, dataset)
-    artist = _artist(config, options, dataset, member)
+    _check_images(config, trained, walked)
+    labels = trained.labels(config.count, label)
+    artist = _artist(config, trained)
     contents = _batch(config, artist, labels, places)
     if config.interpolate is not None:
-        classes = np.arange(dataset.num_classes, dtype=np.int32)
-        classes = classes if config.class_label is None else labels[:1]
+        classes = np.arange(max(1, len(trained.class_names)), dtype=np.int32)
+        classes = classes if label is None else labels[:1]
         contents[places["walk"]] = artist.walk(classes, config.points, config.interpolate)
     if config.style_mixing is not None:
         contents[places["mixing"]] = artist.mixing(labels, config.style_mixing)
@@ -64,7 +58,8 @@ def run(config: Sample, session: Session) -> None:
         raise UserError(
             f"cannot write {error.filename}: {error.strerror}; choose another --out"
         ) from error
-    print(f"{config.count} images: {places['grid']} and {places['arrays']}")
+    of = "" if label is None else f" of class {label}, {trained.class_names[label]}"
+    print(f"{config.count} images{of}: {places['grid']} and {places['arrays']}")
     if config.images:
         print(f"each as a PNG: {places['images']}/")
     if config.interpolate is not None:
@@ -96,15 +91,15 @@ def truncations(text: str | None) -> list[float]:
     return numbers
 
 
-def _places(config: Sample) -> dict[str, Path]:
-    """Where what was asked for is written.
+def _places(config: Sample, label: int | None) -> dict[str, Path]:
+    """Where what was asked for is written; `label` is the class.
 
     Raises:
       UserError: for a place that cannot be written, or that holds images of another batch.
     """
     out = config.out
     if out is None:
-        which = "all" if config.class_label is None else f"class-{config.class_label}"
+        which = "all" if label is None else f"class-{label}"
         of_member = "" if config.member is None else f"-member-{config.member}"
         out = config.run / "samples" / f"sample{of_member}-{which}-seed-{config.seed}"
     if not out.name:
@@ -133,54 +128,36 @@ def _places(config: Sample) -> dict[str, Path]:
     return places
 
 
-def _check_images(config: Sample, dataset: DataSet, walked: int) -> None:
+def _check_images(config: Sample, trained: TrainedGenerator, walked: int) -> None:
     """Fails for images that no memory, no PNG or no watermark holds."""
-    shape = dataset.splits["train"].inputs.shape[1:]
-    checks.images_fit(config.count + walked * dataset.num_classes, shape)
+    shape = trained.columns["inputs"].shape
+    checks.images_fit(config.count + walked * max(1, len(trained.class_names)), shape)
     if config.images and shape[-1] not in (1, 3):
         raise UserError(
-            f"--images writes PNGs of 1 or 3 channels, and {dataset.name} has {shape[-1]}; the "
-            ".npz has all of them"
+            f"--images writes PNGs of 1 or 3 channels, and those of {config.run} have {shape[-1]}; "
+            "the .npz has all of them"
         )
     if config.watermark is not None:  # which fails for images that are too small, and empty keys
         watermark.embed(np.zeros((1, *shape), np.uint8), config.watermark)
 
 
-def _labels(config: Sample, options: Generate, dataset: DataSet) -> np.ndarray:
-    """The classes to make, one for each image."""
-    if config.class_label is None:
-        return np.arange(config.count, dtype=np.int32) % dataset.num_classes
-    if not options.conditional:
-        raise UserError(f"{config.run} was trained without classes; leave --class-label out")
-    if not 0 <= config.class_label < dataset.num_classes:
-        raise UserError(
-            f"class label {config.class_label} is outside 0..{dataset.num_classes - 1} "
-            f"({dataset.name} has {dataset.num_classes} classes)"
-        )
-    return np.full(config.count, config.class_label, np.int32)
-
-
-def _artist(config: Sample, options: Generate, dataset: DataSet, member: int) -> Artist:
-    """The generator of a run's member, with its trained weights."""
-    mesh = parallel.make_mesh(1)
-    built = generate.build(dataclasses.replace(options, judge=None), dataset, mesh)
-    state = judging.trained(config.run, built.task, mesh, best_by=options.best_by)
-    state = populations.member(options, state, member)
+def _artist(config: Sample, trained: TrainedGenerator) -> Artist:
+    """The generator, with what is done to its images and what their marks say."""
     key = config.watermark
     about = {
-        **facts(built.task.name, dataset, state),
-        "generator": options.generator,
+        **trained.facts,
+        "generator": trained.config.get("generator"),
         "seed": config.seed,
         "truncation": config.truncation,
         "watermark": None if key is None else watermark.ABOUT,
     }
-    artist = Artist(built, state, dataset, config.seed, about)
+    artist = Artist(trained, config.seed, about)
     return artist if key is None else dataclasses.replace(artist, finish=partial(_embed, key))
 
 
 def _embed(key: str, images: Any) -> Any:
-    """The images [..., H, W, C] as bytes with a watermark."""
-    pixels = data.to_uint8(images)
+    """The images [..., H, W, C], bytes or floats in [-1, 1], as bytes with a watermark."""
+    pixels = images if images.dtype == np.uint8 else data.to_uint8(images)
     return watermark.embed(pixels.reshape(-1, *pixels.shape[-3:]), key).reshape(pixels.shape)
 
 
@@ -188,33 +165,40 @@ def _batch(
     config: Sample, artist: Artist, labels: np.ndarray, places: Mapping[str, Path]
 ) -> dict[Path, bytes]:
     """The files of the samples: a grid, all of them as arrays, a record; perhaps each alone."""
-    built, dataset = artist.built, artist.dataset
-    made = built.sample(*artist.inputs, artist.asked(labels), config.truncation)
-    made = artist.finish(made)
-    pixels = made if made.dtype == np.uint8 else data.to_uint8(made)
+    trained = artist.trained
+    pixels = artist.samples(labels, config.truncation)
     if config.watermark is not None:
         _warn_of_weakness(pixels, config.watermark)
-    columns = min(config.count, dataset.num_classes if config.class_label is None else 8)
+    classes = len(trained.class_names) if trained.conditional else 0
+    in_turn = config.class_label is None and classes > 0
+    columns = min(config.count, classes if in_turn else 8)
+    heads = trained.class_names[:columns] if in_turn else None
+    content: dict[str, Any] = {"images": pixels}
+    if trained.conditional:
+        content |= {"labels": labels, "class_names": np.array(trained.class_names)}
     arrays = io.BytesIO()
-    content: Any = {"images": pixels, **({"labels": labels} if built.conditional else {})}
     np.savez_compressed(arrays, **content)
-    known = labels.tolist() if built.conditional else None
+    known = labels.tolist() if trained.conditional else None
     machine = common.machine()
     record = {  # what it would take to make them again
         **provenance.record(artist.about),
         "count": len(pixels),
         "image_shape": list(pixels.shape[1:]),
         "labels": known,
+        "class_names": list(trained.class_names) if trained.conditional else None,
         "versions": {name: machine[name] for name in ("jaxnets", "jax", "flax", "python")},
     }
     contents = {
-        places["grid"]: provenance.mark(report.grid_png(made, columns), artist.about),
+        places["grid"]: provenance.mark(
+            report.grid_png(pixels, columns, column_labels=heads), artist.about
+        ),
         places["arrays"]: arrays.getvalue(),
         places["record"]: (json.dumps(record, indent=2) + "\n").encode(),
     }
     if config.images:
-        column: Any = dataset.splits["train"].columns["inputs"]
-        contents |= column.files(pixels, places["images"], artist.about, known)
+        column: Any = trained.columns["inputs"]
+        names = None if known is None else [trained.class_names[k] for k in known]
+        contents |= column.files(pixels, places["images"], artist.about, names)
     return contents
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from jax.sharding import Mesh
 
 from jaxnets import data
-from jaxnets.commands import checks, common, populations, processes, provenance
+from jaxnets.commands import checks, common, populations, processes, provenance, starting
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
@@ -18,6 +18,7 @@ from jaxnets.devices import parallel
 from jaxnets.media import report
 from jaxnets.processes.distributed import writes
 from jaxnets.run import runs
+from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
 from jaxnets.train.state import TrainState
@@ -33,8 +34,18 @@ class Built(Protocol):
         ...
 
     @property
+    def description(self) -> Description:
+        """What the network is that the run trains."""
+        ...
+
+    @property
     def steps_per_epoch(self) -> float:
         """How many batches the training images make."""
+        ...
+
+    @property
+    def start(self) -> starting.Start | None:
+        """The weights that it starts from, if not from random ones."""
         ...
 
 
@@ -119,7 +130,7 @@ def train(
     dataset = common.load_data(config)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
-    folder = open_run(experiment, config, dataset, session)
+    folder = open_run(experiment, config, dataset, session, built)
     options = dataclasses.replace(options, resume_hint=session.hint())
     return Finished(mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
@@ -143,21 +154,41 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     )
 
 
-def open_run(experiment: str, config: Any, dataset: DataSet, session: Session) -> Path:
-    """Makes or finds the run's folder, and says where it is."""
+def open_run(
+    experiment: str,
+    config: Any,
+    dataset: DataSet,
+    session: Session,
+    built: Built | None = None,
+) -> Path:
+    """Makes or finds the run's folder, and says where it is and what it starts from.
+
+    Without `built` it is of several networks, that nothing describes.
+    """
     values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
+    if built is not None:
+        values |= starting.fingerprint(built.start)
     processes.check_data(dataset.name, dataset.fingerprint)
 
     def make() -> Path:
         provenance.check(config.run_dir, experiment, values, dataset)
         defaults = {**common.experiment_values(type(config)()), **getattr(config, "BEFORE", {})}
-        folder = runs.open_run(config.run_dir, experiment, values, defaults=defaults)
+        folder = runs.open_run(
+            config.run_dir,
+            experiment,
+            values,
+            defaults=defaults,
+            ends=getattr(config, "ends", None),
+        )
         provenance.keep(folder, dataset)
+        if writes() and built is not None:
+            keep_description(folder, built.description)
         return folder
 
     session.run_dir = processes.share_folder(make)
     if writes():
-        print(f"run folder: {session.run_dir}", flush=True)
+        told = built.start.told if built is not None and built.start is not None else ""
+        print(f"run folder: {session.run_dir}\n{told}".rstrip(), flush=True)
     return session.run_dir
 
 

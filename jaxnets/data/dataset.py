@@ -385,9 +385,10 @@ def take_per_class(split: Split, n: int, seed: int) -> Split:
     """
     classes, counts = np.unique(split.target, return_counts=True)
     if n < 1 or not len(classes) or n > counts.min():
-        smallest = (
-            f"class {classes[counts.argmin()]} has {counts.min()}" if len(classes) else "none exist"
-        )
+        smallest = "none exist"
+        if len(classes):
+            target: Any = split.columns["target"]
+            smallest = f"class {target.name(classes[counts.argmin()])} has {counts.min()}"
         raise UserError(f"can't take {n} examples of each class: {smallest}")
     rows = [
         generator(seed, int(label)).permutation(np.flatnonzero(split.target == label))[:n]

@@ -198,13 +198,14 @@ def frechet_scores(
       UserError: if there are too few samples of a class.
     """
     other, half = split_validation(reference, 0.5, seed)
-    chosen = []
+    chosen: list[np.ndarray] = []
+    target: Any = half.columns["target"]
     for label, count in zip(*np.unique(half.target, return_counts=True), strict=True):
         rows = np.flatnonzero(samples.target == label)
         if len(rows) < count:
             raise UserError(
-                f"there are {len(rows)} samples of class {label}, and half of the real images "
-                f"has {count}; make at least as many"
+                f"there are {len(rows)} samples of class {target.name(label)}, and half of the "
+                f"real images has {count}; make at least as many"
             )
         chosen.append(rows[:count])
     real = Moments.of(features_of(half))

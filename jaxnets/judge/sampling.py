@@ -104,24 +104,26 @@ def _classes(labels: np.ndarray | int, conditional: bool) -> np.ndarray:
     return np.asarray(labels, np.int32)
 
 
-def _in_batches(
-    make: Callable[..., np.ndarray], batch_size: int, *inputs: np.ndarray
-) -> np.ndarray:
+def _in_batches(make: Callable[..., np.ndarray], size: int, *inputs: np.ndarray) -> np.ndarray:
     """What `make` makes of inputs [N, ...], all batches of one size: the last wraps around."""
     count = len(inputs[0])
-    size = min(batch_size, count)
     made = np.empty(0)
     for start in range(0, count, size):
         rows = np.arange(start, start + size) % count
         part = make(*(each[rows] for each in inputs))[: count - start]
         if not start:
             made = np.empty((count, *part.shape[1:]), part.dtype)
-        made[start : start + size] = part
+        made[start : start + len(part)] = part
     return made
 
 
 def make_sample(
-    generator: nn.Module, *, latent_size: int, conditional: bool, batch_size: int = 256
+    generator: nn.Module,
+    *,
+    latent_size: int,
+    conditional: bool,
+    batch_size: int = 256,
+    whole_batches: bool = False,
 ) -> Sample:
     """Compiles a generator for sampling.
 
@@ -130,6 +132,8 @@ def make_sample(
       latent_size: Z.
       conditional: whether it takes labels.
       batch_size: images made at a time; has no influence on what they look like.
+      whole_batches: make so many even where fewer are asked for, so that an image has the same
+        bits in any number of images; how sums are rounded depends on the batch.
 
     Returns:
       `(variables, key, labels, truncation=None, as_bytes=False) -> images [N, H, W, C]`, float32
@@ -187,7 +191,8 @@ def make_sample(
             images = make(variables, key, np.float32(truncation or 0), index, labels, near)
             return to_uint8(np.asarray(images)) if as_bytes else np.asarray(images)
 
-        return _in_batches(batch, batch_size, np.arange(len(asked)), asked, place)
+        size = batch_size if whole_batches else min(batch_size, len(asked))
+        return _in_batches(batch, size, np.arange(len(asked)), asked, place)
 
     return sample
 
@@ -299,7 +304,8 @@ def make_walk(
             return np.asarray(make(variables, latents, labels))
 
         flat = latents.reshape(-1, latent_size)
-        images = _in_batches(batch, batch_size, flat, np.tile(asked, len(latents)))
+        size = min(batch_size, len(flat))
+        images = _in_batches(batch, size, flat, np.tile(asked, len(latents)))
         return images.reshape(len(latents), count, *images.shape[1:])
 
     return walk

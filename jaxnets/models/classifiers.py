@@ -18,6 +18,8 @@ from jaxnets.columns import Column, Sound, Tokens
 from jaxnets.errors import UserError
 from jaxnets.models import speed_net
 from jaxnets.models.classic import VGG, VGGS, AlexNet, LeNet5
+from jaxnets.models.efficientnet import LITE0, EfficientNetLite
+from jaxnets.models.pixels import IMAGENET
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.texts import VDCNN, TextCNN
@@ -89,11 +91,14 @@ def _vgg(name: str, image_shape: Sequence[int], width: float, **fields: Any) -> 
 
 def _resnet(name: str, image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
     blocks, widths, block = RESNETS[name]
+    large = min(image_shape[:2]) >= _LARGE
     return ResNet(
         blocks=blocks,
         widths=scale_widths(widths, width),
         block=block,
-        large_stem=min(image_shape[:2]) >= _LARGE,
+        large_stem=large,
+        # As published, so that published weights fit.
+        pixels=IMAGENET if large and image_shape[2] == 3 else None,
         **fields,
     )
 
@@ -102,6 +107,12 @@ def _wide_resnet(name: str, image_shape: Sequence[int], width: float, **fields: 
     depth, factor = WIDE_RESNETS[name]
     widths = (16, 16 * factor, 32 * factor, 64 * factor)
     return WideResNet(depth=depth, widths=scale_widths(widths, width), **fields)
+
+
+def _efficientnet(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
+    stem, last, *outs = scale_widths((32, 1280, *(row[3] for row in LITE0)), width)
+    rows = tuple((*row[:3], out, row[4]) for row, out in zip(LITE0, outs, strict=True))
+    return EfficientNetLite(rows=rows, stem=stem, last=last, **fields)
 
 
 def _speed_net(image_shape: Sequence[int], width: float, **fields: Any) -> nn.Module:
@@ -117,6 +128,7 @@ CLASSIFIERS: Registry[ClassifierSpec] = Registry(
         **{name: ClassifierSpec(partial(_vgg, name), min_size=16) for name in VGGS},
         **{name: ClassifierSpec(partial(_resnet, name), min_size=8) for name in RESNETS},
         **{name: ClassifierSpec(partial(_wide_resnet, name), min_size=8) for name in WIDE_RESNETS},
+        "efficientnet_lite0": ClassifierSpec(_efficientnet, min_size=4),
         "speed_net": ClassifierSpec(_speed_net, min_size=4, prepare=speed_net.whiten),
     },
 )

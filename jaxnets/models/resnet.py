@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxnets import ops
+from jaxnets.models.pixels import Pixels, standardise
 from jaxnets.nn.layers import BatchNorm, Conv, Dropout, global_mean, he_normal
 from jaxnets.typing import Array
 
@@ -82,6 +83,7 @@ class ResNet(nn.Module):
       large_stem: 7x7 convolution with stride 2 and max-pooling, as for ImageNet, in place of one
         3x3 convolution that keeps the size of small images.
       dropout: rate before the last layer.
+      pixels: what images are standardised by; None takes them as they are.
       dtype: compute type.
 
     Reference: He et al. 2015, https://arxiv.org/abs/1512.03385
@@ -93,18 +95,19 @@ class ResNet(nn.Module):
     block: Callable[..., Any] = BasicBlock
     large_stem: bool = False
     dropout: float = 0.0
+    pixels: Pixels | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Maps images [B, H, W, C] to logits [B, K] float32 and features."""
+        """Maps images [B, H, W, C] in [-1, 1] to logits [B, K] float32 and features."""
         window, stride = ((7, 7), 2) if self.large_stem else ((3, 3), 1)
         padding = [(size // 2, size // 2) for size in window]
         stem = partial(_conv, dtype=self.dtype, name="conv_stem")
-        x = stem(self.widths[0], window, stride, padding)(x)
+        x = stem(self.widths[0], window, stride, padding)(standardise(x, self.pixels))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm_stem")(x, train=train))
         if self.large_stem:
-            x = ops.max_pool(x, (3, 3), (2, 2), "SAME")
+            x = ops.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         features = {"stem": x}
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(count):

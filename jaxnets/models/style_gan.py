@@ -116,7 +116,7 @@ class Synthesis(nn.Module):
         *image_size, channels = self.image_shape
         shape = (*sizes.first_size(image_size, len(self.widths) - 1), self.widths[0])
         start = self.param("constant", nn.initializers.normal(1.0), shape, jnp.float32)
-        x = jnp.broadcast_to(start[None], (len(w), *shape)).astype(self.dtype)
+        x = jnp.broadcast_to(start[None], (w.shape[0], *shape)).astype(self.dtype)
         image, features = None, {}
         for stage, width in enumerate(self.widths):
             conv = partial(StyledConv, width, dtype=self.dtype)
@@ -194,7 +194,7 @@ class Generator(nn.Module):
         """
         sizes.check_latents(z, self.latent_size)
         w = self.mapping(z, label)
-        return jnp.broadcast_to(w[:, None], (len(w), self.num_styles, self.style_size))
+        return jnp.broadcast_to(w[:, None], (w.shape[0], self.num_styles, self.style_size))
 
     def synthesise(self, w: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
         """Images of styles [B, num_styles, style_size].
@@ -295,7 +295,7 @@ class Discriminator(nn.Module):
             features[f"stage{stage}"] = x
         last = self.widths[-1]
         x = activate(conv(last, (3, 3), name="conv_last")(x))
-        phi = activate(EqualisedDense(last, name="dense")(x.reshape(len(x), -1)))
+        phi = activate(EqualisedDense(last, name="dense")(x.reshape(x.shape[0], -1)))
         features["penultimate"] = phi
         if self.num_classes is None:
             return EqualisedDense(1, name="head")(phi)[:, 0], features

@@ -221,7 +221,7 @@ def _blur(x: Array, size: Sequence[int]) -> Array:
     """[1, 3, 3, 1] over what a transposed convolution makes, to so many pixels in its middle."""
     x = ops.downsample(x, factor=1)  # x[i] is then the mean around i - 1/2
     start = (0, *((1,) * len(size)), 0)
-    return jax.lax.slice(x, start, (len(x), *(1 + n for n in size), x.shape[-1]))
+    return jax.lax.slice(x, start, (x.shape[0], *(1 + n for n in size), x.shape[-1]))
 
 
 class StyledConv(nn.Module):

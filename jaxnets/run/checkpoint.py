@@ -1,7 +1,6 @@
-"""Checkpoints of a whole training state through Orbax; the only module that knows Orbax."""
+"""Checkpoints of a whole training state through Orbax."""
 
 import contextlib
-import logging
 import math
 import os
 import shutil
@@ -9,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +30,16 @@ from jaxnets.run.integrity import (
     read_manifest,
     set_aside,
     shapes_of,
+    silence_orbax,
     unsaved,
     write_manifest,
 )
+from jaxnets.run.runs import belongs
 from jaxnets.train.state import TrainState
 
 __all__ = ["Checkpoints"]
+
+T = TypeVar("T")
 
 #: Seconds before each further attempt to write a state whose save has failed.
 _PAUSES = (0.2, 1.0, 3.0)
@@ -100,8 +103,7 @@ class Checkpoints:
     def _open(self) -> None:
         import orbax.checkpoint as ocp
 
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_not_of_orbax)  # adding it again changes nothing
+        silence_orbax()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -270,6 +272,18 @@ class Checkpoints:
         Raises:
           UserError: if there is none, or none that is good, or it is that of another network.
         """
+        return self.first_good(lambda step: self._read(step, like), best=best, repair=repair)
+
+    def first_good(
+        self, read: Callable[[int], T], *, best: bool = False, repair: bool = False
+    ) -> T:
+        """What `read` makes of the newest good checkpoint, or of the best one: see `restore`.
+
+        Args:
+          read: step -> what is wanted of that checkpoint; raises `Damaged` where it is not good.
+          best: as for `restore`.
+          repair: as for `restore`.
+        """
         self.wait()
         self.damaged = {}  # what was damaged earlier may have been saved again since
         order = self.steps()[::-1]
@@ -280,7 +294,7 @@ class Checkpoints:
             order = ranked + [step for step in order if step not in ranked]
         for step in distributed.agree(order):
             try:
-                restored = self._read(step, like)
+                restored = read(step)
             except Damaged as error:
                 self.damaged[step] = str(error)
                 continue
@@ -307,7 +321,7 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         manifest = read_manifest(self.directory / str(step), step)
-        if self._about is not None and manifest["about"] not in (None, self._about):
+        if not belongs(manifest["about"], self._about):
             raise Damaged("it belongs to another run")
         there = {name: tuple(leaf) for name, leaf in manifest["leaves"].items()}
         if (other := misfit(there, shapes_of(like))) is not None:
@@ -326,8 +340,7 @@ class Checkpoints:
             raise Damaged(f"it cannot be read: {first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
-        sums = array_sums(state)()
-        wrong = next((name for name, leaf in sums.items() if leaf != there[name]), None)
+        wrong = next((n for n, leaf in array_sums(state)().items() if leaf != there[n]), None)
         for name in distributed.gather(wrong):  # each process has read its own copy
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
@@ -385,11 +398,3 @@ class Checkpoints:
 
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks.
-
-    Of several writes that failed at once it raises the first, and asyncio tells of the others.
-    """
-    return "orbax" not in (record.getMessage() if record.name == "asyncio" else record.pathname)

@@ -7,6 +7,7 @@ is the same however the array lies on devices: a checkpoint of eight devices is 
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +35,7 @@ __all__ = [
     "read_manifest",
     "set_aside",
     "shapes_of",
+    "silence_orbax",
     "unsaved",
     "write_manifest",
 ]
@@ -64,7 +66,7 @@ def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
     happens to one word changes it.
 
     Args:
-      tree: of arrays on any devices. Typed random keys count as their data.
+      tree: of NumPy's arrays, or of JAX's on any devices. Typed random keys count as their data.
 
     Returns:
       A function that gives them, to be called where there is time for it. What needs several
@@ -72,7 +74,7 @@ def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
     """
     leaves = {}
     for name, array in _leaves(tree).items():
-        if array.is_fully_addressable:
+        if getattr(array, "is_fully_addressable", True):
             leaves[name] = (array, None)
         elif array.is_fully_replicated:
             leaves[name] = (array.addressable_data(0), None)
@@ -260,3 +262,17 @@ def first_line(error: BaseException) -> str:
     """An error in short: its type, and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def silence_orbax() -> None:
+    """Keeps Orbax from logging failures that are raised, in one sentence, by whoever called it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_of_orbax)  # adding it again changes nothing
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """A failure is raised here, in one sentence; Orbax logs it too, four times with tracebacks.
+
+    Of several writes that failed at once it raises the first, and asyncio tells of the others.
+    """
+    return "orbax" not in (record.getMessage() if record.name == "asyncio" else record.pathname)

@@ -80,7 +80,8 @@ class _Run:
 
     def __init__(self, task: Task, folder: Path, mesh: Mesh, options: FitOptions):
         self.task, self.folder, self.mesh, self.options = task, folder, mesh, options
-        if num_classes := getattr(task.step, "num_classes", None):
+        step = task.step.costly if isinstance(task.step, Lazily) else task.step
+        if num_classes := getattr(step, "num_classes", None):
             task.pipeline.check_classes(num_classes)
         ranking = task.ranking
         stops = ranking is not None and ranking.patience is not None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,10 @@ from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, new_folder, read_json, write_json
 
-__all__ = ["open_run", "read_run"]
+__all__ = ["belongs", "open_run", "read_run"]
+
+#: Key of a `config.json` with the numbers of epochs that the run was to have before, in order.
+_EARLIER = "earlier_epochs"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def open_run(
     *,
     defaults: Mapping[str, Any] | None = None,
     root: Path | None = None,
+    ends: str | None = None,
 ) -> Path:
     """Makes the folder of a run, or finds it again.
 
@@ -50,6 +55,8 @@ def open_run(
       defaults: values of fields that the `config.json` of an earlier version may lack: what was
         done before there was a choice.
       root: folder of runs; by default `runs` in the working directory.
+      ends: why a run of this configuration can't go on for more `epochs`, "" if it can: its folder
+        then has the greater number from now on. None says nothing of it.
 
     Returns:
       The folder, with its `config.json`.
@@ -82,13 +89,20 @@ def open_run(
             for name in sorted({*record["config"], *asked})
             if there.get(name, missing) != asked.get(name, missing)
         ]
-        if differ:
+        longer = differ and {**asked, "epochs": None} == {**there, "epochs": None}
+        longer = longer and asked["epochs"] > there["epochs"]
+        if differ and not (longer and ends == ""):
+            why = (
+                f"; it can't go on, as {ends}: start another from its weights, --init-from {folder}"
+            )
             raise UserError(
                 f"{folder} is a run with another configuration: {', '.join(differ)}; choose "
-                "another --run-dir or the same values"
+                f"another --run-dir or the same values{why if longer and ends else ''}"
             )
         if not os.access(folder, os.W_OK):
             raise UserError(f"no permission to write to {folder}; choose another --run-dir")
+        if longer:
+            _lengthen(folder, record, asked["epochs"])
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not the folder of a run; choose another --run-dir")
@@ -103,6 +117,32 @@ def open_run(
             f"cannot write to {folder}: {error.strerror}; choose another --run-dir"
         ) from error
     return folder
+
+
+def _lengthen(folder: Path, record: dict[str, Any], epochs: float) -> None:
+    """Gives a run more epochs, and drops what was made of its end."""
+    shutil.rmtree(folder / "accuracy_score", ignore_errors=True)  # a CNN taught by its samples
+    earlier = [*record.get(_EARLIER, []), record["config"]["epochs"]]
+    config = {**record["config"], "epochs": epochs}
+    write_json(folder / "config.json", {**record, "config": config, _EARLIER: earlier})
+
+
+def belongs(about: Mapping[str, Any] | None, record: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint is of the run that a `config.json` describes.
+
+    Args:
+      about: the content of `config.json` when the checkpoint was saved.
+      record: its content now: that of then, or with more epochs. None stands for any run.
+    """
+    if about is None or record is None:
+        return True
+    earlier = record.get(_EARLIER, [])
+    for number, epochs in enumerate(earlier):
+        then = {**record, "config": {**record["config"], "epochs": epochs}}
+        then[_EARLIER] = earlier[:number]
+        if about == (then if number else {k: v for k, v in then.items() if k != _EARLIER}):
+            return True
+    return about == record
 
 
 def config_values(config: Any, *, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def descend(
     prefix: str = "",
     ema_decay: Array | float | None = None,
     micro_batches: int = 1,
+    frozen: PyTree = None,
 ) -> tuple[Net, Metrics]:
     """One update of one network: gradient of the mean loss, optimiser, moving average.
 
@@ -88,6 +89,8 @@ def descend(
       optimizer: the one that `net.opt_state` belongs to.
       ema_decay: share of the old average that is kept, in [0, 1]; None leaves `net.ema` alone.
       micro_batches: into how many parts the batch is dealt; must divide B.
+      frozen: of each variable, by collection, whether objective and optimizer leave it alone: then
+        its average stays to the last bit too. None if none is.
 
     Returns:
       The updated network and the metrics, with `grad_norm` (global L2, before clipping) added, and
@@ -111,6 +114,10 @@ def descend(
         ema = optax.incremental_update(
             {"params": params, "model_state": model_state}, ema, 1.0 - ema_decay
         )
+        if frozen is not None:
+            rest = {name: frozen[name] for name in model_state}
+            still = {"params": frozen["params"], "model_state": rest}
+            ema = jax.tree.map(lambda keep, a, b: b if keep else a, still, ema, net.ema)
     norm = optax.tree.norm(grads)
     metrics[f"{prefix}grad_norm"] = Mean.of(norm[None])
     # The updated parameters tell of the update, and of an overflow when it was added.

@@ -33,6 +33,7 @@ class Move(NamedTuple):
       optimizer: the one that the player was initialised with.
       times: how often in a step, each time on its own share of the batch.
       prefix: of `grad_norm` among the step's metrics.
+      frozen: see `descend`.
     """
 
     player: str
@@ -40,6 +41,7 @@ class Move(NamedTuple):
     optimizer: optax.GradientTransformation
     times: int = 1
     prefix: str = ""
+    frozen: PyTree = None
 
 
 class Stateful(Protocol):
@@ -117,6 +119,7 @@ class Game:
                 prefix=move.prefix,
                 ema_decay=decay,
                 micro_batches=self.micro_batches,
+                frozen=move.frozen,
             )
 
         net = now.nets[move.player]

@@ -4,7 +4,8 @@ A step is `(state, batch) -> (state, metrics)`: pure, never jitted here, never l
 randomness is `fold_in(state.key, state.step)` and, below that, one key per global example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -18,6 +19,7 @@ from jaxnets.devices import axis
 from jaxnets.metrics.mean import Mean
 from jaxnets.train.adversarial import adversarial_step, sample_latents
 from jaxnets.train.descent import Step, forward
+from jaxnets.train.freezing import Frozen
 from jaxnets.train.game import Game, Move, game_step
 from jaxnets.train.state import TrainState
 from jaxnets.typing import Array, Batch, PRNGKey, PyTree
@@ -34,6 +36,7 @@ def classifier_step(
     mixup_alpha: float = 0.0,
     ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
+    frozen: Mapping[str, Any] | None = None,
 ) -> Game:
     """The step that trains a classifier, kept in `state.nets["classifier"]`: a game of one move.
 
@@ -45,11 +48,14 @@ def classifier_step(
       mixup_alpha: parameter of mixup's Beta distribution; 0 is off.
       ema_decay: of the moving average of the network, a number or a function of the step.
       micro_batches: see `descend`.
+      frozen: variables that stay as they are (see `jaxnets.train.freezing`); the optimizer leaves
+        them alone.
 
     Returns:
       A step with the metrics `loss`, `accuracy` (on the augmented images; against the greater
       share under mixup), `grad_norm` and `finite/...` (see `descend`).
     """
+    trained: Any = model if frozen is None else Frozen(model, frozen)
 
     def objective(
         params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
@@ -64,7 +70,7 @@ def classifier_step(
         count = images.shape[0]
         if augment is not None:
             images = augment_batch(augment, axis.example_keys(augment_key, count), images)
-        logits_of = forward(model, model_state, dropout_key)
+        logits_of = forward(trained, model_state, dropout_key)
         if mixup_alpha > 0:
             keys = axis.example_keys(mixup_key, count)
             num_classes = jax.eval_shape(lambda x: logits_of(params, x)[0], images).shape[-1]
@@ -80,7 +86,7 @@ def classifier_step(
         return values, (model_state, metrics)
 
     return game_step(
-        [Move("classifier", objective, optimizer)],
+        [Move("classifier", objective, optimizer, frozen=frozen)],
         ema_decay=ema_decay,
         micro_batches=micro_batches,
         num_classes=getattr(model, "num_classes", None),

@@ -65,6 +65,9 @@ class OptimizerOptions:
     """Greatest global norm of a gradient."""
     ema_decay: Annotated[float | None, DECAY] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
+    freeze: str | None = None
+    """Leave everything up to this stage of the network as it is (with --init-from): the name of a
+    feature, such as stem or stage3, or penultimate for all but the last layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +136,23 @@ class Classify(
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
-    wide_resnet_28_10 or speed_net, which see sounds as spectrograms; m5 (of waves); text_cnn or
-    vdcnn (of texts)."""
+    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; m5 (of
+    waves); text_cnn or vdcnn (of texts)."""
     width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None
     """Examples a step, over all devices."""
     learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
     """The highest learning rate."""
+
+    @property
+    def ends(self) -> str:
+        """What depends on the number of epochs; "" if a run may go on for more. Once resolved."""
+        if self.schedule != "constant":
+            return f"--schedule {self.schedule} ends with it"
+        if self.warmup > 0:
+            return f"--warmup {self.warmup:g} is a share of it"
+        return "--patience counts the evaluation at its end" if self.patience is not None else ""
 
 
 def resolve(config: Classify) -> Classify:
@@ -168,4 +180,6 @@ def resolve(config: Classify) -> Classify:
     check_numbers(config)
     if config.patience is not None and config.eval_every <= 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
+    if config.freeze is not None and config.init_from is None:
+        raise UserError("--freeze needs weights that are worth keeping: name some with --init-from")
     return config

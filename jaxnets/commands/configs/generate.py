@@ -25,6 +25,10 @@ from jaxnets.commands.configs.constraints import (
 from jaxnets.commands.configs.options import RunOptions, check_numbers, given, with_preset
 from jaxnets.errors import UserError
 
+#: What --judge may be besides the folder of a run, and the data that a CNN comes with jaxnets for.
+SHIPPED, IMAGENET, NO_JUDGE = Path("shipped"), Path("imagenet"), Path("none")
+SHIPPED_JUDGES = ("digits", "fashion_mnist")
+
 #: Weights of penalties, from their papers, where --penalty-weight is not given.
 _LAMBDAS = {"wgan_gp": 10.0, "dragan": 10.0, "consistency": 10.0}
 
@@ -211,8 +215,10 @@ class Generate(
     batch_size: Annotated[int | None, COUNT] = None
     """Images that one discriminator update sees, over all devices."""
     judge: Path | None = None
-    """Folder of a `classify` run on the same data, whose features measure Frechet distances, and
-    which looks whether samples have all classes and differ within each."""
+    """The CNN whose features measure Frechet distances, and which looks whether samples have all
+    classes and differ within each: the folder of a `classify` run on the same data; shipped, the
+    one that comes with jaxnets (for digits and fashion_mnist, and then the default); imagenet, for
+    colour images; or none."""
     sweep: str = ""
     """Train one GAN for each value of a number, all in one program, and tell which is the best:
     NAME=VALUE,VALUE,... such as gamma=0.01,0.1,1, or any flag that is a number of the step."""
@@ -221,9 +227,24 @@ class Generate(
     BEFORE: ClassVar = types.MappingProxyType({"path_length_weight": 0.0})
 
     @property
+    def cnn(self) -> Path | None:
+        """The judge; None where there is to be none."""
+        return None if self.judge in (None, NO_JUDGE) else self.judge
+
+    @property
     def step_images(self) -> int:
         """Images that a step sees, over all its updates of the discriminator; once resolved."""
         return given(self.batch_size) * given(self.discriminator_steps)
+
+    @property
+    def ends(self) -> str:
+        """What depends on the number of epochs; "" if a run may go on for more. Once resolved."""
+        if self.schedule != "constant":
+            return f"--schedule {self.schedule} ends with it"
+        ramps = [name for name, _ in constraints(self, Range) if is_ramp(getattr(self, name))]
+        if ramps and self.ramp_images is None:
+            return f"{flag(ramps[0])} changes to its end, without --ramp-images"
+        return ""
 
 
 def resolve(config: Generate) -> Generate:
@@ -237,6 +258,8 @@ def resolve(config: Generate) -> Generate:
             "--adaptive-augment follows how sure the discriminator is of real images, which a "
             "Wasserstein critic does not say; give --augment-probability instead"
         )
+    if config.judge is None and config.data in SHIPPED_JUDGES:
+        config = dataclasses.replace(config, judge=SHIPPED)
     values = presets.values(config.preset, config.generator, config.data)
     # Networks that were asked for are not those whose channels the preset has.
     if config.width is not None:
@@ -312,9 +335,9 @@ def _check_what_belongs_together(config: Generate) -> None:
         raise UserError(
             "--matching-cnn needs feature matching: say how much with --matching-weight"
         )
-    if config.metrics and config.judge is None:
+    if config.metrics and config.cnn is None:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
-    if config.keep_best > 0 and (config.judge is None or config.eval_every <= 0):
+    if config.keep_best > 0 and (config.cnn is None or config.eval_every <= 0):
         raise UserError(
             "--keep-best goes by what a CNN measures at every evaluation: set --judge, and "
             "--eval-every above 0"

@@ -148,8 +148,23 @@ class DeviceOptions:
     """A training split larger than this is streamed from disk instead of kept on the device."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """What the weights are before the first step."""
+
+    GROUP: ClassVar[str] = "start"
+
+    init_from: str | None = None
+    """Start from trained weights: another run's folder; for `classify` also imagenet (of
+    efficientnet_lite0), an exported .safetensors file, or torchvision's and timm's ResNet-18, 34
+    and 50 for images of 128 pixels or more, as a .pth, .pt or .safetensors file or
+    hf:OWNER/NAME[/FILE]. If the number of classes differs, the last layer is new."""
+
+
 @dataclasses.dataclass(frozen=True)
-class RunOptions(DataOptions, CheckpointOptions, DeviceOptions, ProcessOptions, CacheOptions):
+class RunOptions(
+    DataOptions, StartOptions, CheckpointOptions, DeviceOptions, ProcessOptions, CacheOptions
+):
     """What every training command has."""
 
     run_dir: Path | None = None

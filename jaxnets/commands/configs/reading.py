@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 #: Field of a run's `config.json` that stands for its images.
 FINGERPRINT = "data_fingerprint"
+#: That which stands for the weights that the run began with.
+WEIGHTS = "init_fingerprint"
 
 
 def config_of_run(
@@ -43,7 +45,7 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
       UserError: for an unknown field, or a value of another type; it names the field and the value.
     """
-    values = {name: value for name, value in values.items() if name != FINGERPRINT}
+    values = {name: value for name, value in values.items() if name not in (FINGERPRINT, WEIGHTS)}
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - fields)

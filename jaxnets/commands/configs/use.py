@@ -1,10 +1,10 @@
-"""What the commands that use runs can be told: evaluate, sample, marks and list."""
+"""What commands that use runs can be told: predict, sample, evaluate, export, marks, list."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -24,7 +24,8 @@ class Evaluate(CacheOptions):
     run: PositionalRun
     """Folder of a `classify` or `generate` run."""
     judge: Path | None = None
-    """For a GAN: folder of a `classify` run whose features measure Frechet distances."""
+    """For a GAN: the CNN whose features measure Frechet distances, as for `generate`; by default
+    the run's own, else the one that comes with jaxnets."""
     accuracy_score: bool = True
     """For a conditional GAN: train a CNN on samples only and test it on real images."""
     metrics: str = ""
@@ -36,6 +37,30 @@ class Evaluate(CacheOptions):
     """How many samples --metrics takes; by default as many as there are test images."""
     devices: int | None = None
     """How many devices share the work; by default all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict(CacheOptions):
+    """Tell the classes of pictures, sounds or texts, with the classifier of a run.
+
+    They get the preprocessing of the training. A file that can't be used is named, and the others
+    go on; then the exit code is 1.
+    """
+
+    run: PositionalRun
+    """Folder of a `classify` run."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Files, folders with files at any depth, or patterns such as 'pictures/*.jpg'. A CSV, TSV or
+    JSON lines file has a text in each line."""
+    top: Annotated[int, COUNT] = 3
+    """How many classes to tell of each, the most probable first."""
+    json: Path | None = None
+    """Write what is said of each file, and by which network, to this file."""
+    csv: Path | None = None
+    """Write a table to this file: file, class and probability, the next classes after them."""
+    member: str | None = None
+    """Of a run with --seeds or --sweep: the network with this seed or value; by default the
+    first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +92,8 @@ class Sample(PictureOptions, CacheOptions):
     """Folder of a `generate` run."""
     count: Annotated[int, COUNT] = 64
     """How many images."""
-    class_label: int | None = None
-    """The class to make; by default all of them in turn."""
+    class_label: str | None = None
+    """Name or number of the class to make; by default all of them in turn."""
     truncation: Annotated[float | None, Range(above=0, most=1)] = None
     """In (0, 1]: keep latents near the mean; more typical images, less variety."""
     seed: Annotated[int, SEED] = 0
@@ -84,6 +109,25 @@ class Sample(PictureOptions, CacheOptions):
     member: str | None = None
     """Of a run with --seeds: the generator with this seed; of one with --sweep, that with this
     value, such as gamma=0.1 (and gamma=0.1,seed-1 with --seeds too); by default the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the network of a run as one file for other programs, and a JSON beside it.
+
+    Images (or sounds, or tokens) go in as they are stored, as many at a time as one likes: what
+    prepares them is inside. The JSON says what goes in and what comes out, and has the classes.
+    """
+
+    run: PositionalRun
+    """Folder of a `classify` or `generate` run."""
+    out: Path
+    """The file; the JSON has .json after its name."""
+    format: Literal["stablehlo", "onnx", "safetensors"] = "stablehlo"
+    """A program for jax alone, for CPUs, CUDA GPUs and TPUs; a model of ONNX (needs the extra
+    onnx); or the weights by name (needs the extra export)."""
+    member: str | None = None
+    """Of a run with several members, which one; see `sample`."""
 
 
 @dataclasses.dataclass(frozen=True)

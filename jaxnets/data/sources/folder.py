@@ -23,7 +23,15 @@ from jaxnets.data.listing import Listing
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
-__all__ = ["FileReader", "digest_of", "from_files", "load_files", "root_of", "scan"]
+__all__ = [
+    "FileReader",
+    "digest_of",
+    "from_files",
+    "load_files",
+    "root_of",
+    "scan",
+    "visible_files",
+]
 
 BLOCK = 256
 
@@ -206,7 +214,7 @@ def scan(root: Path, what: str) -> tuple[dict[str, list[_File]], tuple[str, ...]
         splits[split] = []
         for label, name in enumerate(names):
             check_path(name, f"in {folder} the class")
-            paths = sorted(_visible_files(folder / name))
+            paths = sorted(visible_files(folder / name))
             if not paths:
                 raise UserError(
                     f"{folder / name} holds no {what}; put some in, or remove the folder"
@@ -219,7 +227,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
     """Whatever is no folder in a folder and those inside it; links to folders are not followed.
 
     Not `Path.rglob`, which recurses (a thousand nested folders are too many for it) and passes over

@@ -19,7 +19,7 @@ from jaxnets.data.dataset import DataSet, stratified_indices
 from jaxnets.data.sources.folder import digest_of, from_files, root_of, scan
 from jaxnets.errors import UserError
 
-__all__ = ["load_texts", "read_table"]
+__all__ = ["load_texts", "read_table", "read_texts"]
 
 
 class Example(NamedTuple):
@@ -133,8 +133,23 @@ def _read(path: Path, label: str) -> list[Example]:
     return read_table(path) if path.suffix in TABLES else [_example(path.name, _text(path), label)]
 
 
-def read_table(path: Path) -> list[Example]:
-    """The examples of a CSV, TSV or JSON lines file in UTF-8.
+def read_texts(path: Path) -> list[tuple[str, str, str]]:
+    """(where it stands, text, why it can't be used or "") of each text in a file.
+
+    Labels are not needed; a file that can't be read is one text that can't be used.
+    """
+    try:
+        if path.suffix in TABLES:
+            examples = read_table(path, labelled=False)
+        else:
+            examples = [_example(path.name, _text(path), "any")]
+    except UserError as error:
+        return [(str(path), "", str(error))]
+    return [(str(path.parent / e.where), e.text, e.fault) for e in examples]
+
+
+def read_table(path: Path, *, labelled: bool = True) -> list[Example]:
+    """The examples of a CSV, TSV or JSON lines file in UTF-8, whose labels may not be needed.
 
     Raises:
       UserError: if the file is damaged, lacks a column, or holds no example.
@@ -142,8 +157,9 @@ def read_table(path: Path) -> list[Example]:
     examples, keys = [], ("", "")
     for line, row in _rows(path):
         if not examples:
-            keys = (_column(path, row, "text", TEXTS), _column(path, row, "label", LABELS))
-        text, label = (row.get(key) for key in keys)
+            label = _column(path, row, "label", LABELS) if labelled else ""
+            keys = (_column(path, row, "text", TEXTS), label)
+        text, label = row.get(keys[0]), row.get(keys[1]) if labelled else "any"
         named = "" if label is None or isinstance(label, float | dict | list) else str(label)
         text = text if isinstance(text, str) else ""
         examples.append(_example(f"{path.name} line {line}", text, named.strip()))

@@ -1,0 +1,135 @@
+"""Tell the classes of files with a trained classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxnets.commands import populations
+from jaxnets.commands.configs import constraints
+from jaxnets.commands.configs.use import Predict
+from jaxnets.commands.session import Session
+from jaxnets.data.sources.single import list_files
+from jaxnets.errors import UserError
+from jaxnets.files import check_writable, cleaning, new_folder
+from jaxnets.run.load import load_run
+from jaxnets.run.trained import Prediction, TrainedClassifier, Unreadable
+
+Record = Prediction | Unreadable
+
+
+def run(config: Predict, session: Session) -> int:
+    """The command; 1 if some of the files could not be used."""
+    constraints.check(config)
+    for flag, path in (("--json", config.json), ("--csv", config.csv)):
+        if path is not None:
+            check_writable(path, flag)
+    member = None if config.member is None else populations.name_of(config.member)
+    trained = load_run(config.run, member=member)
+    if not isinstance(trained, TrainedClassifier):
+        raise UserError(f"{config.run} is a run of `generate`; predictions need one of `classify`")
+    paths = list_files(config.files)
+    if not paths:
+        raise UserError(f"there are no files in {', '.join(config.files)}")
+    good = bad = 0
+    with contextlib.ExitStack() as stack:
+        writers: list[Callable[[Record], object]] = []
+        if config.json is not None:
+            writers.append(stack.enter_context(_json(config.json, config.top, trained)))
+        if config.csv is not None:
+            top = min(config.top, len(trained.class_names))
+            writers.append(stack.enter_context(_csv(config.csv, top)))
+        for record in trained.stream(paths):
+            for write in writers:
+                write(record)
+            if isinstance(record, Unreadable):
+                bad += 1
+                print(f"{record.source}: can't be used: {record.reason}", file=sys.stderr)
+                continue
+            good += 1
+            told = ", ".join(f"{name} {share:.1%}" for name, share in record.top(config.top))
+            print(f"{record.source}: {told}")
+        if not good:
+            raise UserError(f"none of the {bad:,} files can be used")
+    if bad:
+        print(f"{bad:,} of {good + bad:,} files can't be used", file=sys.stderr)
+    return 1 if bad else 0
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Callable[[str], None]]:
+    """Gives what writes texts to a file, which takes its place when the block has ended well."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    @contextlib.contextmanager
+    def named() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # a write that fails does not know the file's name
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    with new_folder(path.parent), cleaning(partial(fresh.unlink, missing_ok=True)):
+        with named():
+            file = fresh.open("w", encoding="utf-8", newline="")
+
+        def write(text: str) -> None:
+            with named():
+                file.write(text)
+
+        try:
+            yield write
+        finally:
+            with named():
+                file.close()
+        os.replace(fresh, path)
+
+
+@contextlib.contextmanager
+def _json(path: Path, top: int, trained: TrainedClassifier) -> Iterator[Callable[[Record], object]]:
+    """Writes an object with what is known of the network and a record for each file."""
+    about = {**trained.facts, "step": trained.step, "class_names": trained.class_names}
+    with _whole(path) as put:
+        put(json.dumps(about, indent=2)[:-2] + ',\n  "predictions": [')
+        comma = "\n"
+
+        def write(record: Record) -> None:
+            nonlocal comma
+            told: dict[str, Any] = {"file": record.source}
+            if isinstance(record, Unreadable):
+                told["error"] = record.reason
+            else:
+                told |= {"class": record.name, "label": record.label}
+                told["probabilities"] = dict(record.top(top))
+            put(f"{comma}    {json.dumps(told, ensure_ascii=False)}")
+            comma = ",\n"
+
+        yield write
+        put("\n  ]\n}\n")
+
+
+@contextlib.contextmanager
+def _csv(path: Path, top: int) -> Iterator[Callable[[Record], object]]:
+    """Writes a table with a line for each file that could be used."""
+    with _whole(path) as put:
+
+        def row(*cells: Any) -> None:
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(cells)
+            put(line.getvalue())
+
+        further = [f"{what}_{n}" for n in range(2, top + 1) for what in ("class", "probability")]
+        row("file", "class", "probability", *further)
+
+        def write(record: Record) -> None:
+            if isinstance(record, Prediction):
+                row(record.source, *(part for pair in record.top(top) for part in pair))
+
+        yield write
