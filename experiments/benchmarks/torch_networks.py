@@ -32,7 +32,10 @@ from jaxnets.models import (
 __all__ = ["make_twin"]
 
 #: What `make_twin` can make a twin of, for error messages.
-TWINS = "resnet_3x2, resnet18, resnet34, resnet50, efficientnet_lite0, speed_net, dcgan, sngan and r3gan"
+TWINS = (
+    "resnet_3x2, resnet18, resnet34, resnet50, efficientnet_lite0, speed_net, dcgan, sngan and "
+    "r3gan"
+)
 
 #: (layers, inputs) -> output.
 Function = Callable[..., Tensor]
@@ -51,8 +54,9 @@ def make_twin(module: Any, variables: Mapping[str, Any], image_shape: Sequence[i
     """The torch module that computes what a Flax module of this library does.
 
     Args:
-      module: a `ResNet`, `EfficientNetLite` or `SpeedNet`, a generator or discriminator of one of the GAN families, or
-        a `TrunkDiscriminator` on one of the first two; without dropout and self-attention.
+      module: a `ResNet`, `EfficientNetLite` or `SpeedNet`, a generator or discriminator of one of
+        the GAN families, or a `TrunkDiscriminator` on one of the first three; without dropout and
+        self-attention.
       variables: its weights: collections -> trees, as `Net.variables` has them.
       image_shape: (H, W, C) of the images that it takes or makes.
 

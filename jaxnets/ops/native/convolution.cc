@@ -1146,6 +1146,7 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
     for (Index c = 0; c < in_group; ++c)
       apart[t * in_group + c] = Displacement(padded, phase.offset[t]) + c;
 
+  constexpr Index kTile = 256;
   // Slices of the batch are summed apart and then together: few enough for their memory.
   const Index size = g.groups * rows * pitch;
   const Index chunks = CeilDiv(g.batch, together);
@@ -1162,26 +1163,31 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
     for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
       const Index first = chunk * together, count = std::min(together, g.batch - first);
       const float* from = padded.Prepare(x + first * image_floats, g.in, count, together);
-      for (Index block = begin; block < end; ++block) {
-        const Index group = block / blocks, channel = block % blocks * kBlock;
-        const Index filled = std::min(kBlock, out_group - channel);
-        const float* slope = slopes + first * pixels * g.out_channels + group * out_group + channel;
-        Index slope_pitch = g.out_channels;
-        if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
-          float* to = Scratch(1, together * pixels * kBlock);
-          for (Index q = 0; q < count * pixels; ++q) {
-            std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
-            std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
+      // A tile of pixels at a time: what they hold stays in the cache for all blocks and rows.
+      for (Index tile = 0; tile < count * pixels; tile += kTile) {
+        const Index live = std::min(kTile, count * pixels - tile);
+        for (Index block = begin; block < end; ++block) {
+          const Index group = block / blocks, channel = block % blocks * kBlock;
+          const Index filled = std::min(kBlock, out_group - channel);
+          const float* slope =
+              slopes + (first * pixels + tile) * g.out_channels + group * out_group + channel;
+          Index slope_pitch = g.out_channels;
+          if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
+            float* to = Scratch(1, kTile * kBlock);
+            for (Index q = 0; q < live; ++q) {
+              std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
+              std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
+            }
+            slope = to, slope_pitch = kBlock;
           }
-          slope = to, slope_pitch = kBlock;
-        }
-        for (Index row = 0; row < rows; row += kRows) {
-          const Index kept = std::min(kRows, rows - row);
-          const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
-          auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
-                                      : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
-          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope,
-              slope_pitch, kLanes, sum + (block * rows + row) * kBlock, kBlock, kept);
+          for (Index row = 0; row < rows; row += kRows) {
+            const Index kept = std::min(kRows, rows - row);
+            const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
+            auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
+                                        : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
+            run(from + group * in_group, &read[tile], &apart[row], live, slope, slope_pitch, kLanes,
+                sum + (block * rows + row) * kBlock, kBlock, kept);
+          }
         }
       }
     }
