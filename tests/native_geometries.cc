@@ -174,13 +174,15 @@ Numbers Geometry(int* rank) {
     n[kGroups] = Choose({1, 1, 1, 2, 3, 9});
     n[kIns] = n[kGroups] * (tiles ? Choose({16, 32, 48}) : Choose({1, 2, 3, 5, 8, 16, 17, 33}));
     n[kOuts] = n[kGroups] * (tiles ? Choose({16, 32, 48}) : Choose({1, 2, 3, 5, 8, 16, 17, 33}));
+    if (!tiles && Draw(0, 2) == 0)  // depthwise
+      n[kGroups] = n[kIns] = n[kOuts] = Choose({2, 3, 4, 7, 8, 13, 16, 20, 32, 35, 56});
     Index least = 1;
     if (tiles && Draw(0, 200) == 0) n[kGroups] = 1, n[kIns] = 272, n[kOuts] = 256;  // too large
     for (int a = 0; a < 3; ++a) {
       n[kBefore + a] = 0;
       if (a < 3 - *rank) continue;
       n[kIn + a] = Draw(1, most);
-      n[kWindow + a] = tiles ? 3 : Draw(1, 4);
+      n[kWindow + a] = tiles ? 3 : Draw(0, 9) == 0 ? Draw(5, 9) : Draw(1, 4);
       n[kStride + a] = tiles ? 1 : Choose({1, 1, 2, 3, 7});
       n[kDilation + a] = tiles ? 1 : Draw(1, 2);
       n[kBefore + a] = Draw(-2, 4);

@@ -59,6 +59,10 @@ def agree(check, torch, case):
     [
         ClassifierCase(**TINY, network="resnet_3x2"),
         ClassifierCase(**TINY, network="speed_net"),
+        pytest.param(
+            ClassifierCase(**TINY | {"image_size": 33}, network="efficientnet_lite0", channels=3),
+            marks=pytest.mark.slow,
+        ),
         GanCase(**TINY | {"image_size": 9}, conditional=True, penalty="r1"),
         pytest.param(
             ClassifierCase(**TINY, network="resnet50", channels=3), marks=pytest.mark.slow

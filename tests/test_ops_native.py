@@ -48,6 +48,10 @@ def problems(draw):
 
     size, window = each(1, {1: 40, 2: 12, 3: 5}[rank]), each(1, {1: 6, 2: 4, 3: 2}[rank])
     groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels = draw(CHANNELS) * groups, draw(CHANNELS) * groups
+    if draw(st.integers(0, 3)) == 0:  # depthwise
+        groups = draw(st.sampled_from([2, 7, 8, 20, 48, 56]))
+        channels = groups, groups
     geometry = {
         "window": window,
         "strides": each(1, 3),
@@ -59,7 +63,7 @@ def problems(draw):
         "inputs": size,
         "after": each(-1, 3),
         "batch": draw(st.sampled_from([1, 2, 5, 33])),
-        "channels": (draw(CHANNELS) * groups, draw(CHANNELS) * groups),
+        "channels": channels,
         **geometry,
     }
 
@@ -126,6 +130,24 @@ def test_tiles_of_groups(groups, channels, size):
         before=(1, 1),
         dilation=(1, 1),
         groups=groups,
+    )
+
+
+@pytest.mark.parametrize("channels", [5, 24, 52])
+@pytest.mark.parametrize("window,stride", [(3, 1), (3, 2), (5, 1), (5, 2), (9, 3)])
+def test_depthwise(window, stride, channels):
+    """Fewer channels than a vector, blocks and a rest; windows that hang over on every side."""
+    before = (window // 2, window // 2 - (stride > 1))
+    compare(
+        (17, 30),
+        (-(-17 // stride), -(-30 // stride)),
+        batch=2,
+        channels=(channels, channels),
+        window=(window, window),
+        strides=(stride, stride),
+        before=before,
+        dilation=(1, 1),
+        groups=channels,
     )
 
 

@@ -18,12 +18,24 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.torch_layers import Layers, norm_relu
 from jaxnets.errors import UserError
-from jaxnets.models import conditioning, dcgan, r3gan, resnet, resnet_gan, sizes, speed_net
+from jaxnets.models import (
+    conditioning,
+    dcgan,
+    efficientnet,
+    r3gan,
+    resnet,
+    resnet_gan,
+    sizes,
+    speed_net,
+)
 
 __all__ = ["make_twin"]
 
 #: What `make_twin` can make a twin of, for error messages.
-TWINS = "resnet_3x2, resnet18, resnet34, resnet50, speed_net, dcgan, sngan and r3gan"
+TWINS = (
+    "resnet_3x2, resnet18, resnet34, resnet50, efficientnet_lite0, speed_net, dcgan, sngan and "
+    "r3gan"
+)
 
 #: (layers, inputs) -> output.
 Function = Callable[..., Tensor]
@@ -32,6 +44,7 @@ Function = Callable[..., Tensor]
 Images = Mapping[str, Sequence[int]]
 
 _relu = partial(F.relu, inplace=True)
+_relu6 = partial(F.relu6, inplace=True)
 _leaky = partial(F.leaky_relu, negative_slope=0.2, inplace=True)
 _gelu = partial(F.gelu, approximate="tanh")
 _double = partial(F.interpolate, scale_factor=2, mode="nearest")
@@ -41,8 +54,9 @@ def make_twin(module: Any, variables: Mapping[str, Any], image_shape: Sequence[i
     """The torch module that computes what a Flax module of this library does.
 
     Args:
-      module: a `ResNet` or `SpeedNet`, a generator or discriminator of one of the GAN families, or
-        a `TrunkDiscriminator` on one of the first two; without dropout and self-attention.
+      module: a `ResNet`, `EfficientNetLite` or `SpeedNet`, a generator or discriminator of one of
+        the GAN families, or a `TrunkDiscriminator` on one of the first three; without dropout and
+        self-attention.
       variables: its weights: collections -> trees, as `Net.variables` has them.
       image_shape: (H, W, C) of the images that it takes or makes.
 
@@ -61,7 +75,12 @@ def make_twin(module: Any, variables: Mapping[str, Any], image_shape: Sequence[i
         if type(part) not in TWINS_OF:
             raise UserError(f"{type(part).__name__} has no PyTorch twin; choose from {TWINS}")
     function, images = TWINS_OF[type(module)](module, tuple(image_shape))
-    return _Twin(function, images, variables)
+    twin = _Twin(function, images, variables)
+    if isinstance(module, efficientnet.EfficientNetLite):
+        for part in twin.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum, part.eps = 0.01, 1e-3
+    return twin
 
 
 class _Twin(Layers):
@@ -141,8 +160,39 @@ def _speed_net(of: Any) -> Function:
     return penultimate
 
 
+def _efficientnet(of: Any) -> Function:
+    """Images to penultimate features."""
+    rows = tuple(of.rows)
+
+    def block(net: Any, x: Tensor, stride: int) -> Tensor:
+        y = _relu6(net.norm_expand(net.conv_expand(x))) if hasattr(net, "conv_expand") else x
+        y = _relu6(net.norm_depthwise(net.conv_depthwise(y, stride)))
+        y = net.norm_project(net.conv_project(y))
+        return y.add_(x) if x.shape == y.shape and stride == 1 else y
+
+    def penultimate(net: Any, x: Tensor) -> Tensor:
+        if of.pixels is not None:
+            mean, std = (
+                x.new_tensor(each)[:, None, None] for each in (of.pixels.mean, of.pixels.std)
+            )
+            x = (x - (2 * mean - 1)) / (2 * std)
+        x = _relu6(net.norm_stem(net.conv_stem(x, 2)))
+        for stage, (_, stride, _, _, count) in enumerate(rows, start=1):
+            for index in range(1, count + 1):
+                x = block(
+                    getattr(net, f"stage{stage}_block{index}"), x, stride if index == 1 else 1
+                )
+        return _relu6(net.norm_last(net.conv_last(x))).mean((2, 3))
+
+    return penultimate
+
+
 #: Networks that a discriminator may have as its trunk -> (features of it, factor of its logits).
-_TRUNKS = {resnet.ResNet: (_resnet, 1.0), speed_net.SpeedNet: (_speed_net, 1 / 9)}
+_TRUNKS = {
+    resnet.ResNet: (_resnet, 1.0),
+    efficientnet.EfficientNetLite: (_efficientnet, 1.0),
+    speed_net.SpeedNet: (_speed_net, 1 / 9),
+}
 
 
 def _classifier(of: Any, image_shape: Sequence[int]) -> tuple[Function, Images]:
@@ -292,6 +342,7 @@ def _r3gan_discriminator(of: Any, image_shape: Sequence[int]) -> tuple[Function,
 #: Type of a Flax module -> what makes its function, and says which linear layers have images.
 TWINS_OF: dict[type, Callable[[Any, Sequence[int]], tuple[Function, Images]]] = {
     resnet.ResNet: _classifier,
+    efficientnet.EfficientNetLite: _classifier,
     speed_net.SpeedNet: _classifier,
     conditioning.TrunkDiscriminator: _trunk,
     dcgan.Generator: _dcgan_generator,

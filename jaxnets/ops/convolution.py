@@ -4,10 +4,9 @@ On GPU and TPU that is XLA's own convolution. On CPU it is not: XLA hands the gr
 convolution, and everything inside a loop, to an unoptimised loop nest, 3 to 11 times slower than
 its matrix product. There the work goes, in this order, to
 
-- shifted multiply-adds, for depthwise convolutions;
 - `jaxnets.ops.native`, kernels compiled for this machine;
-- `jaxnets.ops.patches`, matrix products in plain JAX, where there are no such kernels or the type
-  is float64.
+- `jaxnets.ops.patches`, plain JAX, where there are no such kernels or the type is float64: matrix
+  products, and shifted multiply-adds for depthwise convolutions.
 
 All of them can be differentiated any number of times in either direction, and mapped by `vmap`.
 The choice is made in `form`, once for every caller.
@@ -51,24 +50,26 @@ def plain_convolutions() -> Iterator[None]:
         _plain.reset(token)
 
 
-def form(dtype: Any, *, channels: int = 1, groups: int = 1) -> Form:
+def form(dtype: Any, *, channels: int = 1, groups: int = 1, features: int | None = None) -> Form:
     """How a convolution traced now is written.
 
     Args:
       dtype: of its input and kernel.
       channels: of its input.
       groups: of these channels.
+      features: channels of its output; by default as many as of its input.
 
     Returns:
       "xla" (its own convolution), "native", "patches" or "depthwise".
     """
     if _plain.get() or jax.default_backend() != "cpu":
         return "xla"
-    if groups > 1 and groups == channels:
-        return "depthwise"
-    if jnp.dtype(dtype).itemsize <= 4 and native.available():
+    depthwise = groups > 1 and groups == channels
+    # The kernels take one output channel for each of a depthwise convolution's input channels.
+    copies = depthwise and features not in (None, channels)
+    if jnp.dtype(dtype).itemsize <= 4 and not copies and native.available():
         return "native"
-    return "patches"
+    return "depthwise" if depthwise else "patches"
 
 
 def conv(
@@ -120,7 +121,7 @@ def conv(
             raise ValueError(f"causal padding is for one spatial axis, and here are {rank}")
         padding = [(reach[0] - 1, 0)]
     pads = windows.explicit_padding(x.shape[1:-1], reach, strides, padding)
-    how = form(x.dtype, channels=x.shape[-1], groups=groups)
+    how = form(x.dtype, channels=x.shape[-1], groups=groups, features=kernel.shape[-1])
     if how == "xla":
         return jax.lax.conv_general_dilated(
             x,

@@ -22,12 +22,16 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
+#include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #endif
 
@@ -115,14 +119,24 @@ float* Scratch(int which, Index size) {
   return buffer.data();
 }
 
-// Asks for large pages under a result that is about to be written for the first time. XLA hands
-// its temporaries back to the system after every call; 4 KB at a time, getting them again takes a
-// tenth of a training step.
+// Asks for large pages under a result that is about to be written for the first time, and under
+// the memory that it lies in: XLA's temporaries, all in one piece. XLA hands them back to the system
+// after every call; 4 KB at a time, getting them again takes a tenth to a quarter of a training step.
 void WantLargePages(const float* p, Index floats) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 2 << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(p) + kPage - 1) & ~(kPage - 1);
-  const uintptr_t end = reinterpret_cast<uintptr_t>(p + floats) & ~(kPage - 1);
+  constexpr uint64_t kPage = 2 << 20;
+  uint64_t begin = reinterpret_cast<uint64_t>(p), end = begin + floats * sizeof(float);
+  // Since Linux 6.11 one can ask which mapping an address lies in (PROCMAP_QUERY of linux/fs.h);
+  // where that fails it is the result alone.
+  struct {
+    uint64_t size, query_flags, address, begin, end, others[5];
+    uint32_t name_size, build_id_size;
+    uint64_t name, build_id;
+  } query = {};
+  query.size = sizeof(query), query.address = begin;
+  static const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (maps >= 0 && ioctl(maps, _IOWR('f', 17, query), &query) == 0) begin = query.begin, end = query.end;
+  begin = (begin + kPage - 1) & ~(kPage - 1), end &= ~(kPage - 1);
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
@@ -679,10 +693,318 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, Index groups, const f
   });
 }
 
+// Depthwise convolutions: each channel has a kernel of its own, and the channels lie along the
+// vectors. Nothing is padded or copied: along each axis it is known through which taps a pixel of
+// the result reads. These are evenly spaced, and so is what they read.
+struct Reads {
+  Index tap, source, count;  // the first tap, the pixel that it reads, and how many taps there are
+};
+struct Axis {
+  Index tap_step = 1, source_step = 1;  // from one of a pixel's taps to the next
+  std::vector<Reads> reads;             // of each pixel of the result
+};
+
+Axis ForwardAxis(const Geometry& g, int a) {
+  Axis axis{1, g.dilation[a], {}};
+  for (Index o = 0; o < g.out[a]; ++o) {
+    const Index start = o * g.stride[a] - g.before[a];  // what the first tap reads
+    const Index first = start < 0 ? CeilDiv(-start, g.dilation[a]) : 0;
+    const Index end = start < g.in[a] ? CeilDiv(g.in[a] - start, g.dilation[a]) : 0;
+    const Index count = std::min(end, g.window[a]) - first;
+    if (count > 0) axis.reads.push_back({first, start + first * g.dilation[a], count});
+    else axis.reads.push_back({0, 0, 0});
+  }
+  return axis;
+}
+
+// Input pixel i is read by output pixel o through tap t where o * stride + t * dilation - before
+// = i: through every `tap_step`-th of the taps.
+Axis BackwardAxis(const Geometry& g, int a) {
+  const Index divisor = std::gcd(g.stride[a], g.dilation[a]), across = g.dilation[a] / divisor;
+  Axis axis{g.stride[a] / divisor, -across, {}};
+  for (Index i = 0; i < g.in[a]; ++i) {
+    const Index most = std::min(axis.tap_step, g.window[a]);
+    Index tap = 0;
+    while (tap < most && (i + g.before[a] - tap * g.dilation[a]) % g.stride[a] != 0) ++tap;
+    const Index source = (i + g.before[a] - tap * g.dilation[a]) / g.stride[a];
+    if (tap == most || source < 0) {
+      axis.reads.push_back({0, 0, 0});
+      continue;
+    }
+    const Index skipped = source < g.out[a] ? 0 : CeilDiv(source - g.out[a] + 1, across);
+    const Index end = std::min(CeilDiv(g.window[a] - tap, axis.tap_step), source / across + 1);
+    axis.reads.push_back({tap + skipped * axis.tap_step, source - skipped * across,
+                          std::max<Index>(0, end - skipped)});
+  }
+  return axis;
+}
+
+// Pixels `first`, `first` + apart, ... of a row, which read the same taps, one `step` after another.
+struct Stretch {
+  Index first, count;
+};
+
+std::vector<Stretch> Stretches(const std::vector<Reads>& reads, Index apart, Index step) {
+  std::vector<Stretch> stretches;
+  const Index size = reads.size();
+  for (Index start = 0; start < std::min(apart, size); ++start)
+    for (Index q = start; q < size; q += stretches.back().count * apart) {
+      Index count = 1;
+      const auto alike = [&](const Reads& other) {
+        return other.tap == reads[q].tap && other.count == reads[q].count &&
+               other.source == reads[q].source + count * step;
+      };
+      while (count < kPixels && q + count * apart < size && alike(reads[q + count * apart])) ++count;
+      stretches.push_back({q, count});
+    }
+  return stretches;
+}
+
+template <typename V>
+inline V LoadAs(const float* p) {
+  if constexpr (std::is_same_v<V, float>) return *p;
+  else return Load(p);
+}
+inline void Store(float* p, float v) { *p = v; }
+template <typename V>
+constexpr Index kWidth = sizeof(V) / sizeof(float);
+
+// Floats between neighbours along each axis, in the source and in the kernel, and how many.
+struct Strides {
+  Index source[3], tap[3], count[3];
+};
+
+// P pixels times N vectors of channels; a "vector" may be one float.
+template <typename V, int N, int P>
+void DepthwiseBlock(const float* source, Index source_apart, const float* kernel, const Strides& s,
+                    float* out, Index out_apart) {
+  V sum[P][N];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sum[p][n] = V{};
+  for (Index z = 0; z < s.count[0]; ++z)
+    for (Index y = 0; y < s.count[1]; ++y) {
+      const float* from = source + z * s.source[0] + y * s.source[1];
+      const float* weights = kernel + z * s.tap[0] + y * s.tap[1];
+      for (Index x = 0; x < s.count[2]; ++x, from += s.source[2], weights += s.tap[2]) {
+        V w[N];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) w[n] = LoadAs<V>(weights + n * kWidth<V>);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n)
+            sum[p][n] += LoadAs<V>(from + p * source_apart + n * kWidth<V>) * w[n];
+      }
+    }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) Store(out + p * out_apart + n * kWidth<V>, sum[p][n]);
+}
+
+using Spread = void (*)(const float*, Index, const float*, const Strides&, float*, Index);
+template <typename V, int N, int... P>
+constexpr std::array<Spread, sizeof...(P)> Spreads(std::integer_sequence<int, P...>) {
+  return {&DepthwiseBlock<V, N, P + 1>...};
+}
+template <typename V, int N>
+const auto kSpreads = Spreads<V, N>(std::make_integer_sequence<int, kPixels>());
+
+// Calls `run(V{}, N, channel, place)`, N a constant, for blocks that cover the channels `begin` to
+// `end`. The last vector may overlap the one before, but has a place of its own; where there are
+// fewer channels than a vector has floats, they go one by one.
+template <typename Function>
+void ForChannels(Index begin, Index end, const Function& run) {
+  constexpr std::integral_constant<int, kVectors> several;
+  constexpr std::integral_constant<int, 1> one;
+  Index c = begin;
+  for (; c + kBlock <= end; c += kBlock) run(Vector{}, several, c, c);
+  for (; c + kLanes <= end; c += kLanes) run(Vector{}, one, c, c);
+  if (c < end && end >= kLanes) return run(Vector{}, one, end - kLanes, c);
+  for (; c < end; ++c) run(0.0f, one, c, c);
+}
+
+// y[q] = sum over taps of kernel[tap] * x[source]: forward, or the gradient in the input. Along the
+// last axis pixels `apart` from each other read `step` from each other.
+void Depthwise(ffi::ThreadPool& pool, Index batch, Index channels, const float* x,
+               const Index* image, const Index* window, const float* kernel, float* y,
+               const Index* out, const std::array<Axis, 3>& axes, Index apart, Index step) {
+  const std::vector<Stretch> stretches = Stretches(axes[2].reads, apart, step);
+  const Index pixels[3] = {image[1] * image[2], image[2], 1};  // between neighbours
+  const Index taps[3] = {window[1] * window[2], window[2], 1};
+  Strides strides;
+  for (int a = 0; a < 3; ++a) {
+    strides.source[a] = axes[a].source_step * pixels[a] * channels;
+    strides.tap[a] = axes[a].tap_step * taps[a] * channels;
+  }
+  // Channels that are worked on together: as many as can be read at a stretch while their weights
+  // stay in the first cache.
+  const Index together = std::max<Index>(1, 2048 / (window[0] * taps[0] * kBlock)) * kBlock;
+  const Index rows = batch * out[0] * out[1], row_floats = out[2] * channels;
+  const Index tasks = std::min(rows, std::max<Index>(batch, 4 * pool.num_threads()));
+  ForEach(pool, tasks, [&](Index task) {
+    Strides s = strides;
+    for (Index row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row) {
+      const Reads &z = axes[0].reads[row / out[1] % out[0]], &down = axes[1].reads[row % out[1]];
+      s.count[0] = z.count, s.count[1] = down.count;
+      const Index from_row = (row / (out[0] * out[1]) * image[0] + z.source) * image[1] + down.source;
+      const Index tap_row = z.tap * taps[0] + down.tap * taps[1];
+      for (Index begin = 0; begin < channels; begin += together)
+        for (const Stretch& stretch : stretches) {
+          const Reads& across = axes[2].reads[stretch.first];
+          s.count[2] = across.count;
+          const float* from = x + (from_row * image[2] + across.source) * channels;
+          const float* weights = kernel + (tap_row + across.tap) * channels;
+          float* to = y + row * row_floats + stretch.first * channels;
+          ForChannels(begin, std::min(channels, begin + together),
+                      [&](auto vector, auto count, Index channel, Index) {
+                        kSpreads<decltype(vector), count()>[stretch.count - 1](
+                            from + channel, step * channels, weights + channel, s, to + channel,
+                            apart * channels);
+                      });
+        }
+    }
+  });
+}
+
+// Where, along one axis, the outputs begin and end that a tap reads something through.
+std::array<Index, 2> Seen(const Geometry& g, int a, Index tap) {
+  const Index distance = g.before[a] - tap * g.dilation[a];  // output o reads o * stride - distance
+  const Index begin = distance > 0 ? CeilDiv(distance, g.stride[a]) : 0;
+  const Index end = g.in[a] + distance > 0 ? CeilDiv(g.in[a] + distance, g.stride[a]) : 0;
+  return {begin, std::max(begin, std::min(end, g.out[a]))};
+}
+
+// Adds to W taps along the last axis, times N vectors of channels, what `rows` x `pixels` outputs
+// say. The numbers are floats between neighbours.
+struct Apart {
+  Index image_row, image_pixel, image_tap, slope_row, slope_pixel;
+};
+template <typename V, int N, int W>
+void DepthwiseOuter(const float* images, const float* slopes, const Apart& apart, Index rows,
+                    Index pixels, float* sums, Index channels) {
+  V sum[W][N];
+#pragma GCC unroll 8
+  for (int w = 0; w < W; ++w)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sum[w][n] = LoadAs<V>(sums + w * channels + n * kWidth<V>);
+  for (Index row = 0; row < rows; ++row) {
+    const float* x = images + row * apart.image_row;
+    const float* slope = slopes + row * apart.slope_row;
+    for (Index q = 0; q < pixels; ++q, x += apart.image_pixel, slope += apart.slope_pixel) {
+      V g[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) g[n] = LoadAs<V>(slope + n * kWidth<V>);
+#pragma GCC unroll 8
+      for (int w = 0; w < W; ++w)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n)
+          sum[w][n] += LoadAs<V>(x + w * apart.image_tap + n * kWidth<V>) * g[n];
+    }
+  }
+#pragma GCC unroll 8
+  for (int w = 0; w < W; ++w)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) Store(sums + w * channels + n * kWidth<V>, sum[w][n]);
+}
+
+constexpr int kTaps = 7;  // at most, of a row of the kernel, in registers together
+using Outer = void (*)(const float*, const float*, const Apart&, Index, Index, float*, Index);
+template <typename V, int N, int... W>
+constexpr std::array<Outer, sizeof...(W)> Outers(std::integer_sequence<int, W...>) {
+  return {&DepthwiseOuter<V, N, W + 1>...};
+}
+template <typename V, int N>
+const auto kOuters = Outers<V, N>(std::make_integer_sequence<int, kTaps>());
+
+void DepthwiseKernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x,
+                             const float* slopes, float* kernel) {
+  const Index channels = g.in_channels, rest = channels % kLanes, whole = channels - rest;
+  const Index pitch = rest > 0 && whole > 0 ? whole + kLanes : channels;
+  const Apart apart = {g.stride[1] * g.in[2] * channels, g.stride[2] * channels,
+                       g.dilation[2] * channels, g.out[2] * channels, channels};
+  std::vector<std::array<Index, 2>> seen[3];  // of each tap
+  for (int a = 0; a < 3; ++a)
+    for (Index t = 0; t < g.window[a]; ++t) seen[a].push_back(Seen(g, a, t));
+  // Outputs that are worked on together: a few rows, whose block of channels fits into the cache.
+  const Index together = std::max<Index>(1, 200 / g.out[2]), bands = CeilDiv(g.out[1], together);
+  const Index units = g.batch * g.out[0] * bands, size = g.taps() * pitch;
+  const Index slices = std::min(units, std::max<Index>(2, std::min<Index>(8, (4 << 20) / size)));
+  const Index blocks = CeilDiv(channels, kBlock);
+  const Index cuts = std::min(blocks, std::max<Index>(1, pool.num_threads() / slices));
+  std::unique_ptr<float[]> sums(new float[slices * size]);  // [slice, taps, pitch]
+
+  ForEach(pool, slices * cuts, [&](Index task) {
+    const Index slice = task / cuts, cut = task % cuts;
+    const Index begin = blocks * cut / cuts * kBlock;
+    const Index end = std::min(channels, blocks * (cut + 1) / cuts * kBlock);
+    const Index last = end == channels ? pitch : end;
+    for (Index t = 0; t < g.taps(); ++t)
+      std::fill(&sums[slice * size + t * pitch + begin], &sums[slice * size + t * pitch] + last, 0.0f);
+    for (Index unit = units * slice / slices; unit < units * (slice + 1) / slices; ++unit) {
+      const Index image = unit / (g.out[0] * bands), z = unit / bands % g.out[0];
+      const Index top = unit % bands * together, bottom = std::min(g.out[1], top + together);
+      ForChannels(begin, end, [&](auto vector, auto count, Index channel, Index place) {
+        using V = decltype(vector);
+        const auto& outers = kOuters<V, count()>;
+        for (Index t = 0; t < g.window[0] * g.window[1]; ++t) {
+          const Index tap_z = t / g.window[1], tap_y = t % g.window[1];
+          const auto [from_z, to_z] = seen[0][tap_z];
+          const Index from_y = std::max(top, seen[1][tap_y][0]), to_y = std::min(bottom, seen[1][tap_y][1]);
+          if (z < from_z || z >= to_z || from_y >= to_y) continue;
+          const Index plane = image * g.in[0] + z * g.stride[0] + tap_z * g.dilation[0] - g.before[0];
+          const Index row = plane * g.in[1] + from_y * g.stride[1] + tap_y * g.dilation[1] - g.before[1];
+          const Index out_row = (image * g.out[0] + z) * g.out[1] + from_y;
+          const auto add = [&](Index tap, Index taps, Index from, Index to) {
+            if (from >= to) return;
+            const Index pixel = from * g.stride[2] + tap * g.dilation[2] - g.before[2];
+            outers[taps - 1](x + (row * g.in[2] + pixel) * channels + channel,
+                             slopes + (out_row * g.out[2] + from) * channels + channel, apart,
+                             to_y - from_y, to - from,
+                             &sums[slice * size + (t * g.window[2] + tap) * pitch + place], pitch);
+          };
+          for (Index tap = 0; tap < g.window[2]; tap += kTaps) {
+            // Outputs that read something through all of these taps; the others tap by tap.
+            const Index taps = std::min<Index>(kTaps, g.window[2] - tap);
+            Index first = 0, after = g.out[2];
+            for (Index w = tap; w < tap + taps; ++w)
+              first = std::max(first, seen[2][w][0]), after = std::min(after, seen[2][w][1]);
+            after = std::max(first, after);
+            add(tap, taps, first, after);
+            for (Index w = tap; w < tap + taps; ++w) {
+              add(w, 1, seen[2][w][0], std::min(seen[2][w][1], first));
+              add(w, 1, std::max(seen[2][w][0], after), seen[2][w][1]);
+            }
+          }
+        }
+      });
+    }
+  });
+  ForEach(pool, g.taps(), [&](Index tap) {
+    for (Index c = 0; c < channels; ++c) {
+      const float* from = &sums[tap * pitch + (c < whole ? c : c + pitch - channels)];
+      float total = *from;
+      for (Index slice = 1; slice < slices; ++slice) total += from[slice * size];
+      kernel[tap * channels + c] = total;
+    }
+  });
+}
+
+bool IsDepthwise(const Geometry& g) {
+  return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
+}
+
 constexpr Index kOnes[3] = {1, 1, 1};
 
 void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
              float* y) {
+  if (IsDepthwise(g)) {
+    Depthwise(pool, g.batch, g.in_channels, x, g.in, g.window, kernel, y, g.out,
+              {ForwardAxis(g, 0), ForwardAxis(g, 1), ForwardAxis(g, 2)}, 1, g.stride[2]);
+    return;
+  }
   const Index to_group = g.out_group(), from_group = g.in_group();
   const auto weight = [&](Index tap, Index group, Index from, Index to) {
     return kernel[(tap * from_group + from) * g.out_channels + group * to_group + to];
@@ -698,6 +1020,11 @@ void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const flo
 
 void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* slopes,
                    const float* kernel, float* x) {
+  if (IsDepthwise(g)) {
+    Depthwise(pool, g.batch, g.in_channels, slopes, g.out, g.window, kernel, x, g.in,
+              {BackwardAxis(g, 0), BackwardAxis(g, 1), BackwardAxis(g, 2)}, g.stride[2], 1);
+    return;
+  }
   const Index out_group = g.out_group(), in_group = g.in_group();
   const auto weight = [&](Index tap, Index group, Index from, Index to) {
     return kernel[(tap * in_group + to) * g.out_channels + group * out_group + from];
@@ -795,6 +1122,10 @@ void KernelGradientWinograd(ffi::ThreadPool& pool, const Geometry& g, const floa
 
 void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* slopes,
                     float* kernel) {
+  if (IsDepthwise(g)) {
+    DepthwiseKernelGradient(pool, g, x, slopes, kernel);
+    return;
+  }
   // Past this size its sums, 16 for each pair of channels, no longer stay in the cache.
   if (UsesWinograd(g) && g.in_group() * g.out_channels <= 256 * 256) {
     KernelGradientWinograd(pool, g, x, slopes, kernel);
@@ -815,6 +1146,7 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
     for (Index c = 0; c < in_group; ++c)
       apart[t * in_group + c] = Displacement(padded, phase.offset[t]) + c;
 
+  constexpr Index kTile = 256;
   // Slices of the batch are summed apart and then together: few enough for their memory.
   const Index size = g.groups * rows * pitch;
   const Index chunks = CeilDiv(g.batch, together);
@@ -831,26 +1163,31 @@ void KernelGradient(ffi::ThreadPool& pool, const Geometry& g, const float* x, co
     for (Index chunk = chunks * slice / slices; chunk < chunks * (slice + 1) / slices; ++chunk) {
       const Index first = chunk * together, count = std::min(together, g.batch - first);
       const float* from = padded.Prepare(x + first * image_floats, g.in, count, together);
-      for (Index block = begin; block < end; ++block) {
-        const Index group = block / blocks, channel = block % blocks * kBlock;
-        const Index filled = std::min(kBlock, out_group - channel);
-        const float* slope = slopes + first * pixels * g.out_channels + group * out_group + channel;
-        Index slope_pitch = g.out_channels;
-        if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
-          float* to = Scratch(1, together * pixels * kBlock);
-          for (Index q = 0; q < count * pixels; ++q) {
-            std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
-            std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
+      // A tile of pixels at a time: what they hold stays in the cache for all blocks and rows.
+      for (Index tile = 0; tile < count * pixels; tile += kTile) {
+        const Index live = std::min(kTile, count * pixels - tile);
+        for (Index block = begin; block < end; ++block) {
+          const Index group = block / blocks, channel = block % blocks * kBlock;
+          const Index filled = std::min(kBlock, out_group - channel);
+          const float* slope =
+              slopes + (first * pixels + tile) * g.out_channels + group * out_group + channel;
+          Index slope_pitch = g.out_channels;
+          if (filled % kLanes != 0) {  // read by whole vectors: fill up with zeros
+            float* to = Scratch(1, kTile * kBlock);
+            for (Index q = 0; q < live; ++q) {
+              std::memcpy(to + q * kBlock, slope + q * slope_pitch, filled * sizeof(float));
+              std::memset(to + q * kBlock + filled, 0, (kBlock - filled) * sizeof(float));
+            }
+            slope = to, slope_pitch = kBlock;
           }
-          slope = to, slope_pitch = kBlock;
-        }
-        for (Index row = 0; row < rows; row += kRows) {
-          const Index kept = std::min(kRows, rows - row);
-          const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
-          auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
-                                      : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
-          run(from + group * in_group, read.data(), &apart[row], count * pixels, slope,
-              slope_pitch, kLanes, sum + (block * rows + row) * kBlock, kBlock, kept);
+          for (Index row = 0; row < rows; row += kRows) {
+            const Index kept = std::min(kRows, rows - row);
+            const bool dense = kept == kRows && apart[row + kRows - 1] - apart[row] == kRows - 1;
+            auto run = filled <= kLanes ? (dense ? OuterBlock<1, true> : OuterBlock<1, false>)
+                                        : (dense ? OuterBlock<2, true> : OuterBlock<2, false>);
+            run(from + group * in_group, &read[tile], &apart[row], live, slope, slope_pitch, kLanes,
+                sum + (block * rows + row) * kBlock, kBlock, kept);
+          }
         }
       }
     }
