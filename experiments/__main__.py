@@ -13,6 +13,7 @@ commands = Program(
         **COMMANDS,
         "reproduce": (configs.Reproduce, "experiments.reproduce"),
         "families": (configs.Families, "experiments.families"),
+        "judges": (configs.Judges, "experiments.judges"),
         "bench": (bench.Bench, "experiments.benchmarks.bench"),
         "chaos": (chaos.Chaos, "experiments.chaos.chaos"),
     },

@@ -62,3 +62,16 @@ class Reproduce(CacheOptions):
     """For `generate`: folder of a `classify` run whose features measure Frechet distances."""
     out: Path | None = None
     """The JSON file; by default experiments/results/<name>.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges(CacheOptions):
+    """Train the CNNs that come with jaxnets as judges of digits and Fashion-MNIST, and keep them.
+
+    Other machines round otherwise and give other weights, in whose features distances are others.
+    """
+
+    run_dir: Path | None = None
+    """Folder of the two runs; by default runs/judges. What is finished there is taken."""
+    out: Path | None = None
+    """Folder of the files of weights; by default inside the package, where they are looked for."""

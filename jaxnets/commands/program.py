@@ -42,7 +42,7 @@ COMMANDS: Commands = {
 }
 
 #: Commands that a checkout of the repository adds.
-EVIDENCE = ("reproduce", "families", "bench", "chaos")
+EVIDENCE = ("reproduce", "families", "judges", "bench", "chaos")
 
 
 class Program:
