@@ -1,9 +1,10 @@
-"""The notebook, executed from top to bottom at a tiny size."""
+"""The notebooks, executed from top to bottom at a tiny size."""
 
 import ast
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,21 @@ SHARES = ["accuracy", "recognised", "taught_accuracy", "few_accuracy", "helped_a
 DISTANCES = ["samples", "floor", "ceiling"]
 
 
-def read():
-    return nbformat.read(NOTEBOOK, as_version=4)
+#: Notebooks of commands -> their parameters at a tiny size, and what their outputs must tell.
+COMMANDS = {
+    "classify_your_images": (
+        {"FOLDER": "'pictures'", "IMAGE_SIZE": 16, "EPOCHS": 1, "DRAWN": 24},
+        ["circle: 19", "test accuracy", "pictures/", "classifier, ", "['"],
+    ),
+    "generate_images": (
+        {"DATA": "'digits'", "OPTIONS": "''", "EPOCHS": 0.1},
+        ["Frechet distance", "16 samples of 3", "8 images", '"frechet_judge": "speed_net'],
+    ),
+}
+
+
+def read(path=NOTEBOOK):
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook):
@@ -47,32 +61,27 @@ def assigned(source):
     return {name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)}
 
 
-def test_nothing_is_stored_that_a_run_makes():
-    notebook = read()
+@pytest.mark.parametrize("name", ["cnn_and_gan", *COMMANDS])
+def test_nothing_is_stored_that_a_run_makes(name):
+    notebook = read(NOTEBOOK.with_stem(name))
     nbformat.validate(notebook)
     for cell in code_cells(notebook):
         assert cell.outputs == []
         assert cell.execution_count is None
 
 
-def test_all_sizes_are_in_the_cell_of_parameters():
-    assert assigned(the_parameters(read()).source) == set(TINY)
+@pytest.mark.parametrize("name", ["cnn_and_gan", *COMMANDS])
+def test_all_sizes_are_in_the_cell_of_parameters(name):
+    parameters = assigned(the_parameters(read(NOTEBOOK.with_stem(name))).source)
+    assert parameters == set(TINY if name == "cnn_and_gan" else COMMANDS[name][0])
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The notebook after a run on two devices, and numbers that it left behind."""
-    notebook = read()
-    the_parameters(notebook).source = "\n".join(f"{name} = {value}" for name, value in TINY.items())
-    shares = ", ".join(f"{name!r}: float({name})" for name in SHARES)
-    distances = ", ".join(f"{name!r}: scores.{name}" for name in DISTANCES)
-    ending = f"import json\nprint(json.dumps({{{shares}, {distances}}}))"
-    notebook.cells.append(nbformat.v4.new_code_cell(ending))
-
-    folder = tmp_path_factory.mktemp("notebook")
+def execute(notebook, folder):
+    """Runs all cells in a folder, on two devices."""
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=1"
     environment = {
         **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": flags,
@@ -91,6 +100,19 @@ def executed(tmp_path_factory):
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=environment)  # raises CellExecutionError, with the traceback of the cell
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook after a run on two devices, and numbers that it left behind."""
+    notebook = read()
+    the_parameters(notebook).source = "\n".join(f"{name} = {value}" for name, value in TINY.items())
+    shares = ", ".join(f"{name!r}: float({name})" for name in SHARES)
+    distances = ", ".join(f"{name!r}: scores.{name}" for name in DISTANCES)
+    ending = f"import json\nprint(json.dumps({{{shares}, {distances}}}))"
+    notebook.cells.append(nbformat.v4.new_code_cell(ending))
+
+    execute(notebook, tmp_path_factory.mktemp("notebook"))
     numbers = json.loads(notebook.cells[-1].outputs[0].text)
     return notebook, numbers
 
@@ -124,3 +146,18 @@ def test_a_run_gives_no_warnings_and_names_the_devices(executed):
     # XLA's own log lines, on slow compilations say, also end up here, and are not ours.
     assert not [o.text for o in streams if o.name == "stderr" and "Warning" in o.text]
     assert "2 x cpu" in "".join(o.text for o in streams if o.name == "stdout")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_notebook_of_commands_runs(name, tmp_path):
+    notebook = read(NOTEBOOK.with_stem(name))
+    parameters, told = COMMANDS[name]
+    the_parameters(notebook).source = "\n".join(f"{k} = {v}" for k, v in parameters.items())
+    execute(notebook, tmp_path)
+    streams = [o for c in code_cells(notebook) for o in c.outputs if o.output_type == "stream"]
+    text = "".join(o.text for o in streams)
+    for words in told:
+        assert words in text, text[-3000:]
+    assert "error: " not in text
+    assert len(outputs_of(notebook, "image/png")) == (2 if name == "classify_your_images" else 4)
