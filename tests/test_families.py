@@ -25,12 +25,12 @@ def made(tmp_path_factory, runs):
         accuracy_score=False,
         run_dir=folder / "runs",
         out=folder / "out.json",
+        judge=runs["classify"],
     )
     few = pytest.MonkeyPatch()
     narrow = {"generator": "dcgan", "width": 0.1}
     few.setitem(families.ENTRIES, "dcgan", narrow)
     few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20, "penalty": "none"})
-    few.setattr(families, "_own_judge", lambda *_: runs["classify"])
     few.setattr(families, "_WINDOW_SECONDS", 0.01)
     few.setattr(families, "_ROUNDS", 2)
     families.run(config, Session())

@@ -43,14 +43,16 @@ def untrained(folder, task, mesh, **options):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_samples_on_a_full_disk_are_all_there_or_none(old, refuses, place, monkeypatch, full_disk):
-    monkeypatch.setattr(judging, "trained", untrained)
+def test_samples_on_a_full_disk_are_all_there_or_none(
+    old, refuses, place, monkeypatch, full_disk, runs
+):
     monkeypatch.setattr(report, "grid_png", full_after(report.grid_png, full_disk))
     if old:
         for suffix in ("png", "npz"):
             (place / f"made.{suffix}").write_bytes(b"of before")
     out = "made" if old else "new/folder/made"
-    refuses("sample", "gan", "--count", 8, "--out", out, words=["made", "File too large"])
+    sample = ["sample", runs["generate"], "--count", 8, "--out", out]
+    refuses(*sample, words=["made", "File too large"])
 
 
 def test_an_evaluation_on_a_full_disk_leaves_the_old_one(refuses, place, monkeypatch, full_disk):

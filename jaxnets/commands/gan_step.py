@@ -93,10 +93,10 @@ def _of_both(config: Generate, dataset: DataSet) -> dict[str, Any]:
     }
 
 
-def networks(config: Generate, dataset: DataSet, description: Description) -> Any:
+def networks(config: Generate, dataset: DataSet) -> Any:
     """The (generator, discriminator) that a resolved config names."""
     shape = dataset.columns["inputs"].shape
-    arguments = dict(description.network)
+    arguments = dict(describe(config, dataset).network)
     generator = make_generator(arguments.pop("name"), image_shape=shape, **arguments)
     discriminator = make_discriminator(
         config.discriminator or given(config.generator),

@@ -57,7 +57,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     feed = training.make_feed(config, trains, config.step_images, mesh)
     checks.total_steps(given(config.score_epochs), len(trains[0]), "score_epochs")
     description = gan_step.describe(config, dataset)
-    nets = gan_step.networks(config, dataset, description)
+    nets = gan_step.networks(config, dataset)
     shape = trains[0].inputs.shape[1:]
     keys = partial(_keys, config)
     classes = description.network["num_classes"]
