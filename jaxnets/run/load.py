@@ -226,19 +226,19 @@ def _network(told: Description, path: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} describes no network: {first_line(error)}") from error
     init = partial(module.init, train=False)
-    return module, dict(jax.eval_shape(init, jax.random.key(0), *example))
+    return module, dict(jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), *example))
 
 
 def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The module, and inputs to initialise it with."""
+    """The module, and shapes of inputs to initialise it with."""
     network = dict(told.network)
     name = network.pop("name")
     if told.kind == "classifier":
         module = models.classifier_of(name, column, **network)
-        return module, (jnp.zeros((1, *column.shape), column.dtype),)
+        return module, (jax.ShapeDtypeStruct((1, *column.shape), column.dtype),)
     module = models.make_generator(name, image_shape=column.shape, **network)
-    labels = None if network["num_classes"] is None else jnp.zeros(1, jnp.int32)
-    return module, (jnp.zeros((1, network["latent_size"])), labels)
+    labels = None if network["num_classes"] is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    return module, (jax.ShapeDtypeStruct((1, network["latent_size"]), jnp.float32), labels)
 
 
 def _number(folder: Path, told: Description, member: str | int | None) -> int:
