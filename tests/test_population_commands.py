@@ -49,7 +49,7 @@ def test_a_population_of_gans(cli, workplace):
     with np.load("member-0.npz") as first, np.load("member-1.npz") as second:
         assert not np.array_equal(first["images"], second["images"])
     wrong = cli("sample", "gans", "--member", 2)
-    assert_one_error(wrong, "no member '2'; it has seed-0, seed-1")
+    assert_one_error(wrong, "no member 'seed-2'; it has seed-0, seed-1")
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_a_sweep_shows_its_best_member_and_each_can_be_sampled(cli, workplace, r
     code, out, err = cli("evaluate", "gans", "--no-accuracy-score", "--metrics", "kid")
     assert code == 0 and f"{best} has" not in err and "has the least Frechet distance" in err
     assert [score["member"] for score in json.loads(out)["scores"]] == list(names)
-    assert_one_error(cli("sample", "gans", "--member", "gamma=3"), "no member 'gamma=3'")
+    assert_one_error(cli("sample", "gans", "--member", "gamma=3"), "no member 'penalty_weight=3'")
 
 
 @pytest.mark.slow
