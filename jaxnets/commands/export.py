@@ -22,7 +22,7 @@ def run(config: Export, session: Session) -> None:
     beside = config.out.with_name(config.out.name + ".json")
     for path in (config.out, beside):
         check_writable(path, "--out")
-    member = None if config.member is None else populations.name_of(config.member)
+    member = populations.name_of(config.member)
     trained = load_run(config.run, member=member)
     content = export.FORMATS[config.format](trained)
     about = {"format": config.format, **export.describe(trained)}

@@ -100,8 +100,10 @@ def member(config: RunOptions, state: TrainState, number: int = 0) -> TrainState
     return members(config, state)[number]
 
 
-def name_of(text: str) -> str:
+def name_of(text: str | None) -> str | None:
     """The name of the member that a text stands for: its seed, or its name as anyone writes it."""
+    if text is None:
+        return None
     if text.isdecimal():
         return f"seed-{text.lstrip('0') or '0'}"
     return sweeps.canonical(text)

@@ -32,7 +32,7 @@ def run(config: Predict, session: Session) -> int:
     for flag, path in (("--json", config.json), ("--csv", config.csv)):
         if path is not None:
             check_writable(path, flag)
-    member = None if config.member is None else populations.name_of(config.member)
+    member = populations.name_of(config.member)
     if read_description(config.run, member=member).kind != "classifier":
         raise UserError(f"{config.run} is a run of `generate`; predictions need one of `classify`")
     paths = list_files(config.files)

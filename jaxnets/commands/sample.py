@@ -33,7 +33,7 @@ def run(config: Sample, session: Session) -> None:
     """The command."""
     constraints.check(config)
     numbers = truncations(config.truncation_sweep)
-    member = None if config.member is None else populations.name_of(config.member)
+    member = populations.name_of(config.member)
     told = read_description(config.run, member=member)
     if told.kind != "generator":
         raise UserError(f"{config.run} is a run of `classify`; samples need one of `generate`")
