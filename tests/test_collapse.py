@@ -231,7 +231,7 @@ def test_a_number_that_is_not_known_is_shown_as_that():
 def test_a_run_that_collapses_says_so_and_one_that_does_not_is_silent(
     rate, collapses, workplace, capsys
 ):
-    flags = "--epochs 30 --log-every 20 --eval-every 0 --no-accuracy-score --devices 1"
+    flags = "--epochs 30 --log-every 20 --eval-every 0 --judge none --no-accuracy-score --devices 1"
     run("generate --data digits --run-dir gan", flags, ["--generator-learning-rate", str(rate)])
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     spread = summary(workplace / "gan")["samples_pixel_spread"]

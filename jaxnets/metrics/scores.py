@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import softmax, xlogy
 
 from jaxnets.errors import UserError
 from jaxnets.metrics.classification import Confusion
@@ -52,14 +52,16 @@ def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, floa
         )
     if not np.isfinite(values.max(axis=1)).all():
         raise UserError("logits hold NaN; check the images and the classifier.")
-    p = softmax(values, axis=1)
+    p = scipy.special.softmax(values, axis=1)
     # A class of logit -inf has no share in the entropy: 0 log 0 is 0.
-    negentropy = xlogy(p, p).sum(axis=1)
+    negentropy = scipy.special.xlogy(p, p).sum(axis=1)
     place = np.asarray(_split_of(jnp.arange(len(values)), splits))
     scores = []
     for split in range(splits):
         marginal = p[place == split].mean(axis=0)
-        information = negentropy[place == split].mean() - xlogy(marginal, marginal).sum()
+        information = (
+            negentropy[place == split].mean() - scipy.special.xlogy(marginal, marginal).sum()
+        )
         # Rounding may take the mutual information of what is all alike below 0.
         scores.append(np.exp(max(0.0, information)))
     return float(np.mean(scores)), float(np.std(scores))
