@@ -82,7 +82,7 @@ def run(config: Families, session: Session) -> Path:
     out = config.out or Path(__file__).parent / "results" / f"{name}.json"
     check_writable(out, "--out")
     mesh = parallel.make_mesh(1)
-    dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0))
+    dataset = common.load_data(_config_of(config, config.names[0], 0, root, 1.0), config.data)
     generate.need_every_class(dataset)
     judge = judging.load_judge(config.judge or SHIPPED, dataset, mesh)
     runs.open_run(root, "families", {"data": config.data})

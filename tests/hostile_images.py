@@ -66,7 +66,7 @@ def _changed_png(at: int, byte: int) -> bytes:
 
 #: Name of the file -> (what it holds, word of the reason), beside good images of 8x8.
 FILES: dict[str, tuple[bytes, str]] = {
-    "empty.png": (b"", "not an image"),
+    "empty.png": (b"", "empty"),
     "text.txt": (b"notes", "not an image"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an image"),
     "magic.png": (b"\x89PNG\r\n\x1a\n", ""),
@@ -80,8 +80,6 @@ FILES: dict[str, tuple[bytes, str]] = {
     "deep.png": (encoded("PNG", np.zeros((SIDE, SIDE), np.uint16)), "mode I;16"),
     "float.tif": (encoded("TIFF", np.zeros((SIDE, SIDE), np.float32)), "mode F"),
     "cmyk.jpg": (_converted("JPEG", "CMYK"), "mode CMYK"),
-    "palette.png": (_converted("PNG", "P", transparency=0), "transparent"),
-    "clear.png": (encoded("PNG", np.zeros((SIDE, SIDE, 4), np.uint8)), "transparent"),
     "moving.gif": (_moving("GIF"), "animated, with 3 frames"),
     "moving.png": (_moving("PNG"), "animated, with 3 frames"),
     "moving.webp": (_moving("WEBP"), "animated, with 3 frames"),

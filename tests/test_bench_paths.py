@@ -240,7 +240,7 @@ def test_nor_is_one_of_what_a_gan_can_be_told_besides(flags):
         gan_config.Generate(data="digits", preset="", width=0.1, batch_size=8, **flags)
     )
     mesh = parallel.make_mesh(1)
-    task = generate.build(config, common.load_data(config), mesh).task
+    task = generate.build(config, common.load_data(config, config.data), mesh).task
     # A whole period in one call, so that penalties of some steps only are among them.
     step = task.step.steps(0, 2) if isinstance(task.step, Lazily) else task.step
     program = parallel.compile_step(step, mesh, steps_per_call=2, fetch=task.pipeline.fetch)

@@ -133,7 +133,7 @@ def test_both_sides_make_the_same_steps():
         )
     )
     mesh = parallel.make_mesh(1)
-    digits = common.load_data(recipe)
+    digits = common.load_data(recipe, recipe.data)
     # Noise, for in digits most windows of max-pooling hold equal pixels: there we share the
     # gradient among them and torch sends it to the first, and both are right.
     rng = np.random.default_rng(0)

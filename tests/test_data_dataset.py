@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets.data import DataSet, Split, missing_classes, split_validation, take_per_class
-from jaxnets.data.dataset import stratified_indices
+from jaxnets.data.dividing import stratified_indices
 from jaxnets.errors import UserError
 
 

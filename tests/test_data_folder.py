@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from hostile_images import FILES
-from jaxnets.data import load
+from jaxnets.data import load, split_validation
+from jaxnets.data.cache import entries
+from jaxnets.data.dividing import count_copies
 from jaxnets.data.listing import read_listing
 from jaxnets.data.sources.images import ImageFiles
 from jaxnets.errors import UserError
@@ -131,6 +134,7 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     pixels[:, 10:30] = (200, 100, 50)
     for name in ("a", "b"):
         for index in range(2):
+            pixels[:, 10:30] = (200 + index, 100, 50)
             save(tmp_path / "wide" / name / f"{index}.png", pixels)
     dataset = load(f"folder:{tmp_path / 'wide'}", image_size=10)
     image = dataset.splits["train"].inputs[0]
@@ -138,6 +142,10 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     assert np.abs(image[:, 1:-1].astype(int) - (200, 100, 50)).max() <= 3
     tall = load(f"folder:{tmp_path / 'wide'}", image_size=(8, 4))
     assert tall.splits["train"].inputs.shape[1:] == (8, 4, 3)
+    (note,) = dataset.notes[:1]
+    assert "10x10 cuts more than 20% away from 4 of 4" in note and "--image-size 10 20" in note
+    whole = load(f"folder:{tmp_path / 'wide'}", image_size=(10, 20))
+    assert not any("cuts" in note for note in whole.notes)
 
 
 def test_channels_follow_the_files_or_the_request(root):
@@ -183,9 +191,10 @@ def test_unusable_files_are_named_at_once_or_skipped_and_counted(root):
     with pytest.raises(UserError, match=f"{count} files.*--skip-bad") as caught:
         load(f"folder:{root}", image_size=(6, 4))
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 1200
+    listed = Path(message.split("all of them: ")[1].split(")")[0]).read_text()
     for name, (_, reason) in bad.items():
-        assert reason in message.split(f"cat/{name} (")[1].split(")")[0] or reason == name
+        assert reason in listed.split(f"cat/{name} (")[1].split(")")[0] or reason == name
     for _ in range(2):  # decoded, then from the cache
         dataset = load(f"folder:{root}", image_size=(6, 4), channels=1, skip_bad=True)
         assert dataset.skipped == count and dataset.fingerprint == good.fingerprint
@@ -198,11 +207,103 @@ def test_a_class_of_nothing_but_unusable_files_is_named(root):
         load(f"folder:{root}", skip_bad=True)
 
 
-def test_long_lists_are_whole(root):
+def test_a_long_list_is_counted_by_reason_and_whole_in_a_file(root):
     for index in range(30):
-        (root / "cat" / f"bad{index:02}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"30 files.*bad00\.png.*bad19\.png.*bad29\.png"):
+        (root / "cat" / f"bad{index:02}.png").write_bytes(b"" if index else b"no image")
+    with pytest.raises(UserError, match=r"30 files.*29 empty; 1 not an image.*20 more") as caught:
         load(f"folder:{root}")
+    listed = Path(str(caught.value).split("all of them: ")[1].split(")")[0]).read_text()
+    assert [f"bad{index:02}.png" in listed for index in range(30)] == [True] * 30
+    notes = load(f"folder:{root}", skip_bad=True).notes
+    assert len(notes) == 1 and "29 empty" in notes[0] and "left out" in notes[0]
+
+
+def test_what_is_transparent_is_laid_on_a_background(root):
+    clear = np.zeros((6, 4, 4), np.uint8)
+    clear[:, 2:] = (10, 20, 30, 255)
+    save(root / "cat" / "clear.png", clear)
+    palette = Image.fromarray(np.zeros((6, 4), np.uint8)).convert("P")
+    palette.save(root / "cat" / "palette.png", transparency=0)
+    save(root / "dog" / "grey.png", np.zeros((6, 4), np.uint8), "LA")  # opaque
+    for asked, seen in ((None, (255, 255, 255)), ("#102030", (16, 32, 48))):
+        dataset = load(f"folder:{root}", channels=3, background=asked)
+        images = np.concatenate([split.inputs for split in dataset.splits.values()])
+        (found,) = (image for image in images if (image[0, 3] == (10, 20, 30)).all())
+        assert (found[0, 0] == seen).all()
+        assert sum((image == seen).all() for image in images) == 1  # that of a palette
+        assert "3 of 13 images may be transparent" in dataset.notes[0]
+        column = dataset.columns["inputs"]
+        np.testing.assert_array_equal(ImageFiles().row(root / "cat" / "clear.png", column), found)
+    with pytest.raises(UserError, match="'no colour' is no colour"):
+        load(f"folder:{root}", background="no colour")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC; convert it"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"%PDF-1.7", "PDF"),
+        (b"<!DOCTYPE html><html>", "a web page, not an image"),
+        (b"PK\x03\x04", "a ZIP archive, not an image"),
+        (b"hello", "not an image"),
+    ],
+)
+def test_formats_that_cannot_be_read_are_named(root, start, told):
+    (root / "cat" / "photo.bin").write_bytes(start)
+    with pytest.raises(UserError, match=f"photo.bin .{told}"):
+        load(f"folder:{root}")
+
+
+def test_files_that_were_only_touched_are_not_decoded_again(root, monkeypatch):
+    before = load(f"folder:{root}")
+    for path in root.rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    copied = root.parent / "copied"
+    shutil.copytree(root, copied)
+    monkeypatch.setattr(ImageFiles, "row", None)
+    for folder in (root, copied):
+        assert load(f"folder:{folder}").fingerprint == before.fingerprint
+    assert len(entries()) == 1
+
+
+def test_what_was_not_used_for_longest_leaves_the_cache(root, monkeypatch):
+    for size in (8, 9, 10):
+        load(f"folder:{root}", image_size=size)
+        oldest = entries()[-1]
+        os.utime(oldest.folder / "meta.json", (1e9, 1e9))
+    monkeypatch.setenv("JAXNETS_CACHE_GB", str(2.5 * entries()[0].size / 1e9))
+    load(f"folder:{root}", image_size=11)
+    left = entries()
+    assert oldest.folder not in [entry.folder for entry in left] and len(left) == 2
+    assert load(f"folder:{root}", image_size=8).splits["train"].inputs.shape[1] == 8
+    monkeypatch.setenv("JAXNETS_CACHE_GB", "much")
+    with pytest.raises(UserError, match="a number of gigabytes, not 'much'"):
+        load(f"folder:{root}", image_size=12)
+
+
+def test_exact_copies_are_on_one_side(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for index in range(20):
+            pixels = rng.integers(0, 256, (6, 6), np.uint8)
+            for copy in range(3):
+                save(tmp_path / "copies" / name / f"{copy}-{index}.png", pixels)
+    dataset = load(f"folder:{tmp_path / 'copies'}")
+    train, test = (dataset.splits[s] for s in ("train", "test"))
+    assert (len(train), len(test)) == (96, 24) and count_copies(test, train) == 0
+    assert "80 of 120 examples are exact copies of others" in dataset.notes[0]
+    rest, held_out = split_validation(train, 0.25, seed=1)
+    assert len(held_out) == 24 and count_copies(held_out, rest) == 0
+
+
+def test_copies_across_given_splits_are_told(root):
+    for part, value in (("train", 3), ("test", 3), ("test", 4)):
+        for name in ("cat", "dog"):
+            pixels = np.full((6, 4), value + 100 * (name == "dog"), np.uint8)
+            save(root / "all" / part / name / f"{value}.png", pixels)
+    (note,) = load(f"folder:{root / 'all'}").notes
+    assert "2 of the 4 test examples are exact copies of training examples" in note
 
 
 def test_a_validation_folder_is_a_split_of_its_own(root):

@@ -99,7 +99,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
 
 
 def test_image_sizes_on_the_command_line():
-    assert parse("show", "x", "--image-size", "32").image_size == 32
+    assert parse("show", "x", "--image-size", "32").image_size == (32,)
     assert parse("show", "x", "--image-size", "32", "48").image_size == (32, 48)
 
 

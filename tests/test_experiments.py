@@ -225,7 +225,7 @@ def test_what_a_judge_cannot_rank_by_is_said_before_training(cli, runs, workplac
 
 
 def test_a_class_without_training_images_is_named(cli, workplace, monkeypatch):
-    whole = common.load_data(Generate(data="digits"))
+    whole = common.load_data(Generate(), "digits")
     train = whole.splits["train"]
     splits = {**whole.splits, "train": train.take(np.flatnonzero(train.target != 7))}
     partly = dataclasses.replace(whole, splits=splits)

@@ -143,7 +143,7 @@ def begun(place):
     """The folder of a run that has not trained a step yet, and the command that goes on."""
     line = [*CLASSIFY, "--data", "digits", "--run-dir", "begun"]
     config = classify.resolve(commands.parse(line))
-    dataset = common.load_data(config)
+    dataset = common.load_data(config, config.data)
     built = classifier.build(config, dataset, make_mesh(1))
     training.open_run("classify", config, dataset, Session(), built)
     return place / "begun", line

@@ -80,7 +80,7 @@ def test_a_benchmark_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_di
 
 
 def test_a_sheet_on_a_full_disk_leaves_nothing(refuses, monkeypatch, full_disk):
-    common.load_data(options.DataOptions("digits"))  # which is prepared once
+    common.load_data(options.DataOptions(), "digits")  # which is prepared once
     monkeypatch.setattr(report, "grid_png", full_after(report.grid_png, full_disk))
     refuses("data", "show", "digits", "--out", "new/sheet.png", words=["sheet.png", "too large"])
 

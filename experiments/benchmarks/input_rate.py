@@ -29,7 +29,7 @@ def run(config: Input) -> dict[str, Any]:
     report.begin(config)
     mesh = parallel.make_mesh(config.devices)
     checks.check_batch(config.batch_size, mesh)
-    train = common.load_data(config).splits["train"]
+    train = common.load_data(config, config.data).splits["train"]
     height, width = train.inputs.shape[1:3]
     if height != width:
         raise UserError(

@@ -25,7 +25,7 @@ def run(config: Scores) -> dict[str, Any]:
     """The benchmark: seconds of each score in both rounds, and the most memory of the process."""
     report.begin(config)
     mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(DataOptions(data=config.data))
+    dataset = common.load_data(DataOptions(), config.data)
     train = dataset.splits["train"]
     if config.samples > len(train):
         raise UserError(

@@ -56,7 +56,7 @@ def run(config: TimeToAccuracy) -> dict[str, Any]:
     before = None if config.json is None or not config.json.exists() else read_json(config.json)
     recipe = _recipe(config, seed=0)
     mesh = machine.start(config.devices, share=True)
-    dataset = common.load_data(recipe)
+    dataset = common.load_data(recipe, recipe.data)
     torch = torch_rivals.require_torch()
     trainings: list[dict[str, Any]] = []
     result: dict[str, Any] = {

@@ -88,7 +88,7 @@ def target(reference: Reference) -> Target:
         "generate": (generate, generate.Generate),
     }[found["experiment"]]
     config = config_from(kind, found["config"])
-    built = module.build(config, common.load_data(config), mesh)  # type: ignore[arg-type]
+    built = module.build(config, common.load_data(config, config.data), mesh)  # type: ignore[arg-type]
     built.task.pipeline.close()
     like = parallel.replicate(built.task.init(), mesh)
     folder = reference.folder / "checkpoints"

@@ -58,9 +58,11 @@ class Image:
 
     Attributes:
       shape: (H, W, C).
+      background: the colour that transparent pictures are laid on when they are read.
     """
 
     shape: tuple[int, int, int]
+    background: str = dataclasses.field(default="white", compare=False)
 
     kind = "image"
     stored = np.dtype(np.uint8)

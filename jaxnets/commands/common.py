@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jaxnets
-from jaxnets.commands.configs.options import NOT_WHAT, DataOptions
+from jaxnets.commands.configs.options import NOT_WHAT, ImageOptions
 from jaxnets.files import write_json
 from jaxnets.run.runs import config_values
 
@@ -19,18 +19,25 @@ if TYPE_CHECKING:
     from jaxnets.run.task import FitResult
 
 
-def load_data(options: DataOptions) -> DataSet:
-    """The data set that the options name."""
+def load_data(options: ImageOptions, name: str) -> DataSet:
+    """The data set of that name, read as the options say."""
     from jaxnets import data
 
     return data.load(
-        options.data,
+        name,
         data_dir=options.data_dir,
         image_size=options.image_size,
         channels=options.channels,
         skip_bad=options.skip_bad,
+        background=options.background,
         **{name: getattr(options, name, None) for name in ("rate", "seconds", "unit")},
     )
+
+
+def print_notes(dataset: DataSet) -> None:
+    """Says once what the owner of the data should know."""
+    for note in dataset.notes:
+        print(f"note: {note}", flush=True)
 
 
 def experiment_values(config: Any) -> dict[str, Any]:

@@ -1,32 +1,50 @@
-"""`data prepare NAME` and `data show NAME`: get a data set ready, and look at it."""
+"""`data prepare NAME`, `data show NAME` and `data cache`."""
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnets.commands import common
 from jaxnets.commands.configs import constraints
-from jaxnets.commands.configs.data import Named, Prepare, Show
+from jaxnets.commands.configs.data import Cache, Prepare, Show
 from jaxnets.commands.session import Session
-from jaxnets.data import DataSet, cache_dir, contact_sheet, describe, example_page, load
+from jaxnets.data import cache_dir, contact_sheet, describe, example_page
+from jaxnets.data.cache import entries, remove
 from jaxnets.files import check_writable
 
 
-def run(config: Prepare | Show, session: Session) -> None:
-    """Runs either command."""
+def run(config: Prepare | Show | Cache, session: Session) -> None:
+    """Runs one of the commands."""
     if isinstance(config, Show):
         show(config)
+    elif isinstance(config, Cache):
+        show_cache(config)
     else:
         prepare(config)
 
 
+def show_cache(config: Cache) -> None:
+    """Prints a line for each data set in the cache, the latest used first, or deletes all."""
+    found = entries()
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        print(f"{entry.size / 1e6:10,.1f} MB  last used {used}  {entry.name}")
+        if config.clear:
+            remove(entry)
+    total = sum(entry.size for entry in found) / 1e6
+    plural = "s" * (len(found) != 1)
+    what = f"{len(found)} data set{plural}, {total:,.1f} MB, in {cache_dir() / 'arrays'}"
+    print(f"deleted {what}" if config.clear and found else what)
+
+
 def prepare(config: Prepare) -> None:
     """Loads the data set once, which leaves it in the cache, and prints a line about it."""
-    dataset = _load(config)
+    dataset = common.load_data(config, config.name)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {counts}; {dataset.num_classes} classes; cached in {cache_dir()}")
-    if dataset.skipped:
-        print(f"skipped {dataset.skipped} unusable files")
+    common.print_notes(dataset)
 
 
 def show(config: Show) -> None:
@@ -39,9 +57,10 @@ def show(config: Show) -> None:
     if out is None:
         out = Path(re.sub(r"\W+", "-", config.name).strip("-")[:100] + suffix)
     check_writable(out, "--out")
-    dataset = _load(config)
+    dataset = common.load_data(config, config.name)
     write(dataset, out, config.per_class)
     print(format_description(describe(dataset)))
+    common.print_notes(dataset)
     print(f"examples of every class: {out}")
 
 
@@ -71,16 +90,3 @@ def _told(split: Mapping[str, Any]) -> str:
     known = ("count", "shape", "duplicates", "class_counts")
     told = [f"{name} {value:.4g}" for name, value in split.items() if name not in known]
     return f"rows of {split['shape'][0]:,}, " + ", ".join(told)
-
-
-def _load(config: Named) -> DataSet:
-    return load(
-        config.name,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        channels=config.channels,
-        skip_bad=config.skip_bad,
-        rate=config.rate,
-        seconds=config.seconds,
-        unit=config.unit,
-    )

@@ -74,7 +74,7 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
         if value:
             raise UserError(f"{config.run} is a classifier; {flag} is for runs of `generate`")
     options = config_of_run(config.run, record, classify_config.Classify, classify_config.resolve)
-    dataset = common.load_data(options)
+    dataset = common.load_data(options, options.data)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
     return dataset, int(state.step), built.task.evaluate(state)
@@ -92,7 +92,7 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
     if gan.cnn is None and not (gan.conditional and gan.accuracy_score):
         raise UserError("there is nothing to measure: name a classifier's run with --judge")
-    dataset = common.load_data(gan)
+    dataset = common.load_data(gan, gan.data)
     if config.samples is not None:
         shape = dataset.splits["test"].inputs.shape[1:]
         checks.images_fit(config.samples, shape, per_value=2, per_image=checks.SCORED)

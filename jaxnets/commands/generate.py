@@ -179,7 +179,12 @@ def _preview(
 
 
 def need_every_class(dataset: DataSet) -> None:
-    """Fails for classes that no training image has: the networks would be asked for them."""
+    """Fails for a single class, and for classes that no training image has."""
+    if dataset.num_classes < 2:
+        raise UserError(
+            f"{dataset.name} has one class, {dataset.class_names[0]}: add --no-conditional, which "
+            "makes images without telling classes apart"
+        )
     missing = data.missing_classes(dataset.splits["train"], dataset.class_names)
     if missing:
         raise UserError(

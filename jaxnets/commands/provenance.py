@@ -16,7 +16,7 @@ from jaxnets.run.runs import read_run
 #: File of a run that names what its images were made of, where that is files of the user's.
 _LISTING = "data_files.json.gz"
 #: Fields that say which images are asked for.
-_SOURCE = ("data", "data_dir", "image_size", "channels", "skip_bad")
+_SOURCE = ("data", "data_dir", "image_size", "channels", "background", "skip_bad")
 
 
 def fingerprint(dataset: DataSet) -> dict[str, str]:

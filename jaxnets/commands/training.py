@@ -127,7 +127,7 @@ def train(
     """Loads the data, opens the run's folder and trains to the end."""
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(config)
+    dataset = common.load_data(config, config.data)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
     folder = open_run(experiment, config, dataset, session, built)
@@ -189,6 +189,7 @@ def open_run(
     if writes():
         told = built.start.told if built is not None and built.start is not None else ""
         print(f"run folder: {session.run_dir}\n{told}".rstrip(), flush=True)
+        common.print_notes(dataset)
     return session.run_dir
 
 

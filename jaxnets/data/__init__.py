@@ -2,13 +2,8 @@
 
 from jaxnets.columns import normalise, to_uint8
 from jaxnets.data.cache import cache_dir
-from jaxnets.data.dataset import (
-    DataSet,
-    Split,
-    missing_classes,
-    split_validation,
-    take_per_class,
-)
+from jaxnets.data.dataset import DataSet, Split, missing_classes
+from jaxnets.data.dividing import split_validation, take_per_class
 from jaxnets.data.inspect import contact_sheet, describe, example_page
 from jaxnets.data.pipeline import (
     Order,

@@ -6,35 +6,40 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxnets.columns import Column, from_json, to_json
-from jaxnets.data.dataset import (
-    DataSet,
-    Split,
-    array_digest,
-    check_alike,
-    digests,
-    fingerprint_of,
-    stratified_indices,
-)
+from jaxnets.data.dataset import DataSet, Split, array_digest, check_alike, digests, fingerprint_of
+from jaxnets.data.dividing import count_copies, first_copies, stratified_indices
 from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, cleaning
 
-__all__ = ["Staging", "cache_dir", "cached", "temporary_folder"]
+__all__ = [
+    "Entry",
+    "Staging",
+    "cache_dir",
+    "cached",
+    "entries",
+    "remove",
+    "temporary_folder",
+]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 LISTING = "files.json.gz"
 TEST_FRACTION = 0.2
 TEST_SEED = 20
 CHUNK_BYTES = 1 << 26
+
+#: Prepared data that take more disk than this go, those first that were not used for longest.
+LIMIT_GB = 20.0
 
 
 class _Damaged(Exception):
@@ -42,11 +47,16 @@ class _Damaged(Exception):
 
 
 class Staging:
-    """Collects a data set in a temporary folder, array by array, without holding it in memory."""
+    """Collects a data set in a temporary folder, array by array, without holding it in memory.
+
+    Attributes:
+      notes: sentences on the data that their owner should know.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._splits: dict[str, Split] = {}
+        self.notes: list[str] = []
 
     def split(self, name: str, count: int, columns: Mapping[str, Column]) -> Split:
         """A writable split of `count` examples of these columns, to be filled in place.
@@ -91,12 +101,28 @@ class Staging:
         if "test" not in parts:
             train = self._splits["train"]
             labels = train.target if train.labelled else np.zeros(len(train), np.int32)
-            first, second = stratified_indices(labels, TEST_FRACTION, TEST_SEED)
+            originals = first_copies(train.inputs)
+            first, second = stratified_indices(labels, TEST_FRACTION, TEST_SEED, originals)
             if not len(second):
                 raise UserError(
-                    "every class has a single example, so none is left to test on; add examples"
+                    "every class has a single example (copies count once), so none is left to "
+                    "test on; add examples"
                 )
             parts |= {"train": (train, first), "test": (train, second)}
+            copies = int(np.sum(originals != np.arange(len(train))))
+            if copies:
+                self.notes.append(
+                    f"{copies:,} of {len(train):,} examples are exact copies of others; copies are "
+                    "either all for training or all for testing"
+                )
+        else:
+            self.notes += [
+                f"{count:,} of the {len(self._splits[name]):,} {name} examples are exact copies "
+                f"of training examples, which makes the {name} accuracy look better than it is"
+                for name in self._splits
+                if name != "train"
+                and (count := count_copies(self._splits[name], self._splits["train"]))
+            ]
         written = {name: self._write(name, *part) for name, part in parts.items()}
         for scratch in self._folder.glob("*.staged"):
             scratch.unlink()
@@ -128,13 +154,16 @@ def _new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap
     return array
 
 
-def cached(key: str, name: str, build: Callable[[Staging], int]) -> DataSet:
+def cached(
+    key: str, name: str, build: Callable[[Staging], int], notes: Sequence[str] = ()
+) -> DataSet:
     """The data set kept under `key`, built first where it is missing or damaged.
 
     Args:
       key: a file name that stands for everything the contents depend on.
       name: what the caller called the data set.
       build: fills a `Staging` and returns how many files it skipped.
+      notes: sentences for the owner of the data, beside those of the `Staging`.
 
     Returns:
       Memory-mapped, read-only arrays, whose checksums have just been verified.
@@ -145,7 +174,7 @@ def cached(key: str, name: str, build: Callable[[Staging], int]) -> DataSet:
     folder = cache_dir() / "arrays" / key
     if folder.exists():
         try:
-            return _open(folder, name)
+            return _open(folder, name, notes)
         except _Damaged as error:
             logger.warning("%s in the cache is damaged (%s) and is prepared again", name, error)
     with temporary_folder(folder.parent) as temporary:
@@ -156,6 +185,8 @@ def cached(key: str, name: str, build: Callable[[Staging], int]) -> DataSet:
             meta = {
                 "format": FORMAT,
                 "columns": {array: to_json(column) for array, column in columns.items()},
+                "name": name,
+                "notes": staging.notes,
                 "skipped": skipped,
                 "splits": written,
                 "fingerprint": fingerprint_of(columns, written),
@@ -167,7 +198,56 @@ def cached(key: str, name: str, build: Callable[[Staging], int]) -> DataSet:
                 f"{name} can't be prepared in {folder}: {error}; free some space there or set "
                 "JAXNETS_CACHE to another folder"
             ) from error
-    return _open(folder, name)
+    _evict(folder)
+    return _open(folder, name, notes)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set in the cache.
+
+    Attributes:
+      name: what it was called when it was prepared.
+      folder: where its arrays are.
+      size: in bytes.
+      used: when it was last opened, in seconds since 1970.
+    """
+
+    name: str
+    folder: Path
+    size: int
+    used: float
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, the latest used first."""
+    found = []
+    for meta in (cache_dir() / "arrays").glob("*/meta.json"):
+        try:
+            name = json.loads(meta.read_text(encoding="utf-8")).get("name", meta.parent.name)
+            size = sum(path.stat().st_size for path in meta.parent.iterdir())
+            found.append(Entry(name, meta.parent, size, meta.stat().st_mtime))
+        except (OSError, ValueError):  # it is being deleted, or damaged: not ours to say
+            continue
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def remove(entry: Entry) -> None:
+    """Deletes a data set from the cache; whoever has it open keeps what is mapped."""
+    shutil.rmtree(entry.folder, ignore_errors=True)
+
+
+def _evict(kept: Path) -> None:
+    """Deletes what was not used for longest where the cache takes more than its limit."""
+    told, total = os.environ.get("JAXNETS_CACHE_GB", str(LIMIT_GB)), 0.0
+    try:
+        limit = float(told) * 1e9
+    except ValueError:
+        raise UserError(f"JAXNETS_CACHE_GB is a number of gigabytes, not {told!r}") from None
+    for entry in entries():
+        total += entry.size
+        if total > limit and entry.folder != kept:
+            remove(entry)
 
 
 @contextlib.contextmanager
@@ -204,8 +284,8 @@ def _publish(temporary: Path, folder: Path) -> None:
             temporary.rename(folder)
 
 
-def _open(folder: Path, name: str) -> DataSet:
-    """Maps the arrays in `folder` and compares every byte with its checksum.
+def _open(folder: Path, name: str, notes: Sequence[str] = ()) -> DataSet:
+    """Maps the arrays in `folder`, compares every byte with its checksum, and notes the use.
 
     Raises:
       _Damaged: something is missing or differs.
@@ -225,10 +305,13 @@ def _open(folder: Path, name: str) -> DataSet:
         seen = fingerprint_of(columns, {which: digests(split) for which, split in splits.items()})
         if seen != meta["fingerprint"]:
             raise _Damaged("its checksum differs")
+        with contextlib.suppress(OSError):  # of another user
+            os.utime(folder / "meta.json")
         return DataSet(
             name,
             splits,
             skipped=int(meta["skipped"]),
+            notes=(*notes, *meta["notes"]),
             fingerprint=seen,
             listing=folder / LISTING if (folder / LISTING).exists() else None,
         )

@@ -1,4 +1,4 @@
-"""What a data set is in memory, and the fixed ways to divide one."""
+"""What a data set is in memory."""
 
 import hashlib
 import json
@@ -23,9 +23,6 @@ __all__ = [
     "generator",
     "missing_classes",
     "read_rows",
-    "split_validation",
-    "stratified_indices",
-    "take_per_class",
 ]
 
 
@@ -170,6 +167,8 @@ class DataSet:
       class_names: one for each class; by default those of the target's column, or numbers up to
         the greatest label; none where examples are unlabelled.
       skipped: damaged files that were left out because the caller allowed it.
+      notes: sentences on the data that their owner should know: what in a folder is not used, what
+        was done to the files, which examples are copies.
       fingerprint: sha256 of columns and contents: equal on any machine that holds the same
         examples in the same order. By default it is computed.
       listing: file that names what the examples were made of (see `jaxnets.data.listing`), where
@@ -184,6 +183,7 @@ class DataSet:
     splits: Mapping[str, Split]
     class_names: tuple[str, ...] = ()
     skipped: int = 0
+    notes: tuple[str, ...] = ()
     fingerprint: str = ""
     listing: Path | None = None
 
@@ -275,61 +275,6 @@ def generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def stratified_indices(
-    labels: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divides every class alike.
-
-    A class of two or more examples keeps at least one on either side; a single one stays in the
-    first part.
-
-    Args:
-      labels: [N] integers.
-      fraction: share of each class that goes into the second part, inside (0, 1).
-      seed: chooses which.
-
-    Returns:
-      Two sorted arrays of positions that together are 0 .. N - 1.
-
-    Raises:
-      UserError: the fraction is not inside (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise UserError(f"the fraction to split off must lie between 0 and 1, not {fraction}")
-    second = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        second.append(generator(seed, int(label)).permutation(rows)[:count])
-    chosen = np.zeros(len(labels), bool)
-    if second:
-        chosen[np.concatenate(second)] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Splits a validation part off: the same share of every class, of unlabelled data of all.
-
-    Args:
-      split: the examples to divide, usually those of "train".
-      fraction: share of each class that goes into the validation part, inside (0, 1).
-      seed: chooses which.
-
-    Returns:
-      What remains, and the validation part.
-
-    Raises:
-      UserError: the fraction is not inside (0, 1), or leaves one part empty.
-    """
-    labels = split.target if split.labelled else np.zeros(len(split), np.int32)
-    rest, validation = stratified_indices(labels, fraction, seed)
-    if not len(rest) or not len(validation):
-        raise UserError(
-            f"{len(split)} examples can't be divided by {fraction}: every class needs two or more"
-        )
-    return split.take(rest), split.take(validation)
-
-
 def read_rows(source: Sequence[Any], rows: Sequence[int]) -> list[Any]:
     """Items of a random-access source, in one call where it can (1.6 times as fast for TFDS)."""
     many = getattr(source, "__getitems__", None)
@@ -365,33 +310,3 @@ def missing_classes(split: Split, class_names: Sequence[str]) -> list[str]:
     """
     there = set(np.unique(split.target).tolist())
     return [name for label, name in enumerate(class_names) if label not in there]
-
-
-def take_per_class(split: Split, n: int, seed: int) -> Split:
-    """`n` examples of each class, for learning from few labels.
-
-    A larger `n` with the same seed contains the smaller choice.
-
-    Args:
-      split: where to choose from.
-      n: how many of each class.
-      seed: chooses which.
-
-    Returns:
-      The chosen rows, in their order in `split`.
-
-    Raises:
-      UserError: a class has fewer than `n` examples, or `n` is not positive.
-    """
-    classes, counts = np.unique(split.target, return_counts=True)
-    if n < 1 or not len(classes) or n > counts.min():
-        smallest = "none exist"
-        if len(classes):
-            target: Any = split.columns["target"]
-            smallest = f"class {target.name(classes[counts.argmin()])} has {counts.min()}"
-        raise UserError(f"can't take {n} examples of each class: {smallest}")
-    rows = [
-        generator(seed, int(label)).permutation(np.flatnonzero(split.target == label))[:n]
-        for label in classes
-    ]
-    return split.take(np.sort(np.concatenate(rows)))

@@ -1,7 +1,6 @@
 """What is in a data set: counts, duplicates, statistics, and a picture of it."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.data.dataset import DataSet, Split
+from jaxnets.data.dataset import DataSet
+from jaxnets.data.dividing import row_hashes
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
 from jaxnets.media import report
@@ -31,7 +31,7 @@ def describe(dataset: DataSet) -> dict[str, Any]:
       and `std` of each channel of images; `duplicates_across`: for each pair of splits, how many
       inputs of the second are also in the first.
     """
-    hashes = {name: _hashes(split) for name, split in dataset.splits.items()}
+    hashes = {name: Counter(row_hashes(of.inputs)) for name, of in dataset.splits.items()}
     return {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -56,13 +56,6 @@ def describe(dataset: DataSet) -> dict[str, Any]:
             for first, second in itertools.combinations(dataset.splits, 2)
         },
     }
-
-
-def _hashes(split: Split) -> Counter[bytes]:
-    return Counter(
-        hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
-        for row in split.inputs
-    )
 
 
 def example_page(

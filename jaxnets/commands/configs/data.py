@@ -9,30 +9,33 @@ from typing import Annotated
 import tyro
 
 from jaxnets.commands.configs.constraints import COUNT
-from jaxnets.commands.configs.options import MediaOptions
+from jaxnets.commands.configs.options import ImageOptions, MediaOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Named(MediaOptions):
+class Named(ImageOptions, MediaOptions):
     """Which data set, and how it is read."""
 
     name: tyro.conf.Positional[str]
     """digits, fashion_mnist, tfds:NAME[/config][:version], folder:PATH, sounds:PATH or
     texts:PATH."""
-    data_dir: Path | None = None
-    """Folder of TensorFlow Datasets in which prepared data lies."""
-    image_size: tuple[int, int] | int | None = None
-    """Height and width, or one number for both, to resize and crop to (tfds:, folder:)."""
-    channels: int | None = None
-    """1 for grey or 3 for colour (tfds:, folder:)."""
-    skip_bad: bool = False
-    """Leave unusable files out and count them instead of stopping (folder:, sounds:,
-    texts:)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(Named):
     """Download, decode and cache a data set, so that training starts at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """List the data sets that lie decoded in the cache folder, with what they take; clear it.
+
+    It is JAXNETS_CACHE, or jaxnets in the user's cache folder. What was not used for longest goes
+    by itself where all take more than 20 GB (JAXNETS_CACHE_GB).
+    """
+
+    clear: bool = False
+    """Delete them; they are decoded again when they are needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,4 +52,5 @@ class Show(Named):
 DataCommand = (
     Annotated[Prepare, tyro.conf.subcommand("prepare")]
     | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Cache, tyro.conf.subcommand("cache")]
 )

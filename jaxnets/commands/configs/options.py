@@ -41,26 +41,35 @@ class Source:
     `classify` alone."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DataOptions(Source):
-    """How the images of --data are read."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How images are read."""
 
     GROUP: ClassVar[str] = "image"
 
     data_dir: Path | None = None
     """Where prepared TFDS data sets lie (tfds:NAME); by default TFDS's own folder."""
-    image_size: int | None = None
-    """Resize the shorter side to this and crop the middle square (folder:, tfds:)."""
+    image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="H [W]")] = None
+    """Height and width, or one number for both: images are resized until they cover this, and
+    what is beyond is cut off (folder:, tfds:). By default the size that all have."""
     channels: Literal[1, 3] | None = None
     """Convert to grey (1) or colour (3) (folder:, tfds:)."""
+    background: str | None = None
+    """Colour that transparent images are laid on (folder:), such as black or #808080; by default
+    white."""
     skip_bad: bool = False
     """Leave out images that cannot be used, and count them, instead of stopping (folder:,
     sounds:, texts:)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DataOptions(Source, ImageOptions):
+    """Which data set, and how its images are read."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MediaOptions:
-    """How the sounds and texts of --data are read."""
+    """How sounds and texts are read."""
 
     GROUP: ClassVar[str] = "sound and text"
 

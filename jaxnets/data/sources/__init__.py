@@ -1,6 +1,6 @@
 """A name -> a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ __all__ = ["DATA_SOURCES", "load"]
 _ALWAYS = ("data_dir", "skip_bad")
 
 
-def _folder(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
+def _folder(name: str, *, skip_bad: bool, background: str | None, **options: Any) -> DataSet:
+    options |= {"background": background} if background else {}
     return load_files(name, ImageFiles(**options), skip_bad=skip_bad)
 
 
@@ -34,7 +35,7 @@ DATA_SOURCES: dict[str, tuple[Callable[..., DataSet], tuple[str, ...]]] = {
     "digits": (load_shipped, ("data_dir",)),
     "fashion_mnist": (load_shipped, ("data_dir",)),
     "tfds:": (load_tfds, ("data_dir", "image_size", "channels")),
-    "folder:": (_folder, ("skip_bad", "image_size", "channels")),
+    "folder:": (_folder, ("skip_bad", "image_size", "channels", "background")),
     "sounds:": (_sounds, ("skip_bad", "rate", "seconds")),
     "texts:": (load_texts, ("skip_bad", "unit")),
 }
@@ -44,8 +45,9 @@ def load(
     name: str,
     *,
     data_dir: str | Path | None = None,
-    image_size: tuple[int, int] | int | None = None,
+    image_size: Sequence[int] | int | None = None,
     channels: int | None = None,
+    background: str | None = None,
     skip_bad: bool = False,
     rate: int | None = None,
     seconds: float | None = None,
@@ -59,6 +61,7 @@ def load(
       data_dir: where prepared data of TensorFlow Datasets lies.
       image_size: (height, width), or one number for both, to resize and crop to (tfds:, folder:).
       channels: 1 or 3 to convert to (tfds:, folder:).
+      background: colour that transparent images are laid on (folder:); by default white.
       skip_bad: leave unusable files out and count them (folder:, sounds:,
         texts:).
       rate: samples a second (sounds:); by default the most common one.
@@ -77,10 +80,11 @@ def load(
     if source is None or (colon and not rest):
         known = ", ".join(key + ("..." if key.endswith(":") else "") for key in DATA_SOURCES)
         raise UserError(f'there is no data set "{name}"; choose from {known}')
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
     if image_size is not None:
-        height, width = image_size
+        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+        if len(sides) not in (1, 2):
+            raise UserError(f"the image size is one number, or a height and a width, not {sides}")
+        height, width = image_size = (sides[0], sides[-1])
         if min(image_size) < 1:
             raise UserError(f"the image size must be 1 or more, not {height}x{width}")
         if height * width > MAX_PIXELS:
@@ -94,6 +98,7 @@ def load(
         "data_dir": None if data_dir is None else _directory(data_dir),
         "image_size": image_size,
         "channels": channels,
+        "background": background,
         "skip_bad": skip_bad,
         "rate": rate,
         "seconds": seconds,

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxnets.data.dataset import stratified_indices
+from jaxnets.data.dividing import stratified_indices
 from jaxnets.data.sources import fashion
 
 __all__ = ["Digits", "FashionMnist"]

@@ -1,16 +1,16 @@
-"""A folder with one sub-folder for each class, whatever the files in them are.
+"""Data sets out of folders of files, with one sub-folder for each class, whatever the files are.
 
-Every file that can't be used is named in one error, all at once, or left out and counted. So is
-what is no file: a link that leads nowhere, a pipe.
+Every file that can't be used is counted in one error, with the reason, or left out and counted. So
+is what is no file: a link that leads nowhere, a pipe.
 """
 
 import hashlib
 import json
-import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,26 +20,16 @@ from jaxnets.columns import Classes, Column
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
 from jaxnets.data.listing import Listing
+from jaxnets.data.sources.layout import File, Layout, find_layout, some_of
 from jaxnets.errors import UserError
-from jaxnets.files import check_path
+from jaxnets.files import cache_dir, check_path, write_files
 
-__all__ = [
-    "FileReader",
-    "digest_of",
-    "from_files",
-    "load_files",
-    "root_of",
-    "scan",
-    "visible_files",
-]
+__all__ = ["FileReader", "from_files", "load_files", "root_of"]
 
 BLOCK = 256
 
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    label: int
+#: Files that an error names, and reasons that it counts them by; a file in the cache has all.
+_NAMED, _REASONS = 10, 5
 
 
 class FileReader(Protocol):
@@ -67,6 +57,10 @@ class FileReader(Protocol):
         """
         ...
 
+    def notes(self, headers: Sequence[Any], column: Any) -> list[str]:
+        """Sentences on what becomes of files with these headers that their owner should know."""
+        ...
+
     def row(self, path: Path, column: Any) -> np.ndarray | str:
         """A file as a row of that column, or why it can't be used."""
         ...
@@ -76,9 +70,8 @@ def load_files(name: str, reader: FileReader, *, skip_bad: bool) -> DataSet:
     """Reads a folder with a sub-folder for each class.
 
     Args:
-      name: "KIND:PATH" where PATH holds one sub-folder for each class, or the folders `train`
-        and, perhaps, `test` that do. Files deeper inside a class count; hidden ones do not.
-        Without `test`, a fifth of each class is set apart for it.
+      name: "KIND:PATH", see `find_layout` for the folder PATH. Without a folder for testing, a
+        fifth of each class is set apart for it.
       reader: of the files.
       skip_bad: leave unusable files out and count them, instead of an error.
 
@@ -86,14 +79,14 @@ def load_files(name: str, reader: FileReader, *, skip_bad: bool) -> DataSet:
       UserError: the folder is no such folder, or holds files that can't be used.
     """
     root = root_of(name)
-    splits, class_names = scan(root, reader.what)
-    paths = {split: [file.path for file in files] for split, files in splits.items()}
+    layout = find_layout(root, reader.what)
+    paths = {split: [file.path for file in files] for split, files in layout.splits.items()}
 
-    def build(staging: Staging, digests: dict[Path, str]) -> int:
-        return _build(root, splits, class_names, staging, reader, skip_bad, digests)
+    def build(staging: Staging) -> int:
+        return _build(root, layout, staging, reader, skip_bad)
 
-    options = [class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
-    return from_files(name, root, paths, options, reader.decoder, build)
+    options = [layout.class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
+    return from_files(name, root, paths, options, reader.decoder, build, layout.notes)
 
 
 def from_files(
@@ -102,9 +95,13 @@ def from_files(
     paths: Mapping[str, Sequence[Path]],
     options: Sequence[Any],
     decoder: str,
-    build: Callable[[Staging, dict[Path, str]], int],
+    build: Callable[[Staging], int],
+    notes: Sequence[str] = (),
 ) -> DataSet:
-    """The data set that is made of files, for as long as they stay what they are.
+    """The data set that is made of files, kept by their content.
+
+    Files that were only touched or copied elsewhere are read once more and not decoded; those that
+    have the sizes and times of before are not even read.
 
     Args:
       name: "KIND:PATH".
@@ -112,33 +109,48 @@ def from_files(
       paths: of the files of each split.
       options: what else the result depends on, as values that JSON can hold.
       decoder: which program decodes, and its version.
-      build: fills a `Staging`, notes the digest of each file, and returns how many it skipped.
+      build: fills a `Staging`, and returns how many files it skipped.
+      notes: what there is to say of the folder besides.
 
     Raises:
       UserError: a file changes meanwhile; or what `build` raises.
     """
-    listing = [
-        (split, str(path.relative_to(root)), *_stamp(path))
-        for split, files in paths.items()
-        for path in files
-    ]
-    told = json.dumps([str(root), *options, listing])
-    key = f"{name.partition(':')[0]}-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+    kind = name.partition(":")[0]
+    stamps = {path: _stamp(path) for files in paths.values() for path in files}
+
+    def key_of(*told: Any) -> str:
+        return f"{kind}-{hashlib.sha256(json.dumps([*options, *told]).encode()).hexdigest()[:24]}"
+
+    def told(of: Mapping[Path, Any]) -> list[Any]:
+        return [[split, str(p.relative_to(root)), of[p]] for split in paths for p in paths[split]]
+
+    digests: dict[Path, str] = {}
+
+    def read() -> dict[Path, str]:
+        if not digests:
+            with ThreadPoolExecutor() as pool:
+                digests.update(zip(stamps, pool.map(digest_of, stamps), strict=True))
+        return digests
 
     def checked(staging: Staging) -> int:
-        stamps = {root / path: tuple(stamp) for _, path, *stamp in listing}
-        digests: dict[Path, str] = {}
+        listing = Listing({str(p.relative_to(root)): d for p, d in read().items()}, decoder)
         try:
-            skipped = build(staging, digests)
+            skipped = build(staging)
         except UserError:
             _check_stamps(root, stamps)  # of a file that is half written, the rest is not true
             raise
         _check_stamps(root, stamps)
-        named = {str(path.relative_to(root)): digest for path, digest in digests.items()}
-        staging.note_files(Listing(named, decoder))
+        staging.note_files(listing)
         return skipped
 
-    return cached(key, name, checked)
+    known = cache_dir() / "folders" / key_of(str(root), told(stamps))
+    try:
+        key = known.read_text(encoding="utf-8")
+    except OSError:
+        key = key_of(told(read()))
+    dataset = cached(key, name, checked, notes)
+    write_files({known: key.encode()})
+    return dataset
 
 
 def root_of(name: str) -> Path:
@@ -173,106 +185,31 @@ def _check_stamps(root: Path, before: Mapping[Path, tuple[int, ...]]) -> None:
 
     names = [str(path.relative_to(root)) for path in before if changed(path)]
     if names:
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         raise UserError(
-            f"{', '.join(names[:3])}{more} in {root} changed while they were read; run the "
+            f"{some_of(names)} in {root} changed while they were read; run the "
             "command again when nothing writes there"
         )
 
 
-def scan(root: Path, what: str) -> tuple[dict[str, list[_File]], tuple[str, ...]]:
-    """Files and labels of each split, and the class names in alphabetical order.
-
-    Raises:
-      UserError: the folder has no sub-folders with files, or other ones for testing.
-    """
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is {'a file' if root.exists() else 'not there'}; name a folder with "
-            "one sub-folder for each class"
-        )
-    parts = {"train": root}
-    if (root / "train").is_dir():
-        names = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-        parts = {split: root / name for name, split in names.items() if (root / name).is_dir()}
-    classes = {split: _subfolders(folder) for split, folder in parts.items()}
-    names = classes["train"]
-    if len(names) < 2:
-        raise UserError(
-            f"{parts['train']} has {len(names)} sub-folder{'s' * (len(names) != 1)}; it needs one "
-            "for each class, and two classes or more"
-        )
-    for split, there in classes.items():
-        if there != names:
-            differing = sorted(set(names) ^ set(there))
-            raise UserError(
-                f"{root} has different classes in train and {split}: {', '.join(differing)} "
-                "is in only one of them"
-            )
-    splits: dict[str, list[_File]] = {}
-    for split, folder in parts.items():
-        splits[split] = []
-        for label, name in enumerate(names):
-            check_path(name, f"in {folder} the class")
-            paths = sorted(visible_files(folder / name))
-            if not paths:
-                raise UserError(
-                    f"{folder / name} holds no {what}; put some in, or remove the folder"
-                )
-            splits[split] += [_File(path, label) for path in paths]
-    return splits, tuple(names)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def visible_files(folder: Path) -> Iterator[Path]:
-    """Whatever is no folder in a folder and those inside it; links to folders are not followed.
-
-    Not `Path.rglob`, which recurses (a thousand nested folders are too many for it) and passes over
-    folders that it has no permission to read.
-    """
-    todo = [str(folder)]
-    while todo:
-        with os.scandir(todo.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                elif not os.path.isdir(entry.path):
-                    yield Path(entry.path)
-
-
-def _build(
-    root: Path,
-    splits: dict[str, list[_File]],
-    class_names: Sequence[str],
-    staging: Staging,
-    reader: FileReader,
-    skip_bad: bool,
-    digests: dict[Path, str],
-) -> int:
-    """Decodes into `staging`, notes the files' `digests`, counts those that can't be used."""
+def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, skip_bad: bool) -> int:
+    """Decodes into `staging`, and counts the files that can't be used."""
     bad: dict[Path, str] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Pillow warns of what is large, or odd in a header; here it is judged by its pixels. The
         # filter is set once, because filters belong to the process, not to a thread of the pool.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        files = [file for part in splits.values() for file in part]
+        files = [file for part in layout.splits.values() for file in part]
         headers = dict(zip(files, pool.map(lambda f: reader.header(f.path), files), strict=True))
         bad |= {file.path: h for file, h in headers.items() if isinstance(h, str)}
         good = [h for h in headers.values() if not isinstance(h, str)]
         if good:
             column = reader.column(good, root)
-            columns = {"inputs": column, "target": Classes(tuple(class_names))}
-            for split, part in splits.items():
+            columns = {"inputs": column, "target": Classes(layout.class_names)}
+            for split, part in layout.splits.items():
                 usable = [file for file in part if file.path not in bad]
                 out = staging.split(split, max(1, len(usable)), columns)
                 count = 0
-                for file, digest, row in _decoded(pool, usable, reader, column):
-                    digests[file.path] = digest
+                for file, row in _decoded(pool, usable, reader, column):
                     if isinstance(row, str):
                         bad[file.path] = row
                         continue
@@ -280,47 +217,60 @@ def _build(
                     count += 1
                 staging.drop_after(split, count)
                 if skip_bad:
-                    _check_classes(root, split, class_names, out.target[:count], bad, reader)
+                    _check_classes(root, split, layout, out.target[:count], bad, reader)
+            staging.notes += reader.notes(good, column)
     if bad and (not skip_bad or not good):
-        raise _named(root, bad)
-    digests |= {path: digest_of(path) for path in bad.keys() - digests.keys()}
+        raise UserError(_told(root, bad, "remove them or leave them out with --skip-bad"))
+    if bad:
+        staging.notes.append(_told(root, bad, "they are left out"))
     return len(bad)
 
 
 def _check_classes(
     root: Path,
     split: str,
-    class_names: Sequence[str],
+    layout: Layout,
     labels: np.ndarray,
     bad: dict[Path, str],
     reader: FileReader,
 ) -> None:
-    empty = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    empty = sorted(set(range(len(layout.class_names))) - set(labels.tolist()))
     if empty:
         raise UserError(
-            f'{root} has no usable {reader.what} of "{class_names[empty[0]]}" for {split} once the '
-            f"{len(bad)} unusable files are left out; put some in, or remove the class"
+            f'{root} has no usable {reader.what} of "{layout.class_names[empty[0]]}" for {split} '
+            f"once the {len(bad)} unusable files are left out; put some in, or remove the class"
         )
 
 
-def _named(root: Path, bad: dict[Path, str]) -> UserError:
+def _told(root: Path, bad: Mapping[Path, str], advice: str) -> str:
+    """How many files can't be used, for which reasons, the first of them, and where all are."""
+    reasons = Counter(bad.values()).most_common()
+    shown, rest = reasons[:_REASONS], reasons[_REASONS:]
+    counts = [f"{count:,} {why}" for why, count in shown]
+    counts += [f"{sum(n for _, n in rest):,} for {len(rest):,} other reasons"] if rest else []
     listed = [f"{path.relative_to(root)} ({why})" for path, why in sorted(bad.items())]
-    return UserError(
-        f"{root} has {len(bad)} file{'s' * (len(bad) != 1)} that can't be used: "
-        f"{', '.join(listed)}; remove them or leave them out with --skip-bad"
-    )
+    if len(listed) <= _NAMED:
+        what, where = ", ".join(listed), ""
+    else:
+        place = cache_dir() / f"unusable-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}.txt"
+        write_files({place: "\n".join([str(root), *listed, ""]).encode("utf-8", "replace")})
+        names = [str(path.relative_to(root)) for path in sorted(bad)]
+        what = f"{'; '.join(counts)}: {', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
+        where = f" (all of them: {place})"
+    plural = "s" * (len(bad) != 1)
+    return f"{root} has {len(bad):,} file{plural} that can't be used: {what}{where}; {advice}"
 
 
 def _decoded(
-    pool: ThreadPoolExecutor, files: Sequence[_File], reader: FileReader, column: Column
-) -> Iterator[tuple[_File, str, np.ndarray | str]]:
-    def read(file: _File) -> tuple[_File, str, np.ndarray | str]:
-        row = reader.row(file.path, column)
-        return file, digest_of(file.path), row  # the second time it comes from memory
+    pool: ThreadPoolExecutor, files: Sequence[File], reader: FileReader, column: Column
+) -> Iterator[tuple[File, np.ndarray | str]]:
+    def read(file: File) -> np.ndarray | str:
+        return reader.row(file.path, column)
 
     # In blocks, because a pool would otherwise run ahead of the disk and fill the memory.
     for start in range(0, len(files), BLOCK):
-        yield from pool.map(read, files[start : start + BLOCK])
+        block = files[start : start + BLOCK]
+        yield from zip(block, pool.map(read, block), strict=True)
 
 
 def digest_of(path: Path) -> str:

@@ -1,15 +1,15 @@
 """Images as files: what of them can be trained on, and as what.
 
-A file is accepted if it is a still picture in grey, colour, palette or black-and-white mode, with
-no pixel that is transparent. Refused are transparency, which would need a background; CMYK; 16-bit
-and floating-point grey; animations; more than 64 megapixels; damaged or foreign files.
+A file is accepted if it is a still picture in grey, colour, palette or black-and-white mode;
+transparent ones are laid on a background. Refused are CMYK; 16-bit and floating-point grey;
+animations; more than 64 megapixels; damaged or foreign files.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,39 @@ ALPHA = ("LA", "PA", "RGBA")
 PLAIN = ("L", "1", "P", "RGB")
 
 
+#: A picture is said to be cropped where more than this share of it is cut away.
+_CROPPED = 0.2
+
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+#: What a file is -> whether its first bytes say so, where Pillow does not read it.
+_FOREIGN: dict[str, Callable[[bytes], bool]] = {
+    "HEIC": lambda b: (
+        b[4:8] == b"ftyp" and b[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+    ),
+    "AVIF": lambda b: b[4:8] == b"ftyp" and b[8:12] in (b"avif", b"avis"),
+    "JPEG XL": lambda b: b[:2] == b"\xff\x0a" or b[:12] == b"\0\0\0\x0cJXL \r\n\x87\n",
+    "SVG": lambda b: b"<svg" in b.lower(),
+    "PDF": lambda b: b[:5] == b"%PDF-",
+    "DICOM": lambda b: b[128:132] == b"DICM",
+    "PSD": lambda b: b[:4] == b"8BPS",
+    "a video": lambda b: b[4:8] == b"ftyp" or b[:4] == b"\x1aE\xdf\xa3",
+    "a web page": lambda b: b.lstrip().lower().startswith((b"<!doctype html", b"<html")),
+    "a ZIP archive": lambda b: b[:4] == b"PK\x03\x04",
+    "an array of NumPy": lambda b: b[:6] == b"\x93NUMPY",
+}
+
+
 class _Unusable(Exception):
     """Why a file is not an image that can be trained on."""
+
+
+class Header(NamedTuple):
+    """What the header of an image says: (height, width), and whether it is grey or has alpha."""
+
+    size: tuple[int, int]
+    grey: bool
+    see_through: bool
 
 
 @dataclass(frozen=True)
@@ -36,12 +67,25 @@ class ImageFiles:
       image_size: (height, width): the shorter side is resized, the middle cut out. Not needed
         where all images have one size already.
       channels: 1 (grey) or 3 (colour); by default 1 where every file that opens is grey.
+      background: colour that transparent pictures are laid on: a name of CSS, or #rrggbb.
     """
 
     what = "image"
 
     image_size: tuple[int, int] | None = None
     channels: int | None = None
+    background: str = "white"
+
+    def __post_init__(self) -> None:
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise UserError(
+                f"the background {self.background!r} is no colour; name one, such as white, or "
+                "write #rrggbb"
+            ) from None
 
     @property
     def decoder(self) -> str:
@@ -50,8 +94,8 @@ class ImageFiles:
 
         return f"Pillow {PIL.__version__}"
 
-    def header(self, path: Path) -> tuple[tuple[int, int], bool] | str:
-        """((height, width), is grey) from the header alone, or why the file can't be used."""
+    def header(self, path: Path) -> Header | str:
+        """What the header alone says, or why the file can't be used."""
         from PIL import ExifTags
 
         try:
@@ -59,22 +103,48 @@ class ImageFiles:
                 width, height = image.size
                 if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # turned by 90 degrees
                     width, height = height, width
-                return (height, width), image.mode in GREY
+                see_through = image.mode in ALPHA or "transparency" in image.info
+                return Header((height, width), image.mode in GREY, see_through)
         except _Unusable as error:
             return str(error)
         except Exception as error:  # decoders raise nearly every type on damaged bytes
-            return _reason(error)
+            return _reason(error, path)
 
-    def column(self, headers: Sequence[tuple[tuple[int, int], bool]], root: Path) -> Image:
+    def column(self, headers: Sequence[Header], root: Path) -> Image:
         """Images of the one size that they have, or that was asked for."""
-        sizes = sorted({size for size, _ in headers})
+        sizes = sorted({header.size for header in headers})
         if self.image_size is None and len(sizes) > 1:
             raise UserError(
                 f"{root} has images of {len(sizes)} sizes, from {_by(sizes[0])} to "
                 f"{_by(sizes[-1])} (height x width); give one with --image-size"
             )
-        depth = self.channels or (1 if all(grey for _, grey in headers) else 3)
-        return Image((*(self.image_size or sizes[0]), depth))
+        depth = self.channels or (1 if all(header.grey for header in headers) else 3)
+        return Image((*(self.image_size or sizes[0]), depth), self.background)
+
+    def notes(self, headers: Sequence[Header], column: Image) -> list[str]:
+        """What is laid on a background, and what is cut away."""
+        notes = []
+        see_through = sum(header.see_through for header in headers)
+        if see_through:
+            notes.append(
+                f"{see_through:,} of {len(headers):,} images may be transparent and are laid on "
+                f"{self.background}; --background chooses another colour"
+            )
+        height, width, _ = column.shape
+        ratios = np.array([header.size[1] / header.size[0] for header in headers])
+        cut = 1 - np.minimum(ratios * height / width, width / (ratios * height))
+        cropped = int(np.sum(cut > _CROPPED))
+        if cropped:
+            usual = float(np.median(ratios))
+            short = min(height, width)
+            better = (short, round(short * usual)) if usual >= 1 else (round(short / usual), short)
+            advice = f"; --image-size {better[0]} {better[1]} suits most of them better"
+            notes.append(
+                f"{height}x{width} cuts more than {_CROPPED:.0%} away from {cropped:,} of "
+                f"{len(headers):,} images, at most {cut.max():.0%}"
+                + (advice if better != (height, width) else "")
+            )
+        return notes
 
     def row(self, path: Path, column: Image) -> np.ndarray | str:
         """[H, W, C] uint8, or why the file can't be used."""
@@ -87,9 +157,9 @@ class ImageFiles:
                 if "transparency" in image.info:
                     image = image.convert("RGBA")
                 if image.mode in ALPHA:
-                    if image.getchannel("A").getextrema() != (255, 255):
-                        return "has transparent pixels"
-                    image = image.convert("L" if image.mode == "LA" else "RGB")
+                    ground = Image.new("RGBA", image.size, column.background)
+                    ground.alpha_composite(image.convert("RGBA"))
+                    image = ground.convert("RGB")
                 image = ImageOps.exif_transpose(image)
                 # Before resizing: palette indices and black-or-white pixels can't be averaged.
                 image = image.convert("L" if depth == 1 else "RGB")
@@ -100,7 +170,7 @@ class ImageFiles:
         except _Unusable as error:
             return str(error)
         except Exception as error:
-            return _reason(error)
+            return _reason(error, path)
 
 
 @contextlib.contextmanager
@@ -123,14 +193,31 @@ def _open(path: Path) -> Iterator[Any]:
         yield image
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return _foreign(path)
     if isinstance(error, Image.DecompressionBombError):
         return f"over {MAX_PIXELS // 10**6} megapixels"
     return f"damaged: {' '.join(str(error).split())[:80] or type(error).__name__}"
+
+
+def _foreign(path: Path) -> str:
+    """What a file is that Pillow does not read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return "not an image"
+    if not start:
+        return "empty"
+    for kind, is_it in _FOREIGN.items():
+        if is_it(start):
+            return (
+                f"{kind}; convert it to PNG or JPEG" if kind.isupper() else f"{kind}, not an image"
+            )
+    return "not an image"
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnets.columns import Column, Tokens
-from jaxnets.data.sources.folder import FileReader, visible_files
+from jaxnets.data.sources.folder import FileReader
 from jaxnets.data.sources.images import ImageFiles
+from jaxnets.data.sources.layout import visible_files
 from jaxnets.data.sources.sounds import SoundFiles
 from jaxnets.data.sources.texts import read_texts
 from jaxnets.errors import UserError

@@ -15,8 +15,10 @@ import jaxnets
 from jaxnets.columns import Classes
 from jaxnets.columns.tokens import Unit, fit_tokens
 from jaxnets.data.cache import TEST_FRACTION, TEST_SEED, Staging
-from jaxnets.data.dataset import DataSet, stratified_indices
-from jaxnets.data.sources.folder import digest_of, from_files, root_of, scan
+from jaxnets.data.dataset import DataSet
+from jaxnets.data.dividing import stratified_indices
+from jaxnets.data.sources.folder import from_files, root_of
+from jaxnets.data.sources.layout import find_layout
 from jaxnets.errors import UserError
 
 __all__ = ["load_texts", "read_table", "read_texts"]
@@ -59,8 +61,7 @@ def load_texts(name: str, *, unit: Unit | None = None, skip_bad: bool = False) -
     files = _files(root)
     paths = {split: [path for path, _ in part] for split, part in files.items()}
 
-    def build(staging: Staging, digests: dict[Path, str]) -> int:
-        digests |= {path: digest_of(path) for part in paths.values() for path in part}
+    def build(staging: Staging) -> int:
         examples = {s: [e for file in part for e in _read(*file)] for s, part in files.items()}
         bad = [e for part in examples.values() for e in part if e.fault]
         if bad and not skip_bad:
@@ -95,7 +96,9 @@ def _stage(
     if "test" not in parts:  # here and not later, because the vocabulary must not know its words
         train = parts["train"]
         labels = np.array([number[example.label] for example in train])
-        halves = stratified_indices(labels, TEST_FRACTION, TEST_SEED)
+        first: dict[str, int] = {}
+        originals = np.array([first.setdefault(e.text, i) for i, e in enumerate(train)])
+        halves = stratified_indices(labels, TEST_FRACTION, TEST_SEED, originals)
         parts |= {s: [train[i] for i in h] for s, h in zip(("train", "test"), halves, strict=True)}
     column = fit_tokens([example.text for example in parts["train"]], unit)
     columns = {"inputs": column, "target": Classes(tuple(names))}
@@ -119,8 +122,9 @@ def _files(root: Path) -> dict[str, list[tuple[Path, str]]]:
     }
     if "train" in tables:
         return tables
-    splits, names = scan(root, "text")
-    return {s: [(file.path, names[file.label]) for file in part] for s, part in splits.items()}
+    layout = find_layout(root, "text")
+    names = layout.class_names
+    return {s: [(f.path, names[f.label]) for f in part] for s, part in layout.splits.items()}
 
 
 def _by_number(label: str) -> tuple[float, str]:

@@ -1,0 +1,128 @@
+"""The fixed ways to divide a data set, with copies on one side."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from jaxnets.data.dataset import Split, generator
+from jaxnets.errors import UserError
+
+__all__ = [
+    "count_copies",
+    "first_copies",
+    "row_hashes",
+    "split_validation",
+    "stratified_indices",
+    "take_per_class",
+]
+
+
+def row_hashes(rows: np.ndarray) -> list[bytes]:
+    """A hash of each row's bytes: equal rows, equal hashes."""
+    return [
+        hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest() for row in rows
+    ]
+
+
+def first_copies(rows: np.ndarray) -> np.ndarray:
+    """For each row the position of the first row that is byte for byte the same, [N]."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(h, i) for i, h in enumerate(row_hashes(rows))], np.int64)
+
+
+def count_copies(split: Split, others: Split) -> int:
+    """How many inputs of a split are, byte for byte, also among those of another."""
+    there = set(row_hashes(others.inputs))
+    return sum(each in there for each in row_hashes(split.inputs))
+
+
+def stratified_indices(
+    labels: np.ndarray, fraction: float, seed: int, originals: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides every class alike.
+
+    A class of two or more examples keeps at least one on either side; a single one stays in the
+    first part.
+
+    Args:
+      labels: [N] integers.
+      fraction: share of each class that goes into the second part, inside (0, 1).
+      seed: chooses which.
+      originals: for each example the one that it is a copy of, or itself, [N]; copies stay with
+        it, and count as one example.
+
+    Returns:
+      Two sorted arrays of positions that together are 0 .. N - 1.
+
+    Raises:
+      UserError: the fraction is not inside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the fraction to split off must lie between 0 and 1, not {fraction}")
+    second = []
+    originals = np.arange(len(labels)) if originals is None else originals
+    for label in np.unique(labels):
+        rows = np.flatnonzero((labels == label) & (originals == np.arange(len(labels))))
+        count = min(max(round(fraction * len(rows)), 1), max(0, len(rows) - 1))
+        second.append(generator(seed, int(label)).permutation(rows)[:count])
+    chosen = np.zeros(len(labels), bool)
+    if second:
+        chosen[np.concatenate(second)] = True
+    chosen = chosen[originals]
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Splits a validation part off: the same share of every class, of unlabelled data of all.
+
+    Exact copies stay together.
+
+    Args:
+      split: the examples to divide, usually those of "train".
+      fraction: share of each class that goes into the validation part, inside (0, 1).
+      seed: chooses which.
+
+    Returns:
+      What remains, and the validation part.
+
+    Raises:
+      UserError: the fraction is not inside (0, 1), or leaves one part empty.
+    """
+    labels = split.target if split.labelled else np.zeros(len(split), np.int32)
+    rest, validation = stratified_indices(labels, fraction, seed, first_copies(split.inputs))
+    if not len(rest) or not len(validation):
+        raise UserError(
+            f"{len(split)} examples can't be divided by {fraction}: every class needs two or more"
+        )
+    return split.take(rest), split.take(validation)
+
+
+def take_per_class(split: Split, n: int, seed: int) -> Split:
+    """`n` examples of each class, for learning from few labels.
+
+    A larger `n` with the same seed contains the smaller choice.
+
+    Args:
+      split: where to choose from.
+      n: how many of each class.
+      seed: chooses which.
+
+    Returns:
+      The chosen rows, in their order in `split`.
+
+    Raises:
+      UserError: a class has fewer than `n` examples, or `n` is not positive.
+    """
+    classes, counts = np.unique(split.target, return_counts=True)
+    if n < 1 or not len(classes) or n > counts.min():
+        smallest = "none exist"
+        if len(classes):
+            target: Any = split.columns["target"]
+            smallest = f"class {target.name(classes[counts.argmin()])} has {counts.min()}"
+        raise UserError(f"can't take {n} examples of each class: {smallest}")
+    rows = [
+        generator(seed, int(label)).permutation(np.flatnonzero(split.target == label))[:n]
+        for label in classes
+    ]
+    return split.take(np.sort(np.concatenate(rows)))
