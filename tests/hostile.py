@@ -112,7 +112,8 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "count": [10**12, HUGE],
         "per_class": [10**9, HUGE],
         "labels_per_class": [*few, 10**6, HUGE],
-        "image_size": [*few, 10**6, HUGE],
+        "image_size": [(0,), (-1,), (10**6,), (HUGE,), (8, -HUGE), (8, 8, 8), ()],
+        "background": ["no colour", " ", "#12", "x" * 5000, "\udcff"],
         "devices": [*few, 99, HUGE],
         "member": [*NO_NAME, "-1", "1", "9" * 30, "gamma=1", "=", ","],
         "class_label": [-1, -HUGE, 10, HUGE],
@@ -152,7 +153,6 @@ def pools(draw: random.Random) -> dict[str, Pool]:
 
 def _own_pools() -> dict[tuple[str, str], Pool]:
     """Of fields that mean something else in a command than elsewhere."""
-    sizes: Pool = [0, -1, (0, 4), (4, -1), (10**5, 10**5), HUGE]
     return {
         ("marks", "path"): [Path(text) for text in (*NO_RUN, "gan", "\udcff", "/dev/null")],
         ("marks", "key"): ["", " ", "\n\t", "\udcff"],
@@ -160,7 +160,6 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("marks", "image_size"): [0, -1, 7, (8, 7), (8193, 8), HUGE],
         ("marks", "false_positive_rate"): [0.0, 1.0, -0.1, 1.5],
         ("sample", "watermark"): ["", " ", "\n\t", "\udcff"],
-        **{(f"data {name}", "image_size"): sizes for name in ("prepare", "show")},
         **{(f"data {name}", "channels"): [0, 2, 4, -1, HUGE] for name in ("prepare", "show")},
         **{(f"data {name}", "name"): NO_DATA for name in ("prepare", "show")},
         ("data show", "out"): [Path(text) for text in NOT_A_FILE],

@@ -208,10 +208,10 @@ def _good(root: Path) -> None:
 
 #: What is wrong -> (makes the folder, further flags, words that the error must have).
 FOLDERS: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {
-    "is empty": (_empty, "", ["0 sub-folders"]),
-    "has one class": (_one_class, "", ["1 sub-folder", "two classes"]),
-    "has a file for a class": (_class_is_a_file, "", ["1 sub-folder"]),
-    "has a link for a class": (_linked_class, "", ["1 sub-folder"]),
+    "is empty": (_empty, "", ["no sub-folder"]),
+    "has one class": (_one_class, "", ["one class, cat"]),
+    "has a file for a class": (_class_is_a_file, "", ["one class, cat"]),
+    "has a link for a class": (_linked_class, "", ["one class, cat"]),
     "has an empty class": (_empty_class, "", ["fox holds no image"]),
     "has 1,100 folders in each other": (_deep, "", ["fox holds no image"]),
     "has other classes to test": (_other_classes, "", ["different classes", "dog, fox"]),

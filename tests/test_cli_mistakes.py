@@ -1,6 +1,7 @@
 """The command line: what it says of a mistake, which leaves nothing behind."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from command_lines import CLASSIFY, GENERATE, assert_one_error
 from experiments.__main__ import commands
 from jaxnets.commands.program import COMMANDS, EVIDENCE, Program
+from jaxnets.errors import UserError
 from signals_sent import environment
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -125,3 +127,87 @@ def test_a_reader_that_has_left_is_no_error(arguments):
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+# ---------------------------------------------------------------------- flags, as people type them
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("classify --lr 0.1", "there is no flag --lr; is it --learning-rate?"),
+        ("classify --bs 3", "is it --batch-size?"),
+        ("classify --batchsize=3", "is it --batch-size?"),
+        ("classify --no-such-thing", "there is no flag --no-such-thing"),
+        ("classify --no-flips", "is it --flip?"),
+        ("generate --rate 3", "--generator-learning-rate"),
+        ("clasify", "there is no command `clasify`; is it `classify`?"),
+        ("zzz", "there are quickstart, classify"),
+    ],
+)
+def test_a_flag_that_is_not_there_brings_those_that_may_be_meant(line, told):
+    with pytest.raises(UserError) as caught:
+        commands.parse(line.split())
+    assert told in str(caught.value) and len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("classify --epochs ten", "'ten' is not a number"),
+        ("classify --batch-size 2.5", "'2.5' is not a whole number"),
+        ("generate --penalty-weight much", "'much' is not a number, or START:END"),
+        ("sample gan --count 1e3", "'1e3' is not a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_words(line, told, capsys):
+    with pytest.raises(SystemExit):
+        commands.parse(line.split())
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert told in said and "NoneType" not in said and "<class" not in said
+
+
+def test_a_choice_that_may_be_unset_is_a_flag_and_its_opposite():
+    def flip(*words):
+        return commands.parse(["classify", *words]).flip
+
+    assert flip() is None and flip("--flip") is True and flip("--no-flip") is False
+    assert flip("--flip", "--epochs", "1") is True and flip("--flip", "False") is False
+    with pytest.raises(UserError, match="write --flip or --no-flip, not --flip maybe"):
+        flip("--flip", "maybe")
+
+
+def test_a_file_of_values_stands_before_the_flags(tmp_path):
+    path = tmp_path / "values.toml"
+    path.write_text('epochs = 3\nimage_size = [24, 72]\nflip = false\nnetwork = "lenet5"\n')
+    config = commands.parse(["classify", "--epochs", "5", "--config", str(path)])
+    assert (config.epochs, config.image_size, config.flip) == (5.0, (24, 72), False)
+    assert config.network == "lenet5" and config.width is None
+    kept = tmp_path / "config.json"
+    kept.write_text('{"config": {"balance_classes": true, "width": null}}')
+    assert commands.parse(["classify", f"--config={kept}"]).balance_classes
+    for text, told in (("epoch = 3", "is it --epochs?"), ("epochs 3", "neither TOML nor JSON")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            commands.parse(["classify", "--config", str(path)])
+    with pytest.raises(UserError, match="can't be read"):
+        commands.parse(["classify", "--config", str(tmp_path / "nothing.toml")])
+
+
+@pytest.mark.parametrize("command", ["classify", "generate"])
+def test_help_begins_with_fifteen_flags_and_shows_usual_values(command, capsys):
+    with pytest.raises(SystemExit):
+        commands.parse([command, "--help"])
+    told = capsys.readouterr().out
+    first, *_ = re.split(r"\w+ options", told.split("-h, --help", 1)[1])
+    assert len(re.findall(r"^\W{0,4}--\w", first, re.MULTILINE)) == 15
+    assert "{None}" not in told and "(default: None)" not in told
+    assert "--seed INT" in first and "optimizer options" in told
+    if command == "classify":
+        assert "(default: speed_net)" in first
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit):
+        commands.parse(["--version"])
+    assert capsys.readouterr().out.startswith("jaxnets 0.")

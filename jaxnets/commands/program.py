@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import inspect
 import os
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxnets import __version__
 from jaxnets.commands import flags, processes
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
@@ -66,6 +68,16 @@ class Program:
                 f"the command `{arguments[0]}` belongs to a checkout of jaxnets: call `python -m "
                 f"experiments {arguments[0]}` there"
             )
+        if arguments and arguments[0] == "--version":
+            print(f"jaxnets {__version__}")
+            raise SystemExit(0)
+        if arguments and not arguments[0].startswith("-"):
+            if arguments[0] not in self._commands:
+                like = difflib.get_close_matches(arguments[0], self._commands, 1)
+                meant = f"is it `{like[0]}`?" if like else f"there are {', '.join(self._commands)}"
+                raise UserError(f"there is no command `{arguments[0]}`; {meant}")
+            kinds = _kinds(self._commands[arguments[0]][0])
+            arguments = [arguments[0], *flags.put_right(kinds, arguments[1:])]
         choices = [
             Annotated[config, tyro.conf.subcommand(name, description=_description(config))]
             for name, (config, _) in self._commands.items()

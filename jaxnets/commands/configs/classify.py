@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE
@@ -94,11 +95,11 @@ class AugmentOptions:
     GROUP: ClassVar[str] = "augmentation"
 
     crop_padding: int | None = None
-    """Shift them by up to this many pixels."""
+    """Shift training images at random, by up to this many pixels."""
     flip: bool | None = None
-    """Mirror half of them."""
+    """Mirror half of the training images (--flip), or none (--no-flip)."""
     cutout: int = 0
-    """Side of the square that is blanked; 0 is off."""
+    """Side of the square that is blanked out of training images; 0 is off."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
     shift: Annotated[float, DECAY] = 0.1
@@ -129,9 +130,28 @@ class Classify(
 ):
     """Train a CNN to classify images, sounds or texts; with the defaults, Fashion-MNIST.
 
-    A flag whose default is None takes the value that suits the data set; config.json in the run's
-    folder shows it.
+    Defaults are those for your own images; those for other data are in config.json in the run's
+    folder, with every other value.
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        "data",
+        "image_size",
+        "network",
+        "init_from",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "flip",
+        "crop_padding",
+        "labels_per_class",
+        "validation_fraction",
+        "seed",
+        "seeds",
+        "devices",
+        "run_dir",
+    )
+    USUAL: ClassVar[Mapping[str, Any]] = PRESETS["default"]
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,

@@ -200,10 +200,28 @@ class Generate(
 ):
     """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
 
-    A flag whose default is None takes its value from a preset that suits the family and the data
-    set; config.json in the run's folder shows it. Where a value may be START:END, it goes from one
-    to the other along half a cosine, over the first --ramp-images images.
+    What has no default takes its value from a preset that suits the family and the data set;
+    config.json in the run's folder shows it. Where a value may be START:END, it goes from one to
+    the other along half a cosine, over the first --ramp-images images.
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        "data",
+        "image_size",
+        "generator",
+        "preset",
+        "conditional",
+        "epochs",
+        "batch_size",
+        "augment",
+        "judge",
+        "init_from",
+        "labels_per_class",
+        "seed",
+        "seeds",
+        "devices",
+        "run_dir",
+    )
 
     preset: str | None = None
     """Values of the flags whose default is None, by name (`list` has them); by default those of
