@@ -1,5 +1,7 @@
 """Numbers that are not finite: which network's, which term, in which step."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,30 @@ def test_the_flags_of_a_gan_name_both_networks():
     both = ("loss", "gradient", "update", "model_state")
     expected = {f"finite/{net}/{t}" for net in ("generator", "discriminator") for t in both}
     assert names == expected | {"finite/discriminator/penalty"}
+
+
+# ------------------------------------------------------------------------------ a classifier
+
+
+def told_of(watch, *records) -> list[str]:
+    return [kind for record in records for kind in watch(record)]
+
+
+def test_a_classifier_that_guesses_is_told():
+    watch = guard.LearningWatch(0.1, 1000, after_epochs=5, last_epoch=10)
+    early, late = ({"test_accuracy": 0.11, "epoch": epoch} for epoch in (1.0, 5.0))
+    assert told_of(watch, early) == [] and told_of(watch, late) == ["chance"]
+    assert "no better than guessing" in watch(late)["chance"]
+    learned = {"test_accuracy": 0.6, "epoch": 2.0}
+    assert told_of(watch, learned, early) == ["chance"]  # it fell back, however early
+    assert "after 60% before" in watch(early)["chance"]
+    assert told_of(watch, {"accuracy": 0.1}, {"test_accuracy": math.nan}) == []
+
+
+def test_a_classifier_that_knows_its_images_by_heart_is_told_at_the_end():
+    watch = guard.LearningWatch(0.1, 1000, after_epochs=5, last_epoch=10)
+    train = {"accuracy": 0.99, "epoch": 9.0}
+    good, bad = ({"test_accuracy": accuracy, "epoch": 10.0} for accuracy in (0.9, 0.75))
+    assert told_of(watch, train, good, {**bad, "epoch": 8.0}) == []
+    assert told_of(watch, bad) == ["by heart"]
+    assert "99% of the training images are right and 75% of the test" in watch(bad)["by heart"]

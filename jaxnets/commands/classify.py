@@ -18,7 +18,14 @@ from jax.sharding import Mesh
 from jaxnets import data, losses, models
 from jaxnets.columns import Column
 from jaxnets.commands import baseline, checks, common, populations, starting, training
-from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.classify import (
+    FEWEST_STEPS,
+    OWN_VALUES,
+    PRESETS,
+    SMALLEST_BATCH,
+    Classify,
+    resolve,
+)
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split, augment
@@ -28,6 +35,7 @@ from jaxnets.judge.evaluate import Classification
 from jaxnets.media import report
 from jaxnets.nn.frontends import perturb
 from jaxnets.processes import distributed
+from jaxnets.run.guard import LearningWatch
 from jaxnets.run.load import Description
 from jaxnets.run.log import read_records
 from jaxnets.run.task import Ranking, Task
@@ -127,6 +135,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         populations.step(config, lambda _: step),
         scores,
         ranking=_ranking(config, held_outs[0]),
+        warn=_watch(config, dataset),
     )
     start = start and start.telling(init)
     return Built(task, description, model, trains[0], feed.steps_per_epoch, judge, start)
@@ -213,6 +222,39 @@ def _first_state(
     return TrainState.create(run_key, {"classifier": net})
 
 
+def _watch(config: Classify, dataset: DataSet) -> LearningWatch:
+    """Says where the network learns nothing, or its training images by heart."""
+    target, epochs = dataset.splits["test"].target, given(config.epochs)
+    guessing = float(np.bincount(target).max() / len(target))
+    return LearningWatch(guessing, len(target), 0.5 * epochs, epochs)
+
+
+def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
+    """The config with the batch that suits how many images there are, where none was asked for.
+
+    Data sets with values of their own keep them, unless they have fewer images than a batch. The
+    learning rate goes with the batch.
+
+    Args:
+      asked: what the user said.
+      config: that, resolved.
+      dataset: the images.
+    """
+    size, rate = given(config.batch_size), given(config.learning_rate)
+    images = len(dataset.splits["train"])
+    if config.labels_per_class is not None:
+        images = min(images, config.labels_per_class * dataset.num_classes)
+    images = int(images * (1 - config.validation_fraction))
+    steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
+    batch = size
+    while batch > SMALLEST_BATCH and images < steps * batch:
+        batch //= 2
+    if asked.batch_size is not None or batch == size:
+        return config
+    rate = rate if asked.learning_rate is not None else rate * batch / size
+    return dataclasses.replace(config, batch_size=batch, learning_rate=rate)
+
+
 def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
     """What says which state is the best, where a flag asks for it."""
     if config.patience is None and config.keep_best <= 0:
@@ -236,8 +278,9 @@ _ROWS = {
 
 def run(config: Classify, session: Session) -> Path:
     """The command; gives the run's folder."""
-    config = resolve(config)
-    done = training.train("classify", config, build, session)
+    asked, config = config, resolve(config)
+    done = training.train("classify", config, build, session, partial(suited, asked))
+    config = done.config
     folder, built, numbers = done.folder, done.built, done.result.metrics
     judged = [
         built.judge(member, done.dataset.splits["test"])

@@ -67,8 +67,13 @@ def machine() -> dict[str, Any]:
 
 
 def write_summary(folder: Path, numbers: Mapping[str, Any], result: FitResult | None) -> None:
-    """Writes `summary.json`: the final numbers by name, the time they took, and where."""
+    """Writes `summary.json`: the final numbers by name, the time they took, and where.
+
+    One that is there stays, if this process has trained nothing: what it says was measured.
+    """
     timing = {}
+    if result is not None and not result.trained and (folder / "summary.json").exists():
+        return
     if result is not None:
         timing = {
             "step": int(result.state.step),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from jaxnets.commands import (
     starting,
     training,
 )
-from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs import presets, sweeps
 from jaxnets.commands.configs.constraints import ends
 from jaxnets.commands.configs.generate import Generate, resolve
 from jaxnets.commands.configs.options import given
@@ -250,6 +251,20 @@ def _looks(built: Built, state: TrainState, dataset: DataSet, member: int) -> Lo
     return looks
 
 
+def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
+    """The config with the epochs that suit how many images there are, where none were asked for.
+
+    Args:
+      asked: what the user said.
+      config: that, resolved.
+      dataset: the images.
+    """
+    if asked.epochs is not None or asked.preset is not None or config.data in presets.DATA:
+        return config
+    epochs = presets.SEEN / len(dataset.splits["train"])
+    return dataclasses.replace(config, epochs=round(min(given(config.epochs), max(1, epochs)), 1))
+
+
 def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     if config.conditional:
         need_every_class(dataset)
@@ -258,8 +273,9 @@ def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 
 def run(config: Generate, session: Session) -> Path:
     """The command; gives the run's folder."""
-    config = resolve(config)
-    done = training.train("generate", config, _build_checked, session)
+    asked, config = config, resolve(config)
+    done = training.train("generate", config, _build_checked, session, partial(suited, asked))
+    config = done.config
     folder, built, dataset, result = done.folder, done.built, done.dataset, done.result
     names = populations.names(config)
     numbers = evaluate_generator(

@@ -51,6 +51,10 @@ class Built(Protocol):
 
 B = TypeVar("B", bound=Built)
 
+#: Evaluations and checkpoints of a run that does not say how often: at most one an epoch, and at
+#: most so many in all.
+LOOKS = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
@@ -111,6 +115,7 @@ def make_task(
 class Finished(Generic[B]):
     """A run that has been trained to its end."""
 
+    config: Any
     mesh: Mesh
     dataset: DataSet
     built: B
@@ -123,22 +128,34 @@ def train(
     config: Any,
     build: Callable[[Any, DataSet, Mesh], B],
     session: Session,
+    suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
 ) -> Finished[B]:
-    """Loads the data, opens the run's folder and trains to the end."""
+    """Loads the data, opens the run's folder and trains to the end.
+
+    Args:
+      experiment: name of the command.
+      config: resolved.
+      build: makes a task of config and data.
+      session: the call.
+      suit: fills in what depends on the data.
+    """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
     dataset = common.load_data(config, config.data)
+    config = suit(config, dataset)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
     folder = open_run(experiment, config, dataset, session, built)
     options = dataclasses.replace(options, resume_hint=session.hint())
-    return Finished(mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
+    return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
+    share = max(1.0, given(options.epochs) / LOOKS)
 
-    def steps(epochs: float) -> int:
+    def steps(epochs: float | None) -> int:
+        epochs = share if epochs is None else epochs
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
 
     return FitOptions(

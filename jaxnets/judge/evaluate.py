@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnets.data import Split, eval_batches, split_validation
+from jaxnets.data import Split, eval_batches
+from jaxnets.data.dividing import stratified_indices
 from jaxnets.devices.parallel import gathered, on_this_process, spread
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
@@ -197,7 +198,8 @@ def frechet_scores(
     Raises:
       UserError: if there are too few samples of a class.
     """
-    other, half = split_validation(reference, 0.5, seed)
+    # Copies may be on both sides: the halves are compared, and nothing learns from one.
+    other, half = map(reference.take, stratified_indices(reference.target, 0.5, seed))
     chosen: list[np.ndarray] = []
     target: Any = half.columns["target"]
     for label, count in zip(*np.unique(half.target, return_counts=True), strict=True):

@@ -182,3 +182,49 @@ class CollapseWatch:
             return warnings
         self._agreed = {kind: self._agreed.get(kind, 0) + 1 for kind in warnings}
         return {k: text for k, text in warnings.items() if self._agreed[k] >= self._records}
+
+
+#: Accuracy on training images above which, and lead over that on test images beyond which, a
+#: classifier has learned its training images by heart. An untroubled one leads by 0.05 or less.
+_BY_HEART, _LEAD = 0.9, 0.15
+
+
+class LearningWatch:
+    """Says where a classifier learns nothing, or its training images alone; a `Task.warn`."""
+
+    def __init__(self, guessing: float, count: int, after_epochs: float, last_epoch: float):
+        """Sets it up.
+
+        Args:
+          guessing: accuracy on test images of always answering the most frequent class.
+          count: of the test images.
+          after_epochs: before so many, nothing is said.
+          last_epoch: where the run ends; over-fitting is told there.
+        """
+        self._chance = guessing + 2 * math.sqrt(guessing * (1 - guessing) / max(1, count))
+        self._after, self._last = after_epochs, last_epoch
+        self._train, self._best = math.nan, 0.0
+
+    def __call__(self, values: Mapping[str, float]) -> dict[str, str]:
+        """What is to be said of a record of the training (`accuracy`) or an evaluation."""
+        self._train = values.get("accuracy", self._train)
+        test, epoch = values.get("test_accuracy", math.nan), values.get("epoch", math.inf)
+        if not math.isfinite(test):
+            return {}
+        warnings = {}
+        self._best = max(self._best, test)
+        if test <= self._chance and (epoch >= self._after or self._best > 2 * self._chance):
+            fell = f", after {self._best:.0%} before" if self._best > 2 * self._chance else ""
+            warnings["chance"] = (
+                f"the test accuracy is {test:.0%}{fell}: no better than guessing; lower "
+                "--learning-rate, to a third say, or train for more --epochs"
+            )
+        # A record of training is of the images of one call, in which there may be few.
+        elif self._train > max(_BY_HEART, test + _LEAD) and epoch >= 0.99 * self._last:
+            warnings["by heart"] = (
+                f"{self._train:.0%} of the training images are right and {test:.0%} of the test "
+                "images: it knows the former by heart. More images help, trained weights (for "
+                "colour images --network efficientnet_lite0 --init-from imagenet), or --mixup 0.3, "
+                "--cutout, and --flip where a mirrored image is of the same class"
+            )
+        return warnings

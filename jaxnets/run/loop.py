@@ -111,7 +111,7 @@ class _Run:
         self.compile_seconds = 0.0
 
     def to_the_end(self) -> FitResult:
-        task = self.task
+        task, begun = self.task, self.step
         again = self.notes["unevaluated"]
         # Imports much: not on the clock.
         self.log = MetricLog(
@@ -153,6 +153,7 @@ class _Run:
                 compile_seconds=self.compile_seconds,
                 images_per_second=speed,
                 stopped_early=stopped,
+                trained=self.step > begun,
             )
 
     def _leave_if_asked(self) -> None:

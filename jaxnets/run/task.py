@@ -147,6 +147,7 @@ class FitResult:
       compile_seconds: of these, the first calls in this process, which compiled.
       images_per_second: mean speed after the first call, NaN if this process made no further one.
       stopped_early: whether early stopping ended the run.
+      trained: whether this process made a step; not, where the run had ended already.
     """
 
     state: TrainState
@@ -155,3 +156,4 @@ class FitResult:
     compile_seconds: float
     images_per_second: float
     stopped_early: bool
+    trained: bool = True

@@ -45,6 +45,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Kinds of data whose batches are made for them, and what else a smaller batch is chosen for: so
+#: many steps an epoch at least, down to so many examples.
+OWN_VALUES = ("sounds:", "texts:")
+FEWEST_STEPS, SMALLEST_BATCH = 32, 8
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
     """How the weights follow the gradients."""
@@ -197,7 +203,7 @@ def resolve(config: Classify) -> Classify:
         config = with_preset(config, {"width": 1.0, "learning_rate": usual})
     config = with_preset(config, values)
     check_numbers(config)
-    if config.patience is not None and config.eval_every <= 0:
+    if config.patience is not None and config.eval_every == 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
     if config.freeze is not None and config.init_from is None:
         raise UserError("--freeze needs weights that are worth keeping: name some with --init-from")

@@ -224,8 +224,9 @@ class Generate(
     )
 
     preset: str | None = None
-    """Values of the flags whose default is None, by name (`list` has them); by default those of
-    the family's small networks for digits and fashion_mnist, and its paper's for other data."""
+    """Values of the flags without a default, by name (`list` has them): by default the family's
+    small networks, which a CPU trains in minutes, as sngan_small; those of the papers, as
+    stylegan2_64, are for accelerators."""
     generator: str | None = None
     """dcgan, r3gan, sngan or stylegan2."""
     conditional: bool = True
@@ -355,7 +356,7 @@ def _check_what_belongs_together(config: Generate) -> None:
         )
     if config.metrics and config.cnn is None:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
-    if config.keep_best > 0 and (config.cnn is None or config.eval_every <= 0):
+    if config.keep_best > 0 and (config.cnn is None or config.eval_every == 0):
         raise UserError(
             "--keep-best goes by what a CNN measures at every evaluation: set --judge, and "
             "--eval-every above 0"

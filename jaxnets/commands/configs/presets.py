@@ -1,7 +1,7 @@
 """Values that suit a family of GANs, an image size and a machine.
 
-`generate --preset NAME` takes one by name. Without, digits and fashion_mnist take the family's
-small one, and other data what its paper has, at 100 epochs.
+`generate --preset NAME` takes one by name. Without, it is the family's small one, whose networks a
+CPU trains in minutes; those of the papers are for accelerators.
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ DATA: dict[str, Values] = {
     "digits": {"epochs": 200.0},
     "fashion_mnist": {"epochs": 8.0, "score_epochs": 2.0},
 }
+
+
+#: Images that a training on other data sees at most, if nothing says how long it is.
+SEEN = 1_200_000
+
+#: Factor on the widths of a family's paper where a small preset meets images of another size than
+#: those that it has widths for.
+_SMALL_WIDTHS = {"dcgan": 0.5, "sngan": 0.25, "r3gan": 0.125, "stylegan2": 0.125}
 
 
 def _rates(rate: float | str) -> Values:
@@ -176,7 +184,7 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
     """What fills the fields that are None.
 
     Args:
-      name: of a preset; "" for none, None for the one that suits the family and the data.
+      name: of a preset; "" for none, None for the family's small one.
       generator: the family; None for the preset's, or else DCGAN.
       data: a data set.
 
@@ -185,8 +193,11 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
     """
     if name is None:
         small = f"{DEFAULTS['generator'] if generator is None else generator}_small"
-        name = small if data in DATA and small in PRESETS else ""
+        name = small if small in PRESETS else ""
     own = PRESETS[name] if name else {}
+    if name.endswith("_small") and data not in DATA:
+        own = {key: value for key, value in own.items() if not key.endswith("_widths")}
+        own["width"] = _SMALL_WIDTHS[own["generator"]]
     family = own.get("generator", DEFAULTS["generator"] if generator is None else generator)
     if generator not in (None, family):
         raise UserError(f"--preset {name} is for --generator {family}, not for {generator}")
