@@ -53,8 +53,13 @@ def test_the_examples_in_python_learn(capsys, tmp_path, monkeypatch):
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            place, _, heading = target.partition("#")
             if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                there = page.parent / place if place else page
+                assert there.exists(), f"{page.name}: {target}"
+                if heading:
+                    titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+                    assert heading in [title.lower().replace(" ", "-") for title in titles], target
 
 
 def test_every_result_has_a_command_and_a_file():
