@@ -11,6 +11,7 @@ import html
 import io
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
+from jaxnets.media.letters import letters_for
 
 __all__ = [
     "Audio",
@@ -87,7 +89,7 @@ def grid_png(
     Raises:
       UserError: if the shape cannot be drawn, or labels do not match rows or columns.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     pixels = _pixels(images)
     count, height, width, _ = pixels.shape
@@ -102,7 +104,7 @@ def grid_png(
         scale = max(1, min(scale, _WIDEST // (columns * width)))
     height, width, gap = height * scale, width * scale, max(2, scale // 2)
 
-    font = ImageFont.load_default(size=13)
+    font, (row_labels, column_labels) = letters_for(row_labels, column_labels)
     left = max((math.ceil(font.getlength(text)) + 8 for text in row_labels or ()), default=0)
     top = 22 if column_labels is not None else 0
     size = (left + gap + columns * (width + gap), top + gap + rows * (height + gap))
@@ -148,7 +150,10 @@ def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     # Date, version and random identifiers are what would differ between two equal drawings.
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": "jaxnets", "svg.fonttype": "none"}):
+    settings: Any = {"svg.hashsalt": "jaxnets", "svg.fonttype": "none"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # The text stays text, and is drawn with the fonts of whoever reads it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor").strip()
