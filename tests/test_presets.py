@@ -20,7 +20,9 @@ from jaxnets.run.task import Lazily, take_feed
 def test_a_preset_is_of_the_data_or_asked_for():
     of = lambda **options: gan_config.resolve(gan_config.Generate(**options))  # noqa: E731
     assert (of().generator, of().preset, of().width) == ("dcgan", "dcgan_small", 0.5)
-    assert (of(data="folder:x").preset, of(data="folder:x").width) == ("", 1.0)
+    mine = of(data="folder:x", generator="sngan")  # of any size: by a width, not by stages
+    assert (mine.preset, mine.width, mine.generator_widths) == ("sngan_small", 0.25, None)
+    assert of(data="folder:x", preset="").width == 1.0
     assert of(preset="").width == 1.0
     large = of(preset="r3gan_64", data="folder:x")
     assert (large.generator, large.penalty_weight) == ("r3gan", "2:0.2")

@@ -22,7 +22,6 @@ from jaxnets.commands.configs.classify import (
     FEWEST_STEPS,
     OWN_VALUES,
     PRESETS,
-    SMALLEST_BATCH,
     Classify,
     resolve,
 )
@@ -246,9 +245,7 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
         images = min(images, config.labels_per_class * dataset.num_classes)
     images = int(images * (1 - config.validation_fraction))
     steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
-    batch = size
-    while batch > SMALLEST_BATCH and images < steps * batch:
-        batch //= 2
+    batch = training.fitting_batch(config, size, images, steps)
     if asked.batch_size is not None or batch == size:
         return config
     rate = rate if asked.learning_rate is not None else rate * batch / size

@@ -221,7 +221,7 @@ def evaluate_generator(
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
         numbers = dict(built.scores(one, member))
-        if built.judge is not None:
+        if built.judge is not None and "frechet" in numbers:
             numbers["frechet_judge"] = built.judge.name
             note = judging.worth(built.judge, dataset, numbers["frechet_samples"])
             if note is not None:
@@ -252,17 +252,20 @@ def _looks(built: Built, state: TrainState, dataset: DataSet, member: int) -> Lo
 
 
 def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
-    """The config with the epochs that suit how many images there are, where none were asked for.
+    """The config with the batch and epochs that suit how many images there are.
 
     Args:
-      asked: what the user said.
+      asked: what the user said, which stays.
       config: that, resolved.
       dataset: the images.
     """
-    if asked.epochs is not None or asked.preset is not None or config.data in presets.DATA:
-        return config
-    epochs = presets.SEEN / len(dataset.splits["train"])
-    return dataclasses.replace(config, epochs=round(min(given(config.epochs), max(1, epochs)), 1))
+    images, changes = len(dataset.splits["train"]), {}
+    if asked.batch_size is None and config.labels_per_class is None:
+        changes["batch_size"] = training.fitting_batch(config, given(config.batch_size), images, 1)
+    if asked.epochs is None and asked.preset is None and config.data not in presets.DATA:
+        most = round(max(1.0, presets.SEEN / images), 1)
+        changes["epochs"] = min(given(config.epochs), most)
+    return dataclasses.replace(config, **changes)
 
 
 def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:

@@ -243,13 +243,13 @@ def sample_numbers(
       without, `pixel_numbers`.
     """
     if judge is None:
-        return pixel_numbers(make, dataset, conditional)
+        return scoring.possible("spread", lambda: pixel_numbers(make, dataset, conditional)) or {}
     samples = make(dataset.splits["test"].target)
     train = dataset.splits["train"] if train is None else train
     looks = Looks(judge, samples, dataset, train, conditional, mesh)
     return {
-        **frechet_numbers(judge, samples, dataset),
-        **variety_numbers(looks),
+        **(scoring.possible("Frechet", lambda: frechet_numbers(judge, samples, dataset)) or {}),
+        **(scoring.possible("variety", lambda: variety_numbers(looks)) or {}),
         **scoring.numbers(metrics, looks),
     }
 
@@ -370,7 +370,8 @@ def records(
         ]
     if not metrics or looks is None:
         return {}, []
-    scores, shown = take(metrics, looks), []
+    taken = [scoring.possible(name, partial(take, [name], looks)) for name in metrics]
+    scores, shown = [score for some in taken for score in some or ()], []
     for score in scores:
         spread = "" if score.spread is None else f" +- {score.spread:.4g}"
         shown.append(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +13,8 @@ from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.judge.scoring import METRICS, OF_CLASSES, Judge, Looks, take
 from jaxnets.registry import check_name
+
+T = TypeVar("T")
 
 #: Which numbers say that one generator is better than another -> whether more of it is better.
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -80,5 +85,23 @@ def numbers(names: Sequence[str], looks: Looks) -> dict[str, float]:
     values = {}
     for name in names:
         called = "samples_frechet_all" if name == "frechet" else number_name(name)
-        values[called] = float(take([name], looks)[0].value)
+        if scores := possible(name, partial(take, [name], looks)):
+            values[called] = float(scores[0].value)
     return values
+
+
+def possible(what: str, take: Callable[[], T]) -> T | None:
+    """A score, or None where the images do not allow it, which is said once with the reason.
+
+    It costs neither the run nor the other scores.
+    """
+    try:
+        return take()
+    except UserError as error:
+        _say(f"{what} is not available: {error}")
+        return None
+
+
+@cache
+def _say(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import jax
 from jax.sharding import Mesh
 
 from jaxnets import data
@@ -70,6 +71,17 @@ def labelled(config: RunOptions, images: Split, seed: int) -> Split:
     if config.labels_per_class is None:
         return images
     return data.take_per_class(images, config.labels_per_class, seed)
+
+
+def fitting_batch(config: RunOptions, size: int, images: int, steps: int) -> int:
+    """A batch size, halved as long as an epoch has fewer than so many steps.
+
+    Down to 8 examples, or fewer where there are not even those; devices still divide it.
+    """
+    share = (config.devices or jax.device_count()) * config.micro_batches
+    while size > 1 and size // 2 % share == 0 and images < (steps if size > 8 else 1) * size:
+        size //= 2
+    return size
 
 
 def make_feed(config: RunOptions, trains: Sequence[Split], step_images: int, mesh: Mesh) -> Feed:

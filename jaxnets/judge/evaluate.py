@@ -200,6 +200,11 @@ def frechet_scores(
     """
     # Copies may be on both sides: the halves are compared, and nothing learns from one.
     other, half = map(reference.take, stratified_indices(reference.target, 0.5, seed))
+    if len(half) < 2 or len(other) < 2:
+        raise UserError(
+            f"{len(reference)} real images are too few: each half needs two, and every class lies "
+            "in both alike"
+        )
     chosen: list[np.ndarray] = []
     target: Any = half.columns["target"]
     for label, count in zip(*np.unique(half.target, return_counts=True), strict=True):

@@ -26,7 +26,8 @@ def letters_for(*labels: Sequence[str] | None) -> tuple[Any, tuple[list[str] | N
     texts = [text for of in labels for text in of or ()]
     wanted = frozenset(ord(c) for text in texts for c in text if not c.isascii())
     if not wanted:
-        return ImageFont.load_default(size=_SIZE), tuple(of and list(of) for of in labels)
+        kept = tuple(None if of is None else list(of) for of in labels)
+        return ImageFont.load_default(size=_SIZE), kept
     path, known = _font_with(wanted)
 
     def drawn(of: Sequence[str] | None) -> list[str] | None:

@@ -45,10 +45,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Kinds of data whose batches are made for them, and what else a smaller batch is chosen for: so
-#: many steps an epoch at least, down to so many examples.
+#: Kinds of data whose batches are made for them; for others, a batch is chosen with which an epoch
+#: has so many steps at least.
 OWN_VALUES = ("sounds:", "texts:")
-FEWEST_STEPS, SMALLEST_BATCH = 32, 8
+FEWEST_STEPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
