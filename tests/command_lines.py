@@ -10,7 +10,7 @@ import numpy as np
 from experiments.__main__ import commands
 
 TINY = shlex.split("--data digits --epochs 0.05 --batch-size 16 --devices 1 --steps-per-call 2")
-CLASSIFY = ["classify", *TINY, "--network", "lenet5", "--width", "0.5"]
+CLASSIFY = ["classify", *TINY, "--network", "lenet5", "--width", "0.5", "--no-pictures"]
 GENERATE = ["generate", *TINY, "--width", "0.1", "--no-accuracy-score", "--judge", "none"]
 
 

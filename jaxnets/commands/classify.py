@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,15 @@ from jax.sharding import Mesh
 
 from jaxnets import data, losses, models
 from jaxnets.columns import Column
-from jaxnets.commands import baseline, checks, common, populations, starting, training
+from jaxnets.commands import (
+    baseline,
+    checks,
+    common,
+    findings,
+    populations,
+    starting,
+    training,
+)
 from jaxnets.commands.configs.classify import (
     FEWEST_STEPS,
     OWN_VALUES,
@@ -279,11 +288,10 @@ def run(config: Classify, session: Session) -> Path:
     done = training.train("classify", config, build, session, partial(suited, asked))
     config = done.config
     folder, built, numbers = done.folder, done.built, done.result.metrics
-    judged = [
-        built.judge(member, done.dataset.splits["test"])
-        for member in populations.members(config, done.result.state)
-        if not populations.has_diverged(member)
-    ]
+    members = populations.members(config, done.result.state)
+    members = [member for member in members if not populations.has_diverged(member)]
+    judged = [built.judge(member, done.dataset.splits["test"]) for member in members]
+    shown = evaluate.to_look_at(members[0])
     if not distributed.writes():
         return folder
     column, test = done.dataset.columns["inputs"], done.dataset.splits["test"]
@@ -307,10 +315,21 @@ def run(config: Classify, session: Session) -> Path:
         return report.Figure(report.curves_svg(of, shown, title=title))
 
     confusion = sum(one.confusion for one in judged)
-    parts = [
+    accuracies = [
+        *populations.curves(config, "accuracy"),
+        *populations.curves(config, "test_accuracy"),
+    ]
+    last = [record["accuracy"] for record in records if "accuracy" in record][-1:]
+    final = {**numbers, "accuracy": last[0] if last else math.nan}
+    parts: list[Any] = [
         report.Table(rows, header=("", "value")),
+        findings.next_steps(_watch(config, done.dataset)(final), done.dataset),
+        report.Figure(
+            report.curves_svg(records, accuracies, title="accuracy, training and test"),
+            "Training accuracy is of augmented examples, as they are trained on.",
+        ),
         curve("train", "loss", "training loss"),
-        curve("eval", "test_accuracy", "test accuracy"),
+        findings.by_class(np.asarray(confusion), done.dataset),
         report.Figure(
             report.confusion_svg(confusion, done.dataset.class_names),
             caption=f"Confusion matrix on the test {_PLURAL[column.kind]}.",
@@ -321,5 +340,9 @@ def run(config: Classify, session: Session) -> Path:
         names = [done.dataset.class_names[label] for label in test.target[first]]
         examples = column.show(test.inputs[first], names)
         parts.append(dataclasses.replace(examples, heading="Examples"))  # type: ignore[type-var]
+    elif config.pictures:
+        variables = shown.nets["classifier"].averaged
+        parts += findings.told_cases(built.model, variables, judged[0].logits, done.dataset)
+    parts += findings.about_run(session, config, folder, done.dataset)
     training.write_report(folder, built.task.name, rows, parts)
     return folder

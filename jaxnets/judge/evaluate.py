@@ -127,10 +127,12 @@ class Classification:
       metrics: `accuracy`, `balanced_accuracy` (mean recall over the classes), `loss` (mean
         negative log-likelihood) and `calibration_error` (expected, 15 bins).
       confusion: [K, K] counts, true class by predicted class.
+      logits: [N, K], of which this was said.
     """
 
     metrics: dict[str, float]
     confusion: np.ndarray
+    logits: np.ndarray
 
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
@@ -147,6 +149,7 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
             "calibration_error": Calibration.of(jnp.asarray(logits), jnp.asarray(labels)).compute(),
         },
         confusion=counts,
+        logits=logits,
     )
 
 

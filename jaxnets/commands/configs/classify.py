@@ -128,6 +128,9 @@ class EvaluationOptions:
     data set's own validation split, where it has one."""
     patience: Annotated[int | None, COUNT] = None
     """Stop after this many evaluations without a better validation accuracy."""
+    pictures: bool = True
+    """Show in the report the most certain mistakes and the most doubtful cases, and where the
+    network looked (images)."""
 
 
 @dataclasses.dataclass(frozen=True)

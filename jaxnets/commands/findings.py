@@ -1,0 +1,152 @@
+"""What the report of a classifier shows besides its table: the run, its classes, its mistakes."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxnets.commands import common
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.session import Session
+from jaxnets.data import DataSet
+from jaxnets.errors import UserError
+from jaxnets.judge.grad_cam import grad_cam
+from jaxnets.media import report
+from jaxnets.typing import PyTree
+
+__all__ = ["about_run", "by_class", "next_steps", "told_cases"]
+
+#: Cases of a kind that are drawn, and classes of so few training examples that are named.
+_CASES, _SCARCE = 6, 20
+
+
+def about_run(
+    session: Session, config: Classify, folder: Path, dataset: DataSet
+) -> list[report.Section]:
+    """Which command, when, with which data, on which machine."""
+    machine = common.machine()
+    began = time.localtime((folder / "config.json").stat().st_mtime)
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+    changes = [
+        f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
+        "half of them mirrored" if config.flip else "",
+        f"a square of {config.cutout} pixels blanked" if config.cutout else "",
+        f"blended in pairs (mixup, {config.mixup:g})" if config.mixup else "",
+    ]
+    rows = [
+        ("command", f"{session.program} {shlex.join(session.arguments)}"),
+        ("begun", time.strftime("%Y-%m-%d %H:%M", began)),
+        ("data", f"{dataset.name}: {counts}; {dataset.num_classes} classes"),
+        ("seed", str(config.seed)),
+        ("versions", ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python"))),
+        ("machine", f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores"),
+    ]
+    if dataset.columns["inputs"].kind == "image":
+        rows.insert(3, ("training images are", ", ".join(filter(None, changes)) or "as they are"))
+    sections: list[report.Section] = [report.Table(rows, heading="The run")]
+    if dataset.notes:
+        sections.append(report.Text("\n\n".join(dataset.notes), heading="About the data"))
+    return sections
+
+
+def by_class(confusion: np.ndarray, dataset: DataSet) -> report.Table:
+    """Precision and recall of each class, the worst recall first."""
+    right, there, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    trained = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
+    recall = right / np.maximum(there, 1)
+
+    def share(of: Any, total: Any) -> str:
+        return f"{of / total:.1%}" if total else "none"
+
+    rows = [
+        (
+            dataset.class_names[k],
+            int(trained[k]),
+            int(there[k]),
+            share(right[k], there[k]),
+            share(right[k], said[k]),
+        )
+        for k in np.argsort(recall, kind="stable")
+    ]
+    header = ("class", "for training", "for testing", "recall", "precision")
+    note = (
+        "Recall: share of the class that is recognised. Precision: share of what is taken for the "
+        "class that is of it."
+    )
+    return report.Table(rows, header=header, note=note, heading="Classes")
+
+
+def told_cases(
+    model: nn.Module, variables: PyTree, logits: np.ndarray, dataset: DataSet
+) -> list[report.Section]:
+    """The test images that are mistaken with the most certainty, and the most doubtful ones.
+
+    Beside each is where the network looked (Grad-CAM of the class that it said).
+    """
+    test, names = dataset.splits["test"], dataset.class_names
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    said, sure = shares.argmax(axis=1), shares.max(axis=1)
+    wrong = np.flatnonzero(said != test.target)
+    mistakes = wrong[np.argsort(-sure[wrong], kind="stable")][:_CASES]
+    doubtful = np.argsort(sure, kind="stable")[:_CASES]
+    looks = jax.jit(partial(grad_cam, model))
+
+    def figure(rows: np.ndarray, heading: str, caption: str) -> report.Section:
+        images = test.inputs[rows]
+        # One size of batch, one compilation.
+        padded = np.resize(rows, _CASES)
+        inputs = test.columns["inputs"].decode(test.inputs[padded])
+        try:
+            maps = np.asarray(looks(variables, inputs, said[padded]))[: len(rows)]
+        except UserError:  # no layer has places: the images alone
+            maps = None
+        shown = np.broadcast_to(images, (*images.shape[:3], 3))
+        cells = [shown] if maps is None else [shown, _painted(shown, maps)]
+        labels = [
+            f"{names[test.target[r]]}: taken for {names[said[r]]} ({sure[r]:.0%})"
+            if said[r] != test.target[r]
+            else f"{names[said[r]]}, rightly ({sure[r]:.0%})"
+            for r in rows
+        ]
+        grid = np.stack(cells, axis=1).reshape(-1, *shown.shape[1:])
+        picture = report.grid_png(grid, len(cells), row_labels=labels)
+        return report.Figure(picture, caption, heading)
+
+    sections = []
+    where = "On the right, red is where the network looked."
+    if len(mistakes):
+        sections.append(figure(mistakes, "Mistakes, the most certain first", where))
+    sections.append(figure(doubtful, "Cases that it was least certain of", where))
+    return sections
+
+
+def _painted(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, 3] uint8 with red where maps [N, H, W] are 1."""
+    share = 0.6 * maps[..., None]
+    return ((1 - share) * images + share * np.array([255, 0, 0])).astype(np.uint8)
+
+
+def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:
+    """What to try next, in words."""
+    counts = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
+    scarce = [name for name, n in zip(dataset.class_names, counts, strict=True) if n < _SCARCE]
+    said: Sequence[Any] = [f"{text[0].upper()}{text[1:]}." for text in warnings.values()]
+    if scarce:
+        named = ", ".join(scarce[:5]) + (f" and {len(scarce) - 5} more" if len(scarce) > 5 else "")
+        said = [
+            *said,
+            f"Fewer than {_SCARCE} training examples: {named}. More of them help the most; "
+            "--balance-classes weighs them up.",
+        ]
+    if not said:
+        said = ["Nothing stands out. --seeds 3 says how far the numbers vary by chance."]
+    return report.Text("\n\n".join(said), heading="What to try next")

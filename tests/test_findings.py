@@ -1,0 +1,82 @@
+"""What the report of a classifier shows besides its table."""
+
+import io
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from command_lines import run
+from jaxnets.commands import findings
+from jaxnets.data import DataSet, Split
+
+SIDE = 8
+
+
+class Left(nn.Module):
+    """Says class 1 as surely as the left half is bright."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        y = nn.Conv(1, (1, 1), use_bias=False, kernel_init=nn.initializers.ones)(x)
+        left = y[:, :, : SIDE // 2].mean((1, 2, 3))
+        return jax.numpy.stack([0 * left, 8 * left], axis=-1), {"penultimate": left[:, None]}
+
+
+def halves(*shades: int) -> np.ndarray:
+    images = np.full((len(shades), SIDE, SIDE, 1), 127, np.uint8)
+    images[:, :, : SIDE // 2, 0] = np.array(shades)[:, None, None]
+    return images
+
+
+@pytest.fixture
+def data() -> DataSet:
+    train = Split(halves(*[0, 255] * 15), np.array([0, 1] * 15, np.int32))
+    test = Split(halves(0, 255, 130, 250, 10), np.array([0, 1, 1, 0, 0], np.int32))
+    return DataSet("halves", {"train": train, "test": test}, class_names=("dark", "bright"))
+
+
+def test_classes_are_told_from_the_worst(data):
+    table = findings.by_class(np.array([[1, 1], [0, 4]]), data)
+    assert list(table.rows) == [
+        ("dark", 15, 2, "50.0%", "100.0%"),
+        ("bright", 15, 4, "100.0%", "80.0%"),
+    ]
+    never = findings.by_class(np.array([[0, 0], [2, 0]]), data)
+    assert never.rows[0][3:] == ("none", "0.0%") or never.rows[1][3:] == ("none", "0.0%")
+
+
+def test_mistakes_and_doubts_are_drawn_with_where_it_looked(data):
+    model = Left()
+    variables = model.init(jax.random.key(0), np.zeros((1, SIDE, SIDE, 1)), train=False)
+    inputs = data.columns["inputs"].decode(data.splits["test"].inputs)
+    logits: Any = model.apply(variables, inputs, train=False)
+    mistakes, doubts = findings.told_cases(model, variables, np.asarray(logits[0]), data)
+    assert "Mistakes" in mistakes.heading and "least certain" in doubts.heading
+    (wide, high), (_, all_high) = (
+        Image.open(io.BytesIO(section.image)).size  # type: ignore[union-attr, arg-type]
+        for section in (mistakes, doubts)
+    )
+    assert high < 100 and wide > 128 and all_high > 5 * 64  # one mistake, five cases
+    picture = Image.open(io.BytesIO(mistakes.image))  # type: ignore[union-attr, arg-type]
+    seen = np.asarray(picture.convert("RGB"), int)[high // 2, -66:]
+    red = seen[:, 0] - seen[:, 2]
+    assert red[5:28].min() > 50 and np.abs(red[40:60]).max() < 20  # left, and only there
+
+
+def test_what_to_try_next(data):
+    assert "Nothing stands out" not in findings.next_steps({}, data).body
+    assert "Fewer than 20 training examples: dark, bright." in findings.next_steps({}, data).body
+    told = findings.next_steps({"chance": "it guesses; lower it"}, data).body
+    assert told.startswith("It guesses; lower it.")
+
+
+def test_a_report_says_what_the_run_was(workplace):
+    run("classify --data digits --epochs 0.1 --devices 1 --network lenet5 --run-dir cnn --seed 7")
+    page = (workplace / "cnn" / "report.html").read_text()
+    for told in ("--run-dir cnn --seed 7", "What to try next", "Cases that it was least certain"):
+        assert told in page
+    assert "shifted by up to 1 pixels" in page and "precision" in page
