@@ -264,13 +264,26 @@ def test_a_sweep_has_a_member_for_each_value_and_seed():
     numbers = {f"frechet/{name}": float(i) for i, name in enumerate(names)}
     numbers |= {f"samples_recall/{name}": float(i) for i, name in enumerate(names)}
     (header, *rows), told = sweeps.winners(config, names, numbers)
-    assert header == ["penalty_weight", "frechet", "samples_recall"] and rows[0][1].startswith(
-        "0.5 +-"
-    )
+    assert header == ["penalty_weight", "Frechet distance", "recall"]
+    assert rows[0][1].startswith("0.5 +-")
     assert told == [
         "penalty_weight = 0.1 has the least Frechet distance, 0.5",
         "penalty_weight = 1 has the greatest recall, 2.5",
     ]
+    alike = numbers | {f"frechet/{names[0]}": 5.0}
+    alike |= dict.fromkeys([f"samples_recall/{name}" for name in names], 0.0)
+    assert sweeps.winners(config, names, alike)[1] == [
+        "penalty_weight = 1 has the least Frechet distance, 2.5 (not significantly better than 0.1)",
+        "none has the greatest recall: all have 0",
+    ]
+
+
+def test_a_sweep_of_one_seed_says_that_it_may_be_chance():
+    config = gan_config.resolve(gan_config.Generate(sweep="gamma=0.1,1"))
+    names = populations.names(config)
+    numbers = {f"frechet/{name}": float(i) for i, name in enumerate(names)}
+    (told,) = sweeps.winners(config, names, numbers)[1]
+    assert told.endswith("0 (of one seed each: --seeds 3 says whether that is chance)")
 
 
 def test_members_are_named_by_seed_or_value():

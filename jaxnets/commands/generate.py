@@ -305,7 +305,13 @@ def run(config: Generate, session: Session) -> Path:
         (header, *values), compared = sweeps.winners(config, names, numbers)
         parts += [report.Table(values, header=header), report.Text(why)]
         compared = [*compared, why]
-        rows = rows + [(f"{header[0]} = {value[0]}", ", ".join(value[1:])) for value in values]
+        rows += [
+            (
+                f"{header[0]} = {first}",
+                ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True)),
+            )
+            for first, *cells in values
+        ]
     parts += pictures.figures(built, first, dataset, folder)
     if config.pictures:
         parts += pictures.more_figures(built, first, dataset, folder, looks)

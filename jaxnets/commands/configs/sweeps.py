@@ -167,6 +167,15 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
     return best, f"The pictures are of {names[best]}, which has the least Frechet distance."
 
 
+#: Numbers that members of a sweep are compared by -> what a table calls them.
+_MEASURES = {
+    "frechet": "Frechet distance",
+    "samples_precision": "precision",
+    "samples_recall": "recall",
+    "samples_pixel_spread": "spread by pixels",
+}
+
+
 def winners(
     config: Any, names: Sequence[str], numbers: Mapping[str, Any]
 ) -> tuple[list[list[str]], list[str]]:
@@ -183,10 +192,9 @@ def winners(
     """
     sweep = sweep_of(config)
     assert sweep is not None
-    shown = ("frechet", "samples_precision", "samples_recall", "samples_pixel_spread")
-    measures = [measure for measure in shown if f"{measure}/{names[0]}" in numbers]
-    table = [[sweep.field, *measures]]
-    means: dict[str, dict[float, float]] = {measure: {} for measure in measures}
+    measures = [measure for measure in _MEASURES if f"{measure}/{names[0]}" in numbers]
+    table = [[sweep.field, *(_MEASURES[measure] for measure in measures)]]
+    found: dict[str, dict[float, list[float]]] = {measure: {} for measure in measures}
     for value, of_value in zip(sweep.values, sweep.names(), strict=True):
         members = [name for name in names if name.partition(",")[0] == of_value]
         table.append([f"{value:g}"])
@@ -195,16 +203,36 @@ def winners(
             each = [number for number in each if math.isfinite(number)]
             cell = "diverged"
             if each:
-                means[measure][value] = statistics.fmean(each)
+                found[measure][value] = each
                 spread = f" +- {statistics.stdev(each):.3g}" if each[1:] else ""
-                cell = f"{means[measure][value]:.4g}{spread}"
+                cell = f"{statistics.fmean(each):.4g}{spread}"
             table[-1].append(cell)
     told = []
     for measure, best, what in (
         ("frechet", min, "the least Frechet distance"),
         ("samples_recall", max, "the greatest recall"),
     ):
-        if means.get(measure):
-            value = best(means[measure], key=means[measure].__getitem__)
-            told.append(f"{sweep.field} = {value:g} has {what}, {means[measure][value]:.4g}")
+        of = found.get(measure, {})
+        means = {value: statistics.fmean(each) for value, each in of.items()}
+        if len(set(means.values())) > 1:
+            value = best(means, key=means.__getitem__)
+            doubt = _doubt(value, of)
+            told.append(f"{sweep.field} = {value:g} has {what}, {means[value]:.4g}{doubt}")
+        elif len(means) > 1:
+            told.append(f"none has {what}: all have {next(iter(means.values())):.4g}")
     return table, told
+
+
+def _doubt(best: float, of: Mapping[float, Sequence[float]]) -> str:
+    """Says where the best value may be so by chance; `of`: value -> the numbers of its seeds."""
+    if any(len(each) < 2 for each in of.values()):
+        return " (of one seed each: --seeds 3 says whether that is chance)"
+    mean = {value: statistics.fmean(each) for value, each in of.items()}
+    error = {value: statistics.variance(each) / len(each) for value, each in of.items()}
+    alike = [
+        f"{value:g}"
+        for value in of
+        if value != best
+        and abs(mean[value] - mean[best]) < 2 * math.sqrt(error[value] + error[best])
+    ]
+    return f" (not significantly better than {', '.join(alike)})" * bool(alike)
