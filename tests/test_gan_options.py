@@ -273,7 +273,8 @@ def test_a_sweep_has_a_member_for_each_value_and_seed():
     alike = numbers | {f"frechet/{names[0]}": 5.0}
     alike |= dict.fromkeys([f"samples_recall/{name}" for name in names], 0.0)
     assert sweeps.winners(config, names, alike)[1] == [
-        "penalty_weight = 1 has the least Frechet distance, 2.5 (not significantly better than 0.1)",
+        "penalty_weight = 1 has the least Frechet distance, 2.5 (not significantly better than "
+        "0.1)",
         "none has the greatest recall: all have 0",
     ]
 

@@ -234,7 +234,7 @@ def _watch(config: Classify, dataset: DataSet) -> LearningWatch:
     """Says where the network learns nothing, or its training images by heart."""
     target, epochs = dataset.splits["test"].target, given(config.epochs)
     guessing = float(np.bincount(target).max() / len(target))
-    return LearningWatch(guessing, len(target), 0.5 * epochs, epochs)
+    return LearningWatch(guessing, len(target), max(1.0, 0.5 * epochs), epochs)
 
 
 def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
