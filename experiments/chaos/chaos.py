@@ -43,8 +43,8 @@ class Chaos:
 
     Small runs of `classify` and `generate` on digits are killed and told to end at random moments
     and go on by the same command, change the number of their devices, find their checkpoints
-    damaged, their disk full or their folder read-only. Those that were struck must end with the
-    bits of one that was not. The last line reads "N faults, N survived, N lost"; the exit code is 0
+    damaged, their disk full or their folder read-only. Each must end with the same bits as a run
+    that nothing happened to. The last line reads "N faults, N survived, N lost"; the exit code is 0
     if none was lost, and 1 otherwise.
     """
 

@@ -86,7 +86,7 @@ class NetworkOptions:
     of half of it."""
     generator_fields: tuple[str, ...] | None = None
     """Other values of the generator's own fields, as blocks=3 of r3gan, or mapping_layers=2 and
-    style_size=128 of stylegan2; what there is, `make_generator` in Python says."""
+    style_size=128 of stylegan2; `make_generator` lists them."""
     discriminator_fields: tuple[str, ...] | None = None
     """The same of the discriminator, as blocks=3 of r3gan, or dropout=0.3 of dcgan."""
     spectral_norm: bool = False
@@ -114,10 +114,12 @@ class LossOptions:
     lecam_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Keep the discriminator's logits near their own moving mean (LeCam), for few images."""
     path_length_weight: Annotated[float | None, NOT_NEGATIVE] = None
-    """Let a step in the styles change the image by as much everywhere (stylegan2; its paper has
-    2, and so have the presets of 64 pixels and more), at the steps of --penalty-every."""
+    """Weight of path-length regularisation (stylegan2): equal steps in the styles change the image
+    equally. The paper and the presets from 64 pixels on have 2; taken at the steps of
+    --penalty-every."""
     matching_weight: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Draw the mean features of samples to those of real images (feature matching)."""
+    """Weight of a generator loss that pulls the mean features of samples towards those of real
+    images (feature matching)."""
     matching_cnn: Path | None = None
     """Folder of a `classify` run, whose features are matched; by default the discriminator's."""
 
@@ -135,9 +137,10 @@ class AugmentOptions:
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
     Or START:END."""
     adaptive_augment: bool = False
-    """Let that share follow how sure the discriminator is of real images (ADA)."""
+    """Apply them more often when the discriminator becomes too sure of real images (ADA)."""
     augment_target: Annotated[float, Range(above=-1, below=1), _ADAPTIVE] = 0.6
-    """How sure it may be (--adaptive-augment): the mean sign of its logits of real images."""
+    """Mean sign of the discriminator's logits of real images that --adaptive-augment aims at: 0 is
+    undecided, 1 always sure."""
     augment_images: Annotated[float, POSITIVE, _ADAPTIVE] = 500_000.0
     """Images over which --adaptive-augment moves the share from 0 to 1 at most."""
 
