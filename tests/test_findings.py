@@ -74,9 +74,11 @@ def test_what_to_try_next(data):
     assert told.startswith("It guesses; lower it.")
 
 
-def test_a_report_says_what_the_run_was(workplace):
+def test_a_report_says_what_the_run_was(workplace, capsys):
     run("classify --data digits --epochs 0.1 --devices 1 --network lenet5 --run-dir cnn --seed 7")
     page = (workplace / "cnn" / "report.html").read_text()
     for told in ("--run-dir cnn --seed 7", "What to try next", "Cases that it was least certain"):
         assert told in page
-    assert "shifted by up to 1 pixels" in page and "precision" in page
+    told = "training images are shifted by up to 1 pixels"
+    assert told in capsys.readouterr().out and "shifted by up to 1 pixels" in page
+    assert "precision" in page

@@ -261,6 +261,13 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
     return dataclasses.replace(config, batch_size=batch, learning_rate=rate)
 
 
+def _told(config: Classify, dataset: DataSet) -> str:
+    """How many images a step sees, and what is done to them."""
+    if dataset.columns["inputs"].kind != "image":
+        return ""
+    return f"in batches of {config.batch_size}, training images are {findings.augmented(config)}"
+
+
 def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
     """What says which state is the best, where a flag asks for it."""
     if config.patience is None and config.keep_best <= 0:
@@ -285,7 +292,7 @@ _ROWS = {
 def run(config: Classify, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
-    done = training.train("classify", config, build, session, partial(suited, asked))
+    done = training.train("classify", config, build, session, partial(suited, asked), _told)
     config = done.config
     folder, built, numbers = done.folder, done.built, done.result.metrics
     members = populations.members(config, done.result.state)

@@ -22,10 +22,21 @@ from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
 from jaxnets.typing import PyTree
 
-__all__ = ["about_run", "by_class", "next_steps", "told_cases"]
+__all__ = ["about_run", "augmented", "by_class", "next_steps", "told_cases"]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
+
+
+def augmented(config: Classify) -> str:
+    """What is done to training images, in words that follow "training images are"."""
+    changes = [
+        f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
+        "mirrored, half of them" if config.flip else "",
+        f"blanked in a square of {config.cutout} pixels" if config.cutout else "",
+        f"blended in pairs (mixup, {config.mixup:g})" if config.mixup else "",
+    ]
+    return ", ".join(filter(None, changes)) or "as they are"
 
 
 def about_run(
@@ -35,12 +46,6 @@ def about_run(
     machine = common.machine()
     began = time.localtime((folder / "config.json").stat().st_mtime)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    changes = [
-        f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
-        "half of them mirrored" if config.flip else "",
-        f"a square of {config.cutout} pixels blanked" if config.cutout else "",
-        f"blended in pairs (mixup, {config.mixup:g})" if config.mixup else "",
-    ]
     rows = [
         ("command", f"{session.program} {shlex.join(session.arguments)}"),
         ("begun", time.strftime("%Y-%m-%d %H:%M", began)),
@@ -50,7 +55,7 @@ def about_run(
         ("machine", f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores"),
     ]
     if dataset.columns["inputs"].kind == "image":
-        rows.insert(3, ("training images are", ", ".join(filter(None, changes)) or "as they are"))
+        rows.insert(3, ("training images are", augmented(config)))
     sections: list[report.Section] = [report.Table(rows, heading="The run")]
     if dataset.notes:
         sections.append(report.Text("\n\n".join(dataset.notes), heading="About the data"))

@@ -141,6 +141,7 @@ def train(
     build: Callable[[Any, DataSet, Mesh], B],
     session: Session,
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
+    tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -150,6 +151,7 @@ def train(
       build: makes a task of config and data.
       session: the call.
       suit: fills in what depends on the data.
+      tell: what is said at the start besides.
     """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
@@ -158,6 +160,8 @@ def train(
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
     folder = open_run(experiment, config, dataset, session, built)
+    if writes() and (told := tell(config, dataset)):
+        print(f"note: {told}", flush=True)
     options = dataclasses.replace(options, resume_hint=session.hint())
     return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
