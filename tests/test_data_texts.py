@@ -126,7 +126,8 @@ def test_bad_examples_are_named_together_or_left_out_and_counted(tmp_path):
     "rows, words",
     [
         ([(1, "a b")] * 3, "has texts of 1 class; it needs two or more"),
-        ([(1, "spam spam"), (2, "spam")] * 3, "vocabulary of 1 words"),
+        ([(k, "spam " * (2 * n + k)) for n in range(3) for k in (1, 2)], "vocabulary of 1 words"),
+        ([(1, "a b"), (2, "c d")] * 3, r"a single text \(copies count once\)"),
     ],
 )
 def test_what_nothing_can_be_learned_from_is_refused(tmp_path, rows, words):

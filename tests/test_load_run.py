@@ -233,7 +233,8 @@ def test_sounds_and_texts_are_predicted_from_files(cli, workplace):
     run(f"classify --data sounds:sounds --network m5 {tiny} --run-dir heard")
     code, out, _ = cli("predict", "heard", "sounds/low")
     assert code == 0 and out.count("low") >= 6 and out.startswith("sounds/low/0.wav: ")
-    rows = ["text,label"] + [f"a {word} film,{word}" for word in ("good", "bad") * 8]
+    words = [(word, i) for i in range(8) for word in ("good", "bad")]
+    rows = ["text,label"] + [f"a {word} film of {1950 + i},{word}" for word, i in words]
     (workplace / "films.csv").write_text("\n".join(rows) + "\n")
     run(f"classify --data texts:films.csv --network text_cnn {tiny} --run-dir read")
     (workplace / "new.csv").write_text("text\na good film\n\n")

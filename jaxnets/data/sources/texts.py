@@ -99,6 +99,11 @@ def _stage(
         first: dict[str, int] = {}
         originals = np.array([first.setdefault(e.text, i) for i, e in enumerate(train)])
         halves = stratified_indices(labels, TEST_FRACTION, TEST_SEED, originals)
+        if not len(halves[1]):
+            raise UserError(
+                f"{root}: every class has a single text (copies count once), so none is left to "
+                "test on; add texts"
+            )
         parts |= {s: [train[i] for i in h] for s, h in zip(("train", "test"), halves, strict=True)}
     column = fit_tokens([example.text for example in parts["train"]], unit)
     columns = {"inputs": column, "target": Classes(tuple(names))}
