@@ -141,8 +141,8 @@ def test_a_reader_that_has_left_is_no_error(arguments):
         ("classify --no-such-thing", "there is no flag --no-such-thing"),
         ("classify --no-flips", "is it --flip?"),
         ("generate --rate 3", "--generator-learning-rate"),
-        ("clasify", "there is no command `clasify`; is it `classify`?"),
-        ("zzz", "there are quickstart, classify"),
+        ("clasify", 'there is no command "clasify"; choose from'),
+        ("clasify", "did you mean classify?"),
     ],
 )
 def test_a_flag_that_is_not_there_brings_those_that_may_be_meant(line, told):
@@ -211,3 +211,10 @@ def test_the_version(capsys):
     with pytest.raises(SystemExit):
         commands.parse(["--version"])
     assert capsys.readouterr().out.startswith("jaxnets 0.")
+
+
+def test_the_file_of_a_run_is_a_file_of_values(tmp_path, workplace):
+    values = ["--no-pictures", "--network", "lenet5"]
+    assert commands.main([*CLASSIFY, *values, "--run-dir", "run"]) == 0
+    again = commands.parse(["classify", "--config", "run/config.json"])
+    assert (again.network, again.batch_size, again.data) == ("lenet5", 16, "digits")

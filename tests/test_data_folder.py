@@ -12,7 +12,7 @@ from PIL import Image
 from hostile_images import FILES
 from jaxnets.data import load, split_validation
 from jaxnets.data.cache import entries
-from jaxnets.data.dividing import count_copies
+from jaxnets.data.dividing import row_hashes
 from jaxnets.data.listing import read_listing
 from jaxnets.data.sources.images import ImageFiles
 from jaxnets.errors import UserError
@@ -37,6 +37,10 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(path, **options)
+
+
+def count_copies(split, others) -> int:
+    return sum(row in row_hashes(others.inputs) for row in row_hashes(split.inputs))
 
 
 def values(split) -> list[int]:

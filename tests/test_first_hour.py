@@ -1,6 +1,7 @@
 """The first hour with data of one's own: few images, odd sizes, commands that are repeated."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_a_run_is_looked_at_twenty_times_at_most():
     config = cnn_config.resolve(cnn_config.Classify(data="folder:few"))
     assert training.fit_options(config, 10).eval_every == 10
     assert training.fit_options(cnn_config.Classify(epochs=100.0), 10).eval_every == 50
-    assert training.fit_options(cnn_config.Classify(epochs=100.0), 10).save_every == 50
+    assert training.fit_options(cnn_config.Classify(epochs=100.0), 10).save_every == 10
     rare = cnn_config.Classify(epochs=100.0, eval_every=2.0, save_every=0.0)
     assert training.fit_options(rare, 10).eval_every == 20
     assert training.fit_options(rare, 10).save_every == 0
@@ -72,13 +73,18 @@ def test_a_score_that_cannot_be_costs_no_other(capsys):
     def make(labels: np.ndarray) -> Split:
         return Split(noise(len(labels), 2), labels)
 
-    found = judging.sample_numbers(judge, make, data, True, metrics=["kid", "memorisation"])
-    assert "frechet" not in found and "samples_spread" in found
-    assert [name for name in found if "kid" in name] == []
-    assert [name for name in found if "memorisation" in name]
-    said = capsys.readouterr().err
-    assert "Frechet is not available: 2 real images are too few" in said
-    assert "kid is not available" in said
+    said: set[str] = set()
+    wanted = ["kid", "memorisation"]
+    found = judging.sample_numbers(judge, make, data, True, metrics=wanted, said=said)
+    unknown = [name for name, number in found.items() if math.isnan(number)]
+    assert unknown == ["frechet", "samples_kid"]
+    assert {"samples_spread", "samples_memorisation"} < set(found)
+    told = capsys.readouterr().err
+    assert "the Frechet distance is not available: 2 real images are too few" in told
+    assert "kid is not available" in told
+    assert said == {"the Frechet distance", "kid"}
+    judging.sample_numbers(judge, make, data, True, metrics=["kid"], said=said)
+    assert capsys.readouterr().err == ""  # once a run
 
 
 def test_six_images_train_and_a_finished_command_changes_nothing(workplace, capsys):

@@ -169,6 +169,11 @@ def test_the_command_takes_all(cli, copies, runs):
     assert again == [score for score in content["scores"] if score["name"] == "kid"]
     few = cli(*command, "--metrics", "kid", "--samples", "3")
     assert_one_error(few, "a kernel distance of 3 samples")
+    # Among others it costs them nothing.
+    code, out, err = cli(*command, "--metrics", "kid,memorisation", "--samples", "3")
+    assert code == 0 and "kid is not available: a kernel distance of 3 samples" in err
+    names = {score["name"].split(",")[0] for score in json.loads(out)["scores"]}
+    assert names == {"memorisation"}
 
 
 def test_any_function_judges(digits):

@@ -14,6 +14,7 @@ from jaxnets.files import check_writable
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jaxnets.data import DataSet
     from jaxnets.train.state import TrainState
 
 #: Bytes of memory for a sample that is scored: its features, several times over.
@@ -48,6 +49,11 @@ def check_batch(batch_size: int, mesh: Mesh, *parts: int) -> None:
         raise UserError(
             f"batch size {batch_size} is not divisible by {what}; choose a multiple of {share}"
         )
+
+
+def one_class(dataset: DataSet) -> str:
+    """What data have where there are not two classes to be told apart."""
+    return f"one class, {dataset.class_names[0]}" if dataset.class_names else "no classes"
 
 
 def json_file(config: Any) -> None:

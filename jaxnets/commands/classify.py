@@ -83,8 +83,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     """Turns a resolved config and a data set into a task for the loop."""
     if dataset.num_classes < 2:
         raise UserError(
-            f"{dataset.name} has one class, {dataset.class_names[0]}, and a classifier tells two "
-            "or more apart: put the files of each into a sub-folder"
+            f"{dataset.name} has {checks.one_class(dataset)}, and a classifier tells two or more "
+            "apart: put the files of each into a sub-folder"
         )
     size = given(config.batch_size)
     checks.check_batch(size, mesh, config.micro_batches)

@@ -129,7 +129,7 @@ def _scores(
     labels = dataset.splits["test"].target
     if config.samples is not None:
         labels = scoring.labels_like(labels, config.samples)
-    records, several = [], populations.size(gan) > 1
+    records, several, said = [], populations.size(gan) > 1, set[str]()
     members = zip(
         populations.names(gan), built.trains, populations.members(gan, state), strict=True
     )
@@ -138,11 +138,13 @@ def _scores(
             continue
         samples = built.samples_like(member, labels)
         looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
-        for score in take(names, looks):
+        # A score that is asked for alone is an error where it can't be.
+        alone = len(names) == 1
+        for score in take(names, looks) if alone else scoring.taken(names, looks, said):
             print(f"{name}: {score}" if several else score, file=sys.stderr)
             of_member = {"member": name} if several else {}
             records.append(common.finite({**score.record(), **of_member}))
-        if "memorisation" in names:
+        if "memorisation" in names and "memorisation" not in said:
             path = config.run / "samples" / f"nearest{f'-{name}' if several else ''}.png"
             near = pictures.nearest(looks, path, built.trained(member).facts)
             print(f"nearest training images: {near}", file=sys.stderr)

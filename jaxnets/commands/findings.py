@@ -12,11 +12,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import scipy
 
 from jaxnets.commands import common
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
+from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
 from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
@@ -97,8 +99,7 @@ def told_cases(
     Beside each is where the network looked (Grad-CAM of the class that it said).
     """
     test, names = dataset.splits["test"], dataset.class_names
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
+    shares = scipy.special.softmax(logits.astype(np.float64), axis=1)
     said, sure = shares.argmax(axis=1), shares.max(axis=1)
     wrong = np.flatnonzero(said != test.target)
     mistakes = wrong[np.argsort(-sure[wrong], kind="stable")][:_CASES]
@@ -114,7 +115,9 @@ def told_cases(
             maps = np.asarray(looks(variables, inputs, said[padded]))[: len(rows)]
         except UserError:  # no layer has places: the images alone
             maps = None
-        shown = np.broadcast_to(images, (*images.shape[:3], 3))
+        if images.shape[-1] not in (1, 3):
+            images = images.mean(axis=-1, keepdims=True)
+        shown = np.broadcast_to(images, (*images.shape[:3], 3)).astype(np.uint8)
         cells = [shown] if maps is None else [shown, _painted(shown, maps)]
         labels = [
             f"{names[test.target[r]]}: taken for {names[said[r]]} ({sure[r]:.0%})"
@@ -146,10 +149,9 @@ def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:
     scarce = [name for name, n in zip(dataset.class_names, counts, strict=True) if n < _SCARCE]
     said: Sequence[Any] = [f"{text[0].upper()}{text[1:]}." for text in warnings.values()]
     if scarce:
-        named = ", ".join(scarce[:5]) + (f" and {len(scarce) - 5} more" if len(scarce) > 5 else "")
         said = [
             *said,
-            f"Fewer than {_SCARCE} training examples: {named}. More of them help the most; "
+            f"Fewer than {_SCARCE} training examples: {some_of(scarce)}. More of them help most; "
             "--balance-classes weighs them up.",
         ]
     if not said:

@@ -32,6 +32,8 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from jaxnets.commands.configs.constraints import flag as flag_of
+from jaxnets.commands.configs.reading import FINGERPRINT, WEIGHTS
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
@@ -247,11 +249,6 @@ def _hints(kinds: Sequence[type]) -> dict[str, Any]:
     return hints
 
 
-def flag_of(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
 def _meant(flag: str, known: list[str]) -> str:
     """Which flags may be meant: by likeness, by their first letters, or by one of their words."""
     asked = flag.strip("-").replace("_", "-")
@@ -272,7 +269,9 @@ def _flags_of_file(path: Path, hints: Mapping[str, Any]) -> list[str]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         values = values.get("config", values)
-        pairs = [(flag_of(str(name)), value) for name, value in dict(values).items()]
+        # A run's own file also says which data and weights it began with.
+        values = {k: v for k, v in dict(values).items() if k not in (FINGERPRINT, WEIGHTS)}
+        pairs = [(flag_of(str(name)), value) for name, value in values.items()]
     except OSError as error:
         raise UserError(f"--config {path} can't be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError) as error:

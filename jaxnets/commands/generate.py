@@ -66,15 +66,14 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     init = gan_step.first_state(config, nets, shape, feed.total_steps, keys, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
-    matched = None
-    if config.matching_cnn is not None:
-        matched = judging.features_of(config.matching_cnn, dataset)
+    cnn = config.matching_cnn
+    matched = None if cnn is None else judging.features_of(cnn, dataset)
     step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
     sample = sampling.make_sample(
         nets[0], latent_size=given(config.latent_size), conditional=config.conditional
     )
     judge = judging.load_judge(config.cnn, dataset, mesh) if config.cnn else None
-    names = _metrics(config, judge, dataset)
+    names, said = _metrics(config, judge, dataset), set[str]()
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> Split:
         variables = of.nets["generator"].averaged
@@ -90,6 +89,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             metrics=names,
             train=trains[member],
             mesh=parallel.own_mesh(mesh),
+            said=said,
         )
 
     better = scoring.HIGHER_IS_BETTER[config.best_by]
@@ -183,8 +183,8 @@ def need_every_class(dataset: DataSet) -> None:
     """Fails for a single class, and for classes that no training image has."""
     if dataset.num_classes < 2:
         raise UserError(
-            f"{dataset.name} has one class, {dataset.class_names[0]}: add --no-conditional, which "
-            "makes images without telling classes apart"
+            f"{dataset.name} has {checks.one_class(dataset)}: add --no-conditional, which makes "
+            "images without telling classes apart"
         )
     missing = data.missing_classes(dataset.splits["train"], dataset.class_names)
     if missing:
@@ -221,7 +221,7 @@ def evaluate_generator(
 
     def of_one(one: TrainState, member: int) -> dict[str, Any]:
         numbers = dict(built.scores(one, member))
-        if built.judge is not None and "frechet" in numbers:
+        if built.judge is not None and "frechet_samples" in numbers:
             numbers["frechet_judge"] = built.judge.name
             note = judging.worth(built.judge, dataset, numbers["frechet_samples"])
             if note is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from jaxnets.data import DataSet, Split
 from jaxnets.devices.parallel import replicate
 from jaxnets.errors import UserError
 from jaxnets.judge import evaluate
-from jaxnets.judge.scoring import Judge, Looks, take
+from jaxnets.judge.scoring import Judge, Looks
 from jaxnets.models.pretrained import load_pretrained
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.load import load_run, read_description
@@ -226,6 +227,7 @@ def sample_numbers(
     metrics: Sequence[str] = (),
     train: Split | None = None,
     mesh: Mesh | None = None,
+    said: set[str] | None = None,
 ) -> dict[str, float]:
     """What is measured of a generator at every evaluation.
 
@@ -237,20 +239,23 @@ def sample_numbers(
       metrics: names of further scores by the judge, see `scoring.names_of`.
       train: images that the generator was trained on; by default the training split.
       mesh: devices of this process that share the further scores' pairs of images.
+      said: see `scoring.possible`.
 
     Returns:
       With a judge, the numbers of `frechet_numbers`, `variety_numbers` and `scoring.numbers`;
       without, `pixel_numbers`.
     """
     if judge is None:
-        return scoring.possible("spread", lambda: pixel_numbers(make, dataset, conditional)) or {}
+        return pixel_numbers(make, dataset, conditional)
     samples = make(dataset.splits["test"].target)
     train = dataset.splits["train"] if train is None else train
     looks = Looks(judge, samples, dataset, train, conditional, mesh)
+    said = set() if said is None else said
+    distances = partial(frechet_numbers, judge, samples, dataset)
     return {
-        **(scoring.possible("Frechet", lambda: frechet_numbers(judge, samples, dataset)) or {}),
-        **(scoring.possible("variety", lambda: variety_numbers(looks)) or {}),
-        **scoring.numbers(metrics, looks),
+        **(scoring.possible("the Frechet distance", distances, said) or {"frechet": math.nan}),
+        **variety_numbers(looks),
+        **scoring.numbers(metrics, looks, said),
     }
 
 
@@ -370,8 +375,8 @@ def records(
         ]
     if not metrics or looks is None:
         return {}, []
-    taken = [scoring.possible(name, partial(take, [name], looks)) for name in metrics]
-    scores, shown = [score for some in taken for score in some or ()], []
+    # The evaluations have said already which are not available.
+    scores, shown = scoring.taken(metrics, looks, {*metrics}), []
     for score in scores:
         spread = "" if score.spread is None else f" +- {score.spread:.4g}"
         shown.append(
@@ -384,7 +389,7 @@ def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers of a generator as rows of a table."""
     return [
         (
-            text.format(numbers.get("frechet_samples")),
+            text.format(numbers.get("frechet_samples", 0)),
             populations.shown(numbers, name, form) if form else str(numbers[name]),
         )
         for name, (text, form) in _ROWS.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import os
@@ -24,6 +23,7 @@ from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError
 from jaxnets.processes import distributed
+from jaxnets.registry import check_name
 from jaxnets.run.interruption import Interrupted, Watchdog
 
 #: name -> (config, or several of subcommands; the module whose `run(config, session)` is the
@@ -72,10 +72,7 @@ class Program:
             print(f"jaxnets {__version__}")
             raise SystemExit(0)
         if arguments and not arguments[0].startswith("-"):
-            if arguments[0] not in self._commands:
-                like = difflib.get_close_matches(arguments[0], self._commands, 1)
-                meant = f"is it `{like[0]}`?" if like else f"there are {', '.join(self._commands)}"
-                raise UserError(f"there is no command `{arguments[0]}`; {meant}")
+            check_name("command", arguments[0], self._commands)
             kinds = _kinds(self._commands[arguments[0]][0])
             arguments = [arguments[0], *flags.put_right(kinds, arguments[1:])]
         choices = [

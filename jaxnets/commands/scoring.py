@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.judge.scoring import METRICS, OF_CLASSES, Judge, Looks, take
+from jaxnets.metrics.judgement import Judgement
+from jaxnets.processes import distributed
 from jaxnets.registry import check_name
 
 T = TypeVar("T")
@@ -80,28 +83,39 @@ def number_name(name: str) -> str:
     return name if name == "frechet" else f"samples_{name}"
 
 
-def numbers(names: Sequence[str], looks: Looks) -> dict[str, float]:
-    """The scores as numbers of an evaluation: of a metric of several, the first."""
+def numbers(names: Sequence[str], looks: Looks, said: set[str]) -> dict[str, float]:
+    """The scores as numbers of an evaluation: of a metric of several, the first.
+
+    NaN where the images do not allow one, see `possible`.
+    """
     values = {}
     for name in names:
         called = "samples_frechet_all" if name == "frechet" else number_name(name)
-        if scores := possible(name, partial(take, [name], looks)):
-            values[called] = float(scores[0].value)
+        scores = possible(name, partial(take, [name], looks), said)
+        values[called] = float(scores[0].value) if scores else math.nan
     return values
 
 
-def possible(what: str, take: Callable[[], T]) -> T | None:
-    """A score, or None where the images do not allow it, which is said once with the reason.
+def taken(names: Sequence[str], looks: Looks, said: set[str]) -> list[Judgement]:
+    """The scores of those names that the images allow, see `possible`."""
+    each = [possible(name, partial(take, [name], looks), said) for name in names]
+    return [score for scores in each for score in scores or ()]
+
+
+def possible(what: str, take: Callable[[], T], said: set[str]) -> T | None:
+    """A score, or None where there are too few images for it.
 
     It costs neither the run nor the other scores.
+
+    Args:
+      what: it is called.
+      take: takes it.
+      said: of which scores the reason was printed already; gets this one.
     """
     try:
         return take()
     except UserError as error:
-        _say(f"{what} is not available: {error}")
+        if what not in said and distributed.writes():
+            print(f"warning: {what} is not available: {error}", file=sys.stderr, flush=True)
+        said.add(what)
         return None
-
-
-@cache
-def _say(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr, flush=True)

@@ -52,8 +52,7 @@ class Built(Protocol):
 
 B = TypeVar("B", bound=Built)
 
-#: Evaluations and checkpoints of a run that does not say how often: at most one an epoch, and at
-#: most so many in all.
+#: Evaluations of a run that does not say how often: at most one an epoch, and so many in all.
 LOOKS = 20
 
 
@@ -168,10 +167,11 @@ def train(
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
-    share = max(1.0, given(options.epochs) / LOOKS)
+    eval_every = options.eval_every
+    if eval_every is None:
+        eval_every = max(1.0, given(options.epochs) / LOOKS)
 
-    def steps(epochs: float | None) -> int:
-        epochs = share if epochs is None else epochs
+    def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
 
     return FitOptions(
@@ -179,7 +179,7 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
         steps_per_call=options.steps_per_call,
         shard_params=options.shard_params,
         log_every=options.log_every,
-        eval_every=steps(options.eval_every),
+        eval_every=steps(eval_every),
         save_every=steps(options.save_every),
         keep=options.keep,
         keep_best=options.keep_best,

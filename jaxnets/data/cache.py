@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnets.columns import Column, from_json, to_json
 from jaxnets.data.dataset import DataSet, Split, array_digest, check_alike, digests, fingerprint_of
-from jaxnets.data.dividing import count_copies, first_copies, stratified_indices
+from jaxnets.data.dividing import first_copies, row_hashes, stratified_indices
 from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, cleaning
@@ -116,13 +116,14 @@ class Staging:
                     "either all for training or all for testing"
                 )
         else:
-            self.notes += [
-                f"{count:,} of the {len(self._splits[name]):,} {name} examples are exact copies "
-                f"of training examples, which makes the {name} accuracy look better than it is"
-                for name in self._splits
-                if name != "train"
-                and (count := count_copies(self._splits[name], self._splits["train"]))
-            ]
+            trained = set(row_hashes(self._splits["train"].inputs))
+            others = {name: split for name, split in self._splits.items() if name != "train"}
+            for name, split in others.items():
+                if count := sum(row in trained for row in row_hashes(split.inputs)):
+                    self.notes.append(
+                        f"{count:,} of the {len(split):,} {name} examples are exact copies of "
+                        f"training examples, which makes the {name} accuracy look better than it is"
+                    )
         written = {name: self._write(name, *part) for name, part in parts.items()}
         for scratch in self._folder.glob("*.staged"):
             scratch.unlink()

@@ -9,7 +9,6 @@ from jaxnets.data.dataset import Split, generator
 from jaxnets.errors import UserError
 
 __all__ = [
-    "count_copies",
     "first_copies",
     "row_hashes",
     "split_validation",
@@ -29,12 +28,6 @@ def first_copies(rows: np.ndarray) -> np.ndarray:
     """For each row the position of the first row that is byte for byte the same, [N]."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(h, i) for i, h in enumerate(row_hashes(rows))], np.int64)
-
-
-def count_copies(split: Split, others: Split) -> int:
-    """How many inputs of a split are, byte for byte, also among those of another."""
-    there = set(row_hashes(others.inputs))
-    return sum(each in there for each in row_hashes(split.inputs))
 
 
 def stratified_indices(

@@ -2,13 +2,13 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxnets.files import write_files
 
-__all__ = ["Listing", "differences", "read_listing", "write_listing"]
+__all__ = ["Listing", "differences", "read_listing", "some_of", "write_listing"]
 
 _NAMED = 3
 
@@ -65,14 +65,19 @@ def differences(before: Listing, after: Listing) -> str:
         elif before.files[name] != after.files[name]:
             what[name] = "changed"
     if what:
-        named = [f"{name} {how}" for name, how in list(what.items())[:_NAMED]]
-        rest = len(what) - len(named)
-        more = f" and {rest:,} more" if rest else ""
+        named = some_of(f"{name} {how}" for name, how in what.items())
         verb = "file differs" if len(what) == 1 else "files differ"
-        return f"{len(what):,} {verb} ({', '.join(named)}{more})"
+        return f"{len(what):,} {verb} ({named})"
     if before.decoder != after.decoder:
         return (
             f"its files are the same, but {after.decoder} makes other pixels of them than "
             f"{before.decoder} did"
         )
     return "its files are the same, but are prepared in another way"
+
+
+def some_of(names: Iterable[str], most: int = _NAMED) -> str:
+    """The first names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -201,7 +201,7 @@ def winners(
         for measure in measures:
             each = [numbers[f"{measure}/{member}"] for member in members]
             each = [number for number in each if math.isfinite(number)]
-            cell = "diverged"
+            cell = "not known"
             if each:
                 found[measure][value] = each
                 spread = f" +- {statistics.stdev(each):.3g}" if each[1:] else ""

@@ -4,6 +4,7 @@ Every file that can't be used is counted in one error, with the reason, or left 
 is what is no file: a link that leads nowhere, a pipe.
 """
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -19,8 +20,8 @@ import numpy as np
 from jaxnets.columns import Classes, Column
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.listing import Listing
-from jaxnets.data.sources.layout import File, Layout, find_layout, some_of
+from jaxnets.data.listing import Listing, some_of
+from jaxnets.data.sources.layout import File, Layout, find_layout
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, check_path, write_files
 
@@ -145,11 +146,12 @@ def from_files(
 
     known = cache_dir() / "folders" / key_of(str(root), told(stamps))
     try:
-        key = known.read_text(encoding="utf-8")
-    except OSError:
+        return cached(known.read_text(encoding="utf-8"), name, checked, notes)
+    except OSError:  # these sizes and times are new
         key = key_of(told(read()))
     dataset = cached(key, name, checked, notes)
-    write_files({known: key.encode()})
+    with contextlib.suppress(OSError):  # next time the files are read again, and no more
+        write_files({known: key.encode()})
     return dataset
 
 
@@ -220,9 +222,10 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
                     _check_classes(root, split, layout, out.target[:count], bad, reader)
             staging.notes += reader.notes(good, column)
     if bad and (not skip_bad or not good):
-        raise UserError(_told(root, bad, "remove them or leave them out with --skip-bad"))
-    if bad:
-        staging.notes.append(_told(root, bad, "they are left out"))
+        told = f"{root} has {_told(root, bad)}"
+        raise UserError(f"{told}; remove them or leave them out with --skip-bad")
+    if bad:  # without the folder's path: a copy of the folder has the same notes
+        staging.notes.append(f"left out: {_told(root, bad)}")
     return len(bad)
 
 
@@ -242,23 +245,22 @@ def _check_classes(
         )
 
 
-def _told(root: Path, bad: Mapping[Path, str], advice: str) -> str:
+def _told(root: Path, bad: Mapping[Path, str]) -> str:
     """How many files can't be used, for which reasons, the first of them, and where all are."""
     reasons = Counter(bad.values()).most_common()
     shown, rest = reasons[:_REASONS], reasons[_REASONS:]
     counts = [f"{count:,} {why}" for why, count in shown]
     counts += [f"{sum(n for _, n in rest):,} for {len(rest):,} other reasons"] if rest else []
-    listed = [f"{path.relative_to(root)} ({why})" for path, why in sorted(bad.items())]
-    if len(listed) <= _NAMED:
-        what, where = ", ".join(listed), ""
-    else:
+    files = {str(path.relative_to(root)): why for path, why in sorted(bad.items())}
+    listed = [f"{name} ({why})" for name, why in files.items()]
+    what, where = ", ".join(listed), ""
+    if len(listed) > _NAMED:
+        what = f"{'; '.join(counts)}: {some_of(files, _NAMED)}"
         place = cache_dir() / f"unusable-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}.txt"
-        write_files({place: "\n".join([str(root), *listed, ""]).encode("utf-8", "replace")})
-        names = [str(path.relative_to(root)) for path in sorted(bad)]
-        what = f"{'; '.join(counts)}: {', '.join(names[:_NAMED])} and {len(names) - _NAMED:,} more"
-        where = f" (all of them: {place})"
-    plural = "s" * (len(bad) != 1)
-    return f"{root} has {len(bad):,} file{plural} that can't be used: {what}{where}; {advice}"
+        with contextlib.suppress(OSError):  # the list is a help, and not what was asked for
+            write_files({place: "\n".join([*listed, ""]).encode("utf-8", "replace")})
+            where = f" (all of them: {place})"
+    return f"{len(bad):,} file{'s' * (len(bad) != 1)} that can't be used: {what}{where}"
 
 
 def _decoded(

@@ -3,14 +3,15 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
-__all__ = ["File", "Layout", "find_layout", "some_of", "visible_files"]
+__all__ = ["File", "Layout", "find_layout", "visible_files"]
 
 _SPLIT = re.compile(
     r"(?:(?P<train>train|training)|(?P<test>test|testing)"
@@ -20,8 +21,6 @@ _SPLIT = re.compile(
 
 #: Files and folders that operating systems leave behind, in lower case.
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")
-
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -176,13 +175,6 @@ def _unused(folder: Path, names: Sequence[str], what: str) -> list[str]:
     told = f" ({some_of(names)})" if len(names) > 1 else ""
     place = "the classes" if what == "file" else "the splits"
     return [f"in {folder} the {verb} not used{told}: beside {place}, not in one of them"]
-
-
-def some_of(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - _NAMED:,} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + more
 
 
 def visible_files(folder: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from jaxnets.columns.tokens import Unit, fit_tokens
 from jaxnets.data.cache import TEST_FRACTION, TEST_SEED, Staging
 from jaxnets.data.dataset import DataSet
 from jaxnets.data.dividing import stratified_indices
+from jaxnets.data.listing import some_of
 from jaxnets.data.sources.folder import from_files, root_of
 from jaxnets.data.sources.layout import find_layout
 from jaxnets.errors import UserError
@@ -65,11 +66,10 @@ def load_texts(name: str, *, unit: Unit | None = None, skip_bad: bool = False) -
         examples = {s: [e for file in part for e in _read(*file)] for s, part in files.items()}
         bad = [e for part in examples.values() for e in part if e.fault]
         if bad and not skip_bad:
-            more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
-            told = ", ".join(f"{example.where} ({example.fault})" for example in bad[:3])
+            told = some_of(f"{example.where} ({example.fault})" for example in bad)
             raise UserError(
                 f"{root} has {len(bad):,} example{'s' * (len(bad) != 1)} that can't be used: "
-                f"{told}{more}; put them right or leave them out with --skip-bad"
+                f"{told}; put them right or leave them out with --skip-bad"
             )
         _stage(staging, root, examples, unit or "words")
         return len(bad)
