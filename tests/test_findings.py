@@ -82,3 +82,27 @@ def test_a_report_says_what_the_run_was(workplace, capsys):
     told = "training images are shifted by up to 1 pixels"
     assert told in capsys.readouterr().out and "shifted by up to 1 pixels" in page
     assert "precision" in page
+
+
+def test_the_most_certain_mistakes_and_the_most_doubtful_cases_come_first(data, monkeypatch):
+    labels: list[list[str]] = []
+    drawn = findings.report.grid_png
+
+    def noted(*args, row_labels, **more):
+        labels.append(list(row_labels))
+        return drawn(*args, row_labels=row_labels, **more)
+
+    monkeypatch.setattr(findings.report, "grid_png", noted)
+    logits = np.zeros((5, 2), np.float32)
+    logits[:, 1] = [1.0, 3.0, -0.5, 4.0, -2.0]  # the first, third and fourth are wrong
+    model = Left()
+    variables = model.init(jax.random.key(0), np.zeros((1, SIDE, SIDE, 1)), train=False)
+    findings.told_cases(model, variables, logits, data)
+    mistakes, doubts = labels
+    assert mistakes == [
+        "dark: taken for bright (98%)",
+        "dark: taken for bright (73%)",
+        "bright: taken for dark (62%)",
+    ]
+    assert doubts[0] == mistakes[2] and doubts[-1] == mistakes[0] and len(doubts) == 5
+    assert "dark, rightly (88%)" in doubts
