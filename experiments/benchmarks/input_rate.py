@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image as Pillow
+from PIL import ImageOps
 
 from experiments.benchmarks import cases, report
 from experiments.benchmarks.configs import Input
 from jaxnets import data
 from jaxnets.commands import checks, common
 from jaxnets.data import Split
+from jaxnets.data.lazy import cores
 from jaxnets.data.pipeline import READ_AHEAD
 from jaxnets.devices import parallel
 from jaxnets.errors import UserError
@@ -24,7 +31,9 @@ from jaxnets.typing import DATA_AXIS, Feeder
 def run(config: Input) -> dict[str, Any]:
     """The benchmark: images a second of the step and of both pipelines, and their ratios.
 
-    `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device.
+    `host_images_per_second` of a pipeline is its `feed` alone, before anything goes to a device. Of
+    files that are streamed, also `streaming_against_processes`: that rate over the one at which as
+    many processes decode them with Pillow alone.
     """
     report.begin(config)
     mesh = parallel.make_mesh(config.devices)
@@ -36,20 +45,23 @@ def run(config: Input) -> dict[str, Any]:
             f"the images are {height}x{width}, and the network of this benchmark takes square "
             f"ones; add --image-size {min(height, width)}"
         )
+    streamed = isinstance(train.inputs, data.LazyRows)
     pipelines: dict[str, Feeder] = {
-        "resident": data.ResidentPipeline(train, config.batch_size, config.seed),
         "streaming": data.StreamingPipeline(train, config.batch_size, config.seed),
     }
-    try:
+    if not streamed:
+        pipelines["resident"] = data.ResidentPipeline(train, config.batch_size, config.seed)
+    with contextlib.ExitStack() as stack:
+        for pipeline in pipelines.values():
+            stack.callback(pipeline.close)
         ways: dict[str, Callable[[], Any]] = {"step": _eat(config, train, mesh)}
         for name, pipeline in pipelines.items():
             feed = _feed(config, pipeline)
             ways[f"{name} host"] = feed
             ways[name] = _deliver(pipeline, feed, mesh)
+        if streamed:
+            ways["processes"] = stack.enter_context(_processes(config, train))
         rates = _rates(ways, config)
-    finally:
-        for pipeline in pipelines.values():
-            pipeline.close()
     eaten = statistics.median(rates["step"])
     found = {
         name: {
@@ -68,8 +80,45 @@ def run(config: Input) -> dict[str, Any]:
         "steps_per_call": config.steps_per_call,
         "step_images_per_second": eaten,
         **found,
+        **_against_processes(rates),
     }
     return report.end(config, numbers)
+
+
+@contextlib.contextmanager
+def _processes(config: Input, train: Split) -> Iterator[Callable[[], Any]]:
+    """The rival of streamed files: as many processes decode as many of them, and no more."""
+    size = train.inputs.shape[1:3]
+    order, at = data.Order(len(train), config.batch_size, config.seed), 0
+    items: Any = train.inputs
+    root = config.data.partition(":")[2]
+    with multiprocessing.get_context("spawn").Pool(cores()) as pool:
+
+        def call() -> Any:
+            nonlocal at
+            rows = order.indices(at, config.steps_per_call).ravel()
+            at += config.steps_per_call
+            tasks = [(os.path.join(root, os.fsdecode(items.items[row])), size) for row in rows]
+            return pool.starmap(_decode, tasks, chunksize=8)
+
+        yield call
+
+
+def _decode(path: str, size: tuple[int, int]) -> np.ndarray:
+    with Pillow.open(path) as image:
+        picture = image.convert("RGB")
+        return np.asarray(ImageOps.fit(picture, size[::-1], Pillow.Resampling.BICUBIC))
+
+
+def _against_processes(rates: dict[str, list[float]]) -> dict[str, Any]:
+    if "processes" not in rates:
+        return {}
+    rival = rates["processes"]
+    ratios = [a / b for a, b in zip(rates["streaming host"], rival, strict=True)]
+    return {
+        "processes_images_per_second": statistics.median(rival),
+        "streaming_against_processes": statistics.median(ratios),
+    }
 
 
 def _rates(ways: dict[str, Callable[[], Any]], config: Input) -> dict[str, list[float]]:

@@ -51,6 +51,9 @@ from jaxnets.train import freezing, optimizers, state
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import classifier_step
 
+#: Images of a streamed set that a network's first layer is fitted to.
+_LOOKED_AT = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Built:
@@ -216,7 +219,11 @@ def _first_state(
         if column.kind != "image":
             return variables
         prepare = models.CLASSIFIERS[given(config.network)].prepare
-        return variables if prepare is None else prepare(variables, data.normalise(images[:5000]))
+        if prepare is None:
+            return variables
+        lazy = isinstance(images, data.LazyRows)
+        some = images[:: max(1, len(images) // _LOOKED_AT)] if lazy else images[:5000]
+        return prepare(variables, data.normalise(some))
 
     net = state.init_net(
         model,

@@ -23,6 +23,7 @@ def load_data(options: ImageOptions, name: str) -> DataSet:
     """The data set of that name, read as the options say."""
     from jaxnets import data
 
+    crop, strength = (getattr(options, name, None) for name in ("resized_crop", "rand_augment"))
     return data.load(
         name,
         data_dir=options.data_dir,
@@ -30,6 +31,8 @@ def load_data(options: ImageOptions, name: str) -> DataSet:
         channels=options.channels,
         skip_bad=options.skip_bad,
         background=options.background,
+        decode_ahead=options.decode_ahead,
+        views=data.Views(crop, strength or 0),
         **{name: getattr(options, name, None) for name in ("rate", "seconds", "unit")},
     )
 

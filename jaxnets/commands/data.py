@@ -72,8 +72,11 @@ def format_description(description: Mapping[str, Any]) -> str:
         f"fingerprint {description['fingerprint']}",
     ]
     for name, split in description["splits"].items():
+        copies = f"{split['duplicates']} exact duplicates"
+        if split["duplicates"] is None:
+            copies = f"by {split['seen']:,} of them"
         lines += [
-            f"{name}: {split['count']:,} {_told(split)}, {split['duplicates']} exact duplicates",
+            f"{name}: {split['count']:,} {_told(split)}, {copies}",
             "  " + ", ".join(f"{label} {n:,}" for label, n in split["class_counts"].items()),
         ]
     for pair, count in description["duplicates_across"].items():
@@ -87,6 +90,6 @@ def _told(split: Mapping[str, Any]) -> str:
         mean, std = (", ".join(f"{v:.4f}" for v in split[key]) for key in ("mean", "std"))
         shape = "x".join(map(str, split["shape"]))
         return f"images of {shape}, mean {mean}, std {std} (0 to 1)"
-    known = ("count", "shape", "duplicates", "class_counts")
+    known = ("count", "shape", "duplicates", "seen", "class_counts")
     told = [f"{name} {value:.4g}" for name, value in split.items() if name not in known]
     return f"rows of {split['shape'][0]:,}, " + ", ".join(told)

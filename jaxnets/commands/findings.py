@@ -32,7 +32,10 @@ _CASES, _SCARCE = 6, 20
 
 def augmented(config: Classify) -> str:
     """What is done to training images, in words that follow "training images are"."""
+    crop = config.resized_crop
     changes = [
+        f"cut out of their files ({crop:g} of the area or more)" if crop is not None else "",
+        f"changed by RandAugment ({config.rand_augment})" if config.rand_augment else "",
         f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
         "mirrored, half of them" if config.flip else "",
         f"blanked in a square of {config.cutout} pixels" if config.cutout else "",

@@ -295,7 +295,7 @@ def pixel_numbers(
     real = test.take(np.concatenate(rows))
     samples = make(np.repeat(np.arange(len(shown), dtype=np.int32), _PIXEL_EACH))
     labels = [split.target if conditional else 0 * split.target for split in (samples, real)]
-    pixels = [split.inputs.reshape(len(split), -1) for split in (samples, real)]
+    pixels = [np.asarray(split.inputs).reshape(len(split), -1) for split in (samples, real)]
     spread = metrics.relative_spread(pixels[0], labels[0], pixels[1], labels[1])
     return {"samples_pixel_spread": spread}
 

@@ -58,6 +58,7 @@ def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) 
     """What feeds the run: `splits` are the training images of each member."""
     options: Any = {
         "memory_budget_bytes": config.memory_budget_mb << 20,
+        "workers": config.workers,
         "rows": parallel.own_rows(mesh, batch_size),
     }
     if size(config) == 1:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.columns import Classes, Column, Image, infer, to_json
+from jaxnets.data.lazy import LazyRows
 from jaxnets.errors import UserError
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "digests",
     "fingerprint_of",
     "first_unreadable",
-    "generator",
     "missing_classes",
     "read_rows",
 ]
@@ -35,7 +35,8 @@ class Split:
 
     Attributes:
       arrays: name -> stored rows [N, ...]; often memory-mapped, so that rows cost memory only when
-        touched. "inputs" is always there, "target" where examples are labelled.
+        touched, or `LazyRows` of files. "inputs" is always there, "target" where examples are
+        labelled.
       columns: name -> the `Column` of each array.
     """
 
@@ -132,8 +133,12 @@ class Split:
         return {name: rows[which] for name, rows in self.arrays.items()}
 
     def take(self, which: Any) -> "Split":
-        """The examples `which` (a slice, or [M] integers), in that order."""
-        return Split(columns=self.columns, **self.rows(which))
+        """The examples `which` (a slice, or [M] integers), in that order; files stay unread."""
+        taken: dict[str, Any] = {
+            name: rows.take(which) if isinstance(rows, LazyRows) else rows[which]
+            for name, rows in self.arrays.items()
+        }
+        return Split(columns=self.columns, **taken)
 
     def replace(self, *, columns: Mapping[str, Column] | None = None, **arrays: Any) -> "Split":
         """The split with other arrays, or other columns, in the place of some."""
@@ -263,16 +268,6 @@ def fingerprint_of(columns: Mapping[str, Column], digests: Mapping[str, Sequence
     other = [to_json(c) for c in columns.values() if not isinstance(c, Image | Classes)]
     told = [names, sorted((name, list(values)) for name, values in digests.items())]
     return hashlib.sha256(json.dumps(told + other).encode()).hexdigest()
-
-
-def generator(seed: int, stream: int) -> np.random.Generator:
-    """Numpy's counter-based Philox generator for `stream` of `seed`.
-
-    Every pair is a key of its own, so streams need no warming up, no state is stored, and the
-    thousandth epoch costs what the first does.
-    """
-    key = np.array([seed % 2**64, stream % 2**64], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
 
 
 def read_rows(source: Sequence[Any], rows: Sequence[int]) -> list[Any]:

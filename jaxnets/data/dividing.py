@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.data.dataset import Split, generator
+from jaxnets.data.dataset import Split
+from jaxnets.data.order import generator
 from jaxnets.errors import UserError
 
 __all__ = [

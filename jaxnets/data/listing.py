@@ -1,16 +1,22 @@
 """Which files a data set was made of: kept, so that a run can say which of them have changed."""
 
+import contextlib
 import gzip
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxnets.files import write_files
+from jaxnets.files import cache_dir, write_files
 
-__all__ = ["Listing", "differences", "read_listing", "some_of", "write_listing"]
+__all__ = ["Listing", "differences", "read_listing", "some_of", "told_bad", "write_listing"]
 
 _NAMED = 3
+
+#: Unusable files that are named, and reasons that they are counted by; a file has all.
+_LISTED, _REASONS = 10, 5
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,21 @@ def some_of(names: Iterable[str], most: int = _NAMED) -> str:
     every = list(names)
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
+
+
+def told_bad(root: Path, bad: Mapping[Path, str]) -> str:
+    """How many files of a folder can't be used, why, the first of them, and where all are."""
+    reasons = Counter(bad.values()).most_common()
+    shown, rest = reasons[:_REASONS], reasons[_REASONS:]
+    counts = [f"{count:,} {why}" for why, count in shown]
+    counts += [f"{sum(n for _, n in rest):,} for {len(rest):,} other reasons"] if rest else []
+    files = {str(path.relative_to(root)): why for path, why in sorted(bad.items())}
+    listed = [f"{name} ({why})" for name, why in files.items()]
+    what, where = ", ".join(listed), ""
+    if len(listed) > _LISTED:
+        what = f"{'; '.join(counts)}: {some_of(files, _LISTED)}"
+        place = cache_dir() / f"unusable-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}.txt"
+        with contextlib.suppress(OSError):  # the list is a help, and not what was asked for
+            write_files({place: "\n".join([*listed, ""]).encode("utf-8", "replace")})
+            where = f" (all of them: {place})"
+    return f"{len(bad):,} file{'s' * (len(bad) != 1)} that can't be used: {what}{where}"

@@ -7,86 +7,36 @@ continues. Two pipelines serve that order with the same bits: one keeps the data
 sends positions, the other reads ahead on the host and sends rows.
 """
 
+import itertools
+import os
+import signal
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.columns import Classes, Column, infer
-from jaxnets.data.dataset import Split, first_unreadable, generator, read_rows
+from jaxnets.columns import Classes, Column
+from jaxnets.data.dataset import Split
+from jaxnets.data.lazy import LazyRows, cores
+from jaxnets.data.order import Order
 from jaxnets.errors import UserError
 from jaxnets.typing import Batch, PyTree
 
 __all__ = [
-    "Order",
     "ResidentPipeline",
     "StreamingPipeline",
     "eval_batches",
     "make_pipeline",
 ]
 
-EPOCHS_KEPT = 3
-READ_AHEAD = 8
-
-
-class Order:
-    """Which example stands where in the endless stream.
-
-    Epoch `e` is a permutation drawn by NumPy's Philox generator under the key (seed, e). Safe to
-    call from several threads.
-    """
-
-    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
-        """Raises UserError unless 1 <= batch_size <= num_examples."""
-        if batch_size < 1:
-            raise UserError(f"the batch size must be 1 or more, not {batch_size}")
-        if batch_size > num_examples:
-            raise UserError(
-                f"the batch size {batch_size} is larger than the data set of {num_examples} "
-                "examples; choose a smaller one"
-            )
-        self.num_examples = num_examples
-        self.batch_size = batch_size
-        self.seed = seed
-        self._lock = threading.Lock()
-        self._permutations: OrderedDict[int, np.ndarray] = OrderedDict()
-
-    def indices(self, first_step: int, steps: int) -> np.ndarray:
-        """Positions of the examples of `steps` batches from `first_step` on.
-
-        Returns:
-          [steps, batch_size] int32 in 0 .. num_examples - 1.
-        """
-        start = first_step * self.batch_size
-        stop = start + steps * self.batch_size
-        parts = []
-        while start < stop:
-            epoch, offset = divmod(start, self.num_examples)
-            part = self._permutation(epoch)[offset : offset + stop - start]
-            parts.append(part)
-            start += len(part)
-        if not parts:
-            return np.zeros((0, self.batch_size), np.int32)
-        return np.concatenate(parts).reshape(steps, self.batch_size)
-
-    def epoch(self, step: int) -> float:
-        """How often the data has been seen before `step`, in passes."""
-        return step * self.batch_size / self.num_examples
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        with self._lock:
-            permutation = self._permutations.pop(epoch, None)
-            if permutation is None:
-                permutation = generator(self.seed, epoch).permutation(
-                    np.arange(self.num_examples, dtype=np.int32)
-                )
-            self._permutations[epoch] = permutation
-            while len(self._permutations) > EPOCHS_KEPT:
-                self._permutations.popitem(last=False)
-            return permutation
+READ_AHEAD, BATCHES_A_WORKER = 8, 2
 
 
 def _batch(rows: Mapping[str, Any], columns: Mapping[str, Column]) -> Batch:
@@ -144,125 +94,158 @@ class ResidentPipeline:
         """Nothing runs in the background."""
 
 
-class StreamingPipeline:
-    """Examples are read by grain's threads while the device works.
+@dataclass(frozen=True)
+class _Read:
+    """What was read for a step.
 
-    Consecutive calls of `feed` continue one running iterator; any other first step starts a new
-    one there.
+    A class, so that grain sends it through pipes: arrays would take shared memory, of which a
+    container has little by default, and leave some there when they are killed.
+
+    Attributes:
+      rows: name -> stored rows [own rows, ...].
+      unreadable: files that could not be read -> why.
+    """
+
+    rows: dict[str, np.ndarray]
+    unreadable: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads what a step needs; goes to the processes that read."""
+
+    split: Split
+    order: Order
+    own: slice
+
+    def __call__(self, step: int) -> _Read:
+        size = self.order.batch_size
+        places = range(step * size, (step + 1) * size)[self.own]
+        rows = self.order.indices(step, 1)[0, self.own]
+        self.split.check_unchanged()
+        inputs = self.split.inputs
+        if not isinstance(inputs, LazyRows):
+            return _Read(self.split.rows(rows), {})
+        seen, unreadable = inputs.views(rows.tolist(), self.order.seed, places)
+        others = {name: of[rows] for name, of in self.split.arrays.items() if name != "inputs"}
+        return _Read({"inputs": seen, **others}, unreadable)
+
+
+def _end_with(parent: int, worker: int, workers: int) -> None:
+    """Lets a reading process end when the one that it reads for is gone, however it went."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class StreamingPipeline:
+    """Examples are read ahead while the device works: by grain's threads, or its processes.
+
+    Files are decoded by processes, which do not wait for each other; each begins like a program of
+    its own, so a script that streams files needs `if __name__ == "__main__":`. Arrays on disk are
+    gathered by threads. Consecutive calls of `feed` continue one running iterator; any other first
+    step starts a new one there.
     """
 
     def __init__(
         self,
-        source: Split | Sequence[Mapping[str, Any]],
+        split: Split,
         batch_size: int,
         seed: int,
         *,
-        columns: Mapping[str, Column] | None = None,
-        threads: int = 2,
+        workers: int | None = None,
         rows: slice | None = None,
     ) -> None:
         """Sets the pipeline up; reading starts with the first `feed`.
 
         Args:
-          source: a split, whose arrays may be memory-mapped, or any random-access sequence of
-            dicts of stored rows, such as one of `tfds.data_source`.
+          split: its arrays may be memory-mapped, its inputs files that are still to be decoded.
           batch_size: examples in a batch.
-          seed: of the order.
-          columns: of the dicts' rows; those of images [H, W, C] uint8 in `inputs` and of classes
-            in `target` may be left out. A split has its own.
-          threads: readers, each of which prepares whole batches; 0 reads when asked.
+          seed: of the order, and of what is random in how a file is seen.
+          workers: processes (threads for arrays) that read, each whole batches; 0 reads when asked.
+            By default as many as there are cores, and two threads. The batches are the same.
           rows: those of every batch that this process reads and feeds (see
             `jaxnets.devices.parallel.own_rows`); by default all.
         """
-        self._rows = slice(None) if rows is None else rows
-        self.order = Order(len(source), batch_size, seed)
+        self.order = Order(len(split), batch_size, seed)
         self.batch_size = batch_size
-        self.num_examples = len(source)
+        self.num_examples = len(split)
         self.source: PyTree = {}
-        self._examples = source
-        self._columns = dict((source.columns if isinstance(source, Split) else columns) or {})
-        self._threads = threads
+        self._split = split
+        self._reader = _Reader(split, self.order, slice(None) if rows is None else rows)
+        self._files = split.inputs if isinstance(split.inputs, LazyRows) else None
+        default = 2 if self._files is None else cores()
+        self._workers = default if workers is None else workers
         self._iterator: Any = None
+        self._batches: Any = None
         self._next_step = 0
 
     def feed(self, first_step: int, steps: int) -> PyTree:
         """Name -> stored rows [steps, own rows, ...]."""
         if self._iterator is None or first_step != self._next_step:
             self.close()
-            self._iterator = self._start(first_step)
-        batches = [next(self._iterator) for _ in range(steps)]
+            self._start(first_step)
+        batches = []
+        for _ in range(steps):
+            read = next(self._batches)
+            if self._files is not None:
+                self._files.warn(read.unreadable)
+            batches.append(read.rows)
         self._next_step = first_step + steps
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     def fetch(self, source: PyTree, feed: PyTree) -> Batch:
         """Decodes the rows of one step; `source` is empty."""
         del source
-        return _batch(feed, self._columns)
+        return _batch(feed, self._split.columns)
 
     def check_classes(self, num_classes: int) -> None:
-        """Fails for a label outside 0 .. K - 1, where the labels are at hand: in a split."""
-        if isinstance(self._examples, Split):
-            _check_classes(self._examples, num_classes)
+        """Fails for a label outside 0 .. K - 1."""
+        _check_classes(self._split, num_classes)
 
     def close(self) -> None:
-        """Stops the reading threads. A later `feed` starts them again."""
+        """Stops the readers. A later `feed` starts them again."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = None
+            self._iterator = self._batches = None
 
-    def _start(self, first_step: int) -> Any:
+    def _start(self, first_step: int) -> None:
         import grain
         from absl import flags
 
         if not flags.FLAGS.is_parsed():  # grain reads its flags, and a library has no command line
             flags.FLAGS.mark_as_parsed()
+        by_processes = self._files is not None and self._workers > 0
+        threads = 0 if by_processes else self._workers
         options = grain.ReadOptions(
-            num_threads=self._threads, prefetch_buffer_size=READ_AHEAD if self._threads else 0
+            num_threads=threads, prefetch_buffer_size=READ_AHEAD if threads else 0
         )
         # An element is a whole batch: what grain costs is paid once for it, and a memory-mapped
         # array gathers all its rows in one call. The end lies further off than anyone can train.
         steps = grain.MapDataset.range(first_step, first_step + 2**40)
-        return iter(steps.map(self._read).to_iter_dataset(options))
-
-    def _read(self, step: int) -> dict[str, np.ndarray]:
-        rows = self.order.indices(int(step), 1)[0, self._rows]
-        if isinstance(self._examples, Split):
-            self._examples.check_unchanged()
-            return self._examples.rows(rows)
-        return _read_whole(self._examples, rows.tolist(), self._columns)
-
-
-def _read_whole(
-    source: Sequence[Mapping[str, Any]], rows: list[int], columns: dict[str, Column]
-) -> dict[str, np.ndarray]:
-    """Rows of a random-access source, which are what `columns` says; those missing are added."""
-    try:
-        examples = read_rows(source, rows)
-    except Exception as error:  # readers and decoders raise all sorts on damaged bytes
-        row, reason = first_unreadable(source, rows, error)
-        raise UserError(
-            f"example {row} can't be read ({reason}); prepare the data set again"
-        ) from error
-    stacked = {}
-    for name in {**columns, **examples[0]}:
-        values = []
-        for row, example in zip(rows, examples, strict=True):
-            if example.get(name) is None:
-                raise UserError(f"example {row} has no {name}; prepare the data set again")
-            value = np.asarray(example[name])
-            if name == "target" and value.ndim == 0 and np.issubdtype(value.dtype, np.integer):
-                value = value.astype(np.int32)
-            if name not in columns:
-                columns[name] = infer(name, value[None])
-            column = columns[name]
-            if value.dtype != column.stored or value.shape != column.shape:
-                raise UserError(
-                    f"{name} of example {row} is {value.shape} {value.dtype} and must be "
-                    f"{column.shape} {column.stored}, as all are that make up a batch"
-                )
-            values.append(value)
-        stacked[name] = np.stack(values)
-    return stacked
+        read = steps.map(self._reader).to_iter_dataset(options)
+        if by_processes:
+            read = read.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=BATCHES_A_WORKER
+                ),
+                partial(_end_with, os.getpid()),
+            )
+        self._iterator = iter(read)
+        self._batches = self._iterator
+        if by_processes:
+            # What ends a run by a signal to all its processes is for the run to hear, which saves
+            # its state and stops its readers: they start with the first batch, deaf to it.
+            resource_tracker.ensure_running()  # or it would start in between, and undo this
+            heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                self._batches = itertools.chain([next(self._iterator)], self._iterator)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def make_pipeline(
@@ -271,6 +254,7 @@ def make_pipeline(
     seed: int = 0,
     *,
     memory_budget_bytes: int = 4 << 30,
+    workers: int | None = None,
     rows: slice | None = None,
 ) -> ResidentPipeline | StreamingPipeline:
     """The resident pipeline where `split` fits into the budget, else the streaming one.
@@ -280,15 +264,16 @@ def make_pipeline(
       batch_size: images a step, over all devices.
       seed: of the order.
       memory_budget_bytes: what the images may take of a device's memory.
+      workers: of the streaming pipeline.
       rows: those of every batch that this process feeds, where there are several (see
         `jaxnets.devices.parallel.own_rows`); by default all.
 
     Raises:
       UserError: if the batch is larger than the split.
     """
-    if split.nbytes <= memory_budget_bytes:
+    if split.nbytes <= memory_budget_bytes and not isinstance(split.inputs, LazyRows):
         return ResidentPipeline(split, batch_size, seed, rows=rows)
-    return StreamingPipeline(split, batch_size, seed, rows=rows)
+    return StreamingPipeline(split, batch_size, seed, workers=workers, rows=rows)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -308,12 +293,20 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray
     if batch_size < 1:
         raise UserError(f"the batch size must be 1 or more, not {batch_size}")
     split.check_unchanged()
-    for start in range(0, len(split), batch_size):
-        rows = split.rows(slice(start, start + batch_size))
-        count = len(rows["inputs"])
-        filling = batch_size - count
-        batch = {
-            name: np.pad(decoded, [(0, filling)] + [(0, 0)] * (decoded.ndim - 1))
-            for name, decoded in ((n, split.columns[n].decode(r)) for n, r in rows.items())
-        }
-        yield {**batch, "mask": np.arange(batch_size) < count}
+    starts = range(0, len(split), batch_size)
+    with ThreadPoolExecutor(1) as ahead:  # files are decoded while the last batch is looked at
+
+        def read(start: int) -> Any:
+            return ahead.submit(split.rows, slice(start, start + batch_size))
+
+        coming = read(0)
+        for start in starts:
+            rows = coming.result()
+            coming = read(start + batch_size)
+            count = len(rows["inputs"])
+            filling = batch_size - count
+            batch = {
+                name: np.pad(decoded, [(0, filling)] + [(0, 0)] * (decoded.ndim - 1))
+                for name, decoded in ((n, split.columns[n].decode(r)) for n, r in rows.items())
+            }
+            yield {**batch, "mask": np.arange(batch_size) < count}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE
+from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, Range
 from jaxnets.commands.configs.options import (
     MediaOptions,
     RunOptions,
@@ -104,6 +104,13 @@ class AugmentOptions:
     """Shift training images at random, by up to this many pixels."""
     flip: bool | None = None
     """Mirror half of the training images (--flip), or none (--no-flip)."""
+    resized_crop: Annotated[float | None, Range(above=0, most=1)] = None
+    """Cut training images out of their files at random and resize that, in place of the middle:
+    at least this share of the picture's area (0.08 is usual for ImageNet). Then --crop-padding
+    is 0 by default."""
+    rand_augment: Annotated[int, Range(least=0, most=30)] = 0
+    """Strength of RandAugment (two random changes of colour, shape or place), from 1 to 30; 9 is
+    usual, 0 is off. This and --resized-crop are for folder: and tfds:."""
     cutout: int = 0
     """Side of the square that is blanked out of training images; 0 is off."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -204,6 +211,8 @@ def resolve(config: Classify) -> Classify:
         config = with_preset(config, {"learning_rate": usual})
     if config.network != values["network"]:
         config = with_preset(config, {"width": 1.0, "learning_rate": usual})
+    if config.resized_crop is not None:
+        config = with_preset(config, {"crop_padding": 0})
     config = with_preset(config, values)
     check_numbers(config)
     if config.patience is not None and config.eval_every == 0:

@@ -57,6 +57,9 @@ class ImageOptions:
     background: str | None = None
     """Colour that transparent images are laid on (folder:), such as black or #808080; by default
     white."""
+    decode_ahead: Annotated[float, NOT_NEGATIVE] = 2.0
+    """Gigabytes that decoded images may take in the cache (folder:, tfds:). Where they would take
+    more, each is decoded when it is needed."""
     skip_bad: bool = False
     """Leave out images that cannot be used, and count them, instead of stopping (folder:,
     sounds:, texts:)."""
@@ -156,6 +159,9 @@ class DeviceOptions:
     to be whole on each (--mode jit)."""
     memory_budget_mb: Annotated[int, NOT_NEGATIVE] = 4096
     """A training split larger than this is streamed from disk instead of kept on the device."""
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that decode images when they are needed (--decode-ahead); 0 decodes in this one. By
+    default as many as there are cores. The batches are the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +215,7 @@ NOT_WHAT = (
     "keep",
     "max_rollbacks",
     "memory_budget_mb",
+    "workers",
     "compilation_cache",
     "pictures",
     *PROCESS_FIELDS,

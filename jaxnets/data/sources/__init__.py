@@ -10,19 +10,23 @@ from jaxnets.data.sources.folder import load_files
 from jaxnets.data.sources.images import MAX_PIXELS, ImageFiles
 from jaxnets.data.sources.prepared import load_shipped, load_tfds
 from jaxnets.data.sources.sounds import SoundFiles
+from jaxnets.data.sources.streamed import Decoding
 from jaxnets.data.sources.texts import load_texts
+from jaxnets.data.views import Views
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
 __all__ = ["DATA_SOURCES", "load"]
 
 #: Options that a source may ignore; any other must be one that it takes.
-_ALWAYS = ("data_dir", "skip_bad")
+_ALWAYS = ("data_dir", "skip_bad", "decoding")
 
 
-def _folder(name: str, *, skip_bad: bool, background: str | None, **options: Any) -> DataSet:
+def _folder(
+    name: str, *, skip_bad: bool, background: str | None, decoding: Decoding, **options: Any
+) -> DataSet:
     options |= {"background": background} if background else {}
-    return load_files(name, ImageFiles(**options), skip_bad=skip_bad)
+    return load_files(name, ImageFiles(**options), skip_bad=skip_bad, decoding=decoding)
 
 
 def _sounds(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
@@ -34,8 +38,8 @@ def _sounds(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
 DATA_SOURCES: dict[str, tuple[Callable[..., DataSet], tuple[str, ...]]] = {
     "digits": (load_shipped, ("data_dir",)),
     "fashion_mnist": (load_shipped, ("data_dir",)),
-    "tfds:": (load_tfds, ("data_dir", "image_size", "channels")),
-    "folder:": (_folder, ("skip_bad", "image_size", "channels", "background")),
+    "tfds:": (load_tfds, ("data_dir", "image_size", "channels", "decoding")),
+    "folder:": (_folder, ("skip_bad", "image_size", "channels", "background", "decoding")),
     "sounds:": (_sounds, ("skip_bad", "rate", "seconds")),
     "texts:": (load_texts, ("skip_bad", "unit")),
 }
@@ -49,6 +53,8 @@ def load(
     channels: int | None = None,
     background: str | None = None,
     skip_bad: bool = False,
+    decode_ahead: float = 2.0,
+    views: Views | None = None,
     rate: int | None = None,
     seconds: float | None = None,
     unit: Unit | None = None,
@@ -64,6 +70,9 @@ def load(
       background: colour that transparent images are laid on (folder:); by default white.
       skip_bad: leave unusable files out and count them (folder:, sounds:,
         texts:).
+      decode_ahead: gigabytes that decoded images may take in the cache (folder:, tfds:); where they
+        would take more, each is decoded when it is needed.
+      views: random views of the files to train on (folder:, tfds:); then none is decoded ahead.
       rate: samples a second (sounds:); by default the most common one.
       seconds: length of each sound (sounds:); by default what 95 of 100 fit into.
       unit: "words" or "characters" (texts:); by default words.
@@ -100,11 +109,17 @@ def load(
         "channels": channels,
         "background": background,
         "skip_bad": skip_bad,
+        "decoding": Decoding(decode_ahead, views or Views()),
         "rate": rate,
         "seconds": seconds,
         "unit": unit,
     }
     load_it, takes = source
+    if views not in (None, Views()) and "decoding" not in takes:
+        raise UserError(
+            f"{name} takes no random views of its files (--resized-crop, --rand-augment); they are "
+            "for folder: and tfds:"
+        )
     for option, value in options.items():
         if value is not None and option not in (*takes, *_ALWAYS):
             able = [key for key, (_, names) in DATA_SOURCES.items() if option in names]

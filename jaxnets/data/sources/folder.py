@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,17 +19,16 @@ import numpy as np
 from jaxnets.columns import Classes, Column
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.listing import Listing, some_of
+from jaxnets.data.listing import Listing, some_of, told_bad
+from jaxnets.data.sources.images import ImageFiles
 from jaxnets.data.sources.layout import File, Layout, find_layout
+from jaxnets.data.sources.streamed import Decoding, stream_folder
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, check_path, write_files
 
 __all__ = ["FileReader", "from_files", "load_files", "root_of"]
 
 BLOCK = 256
-
-#: Files that an error names, and reasons that it counts them by; a file in the cache has all.
-_NAMED, _REASONS = 10, 5
 
 
 class FileReader(Protocol):
@@ -67,7 +65,9 @@ class FileReader(Protocol):
         ...
 
 
-def load_files(name: str, reader: FileReader, *, skip_bad: bool) -> DataSet:
+def load_files(
+    name: str, reader: FileReader, *, skip_bad: bool, decoding: Decoding | None = None
+) -> DataSet:
     """Reads a folder with a sub-folder for each class.
 
     Args:
@@ -75,12 +75,17 @@ def load_files(name: str, reader: FileReader, *, skip_bad: bool) -> DataSet:
         fifth of each class is set apart for it.
       reader: of the files.
       skip_bad: leave unusable files out and count them, instead of an error.
+      decoding: of images: when they are decoded.
 
     Raises:
       UserError: the folder is no such folder, or holds files that can't be used.
     """
     root = root_of(name)
     layout = find_layout(root, reader.what)
+    if decoding is not None and isinstance(reader, ImageFiles):
+        streamed = stream_folder(name, root, layout, reader, decoding, skip_bad)
+        if streamed is not None:
+            return streamed
     paths = {split: [file.path for file in files] for split, files in layout.splits.items()}
 
     def build(staging: Staging) -> int:
@@ -222,10 +227,10 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
                     _check_classes(root, split, layout, out.target[:count], bad, reader)
             staging.notes += reader.notes(good, column)
     if bad and (not skip_bad or not good):
-        told = f"{root} has {_told(root, bad)}"
+        told = f"{root} has {told_bad(root, bad)}"
         raise UserError(f"{told}; remove them or leave them out with --skip-bad")
     if bad:  # without the folder's path: a copy of the folder has the same notes
-        staging.notes.append(f"left out: {_told(root, bad)}")
+        staging.notes.append(f"left out: {told_bad(root, bad)}")
     return len(bad)
 
 
@@ -243,24 +248,6 @@ def _check_classes(
             f'{root} has no usable {reader.what} of "{layout.class_names[empty[0]]}" for {split} '
             f"once the {len(bad)} unusable files are left out; put some in, or remove the class"
         )
-
-
-def _told(root: Path, bad: Mapping[Path, str]) -> str:
-    """How many files can't be used, for which reasons, the first of them, and where all are."""
-    reasons = Counter(bad.values()).most_common()
-    shown, rest = reasons[:_REASONS], reasons[_REASONS:]
-    counts = [f"{count:,} {why}" for why, count in shown]
-    counts += [f"{sum(n for _, n in rest):,} for {len(rest):,} other reasons"] if rest else []
-    files = {str(path.relative_to(root)): why for path, why in sorted(bad.items())}
-    listed = [f"{name} ({why})" for name, why in files.items()]
-    what, where = ", ".join(listed), ""
-    if len(listed) > _NAMED:
-        what = f"{'; '.join(counts)}: {some_of(files, _NAMED)}"
-        place = cache_dir() / f"unusable-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}.txt"
-        with contextlib.suppress(OSError):  # the list is a help, and not what was asked for
-            write_files({place: "\n".join([*listed, ""]).encode("utf-8", "replace")})
-            where = f" (all of them: {place})"
-    return f"{len(bad):,} file{'s' * (len(bad) != 1)} that can't be used: {what}{where}"
 
 
 def _decoded(

@@ -6,6 +6,8 @@ animations; more than 64 megapixels; damaged or foreign files.
 """
 
 import contextlib
+import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnets.columns import Image
+from jaxnets.data.views import Views
 from jaxnets.errors import UserError
 
 __all__ = ["MAX_PIXELS", "ImageFiles"]
@@ -31,9 +34,7 @@ _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 #: What a file is -> whether its first bytes say so, where Pillow does not read it.
 _FOREIGN: dict[str, Callable[[bytes], bool]] = {
-    "HEIC": lambda b: (
-        b[4:8] == b"ftyp" and b[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
-    ),
+    "HEIC": lambda b: b[4:8] == b"ftyp" and b[8:12] in _HEIC,
     "AVIF": lambda b: b[4:8] == b"ftyp" and b[8:12] in (b"avif", b"avis"),
     "JPEG XL": lambda b: b[:2] == b"\xff\x0a" or b[:12] == b"\0\0\0\x0cJXL \r\n\x87\n",
     "SVG": lambda b: b"<svg" in b.lower(),
@@ -146,13 +147,32 @@ class ImageFiles:
             )
         return notes
 
-    def row(self, path: Path, column: Image) -> np.ndarray | str:
+    def row(self, path: Path | io.BytesIO, column: Image) -> np.ndarray | str:
         """[H, W, C] uint8, or why the file can't be used."""
-        from PIL import Image, ImageOps
+        return self.view(path, column, None, Views())
+
+    def view(
+        self,
+        path: Path | io.BytesIO,
+        column: Image,
+        random: np.random.Generator | None,
+        views: Views,
+    ) -> np.ndarray | str:
+        """[H, W, C] uint8, a random view where there is a generator, or why there is none."""
+        from PIL import ExifTags, Image, ImageOps
 
         height, width, depth = column.shape
         try:
             with _open(path) as image:
+                box = None
+                if random is not None:
+                    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                    across, down = image.size[::-1] if turned else image.size
+                    box = views.box(across, down, random)
+                if box is not None:  # a JPEG is decoded at the scale that the cut-out needs
+                    left, top, right, bottom = box
+                    least = math.ceil(width / (right - left)), math.ceil(height / (bottom - top))
+                    image.draft(None, least[::-1] if turned else least)
                 image.load()
                 if "transparency" in image.info:
                     image = image.convert("RGBA")
@@ -163,8 +183,14 @@ class ImageFiles:
                 image = ImageOps.exif_transpose(image)
                 # Before resizing: palette indices and black-or-white pixels can't be averaged.
                 image = image.convert("L" if depth == 1 else "RGB")
-                if image.size != (width, height):
+                if box is not None:
+                    w, h = image.size
+                    edges = (left * w, top * h, right * w, bottom * h)
+                    image = image.resize((width, height), Image.Resampling.BICUBIC, box=edges)
+                elif image.size != (width, height):
                     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                if random is not None:
+                    image = views.change(image, random)
                 array = np.asarray(image)
                 return array[..., None] if depth == 1 else array
         except _Unusable as error:
@@ -174,13 +200,19 @@ class ImageFiles:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(source: Path | io.BytesIO) -> Iterator[Any]:
     """Opens an image and judges it by its header, before a pixel is decoded."""
     from PIL import Image
 
-    if not path.is_file():
-        raise _Unusable("a link that leads nowhere" if path.is_symlink() else "no regular file")
-    with path.open("rb") as file, Image.open(file) as image:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Path):
+            if not source.is_file():
+                link = source.is_symlink()
+                raise _Unusable("a link that leads nowhere" if link else "no regular file")
+            file = stack.enter_context(source.open("rb"))
+        else:
+            file = source
+        image = stack.enter_context(Image.open(file))
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _Unusable(f"{width}x{height} is over {MAX_PIXELS // 10**6} megapixels")
@@ -193,11 +225,11 @@ def _open(path: Path) -> Iterator[Any]:
         yield image
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, source: Path | io.BytesIO) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return _foreign(path)
+        return _foreign(source) if isinstance(source, Path) else "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"over {MAX_PIXELS // 10**6} megapixels"
     return f"damaged: {' '.join(str(error).split())[:80] or type(error).__name__}"

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from jaxnets.columns import Classes, Image
 from jaxnets.data.cache import Staging, cache_dir, cached
 from jaxnets.data.dataset import DataSet, first_unreadable, read_rows
 from jaxnets.data.sources.fashion import reachable
+from jaxnets.data.sources.images import ImageFiles
+from jaxnets.data.sources.streamed import Decoding, stream_tfds
 from jaxnets.errors import UserError
 
 __all__ = ["load_shipped", "load_tfds"]
@@ -93,6 +95,7 @@ def load_tfds(
     data_dir: Path | None,
     image_size: tuple[int, int] | None,
     channels: int | None,
+    decoding: Decoding,
 ) -> DataSet:
     """Any image classification set of TensorFlow Datasets.
 
@@ -101,6 +104,7 @@ def load_tfds(
       data_dir: folder of TensorFlow Datasets; by default its own, ~/tensorflow_datasets.
       image_size: (height, width) to resize and crop to.
       channels: 1 or 3 to convert to.
+      decoding: when the images are decoded.
 
     Raises:
       UserError: unknown, not for image classification, not prepared and can't be, or damaged.
@@ -114,6 +118,18 @@ def load_tfds(
         described = info.read_text(encoding="utf-8") if info.exists() else ""
         options = [str(builder.data_dir), described, image_size, channels]
         key = "-".join(["tfds", *builder.info.full_name.split("/"), _digest(json.dumps(options))])
+        height, width, depth = builder.info.features["image"].shape
+        height, width = image_size or (height, width)
+        shape = height, width, channels or depth
+        counts = _counts(builder, name)
+        if None not in shape and decoding.streams(sum(counts.values()), shape):
+            import tensorflow_datasets as tfds
+
+            encoded = {"image": tfds.decode.SkipDecoding()}
+            sources = _sources(builder, name, counts, decoders=encoded)
+            names = _class_names(builder)
+            reader = ImageFiles(image_size, channels)
+            return stream_tfds(name, sources, reader, Image(shape), names, decoding, key)
 
         def build(staging: Staging) -> int:
             return _read(builder, name, staging, image_size=image_size, channels=channels)
@@ -208,31 +224,51 @@ def _read(
     channels: int | None,
 ) -> int:
     """Decodes "train", "test" and "validation" into `staging`; no example is left out."""
+    counts = _counts(builder, name)
+    sources = _sources(builder, name, counts)
+    classes = Classes(_class_names(builder))
+    known = builder.info.splits
+    for split, source in sources.items():
+        where = f'{name}, split "{split}", in {builder.data_dir}'
+        if source:
+            shards = [(s.filename, s.take) for s in known[split].file_instructions]
+            place = _Place(where, shards)
+            _read_split(source, split, place, staging, classes, image_size, channels)
+    return 0
+
+
+def _counts(builder: Any, name: str) -> dict[str, int]:
+    """How many examples there are of each split that is used."""
     known = builder.info.splits
     counts = {split: int(known[split].num_examples) for split in SPLITS if split in known}
     if "train" not in counts:
         raise UserError(f"{name} has the splits {', '.join(known) or 'none'}; it needs a `train`")
+    return counts
+
+
+def _sources(
+    builder: Any, name: str, counts: Mapping[str, int], **options: Any
+) -> dict[str, Sequence[Any]]:
+    """Random access to the examples of each split."""
     try:
-        sources = {split: builder.as_data_source(split=split) for split in counts}
+        sources = {split: builder.as_data_source(split=split, **options) for split in counts}
     except NotImplementedError as error:
         raise UserError(
             f"{name} in {builder.data_dir} is stored as {builder.info.file_format.value}, which "
             "only TensorFlow reads: prepare it again as array_record, with `tfds build "
             f"{builder.name} --file_format=array_record`"
         ) from error
-    classes = Classes(tuple(str(label) for label in builder.info.features["label"].names))
     for split, source in sources.items():
-        where = f'{name}, split "{split}", in {builder.data_dir}'
         if len(source) != counts[split]:
             raise UserError(
-                f"{where} has {len(source)} examples instead of {counts[split]}: delete that "
-                "folder and prepare it again"
+                f'{name}, split "{split}", in {builder.data_dir} has {len(source)} examples '
+                f"instead of {counts[split]}: delete that folder and prepare it again"
             )
-        if source:
-            shards = [(s.filename, s.take) for s in known[split].file_instructions]
-            place = _Place(where, shards)
-            _read_split(source, split, place, staging, classes, image_size, channels)
-    return 0
+    return sources
+
+
+def _class_names(builder: Any) -> tuple[str, ...]:
+    return tuple(str(label) for label in builder.info.features["label"].names)
 
 
 @dataclass(frozen=True)
