@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets.data import Split, StreamingPipeline, make_pipeline
+from jaxnets.columns import Image
+from jaxnets.data import LazyRows, Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.processes import door, meeting, relay
 from jaxnets.processes.meeting import meet
@@ -223,15 +224,14 @@ def leaves_of(feed):
 def test_what_another_process_feeds_is_not_read():
     seen = []
 
-    class Source:
-        def __len__(self):
-            return 40
+    def read(row, column):
+        seen.append(row)
+        return np.zeros((2, 2, 1), np.uint8)
 
-        def __getitem__(self, row):
-            seen.append(row)
-            return {"inputs": np.zeros((2, 2, 1), np.uint8), "target": 0}
-
-    pipeline = StreamingPipeline(Source(), 8, 0, threads=0, rows=slice(6, 8))
+    labels = np.zeros(40, np.int32)
+    rows = LazyRows(np.arange(40), labels, Image((2, 2, 1)), read)
+    split = Split(rows, labels, columns={"inputs": Image((2, 2, 1))})
+    pipeline = StreamingPipeline(split, 8, 0, workers=0, rows=slice(6, 8))
     pipeline.feed(0, 1)
     assert seen == pipeline.order.indices(0, 1)[0, 6:8].tolist()
     pipeline.close()

@@ -89,23 +89,11 @@ def load(
     if source is None or (colon and not rest):
         known = ", ".join(key + ("..." if key.endswith(":") else "") for key in DATA_SOURCES)
         raise UserError(f'there is no data set "{name}"; choose from {known}')
-    if image_size is not None:
-        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
-        if len(sides) not in (1, 2):
-            raise UserError(f"the image size is one number, or a height and a width, not {sides}")
-        height, width = image_size = (sides[0], sides[-1])
-        if min(image_size) < 1:
-            raise UserError(f"the image size must be 1 or more, not {height}x{width}")
-        if height * width > MAX_PIXELS:
-            raise UserError(
-                f"the image size {height}x{width} is over {MAX_PIXELS // 10**6} megapixels; choose "
-                "a smaller one"
-            )
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
     options = {
         "data_dir": None if data_dir is None else _directory(data_dir),
-        "image_size": image_size,
+        "image_size": None if image_size is None else _size(image_size),
         "channels": channels,
         "background": background,
         "skip_bad": skip_bad,
@@ -127,6 +115,21 @@ def load(
                 f"{name} takes no {option.replace('_', ' ')}; it is for {' and '.join(able)}"
             )
     return load_it(name, **{option: options[option] for option in takes})
+
+
+def _size(image_size: Sequence[int] | int) -> tuple[int, int]:
+    sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) not in (1, 2):
+        raise UserError(f"the image size is one number, or a height and a width, not {sides}")
+    height, width = sides[0], sides[-1]
+    if height < 1 or width < 1:
+        raise UserError(f"the image size must be 1 or more, not {height}x{width}")
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"the image size {height}x{width} is over {MAX_PIXELS // 10**6} megapixels; choose a "
+            "smaller one"
+        )
+    return height, width
 
 
 def _directory(data_dir: str | Path) -> Path:

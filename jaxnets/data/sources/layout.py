@@ -92,7 +92,7 @@ def find_layout(root: Path, what: str) -> Layout:
         splits[split] = []
         for label, name in enumerate(names):
             check_path(name, f"in {parts[split]} the class")
-            paths = sorted(visible_files(folders[name]))
+            paths = sorted(visible_files(folders[name]), key=lambda path: path.parts)
             if not paths:
                 raise UserError(
                     f"{folders[name]} holds no {what}; put some in, or remove the folder"

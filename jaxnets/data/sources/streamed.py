@@ -49,8 +49,8 @@ class Decoding:
 
     def told(self, count: int, shape: Sequence[int]) -> str:
         """Says that they are, and why."""
-        size = f"{count:,} images would take {count * int(np.prod(shape)) / 1e9:,.1f} GB decoded"
-        why = f"{size} (--decode-ahead is {self.ahead:g})"
+        size = f"{count:,} images would take {count * int(np.prod(shape)) / 1e6:,.0f} MB decoded"
+        why = f"{size} (--decode-ahead is {self.ahead:g} GB)"
         if self.views != Views():
             why = "for random views of the files"
         return f"{why}: each is decoded when it is needed; exact copies are not looked for"
@@ -117,9 +117,10 @@ def stream_folder(
     digest = hashlib.sha256()
     for split, part in layout.splits.items():
         usable = [file for file in part if file.path not in bad]
-        names = [os.fsencode(file.path.relative_to(root)) for file in usable]
+        start = len(os.fsencode(root)) + 1
+        names = [os.fsencode(file.path)[start:] for file in usable]
         for path, file in zip(names, usable, strict=True):
-            digest.update(b"%s\0%s\0%d\n" % (split.encode(), path, file.path.stat().st_size))
+            digest.update(b"%s\0%s\0%d\n" % (split.encode(), path, os.stat(file.path).st_size))
         labels = np.array([file.label for file in usable], np.int32)
         parts[split] = LazyRows(np.array(names), labels, column, rows.read, rows.view), labels
     return _dataset(name, parts, column, layout.class_names, notes, digest.hexdigest(), len(bad))
