@@ -1,12 +1,10 @@
-"""What the report of a classifier shows besides its table: the run, its classes, its mistakes."""
+"""The report of a classifier: its numbers, its curves, its classes, its mistakes."""
 
 from __future__ import annotations
 
-import shlex
-import time
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -14,17 +12,21 @@ import jax
 import numpy as np
 import scipy
 
-from jaxnets.commands import common
+from jaxnets.commands import populations
 from jaxnets.commands.configs.classify import Classify
-from jaxnets.commands.session import Session
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.history import History
 from jaxnets.data import DataSet
 from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
+from jaxnets.judge.evaluate import Classification
 from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
+from jaxnets.run.guard import LearningWatch
+from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = ["about_run", "augmented", "by_class", "next_steps", "told_cases"]
+__all__ = ["Seen", "augmented", "by_class", "next_steps", "told_cases", "watch", "write"]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -41,27 +43,101 @@ def augmented(config: Classify) -> str:
     return ", ".join(filter(None, changes)) or "as they are"
 
 
-def about_run(
-    session: Session, config: Classify, folder: Path, dataset: DataSet
-) -> list[report.Section]:
-    """Which command, when, with which data, on which machine."""
-    machine = common.machine()
-    began = time.localtime((folder / "config.json").stat().st_mtime)
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What the report of a classifier takes from the data.
+
+    Attributes:
+      dataset: the data.
+      trained: the first, or only, network.
+      judged: of each network, how it does on the test data.
+    """
+
+    dataset: DataSet
+    trained: TrainedClassifier
+    judged: Sequence[Classification]
+
+
+def watch(config: Classify, dataset: DataSet) -> LearningWatch:
+    """Says where the network learns nothing, or its training images by heart."""
+    target, epochs = dataset.splits["test"].target, given(config.epochs)
+    guessing = float(np.bincount(target).max() / len(target))
+    return LearningWatch(guessing, len(target), max(1.0, 0.5 * epochs), epochs)
+
+
+#: Rows of the report: name of a number -> (what it is, its format).
+_ROWS = {
+    "test_accuracy": ("test accuracy", ".2%"),
+    "test_balanced_accuracy": ("mean recall of the classes", ".2%"),
+    "test_loss": ("test loss (mean negative log-likelihood)", ".4f"),
+    "test_calibration_error": ("expected calibration error", ".4f"),
+}
+_PLURAL = {"image": "images", "sound": "sounds", "tokens": "texts"}
+
+
+def write(history: History, seen: Seen | None, absent: str = "") -> None:
+    """Writes the report of a run, and prints its table.
+
+    Args:
+      history: the run.
+      seen: what the data show; None where they, or the network, are not there.
+      absent: what is left out then, and why.
+    """
+    config, about, numbers = history.config, history.about, history.numbers
     rows = [
-        ("command", f"{session.program} {shlex.join(session.arguments)}"),
-        ("begun", time.strftime("%Y-%m-%d %H:%M", began)),
-        ("data", f"{dataset.name}: {counts}; {dataset.num_classes} classes"),
-        ("seed", str(config.seed)),
-        ("versions", ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python"))),
-        ("machine", f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores"),
+        (what, populations.shown(numbers, name, form))
+        for name, (what, form) in _ROWS.items()
+        if name in numbers
     ]
-    if dataset.columns["inputs"].kind == "image":
-        rows.insert(3, ("training images are", augmented(config)))
-    sections: list[report.Section] = [report.Table(rows, heading="The run")]
-    if dataset.notes:
-        sections.append(report.Text("\n\n".join(dataset.notes), heading="About the data"))
-    return sections
+    if "linear_model" in numbers:
+        what = f"test accuracy of {numbers['linear_model']}"
+        rows.append((what, f"{numbers['linear_test_accuracy']:.2%}"))
+    if about:
+        rows.append((f"{_PLURAL[about['kind']]} trained on", f"{about['examples']:,}"))
+    rows += history.rows()
+    images = about.get("kind", "image") == "image"
+    more = [("training images are", augmented(config))] if images else []
+    parts = [
+        *history.opening(seen and seen.dataset, *more, absent=absent),
+        report.Table(rows, heading="Results"),
+    ]
+    curves = [
+        *history.curve({"accuracy": "training", "test_accuracy": "test"}, "accuracy"),
+        *history.curve({"loss": "training", "test_loss": "test"}, "loss"),
+    ]
+    told = "Those of training are of augmented examples, as they are trained on."
+    parts += [report.Figure(curves, told, "Curves")] if curves else []
+    if seen is not None:
+        parts += _of_data(history, seen)
+    history.write(rows, parts, [absent] if absent else [])
+
+
+def _of_data(history: History, seen: Seen) -> list[report.Section]:
+    """The part of a report that the data are needed for."""
+    dataset, trained = seen.dataset, seen.trained
+    column, test = dataset.columns["inputs"], dataset.splits["test"]
+    confusion = np.sum([one.confusion for one in seen.judged], axis=0)
+    last = [record["accuracy"] for record in history.records if "accuracy" in record][-1:]
+    values = {**history.numbers, **({"accuracy": last[0]} if last and last[0] is not None else {})}
+    if not history.summary:
+        values["epoch"] = history.epoch
+    parts: list[report.Section] = [
+        next_steps(watch(history.config, dataset)(values), dataset),
+        by_class(confusion, dataset),
+        report.Figure(
+            report.confusion_svg(confusion, dataset.class_names),
+            f"How many test {_PLURAL[column.kind]} of each class are taken for which.",
+            "Confusion matrix",
+        ),
+    ]
+    if column.kind != "image":
+        first = [int(np.flatnonzero(test.target == k)[0]) for k in np.unique(test.target)[:10]]
+        names = [dataset.class_names[label] for label in test.target[first]]
+        examples: Any = column.show(test.inputs[first], names)
+        return [*parts, dataclasses.replace(examples, heading="Examples")]
+    if history.config.pictures:
+        parts += told_cases(trained.module, trained.variables, seen.judged[0].logits, dataset)
+    return parts
 
 
 def by_class(confusion: np.ndarray, dataset: DataSet) -> report.Table:
