@@ -68,7 +68,7 @@ def test_a_gan_is_judged_by_a_cnn_and_teaches_one(workplace):
     assert 0 < found["frechet_floor"] < found["frechet"]
     assert found["frechet_judge"].startswith("lenet5 trained on digits, weights ")
     assert found["frechet_reference"].startswith("digits, test, ")
-    assert (workplace / "gan" / "samples" / "beside-real.png").stat().st_size > 1000
+    assert (workplace / "gan" / "samples" / "report-samples.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

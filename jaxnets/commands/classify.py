@@ -268,27 +268,23 @@ def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
     return Ranking("validation_accuracy", patience=config.patience)
 
 
-def look(config: Classify, built: Built, dataset: DataSet, of: TrainState) -> findings.Seen:
-    """What the networks of a state show on the test data; all processes must call it."""
-    members = populations.members(config, of)
-    members = [member for member in members if not populations.has_diverged(member)]
-    judged = [built.judge(member, dataset.splits["test"]) for member in members]
-    variables = evaluate.to_look_at(members[0]).nets["classifier"].averaged
-    trained = built.description.trained(built.model, variables, int(of.step))
-    return findings.Seen(dataset, trained, judged)
-
-
 def run(config: Classify, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
     done = training.train("classify", config, build, session, partial(suited, asked), _told)
     folder, dataset, numbers = done.folder, done.dataset, done.result.metrics
-    seen = look(done.config, done.built, dataset, done.result.state)
+    built, test = done.built, dataset.splits["test"]
+    members = populations.members(done.config, done.result.state)
+    members = [member for member in members if not populations.has_diverged(member)]
+    judged = [built.judge(member, test) for member in members]
+    first = evaluate.to_look_at(members[0])
     if not distributed.writes():
         return folder
     if dataset.columns["inputs"].kind == "tokens":
-        accuracy, model = baseline.tfidf_accuracy(done.built.train, dataset.splits["test"])
+        accuracy, model = baseline.tfidf_accuracy(built.train, test)
         numbers = {**numbers, "linear_test_accuracy": accuracy, "linear_model": model}
     common.write_summary(folder, numbers, done.result)
-    findings.write(History(folder, done.config), seen)
+    history, variables = History(folder, done.config), first.nets["classifier"].averaged
+    trained = built.description.trained(built.model, variables, int(first.step))
+    findings.write(history, findings.of_data(history, dataset, trained, judged))
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from jaxnets.run.guard import LearningWatch
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = ["Seen", "augmented", "by_class", "next_steps", "told_cases", "watch", "write"]
+__all__ = ["augmented", "by_class", "next_steps", "of_data", "told_cases", "watch", "write"]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -43,21 +44,6 @@ def augmented(config: Classify) -> str:
     return ", ".join(filter(None, changes)) or "as they are"
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What the report of a classifier takes from the data.
-
-    Attributes:
-      dataset: the data.
-      trained: the first, or only, network.
-      judged: of each network, how it does on the test data.
-    """
-
-    dataset: DataSet
-    trained: TrainedClassifier
-    judged: Sequence[Classification]
-
-
 def watch(config: Classify, dataset: DataSet) -> LearningWatch:
     """Says where the network learns nothing, or its training images by heart."""
     target, epochs = dataset.splits["test"].target, given(config.epochs)
@@ -71,62 +57,59 @@ _ROWS = {
     "test_balanced_accuracy": ("mean recall of the classes", ".2%"),
     "test_loss": ("test loss (mean negative log-likelihood)", ".4f"),
     "test_calibration_error": ("expected calibration error", ".4f"),
+    "linear_test_accuracy": ("test accuracy of {linear_model}", ".2%"),
 }
-_PLURAL = {"image": "images", "sound": "sounds", "tokens": "texts"}
 
 
-def write(history: History, seen: Seen | None, absent: str = "") -> None:
+def write(history: History, parts: Sequence[report.Section], absent: Sequence[str] = ()) -> None:
     """Writes the report of a run, and prints its table.
 
     Args:
       history: the run.
-      seen: what the data show; None where they, or the network, are not there.
-      absent: what is left out then, and why.
+      parts: of `of_data`, if the data are there.
+      absent: sentences on what is left out.
     """
-    config, about, numbers = history.config, history.about, history.numbers
+    numbers = history.numbers
     rows = [
-        (what, populations.shown(numbers, name, form))
+        (what.format(**numbers), populations.shown(numbers, name, form))
         for name, (what, form) in _ROWS.items()
         if name in numbers
     ]
-    if "linear_model" in numbers:
-        what = f"test accuracy of {numbers['linear_model']}"
-        rows.append((what, f"{numbers['linear_test_accuracy']:.2%}"))
-    if about:
-        rows.append((f"{_PLURAL[about['kind']]} trained on", f"{about['examples']:,}"))
     rows += history.rows()
-    images = about.get("kind", "image") == "image"
-    more = [("training images are", augmented(config))] if images else []
-    parts = [
-        *history.opening(seen and seen.dataset, *more, absent=absent),
-        report.Table(rows, heading="Results"),
-    ]
     curves = [
         *history.curve({"accuracy": "training", "test_accuracy": "test"}, "accuracy"),
         *history.curve({"loss": "training", "test_loss": "test"}, "loss"),
     ]
     told = "Those of training are of augmented examples, as they are trained on."
-    parts += [report.Figure(curves, told, "Curves")] if curves else []
-    if seen is not None:
-        parts += _of_data(history, seen)
-    history.write(rows, parts, [absent] if absent else [])
+    drawn = [report.Figure(curves, told, "Curves")] if curves else []
+    history.write(rows, [*history.opening(rows, absent), *drawn, *parts], absent)
 
 
-def _of_data(history: History, seen: Seen) -> list[report.Section]:
-    """The part of a report that the data are needed for."""
-    dataset, trained = seen.dataset, seen.trained
+def of_data(
+    history: History,
+    dataset: DataSet,
+    trained: TrainedClassifier,
+    judged: Sequence[Classification],
+) -> list[report.Section]:
+    """The part of a report that the data are needed for.
+
+    Args:
+      history: the run.
+      dataset: the data.
+      trained: the first, or only, network.
+      judged: how each network does on the test data.
+    """
     column, test = dataset.columns["inputs"], dataset.splits["test"]
-    confusion = np.sum([one.confusion for one in seen.judged], axis=0)
-    last = [record["accuracy"] for record in history.records if "accuracy" in record][-1:]
-    values = {**history.numbers, **({"accuracy": last[0]} if last and last[0] is not None else {})}
-    if not history.summary:
-        values["epoch"] = history.epoch
+    confusion = np.sum([one.confusion for one in judged], axis=0)
+    values = {**history.numbers, "epoch": math.inf if history.summary else history.epoch}
+    last = [r["accuracy"] for r in history.records if r.get("accuracy") is not None][-1:]
+    values["accuracy"] = last[0] if last else math.nan
     parts: list[report.Section] = [
         next_steps(watch(history.config, dataset)(values), dataset),
         by_class(confusion, dataset),
         report.Figure(
             report.confusion_svg(confusion, dataset.class_names),
-            f"How many test {_PLURAL[column.kind]} of each class are taken for which.",
+            "How many test examples of each class are taken for which.",
             "Confusion matrix",
         ),
     ]
@@ -134,9 +117,9 @@ def _of_data(history: History, seen: Seen) -> list[report.Section]:
         first = [int(np.flatnonzero(test.target == k)[0]) for k in np.unique(test.target)[:10]]
         names = [dataset.class_names[label] for label in test.target[first]]
         examples: Any = column.show(test.inputs[first], names)
-        return [*parts, dataclasses.replace(examples, heading="Examples")]
-    if history.config.pictures:
-        parts += told_cases(trained.module, trained.variables, seen.judged[0].logits, dataset)
+        parts.append(dataclasses.replace(examples, heading="Examples"))
+    elif history.config.pictures:
+        parts += told_cases(trained.module, trained.variables, judged[0].logits, dataset)
     return parts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -242,20 +242,6 @@ def evaluate_generator(
     return populations.numbers(config, state, of_one)
 
 
-def look(
-    config: Generate, built: Built, dataset: DataSet, of: TrainState, numbers: Mapping[str, Any]
-) -> pictures.Seen:
-    """What the report shows of a trained state; all processes must call it."""
-    member, why = distributed.agree(sweeps.best_member(config, populations.names(config), numbers))
-    first, looks = populations.member(config, of, member), None
-    wanted = config.pictures or (built.metrics and populations.size(config) == 1)
-    if built.judge is not None and wanted:
-        samples = built.samples_like(first, dataset.splits["test"].target)
-        looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
-        _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
-    return pictures.Seen(built.trained(evaluate.to_look_at(first)), why, dataset, looks)
-
-
 def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
     """The config with the batch and epochs that suit how many images there are.
 
@@ -287,9 +273,16 @@ def run(config: Generate, session: Session) -> Path:
     numbers = evaluate_generator(
         config, built, dataset, done.mesh, result.state, done.folder / "accuracy_score"
     )
-    seen = look(config, built, dataset, result.state, numbers)
+    names, looks = populations.names(config), None
+    member = distributed.agree(sweeps.best_member(config, names, numbers)[0])
+    first = populations.member(config, result.state, member)
+    if built.judge is not None and (config.pictures or (built.metrics and len(names) == 1)):
+        samples = built.samples_like(first, dataset.splits["test"].target)
+        looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
+        _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
+    first = evaluate.to_look_at(first)
     if distributed.writes():
-        numbers |= judging.records(config, built.metrics, seen.looks)
+        numbers |= judging.records(config, built.metrics, looks)
         common.write_summary(done.folder, numbers, result)
-        pictures.write(History(done.folder, config), seen)
+        pictures.write(History(done.folder, config), built.trained(first), dataset, looks)
     return done.folder

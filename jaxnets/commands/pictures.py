@@ -144,62 +144,45 @@ def nearest(
     return path
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What the report of a GAN is made of, besides its run's folder.
-
-    Attributes:
-      trained: the generator that it shows; None where there is none yet.
-      why: a sentence that says why that one, where there are several.
-      dataset: the real images, if they are there.
-      looks: what a CNN sees, where there is one.
-    """
-
-    trained: TrainedGenerator | None
-    why: str = ""
-    dataset: DataSet | None = None
-    looks: Looks | None = None
-
-
-def write(history: History, seen: Seen, absent: str = "") -> None:
+def write(
+    history: History,
+    trained: TrainedGenerator | None,
+    dataset: DataSet | None,
+    looks: Looks | None,
+    absent: Sequence[str] = (),
+) -> None:
     """Writes the report of a run, and prints its table.
 
     Args:
       history: the run.
-      seen: what it shows.
-      absent: what is left out, and why.
+      trained: the generator that it shows; None where there is none yet.
+      dataset: the real images, if they are there.
+      looks: what a CNN sees, where there is one.
+      absent: sentences on what is left out.
     """
     config, numbers = history.config, history.numbers
-    rows = [
-        *judging.rows(numbers),
-        *judging.score_rows(config, numbers),
-        *history.rows(),
-        ("images seen", f"{history.step * config.step_images * populations.size(config):,}"),
-    ]
-    parts = [
-        *history.opening(seen.dataset, absent=absent),
-        report.Table(rows, heading="Results"),
-    ]
-    sentences = [absent] if absent else []
+    seen = numbers.get("step", 0) * config.step_images * populations.size(config)
+    rows = [*judging.rows(numbers), *judging.score_rows(config, numbers)]
+    rows += [*history.rows(), ("images seen", f"{seen:,}")]
+    parts, sentences, curves = history.opening(rows, absent), [*absent], _curves(history)
     if config.sweep and numbers:
-        (header, *values), told = sweeps.winners(config, populations.names(config), numbers)
-        parts += [report.Table(values, header, heading="The sweep"), report.Text(seen.why)]
-        sentences += [*told, seen.why]
-        rows += [
-            (
-                f"{header[0]} = {value}",
-                ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True)),
-            )
-            for value, *cells in values
-        ]
-    curves = _curves(history)
-    parts += [report.Figure(curves, heading="Curves")] if curves else []
-    if seen.trained is not None:
-        parts.append(samples(seen.trained, history.folder, seen.dataset))
+        names = populations.names(config)
+        (header, *values), told = sweeps.winners(config, names, numbers)
+        why = sweeps.best_member(config, names, numbers)[1]
+        parts += [report.Table(values, header, heading="The sweep"), report.Text(why)]
+        sentences += [*told, why]
+        rows = [*rows]  # what follows is printed; the page has the table
+        for value, *cells in values:
+            told = ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True))
+            rows.append((f"{header[0]} = {value}", told))
+    if curves:
+        parts.append(report.Figure(curves, heading="Curves"))
+    if trained is not None:
+        parts.append(samples(trained, history.folder, dataset))
         if config.pictures:
-            parts += _more(seen.trained, history.folder, seen.looks)
+            parts += _more(trained, history.folder, looks)
     elif previews := sorted((history.folder / "samples").rglob("step-*.png")):
-        parts.append(report.Figure(previews[-1].read_bytes(), f"{previews[-1].name}: samples"))
+        parts.append(report.Figure(previews[-1].read_bytes(), f"Samples: {previews[-1].name}"))
     history.write(rows, parts, sentences)
 
 

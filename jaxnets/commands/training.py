@@ -170,9 +170,7 @@ def train(
     config = suit(config, dataset)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
-    folder = open_run(experiment, config, dataset, session, built)
-    if writes() and (told := tell(config, dataset)):
-        print(f"note: {told}", flush=True)
+    folder = open_run(experiment, config, dataset, session, built, tell(config, dataset))
     options = dataclasses.replace(options, resume_hint=session.hint())
     return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
@@ -205,8 +203,9 @@ def open_run(
     dataset: DataSet,
     session: Session,
     built: Built | None = None,
+    told: str = "",
 ) -> Path:
-    """Makes or finds the run's folder, and says where it is and what it starts from.
+    """Makes or finds the run's folder, and says where it is, what it starts from, and `told`.
 
     Without `built` it is of several networks, that nothing describes.
     """
@@ -228,12 +227,15 @@ def open_run(
         provenance.keep(folder, dataset)
         if writes() and built is not None:
             keep_description(folder, built.description)
-            history.keep(folder, built.task.name, session, dataset, len(built.train))
+            how = f"{len(built.train):,} examples" + f" {told}" * bool(told)
+            history.keep(folder, built.task.name, session, config, dataset, how)
         return folder
 
     session.run_dir = processes.share_folder(make)
     if writes():
-        told = built.start.told if built is not None and built.start is not None else ""
-        print(f"run folder: {session.run_dir}\n{told}".rstrip(), flush=True)
+        start = built.start.told if built is not None and built.start is not None else ""
+        print(f"run folder: {session.run_dir}\n{start}".rstrip(), flush=True)
         common.print_notes(dataset)
+        if told:
+            print(f"note: {told}", flush=True)
     return session.run_dir

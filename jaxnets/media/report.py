@@ -309,24 +309,17 @@ def _table(table: Table) -> str:
     return f"<div class=scroll><table>{head}<tbody>{rows}</tbody></table></div>{note}"
 
 
-def _drawing(image: str | bytes, caption: str) -> str:
-    if isinstance(image, str):
-        return image
-    if not image.startswith(b"\x89PNG"):
-        raise UserError("a figure's bytes are not a PNG file; give grid_png(...) or an <svg>.")
-    code = base64.b64encode(image).decode()
-    alt = html.escape(caption or "figure")
-    return f'<img alt="{alt}" src="data:image/png;base64,{code}">'
-
-
 def _picture(figure: Figure) -> str:
+    parts = [figure.image] if isinstance(figure.image, str | bytes) else [*figure.image]
+    for place, image in enumerate(parts):
+        if isinstance(image, bytes):
+            if not image.startswith(b"\x89PNG"):
+                raise UserError("a figure's bytes are not a PNG; give grid_png(...) or an <svg>.")
+            code, alt = base64.b64encode(image).decode(), html.escape(figure.caption or "figure")
+            parts[place] = f'<img alt="{alt}" src="data:image/png;base64,{code}">'
+    body = "".join(f"<div>{part}</div>" for part in parts)
     caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
-    if isinstance(figure.image, str | bytes):
-        body = _drawing(figure.image, figure.caption)
-    else:
-        parts = (f"<div>{_drawing(image, figure.caption)}</div>" for image in figure.image)
-        body = f"<div class=beside>{''.join(parts)}</div>"
-    return f"<figure>{body}{caption}</figure>"
+    return f"<figure><div class=beside>{body}</div>{caption}</figure>"
 
 
 def _player(name: str, wav: bytes, png: bytes) -> str:
