@@ -154,6 +154,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     again = command_to_go_on(err)
     folder = Path(again[again.index("--run-dir") + 1])
     assert folder.parent == Path("runs") and weights(folder)[1] == 2
+    assert f"(its report: python -m experiments report {folder})" in err
     assert not (folder / "summary.json").exists()
     found, _, err = cli(*again)
     assert found == 0 and "going on from step 2" in err

@@ -14,6 +14,7 @@ import numpy as np
 from jaxnets.commands import common, populations
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
+from jaxnets.data.dividing import row_hashes
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.media import report
@@ -35,7 +36,8 @@ def keep(
     counts = np.bincount(train.target, minlength=len(names)) if names else np.zeros(0)
     each = ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
     if len(names) > _CLASSES:
-        each = f"{counts.min():,} to {counts.max():,} of each class"
+        each = f"{counts.min():,} to {counts.max():,}"
+    hashes = [row for split in dataset.splits.values() for row in row_hashes(split.inputs)]
     rows = {
         "command": f"{session.program} {shlex.join(session.arguments)}",
         "begun": time.strftime("%Y-%m-%d %H:%M"),
@@ -43,8 +45,9 @@ def keep(
         "versions": ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python")),
         "machine": f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores",
         "data": f"{dataset.name}: {splits}; {len(names)} classes",
-        "training examples": each,
-        "training": told,
+        "training data by class": each,
+        "exact copies": f"{len(hashes) - len(set(hashes)):,} of {len(hashes):,} examples",
+        "trained on": told,
     }
     rows = {name: text for name, text in rows.items() if text}
     write_json(folder / _FILE, {"title": title, "rows": rows, "notes": dataset.notes})
@@ -83,7 +86,8 @@ class History:
           absent: sentences on what the report leaves out.
         """
         status = [] if self.summary else [self._status()]
-        about = {"data": self.config.data, "seed": self.config.seed} | self._about.get("rows", {})
+        # Runs of earlier versions don't say more.
+        about = self._about.get("rows", {"data": self.config.data, "seed": self.config.seed})
         texts = {"": [*status, *absent], "About the data": self._about.get("notes", [])}
         first, notes = (report.Text("\n\n".join(t), heading) for heading, t in texts.items())
         sections = [first, report.Table([*about.items()], heading="The run"), notes]
@@ -92,7 +96,8 @@ class History:
 
     def _status(self) -> str:
         """How far a run has come that has not ended, and how to go on."""
-        saved, last = newest_checkpoint(self.folder), self.records[-1]["step"]
+        saved = newest_checkpoint(self.folder)
+        last = max(self.records[-1]["step"], saved or 0)
         kept = "it has no checkpoint yet" if saved is None else f"its last checkpoint is {saved}"
         step = self.numbers.get("step")
         of = "" if step is None else f" The numbers below are of its evaluation at step {step}."

@@ -144,11 +144,8 @@ class Program:
             place = f" {error.filename}" if error.filename else ""
             return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
         except Interrupted as error:
-            return (
-                128 + error.signum,
-                f"{error}{session.how_to_report()}{_how_to_go_on(session)}",
-                True,
-            )
+            said = f"{error}{session.report_hint()}{_how_to_go_on(session)}"
+            return 128 + error.signum, said, True
         except KeyboardInterrupt:  # of a caller that keeps Python's own handler
             return 128 + signal.SIGINT, _last_words(signal.SIGINT, session), False
         except Exception as error:

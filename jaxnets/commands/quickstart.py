@@ -179,11 +179,8 @@ def run(config: Quickstart, session: Session) -> Path:
     where = ", ".join(f"{name} {value}" for name, value in common.machine().items())
     note = f"{seconds:.0f} s, compilation included; {where}."
     curves = [
-        report.curves_svg(read_records(folder / name / "metrics.jsonl"), keys, "epoch", title)
-        for name, keys, title in (
-            ("cnn", ["loss"], "the CNN's training loss"),
-            ("gan", ["d_loss", "g_loss"], "the GAN's losses"),
-        )
+        report.curves_svg(read_records(folder / name / "metrics.jsonl"), keys, "epoch", name)
+        for name, keys in (("cnn", ["loss"]), ("gan", ["d_loss", "g_loss"]))
     ]
     report.html_report(
         folder / "report.html",
@@ -191,7 +188,7 @@ def run(config: Quickstart, session: Session) -> Path:
         [
             report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
             pictures.samples(gan.trained(gan_state), folder / "gan", dataset),
-            report.Figure(curves),
+            report.Figure(curves, "Losses in training."),
             report.Figure(
                 report.confusion_svg(tested.confusion, dataset.class_names),
                 caption="Confusion matrix of the CNN on the real test images.",

@@ -34,8 +34,8 @@ def run(config: Report, session: Session) -> None:
     history = History(config.run, options)
     if not history.records:
         raise UserError(
-            f"{config.run} has no numbers yet, so there is nothing to report: they come every "
-            f"{options.log_every} steps, and after each evaluation"
+            f"{config.run} has no numbers yet, so there is nothing to report: the first come after "
+            "some steps of training (--log-every), or an evaluation"
         )
     if record["experiment"] == "classify":
         _classifier(history, record["config"])

@@ -40,7 +40,7 @@ class Session:
                 kept.append(word)
         return f"{self.program} {shlex.join([*kept, '--run-dir', str(self.run_dir)])}"
 
-    def how_to_report(self) -> str:
+    def report_hint(self) -> str:
         """How to see what an interrupted run has come to, to follow what is said of it."""
         if self.run_dir is None or next(iter(self.arguments), "") not in ("classify", "generate"):
             return ""
