@@ -33,7 +33,7 @@ def test_quickstart_shows_what_the_networks_do_for_each_other(workplace, capsys,
     assert 0 < first["frechet_floor"] < first["frechet_ceiling"]
     assert first["frechet_samples"] == 719
     page = (workplace / "q" / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 3
     assert "data:image/png" in page
     assert "Confusion matrix" in page
     assert "trained on samples only" in capsys.readouterr().out

@@ -20,7 +20,8 @@ def test_a_report_is_that_of_the_end_of_the_training(name, cli, copies):
     assert code == 0 and f"report: {page}" in out, err
     assert page.read_text().startswith(before.removesuffix("\n</main></body></html>\n"))
     assert ("Cases that it was least certain" in page.read_text()) == (name == "classify")
-    for told in ("--steps-per-call 2", "1,438 train", "10 classes", "jax 0.", "CPU cores"):
+    assert ("training images are shifted by up to 1 pixels" in before) == (name == "classify")
+    for told in ("--steps-per-call 2", "1,438 train", "10 classes", "0 of 1,797", "CPU cores"):
         assert told in before
 
 
@@ -58,10 +59,10 @@ def test_without_its_data_a_report_says_what_it_leaves_out(name, cli, copies):
 
 
 def test_a_gans_distance_is_drawn_over_the_epochs(tmp_path):
-    judged = {"split": "eval", "frechet": 9.0, "frechet_floor": 0.5}
-    records = [{**judged, "step": 10 * n, "epoch": n, "frechet": 9.0 / n} for n in (1, 2, 3)]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
+    names = [f"{name}/seed-{k}" for name in ("frechet", "frechet_floor") for k in (0, 1)]
+    records = [{"step": n, "epoch": 2 * n, **dict.fromkeys(names, 9 / n)} for n in (1, 2, 3)]
+    lines = "".join(json.dumps({"split": "eval", **record}) + "\n" for record in records)
     (tmp_path / "metrics.jsonl").write_text(lines)
-    (curve,) = pictures._curves(History(tmp_path, generate.resolve(generate.Generate())))
-    for told in ("Frechet distance", "samples", "floor (real images)", "epoch"):
+    (curve,) = pictures._curves(History(tmp_path, generate.resolve(generate.Generate(seeds=2))))
+    for told in ("Frechet distance", "samples, seed-1", "floor (real images), seed-0", "epoch"):
         assert f"{told}</text>" in curve

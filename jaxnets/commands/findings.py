@@ -62,12 +62,9 @@ _ROWS = {
 
 
 def write(history: History, parts: Sequence[report.Section], absent: Sequence[str] = ()) -> None:
-    """Writes the report of a run, and prints its table.
+    """Writes the report of a run, with the parts that `of_data` gave, and prints its table.
 
-    Args:
-      history: the run.
-      parts: of `of_data`, if the data are there.
-      absent: sentences on what is left out.
+    `absent` says what is left out where the data are not there.
     """
     numbers = history.numbers
     rows = [
@@ -93,11 +90,7 @@ def of_data(
 ) -> list[report.Section]:
     """The part of a report that the data are needed for.
 
-    Args:
-      history: the run.
-      dataset: the data.
-      trained: the first, or only, network.
-      judged: how each network does on the test data.
+    It shows the first, or only, network; `judged` says how each does on the test data.
     """
     column, test = dataset.columns["inputs"], dataset.splits["test"]
     confusion = np.sum([one.confusion for one in judged], axis=0)

@@ -79,12 +79,7 @@ class History:
     def opening(
         self, rows: Sequence[tuple[str, str]], absent: Sequence[str]
     ) -> list[report.Section]:
-        """What a report begins with: how far the run came, what it was, and its numbers.
-
-        Args:
-          rows: of the numbers.
-          absent: sentences on what the report leaves out.
-        """
+        """What a report begins with: how far the run came, how it began, and rows of numbers."""
         status = [] if self.summary else [self._status()]
         # Runs of earlier versions don't say more.
         about = self._about.get("rows", {"data": self.config.data, "seed": self.config.seed})
@@ -124,16 +119,12 @@ class History:
     def curve(self, labels: Mapping[str, str], title: str, *, log: bool = False) -> list[str]:
         """A drawing of what the records have of some numbers; none where they have nothing.
 
-        Args:
-          labels: name of a number -> what the drawing calls it.
-          title: of the drawing.
-          log: whether the axis is logarithmic.
+        `labels` says what it calls each. A few members of a population are drawn one by one.
         """
         x = "epoch" if all(r.get("epoch") is not None for r in self.records) else "step"
-        names = {}
-        for name in populations.curves(self.config, *labels):
-            number, _, member = name.partition("/")
-            names[name] = labels[number] + f", {member}" * bool(member)
+        members, names = populations.names(self.config), dict(labels)
+        if 1 < len(members) <= 8 // len(labels):  # else a reader can't tell them apart
+            names = {f"{n}/{m}": f"{label}, {m}" for n, label in labels.items() for m in members}
         points = [
             {x: r[x], **{label: r[n] for n, label in names.items() if n in r}} for r in self.records
         ]

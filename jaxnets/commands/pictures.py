@@ -153,12 +153,8 @@ def write(
 ) -> None:
     """Writes the report of a run, and prints its table.
 
-    Args:
-      history: the run.
-      trained: the generator that it shows; None where there is none yet.
-      dataset: the real images, if they are there.
-      looks: what a CNN sees, where there is one.
-      absent: sentences on what is left out.
+    It shows what there is of the generator, the real images and what a CNN sees of both; `absent`
+    says what is left out.
     """
     config, numbers = history.config, history.numbers
     seen = numbers.get("step", 0) * config.step_images * populations.size(config)
@@ -205,13 +201,7 @@ def _curves(history: History) -> list[str]:
 
 
 def samples(trained: TrainedGenerator, folder: Path, dataset: DataSet | None) -> report.Figure:
-    """Samples, a row for each class, beside real images where they are there; kept as a file too.
-
-    Args:
-      trained: the generator.
-      folder: of the run.
-      dataset: the real images, if they are there.
-    """
+    """Samples, a row for each class, beside real images if they are there; also as a file."""
     classes = trained.class_names[:_ROWS] if trained.conditional else None
     labels = np.repeat(np.arange(len(classes or range(_EACH)), dtype=np.int32), _EACH)
     made = trained.sample(len(labels), labels, seed=2)
