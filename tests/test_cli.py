@@ -148,12 +148,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 ):
     with monkeypatch.context() as patch:
         at_feed(patch, 0, lambda: os.kill(os.getpid(), number))
-        found, _, err = cli(*arguments)
-    assert found == code
+        found, out, err = cli(*arguments)
+    assert found == code and ("images are shifted by up to 1 pixels" in out) == (code == 130)
     assert "saved at step 2" in err and "Traceback" not in err
     again = command_to_go_on(err)
     folder = Path(again[again.index("--run-dir") + 1])
     assert folder.parent == Path("runs") and weights(folder)[1] == 2
+    assert f"(its report: python -m experiments report {folder})" in err
     assert not (folder / "summary.json").exists()
     found, _, err = cli(*again)
     assert found == 0 and "going on from step 2" in err

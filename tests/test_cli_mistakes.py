@@ -66,7 +66,7 @@ def test_folders_that_are_no_runs_are_refused(cli, workplace):
     (mine / "notes.txt").write_text("keep")
     assert_one_error(cli(*CLASSIFY, "--run-dir", mine), "not the folder of a run")
     assert_one_error(cli(*CLASSIFY, "--run-dir", mine / "notes.txt" / "run"), "cannot write")
-    for command in ("evaluate", "sample"):
+    for command in ("evaluate", "report", "sample"):
         assert_one_error(cli(command, mine), "no config.json")
         assert_one_error(cli(command, workplace / "nowhere"), "nowhere")
         (workplace / "config.json").write_text("{}")

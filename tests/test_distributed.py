@@ -158,7 +158,7 @@ def step_of_an_interruption(processes, number):
     steps = set()
     for i, (_, _, err) in enumerate(found):
         assert "Traceback" not in err
-        said = re.search(r"interrupted by (\w+) and saved at step (\d+); go on with:\n(.*)", err)
+        said = re.search(r"interrupted by (\w+) and saved at step (\d+).*; go on with:\n(.*)", err)
         assert said and said[1] == number.name and f"--process-id {i}" in said[3]
         steps.add(int(said[2]))
     (step,) = steps

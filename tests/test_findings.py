@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_lines import run
 from jaxnets.commands import findings
 from jaxnets.data import DataSet, Split
 
@@ -72,16 +71,6 @@ def test_what_to_try_next(data):
     assert "Fewer than 20 training examples: dark, bright." in findings.next_steps({}, data).body
     told = findings.next_steps({"chance": "it guesses; lower it"}, data).body
     assert told.startswith("It guesses; lower it.")
-
-
-def test_a_report_says_what_the_run_was(workplace, capsys):
-    run("classify --data digits --epochs 0.1 --devices 1 --network lenet5 --run-dir cnn --seed 7")
-    page = (workplace / "cnn" / "report.html").read_text()
-    for told in ("--run-dir cnn --seed 7", "What to try next", "Cases that it was least certain"):
-        assert told in page
-    told = "training images are shifted by up to 1 pixels"
-    assert told in capsys.readouterr().out and "shifted by up to 1 pixels" in page
-    assert "precision" in page
 
 
 def test_the_most_certain_mistakes_and_the_most_doubtful_cases_come_first(data, monkeypatch):

@@ -33,6 +33,7 @@ CLASSIFY = shlex.split("classify --network lenet5 --epochs 0.05 --batch-size 2 -
 READERS = [
     ("evaluate gan", "gan"),
     ("evaluate classifier", "classifier"),
+    ("report gan", "gan"),
 ]
 
 

@@ -84,9 +84,5 @@ def test_a_population_is_judged_by_a_population(workplace):
     assert (workplace / "judged" / "accuracy_score" / "seed-1").is_dir()
 
 
-def test_curves_that_can_be_told_apart():
-    config = Classify(seed=5, seeds=4)
-    assert populations.curves(config, "a", "b")[::4] == ["a/seed-5", "b/seed-5"]
-    assert populations.curves(config, "a", "b", "c") == ["a", "b", "c"]
-    assert populations.curves(Classify(), "a") == ["a"]
-    assert populations.name_of("4") not in populations.names(config)
+def test_a_seed_that_no_member_has_names_none():
+    assert populations.name_of("4") not in populations.names(Classify(seed=5, seeds=4))

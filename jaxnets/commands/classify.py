@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,17 +34,15 @@ from jaxnets.commands.configs.classify import (
     resolve,
 )
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.history import History
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
 from jaxnets.judge import evaluate
 from jaxnets.judge.evaluate import Classification
-from jaxnets.media import report
 from jaxnets.nn.frontends import perturb
 from jaxnets.processes import distributed
-from jaxnets.run.guard import LearningWatch
 from jaxnets.run.load import Description
-from jaxnets.run.log import read_records
 from jaxnets.run.task import Ranking, Task
 from jaxnets.train import freezing, optimizers, state
 from jaxnets.train.state import TrainState
@@ -146,7 +143,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         populations.step(config, lambda _: step),
         scores,
         ranking=_ranking(config, held_outs[0]),
-        warn=_watch(config, dataset),
+        warn=findings.watch(config, dataset),
     )
     start = start and start.telling(init)
     return Built(task, description, model, trains[0], feed.steps_per_epoch, judge, start)
@@ -237,13 +234,6 @@ def _first_state(
     return TrainState.create(run_key, {"classifier": net})
 
 
-def _watch(config: Classify, dataset: DataSet) -> LearningWatch:
-    """Says where the network learns nothing, or its training images by heart."""
-    target, epochs = dataset.splits["test"].target, given(config.epochs)
-    guessing = float(np.bincount(target).max() / len(target))
-    return LearningWatch(guessing, len(target), max(1.0, 0.5 * epochs), epochs)
-
-
 def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
     """The config with the batch that suits how many images there are, where none was asked for.
 
@@ -285,78 +275,23 @@ def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
     return Ranking("validation_accuracy", patience=config.patience)
 
 
-_PLURAL = {"image": "images", "sound": "sounds", "tokens": "texts"}
-
-#: Rows of the report: name of a number -> (what it is, its format).
-_ROWS = {
-    "test_accuracy": ("test accuracy", ".2%"),
-    "test_balanced_accuracy": ("mean recall of the classes", ".2%"),
-    "test_loss": ("test loss (mean negative log-likelihood)", ".4f"),
-    "test_calibration_error": ("expected calibration error", ".4f"),
-}
-
-
 def run(config: Classify, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
     done = training.train("classify", config, build, session, partial(suited, asked), _told)
-    config = done.config
-    folder, built, numbers = done.folder, done.built, done.result.metrics
-    members = populations.members(config, done.result.state)
+    folder, dataset, numbers = done.folder, done.dataset, done.result.metrics
+    built, test = done.built, dataset.splits["test"]
+    members = populations.members(done.config, done.result.state)
     members = [member for member in members if not populations.has_diverged(member)]
-    judged = [built.judge(member, done.dataset.splits["test"]) for member in members]
-    shown = evaluate.to_look_at(members[0])
+    judged = [built.judge(member, test) for member in members]
+    first = evaluate.to_look_at(members[0])
     if not distributed.writes():
         return folder
-    column, test = done.dataset.columns["inputs"], done.dataset.splits["test"]
-    linear = []
-    if column.kind == "tokens":
-        accuracy, told = baseline.tfidf_accuracy(built.train, test)
-        numbers = {**numbers, "linear_test_accuracy": accuracy}
-        linear = [(f"test accuracy of {told}", f"{accuracy:.2%}")]
+    if dataset.columns["inputs"].kind == "tokens":
+        accuracy, model = baseline.tfidf_accuracy(built.train, test)
+        numbers = {**numbers, "linear_test_accuracy": accuracy, "linear_model": model}
     common.write_summary(folder, numbers, done.result)
-    rows = [
-        *((what, populations.shown(numbers, name, form)) for name, (what, form) in _ROWS.items()),
-        *linear,
-        (f"{_PLURAL[column.kind]} trained on", f"{len(built.train):,}"),
-        ("training time, compilation included", f"{done.result.seconds:.0f} s"),
-    ]
-    records = read_records(folder / "metrics.jsonl")
-
-    def curve(split: str, name: str, title: str) -> report.Figure:
-        of = [record for record in records if record["split"] == split]
-        shown = populations.curves(config, name)
-        return report.Figure(report.curves_svg(of, shown, title=title))
-
-    confusion = sum(one.confusion for one in judged)
-    accuracies = [
-        *populations.curves(config, "accuracy"),
-        *populations.curves(config, "test_accuracy"),
-    ]
-    last = [record["accuracy"] for record in records if "accuracy" in record][-1:]
-    final = {**numbers, "accuracy": last[0] if last else math.nan}
-    parts: list[Any] = [
-        report.Table(rows, header=("", "value")),
-        findings.next_steps(_watch(config, done.dataset)(final), done.dataset),
-        report.Figure(
-            report.curves_svg(records, accuracies, title="accuracy, training and test"),
-            "Training accuracy is of augmented examples, as they are trained on.",
-        ),
-        curve("train", "loss", "training loss"),
-        findings.by_class(np.asarray(confusion), done.dataset),
-        report.Figure(
-            report.confusion_svg(confusion, done.dataset.class_names),
-            caption=f"Confusion matrix on the test {_PLURAL[column.kind]}.",
-        ),
-    ]
-    if column.kind != "image":
-        first = [int(np.flatnonzero(test.target == k)[0]) for k in np.unique(test.target)[:10]]
-        names = [done.dataset.class_names[label] for label in test.target[first]]
-        examples = column.show(test.inputs[first], names)
-        parts.append(dataclasses.replace(examples, heading="Examples"))  # type: ignore[type-var]
-    elif config.pictures:
-        variables = shown.nets["classifier"].averaged
-        parts += findings.told_cases(built.model, variables, judged[0].logits, done.dataset)
-    parts += findings.about_run(session, config, folder, done.dataset)
-    training.write_report(folder, built.task.name, rows, parts)
+    history, variables = History(folder, done.config), first.nets["classifier"].averaged
+    trained = built.description.trained(built.model, variables, int(first.step))
+    findings.write(history, findings.of_data(history, dataset, trained, judged))
     return folder

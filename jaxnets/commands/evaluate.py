@@ -25,7 +25,7 @@ from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints, sweeps
 from jaxnets.commands.configs import generate as generate_config
 from jaxnets.commands.configs.generate import Generate
-from jaxnets.commands.configs.reading import config_of_run
+from jaxnets.commands.configs.reading import config_of_run, need_kind
 from jaxnets.commands.configs.use import Evaluate
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
@@ -51,11 +51,7 @@ def run(config: Evaluate, session: Session) -> None:
         raise UserError("--samples needs scores to take: choose some with --metrics")
     constraints.check(config)
     measures = {"classify": _classifier, "generate": _gan}
-    if record["experiment"] not in measures:
-        raise UserError(
-            f"{config.run} is a run of `{record['experiment']}`; `evaluate` takes those of "
-            "`classify` and `generate`"
-        )
+    need_kind(config.run, record, "evaluate")
     dataset, step, numbers = measures[record["experiment"]](config, record, mesh)
     why = provenance.changes(config.run, record["config"], dataset)
     if why is not None:

@@ -1,12 +1,11 @@
-"""What the report of a classifier shows besides its table: the run, its classes, its mistakes."""
+"""The report of a classifier: its numbers, its curves, its classes, its mistakes."""
 
 from __future__ import annotations
 
-import shlex
-import time
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -14,17 +13,21 @@ import jax
 import numpy as np
 import scipy
 
-from jaxnets.commands import common
+from jaxnets.commands import populations
 from jaxnets.commands.configs.classify import Classify
-from jaxnets.commands.session import Session
+from jaxnets.commands.configs.options import given
+from jaxnets.commands.history import History
 from jaxnets.data import DataSet
 from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
+from jaxnets.judge.evaluate import Classification
 from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
+from jaxnets.run.guard import LearningWatch
+from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = ["about_run", "augmented", "by_class", "next_steps", "told_cases"]
+__all__ = ["augmented", "by_class", "next_steps", "of_data", "told_cases", "watch", "write"]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -44,27 +47,76 @@ def augmented(config: Classify) -> str:
     return ", ".join(filter(None, changes)) or "as they are"
 
 
-def about_run(
-    session: Session, config: Classify, folder: Path, dataset: DataSet
-) -> list[report.Section]:
-    """Which command, when, with which data, on which machine."""
-    machine = common.machine()
-    began = time.localtime((folder / "config.json").stat().st_mtime)
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
+def watch(config: Classify, dataset: DataSet) -> LearningWatch:
+    """Says where the network learns nothing, or its training images by heart."""
+    target, epochs = dataset.splits["test"].target, given(config.epochs)
+    guessing = float(np.bincount(target).max() / len(target))
+    return LearningWatch(guessing, len(target), max(1.0, 0.5 * epochs), epochs)
+
+
+#: Rows of the report: name of a number -> (what it is, its format).
+_ROWS = {
+    "test_accuracy": ("test accuracy", ".2%"),
+    "test_balanced_accuracy": ("mean recall of the classes", ".2%"),
+    "test_loss": ("test loss (mean negative log-likelihood)", ".4f"),
+    "test_calibration_error": ("expected calibration error", ".4f"),
+    "linear_test_accuracy": ("test accuracy of {linear_model}", ".2%"),
+}
+
+
+def write(history: History, parts: Sequence[report.Section], absent: Sequence[str] = ()) -> None:
+    """Writes the report of a run, with the parts that `of_data` gave, and prints its table.
+
+    `absent` says what is left out where the data are not there.
+    """
+    numbers = history.numbers
     rows = [
-        ("command", f"{session.program} {shlex.join(session.arguments)}"),
-        ("begun", time.strftime("%Y-%m-%d %H:%M", began)),
-        ("data", f"{dataset.name}: {counts}; {dataset.num_classes} classes"),
-        ("seed", str(config.seed)),
-        ("versions", ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python"))),
-        ("machine", f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores"),
+        (what.format(**numbers), populations.shown(numbers, name, form))
+        for name, (what, form) in _ROWS.items()
+        if name in numbers
     ]
-    if dataset.columns["inputs"].kind == "image":
-        rows.insert(3, ("training images are", augmented(config)))
-    sections: list[report.Section] = [report.Table(rows, heading="The run")]
-    if dataset.notes:
-        sections.append(report.Text("\n\n".join(dataset.notes), heading="About the data"))
-    return sections
+    rows += history.rows()
+    curves = [
+        *history.curve({"accuracy": "training", "test_accuracy": "test"}, "accuracy"),
+        *history.curve({"loss": "training", "test_loss": "test"}, "loss"),
+    ]
+    told = "Those of training are of augmented examples, as they are trained on."
+    drawn = [report.Figure(curves, told, "Curves")] if curves else []
+    history.write(rows, [*history.opening(rows, absent), *drawn, *parts], absent)
+
+
+def of_data(
+    history: History,
+    dataset: DataSet,
+    trained: TrainedClassifier,
+    judged: Sequence[Classification],
+) -> list[report.Section]:
+    """The part of a report that the data are needed for.
+
+    It shows the first, or only, network; `judged` says how each does on the test data.
+    """
+    column, test = dataset.columns["inputs"], dataset.splits["test"]
+    confusion = np.sum([one.confusion for one in judged], axis=0)
+    values = {**history.numbers, "epoch": math.inf if history.summary else history.epoch}
+    last = [r["accuracy"] for r in history.records if r.get("accuracy") is not None][-1:]
+    values["accuracy"] = last[0] if last else math.nan
+    parts: list[report.Section] = [
+        next_steps(watch(history.config, dataset)(values), dataset),
+        by_class(confusion, dataset),
+        report.Figure(
+            report.confusion_svg(confusion, dataset.class_names),
+            "How many test examples of each class are taken for which.",
+            "Confusion matrix",
+        ),
+    ]
+    if column.kind != "image":
+        first = [int(np.flatnonzero(test.target == k)[0]) for k in np.unique(test.target)[:10]]
+        names = [dataset.class_names[label] for label in test.target[first]]
+        examples: Any = column.show(test.inputs[first], names)
+        parts.append(dataclasses.replace(examples, heading="Examples"))
+    elif history.config.pictures:
+        parts += told_cases(trained.module, trained.variables, judged[0].logits, dataset)
+    return parts
 
 
 def by_class(confusion: np.ndarray, dataset: DataSet) -> report.Table:

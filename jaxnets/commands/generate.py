@@ -30,6 +30,7 @@ from jaxnets.commands.configs.constraints import ends
 from jaxnets.commands.configs.generate import Generate, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
+from jaxnets.commands.history import History
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.devices import parallel
@@ -241,16 +242,6 @@ def evaluate_generator(
     return populations.numbers(config, state, of_one)
 
 
-def _looks(built: Built, state: TrainState, dataset: DataSet, member: int) -> Looks | None:
-    """What the CNN, if there is one, sees in samples and images; all processes must call it."""
-    if built.judge is None:
-        return None
-    samples = built.samples_like(state, dataset.splits["test"].target)
-    looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
-    _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
-    return looks
-
-
 def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
     """The config with the batch and epochs that suit how many images there are.
 
@@ -278,42 +269,20 @@ def run(config: Generate, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
     done = training.train("generate", config, _build_checked, session, partial(suited, asked))
-    config = done.config
-    folder, built, dataset, result = done.folder, done.built, done.dataset, done.result
-    names = populations.names(config)
+    config, built, dataset, result = done.config, done.built, done.dataset, done.result
     numbers = evaluate_generator(
-        config, built, dataset, done.mesh, result.state, folder / "accuracy_score"
+        config, built, dataset, done.mesh, result.state, done.folder / "accuracy_score"
     )
-    member, why = distributed.agree(sweeps.best_member(config, names, numbers))
+    names, looks = populations.names(config), None
+    member = distributed.agree(sweeps.best_member(config, names, numbers)[0])
     first = populations.member(config, result.state, member)
-    wanted = config.pictures or (built.metrics and populations.size(config) == 1)
-    looks = _looks(built, first, dataset, member) if wanted else None
+    if built.judge is not None and (config.pictures or (built.metrics and len(names) == 1)):
+        samples = built.samples_like(first, dataset.splits["test"].target)
+        looks = Looks(built.judge, samples, dataset, built.trains[member], built.conditional)
+        _ = looks.made, looks.real, looks.trained  # kept; each is made by all processes together
     first = evaluate.to_look_at(first)
-    if not distributed.writes():
-        return folder
-    records, scored = judging.records(config, built.metrics, numbers, looks)
-    common.write_summary(folder, {**numbers, **records}, result)
-    rows = [
-        *judging.rows(numbers),
-        *scored,
-        ("training time, compilation included", f"{result.seconds:.0f} s"),
-        ("images seen", f"{int(result.state.step) * built.task.pipeline.batch_size:,}"),
-    ]
-    parts: list[Any] = [report.Table(rows, header=("", "value"))]
-    compared: list[str] = []
-    if config.sweep:
-        (header, *values), compared = sweeps.winners(config, names, numbers)
-        parts += [report.Table(values, header=header), report.Text(why)]
-        compared = [*compared, why]
-        rows += [
-            (
-                f"{header[0]} = {first}",
-                ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True)),
-            )
-            for first, *cells in values
-        ]
-    parts += pictures.figures(built, first, dataset, folder)
-    if config.pictures:
-        parts += pictures.more_figures(built, first, dataset, folder, looks)
-    training.write_report(folder, built.task.name, rows, parts, compared)
-    return folder
+    if distributed.writes():
+        numbers |= judging.records(config, built.metrics, looks)
+        common.write_summary(done.folder, numbers, result)
+        pictures.write(History(done.folder, config), built.trained(first), dataset, looks)
+    return done.folder

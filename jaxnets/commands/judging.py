@@ -28,6 +28,7 @@ from jaxnets.models.pretrained import load_pretrained
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.load import load_run, read_description
 from jaxnets.run.loop import fit
+from jaxnets.run.runs import newest_checkpoint
 from jaxnets.run.task import Task
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.train.state import TrainState
@@ -74,8 +75,7 @@ def trained(folder: Path, task: Task, mesh: Mesh, *, best_by: str = "accuracy") 
     """
     task.pipeline.close()
     place = folder / "checkpoints"
-    # "12.orbax-checkpoint-tmp" is a save that was cut off.
-    if not any(p.name.isdecimal() for p in place.glob("[0-9]*")):
+    if newest_checkpoint(folder) is None:
         raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
     with Checkpoints(
         place,
@@ -355,34 +355,36 @@ def _batch_of(config: Classify, images: int, mesh: Mesh) -> int:
 
 
 def records(
-    config: Any, metrics: Sequence[str], numbers: Mapping[str, Any], looks: Looks | None
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The further scores of a finished run, for its summary and for its table.
+    config: Any, metrics: Sequence[str], looks: Looks | None
+) -> dict[str, list[dict[str, Any]]]:
+    """The further scores of a finished run's one GAN, with all that it takes to compare them.
 
     Args:
       config: of the run.
       metrics: names of the scores.
-      numbers: the run's.
-      looks: what the judge sees in its one GAN's samples; a population's numbers have no records.
-
-    Returns:
-      `scores`, with all that it takes to compare them, where there are any; and rows.
+      looks: what the judge sees in its samples.
     """
-    if populations.size(config) > 1:
-        names = [name for name in metrics if name != "frechet"]
-        return {}, [
-            (name, populations.shown(numbers, scoring.number_name(name), ".4g")) for name in names
-        ]
-    if not metrics or looks is None:
-        return {}, []
+    if populations.size(config) > 1 or not metrics or looks is None:
+        return {}
     # The evaluations have said already which are not available.
-    scores, shown = scoring.taken(metrics, looks, {*metrics}), []
-    for score in scores:
-        spread = "" if score.spread is None else f" +- {score.spread:.4g}"
-        shown.append(
-            (score.name, f"{score.value:.4g}{spread}" + f" ({score.note})" * bool(score.note))
-        )
-    return {"scores": [common.finite(score.record()) for score in scores]}, shown
+    scores = scoring.taken(metrics, looks, {*metrics})
+    return {"scores": [common.finite(score.record()) for score in scores]}
+
+
+def score_rows(config: Any, numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The further scores of a run as rows of a table."""
+    if "scores" not in numbers:
+        return [
+            (name, populations.shown(numbers, scoring.number_name(name), ".4g"))
+            for name in scoring.names_of(config.metrics, conditional=config.conditional)
+            if name != "frechet" and scoring.number_name(name) in numbers
+        ]
+    rows = []
+    for score in numbers["scores"]:
+        value = "not known" if score["value"] is None else f"{score['value']:.4g}"
+        spread = "" if score["spread"] is None else f" +- {score['spread']:.4g}"
+        rows.append((score["name"], value + spread + f" ({score['note']})" * bool(score["note"])))
+    return rows
 
 
 def rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:

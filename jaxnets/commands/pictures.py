@@ -1,4 +1,4 @@
-"""Pictures of a GAN, with their mark: for its report, and for `sample`."""
+"""The report of a GAN, and its pictures, with their mark, which `sample` makes too."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import numpy as np
 from PIL import Image
 
 from jaxnets import metrics
-from jaxnets.commands.gan_step import Built
+from jaxnets.commands import judging, populations, scoring
+from jaxnets.commands.configs import sweeps
+from jaxnets.commands.history import History
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
 from jaxnets.judge import sampling
 from jaxnets.judge.scoring import Looks
 from jaxnets.media import provenance, report
-from jaxnets.run.log import read_records
 from jaxnets.run.trained import TrainedGenerator
-from jaxnets.train.state import TrainState
 
 #: Samples in a row of a walk or of a sweep; samples whose styles are mixed with each other.
 _IN_A_ROW, _MIXED = 10, 8
+#: Rows of classes in a report's samples, and so many in each that two grids fit side by side.
+_ROWS, _EACH = 20, 6
 #: Seed of a report's pictures beside its samples.
 _SEED = 3
 
@@ -142,60 +144,91 @@ def nearest(
     return path
 
 
-def figures(built: Built, state: TrainState, dataset: DataSet, folder: Path) -> list[Any]:
-    """A GAN's part of a report: samples beside real images, and its curves.
+def write(
+    history: History,
+    trained: TrainedGenerator | None,
+    dataset: DataSet | None,
+    looks: Looks | None,
+    absent: Sequence[str] = (),
+) -> None:
+    """Writes the report of a run, and prints its table.
 
-    The samples are of the state given, that of one GAN.
+    It shows what there is of the generator, the real images and what a CNN sees of both; `absent`
+    says what is left out.
     """
-    records = [r for r in read_records(folder / "metrics.jsonl") if r["split"] == "train"]
-    test = dataset.splits["test"]
-    classes = min(dataset.num_classes, 20)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), 8)
-    fakes = built.samples_like(state, labels, seed=2).inputs.reshape(
-        classes, 8, *test.inputs.shape[1:]
-    )
-    reals = np.zeros_like(fakes)  # stays black where a class has fewer than eight test images
-    for c in range(classes):
-        shown = test.inputs[np.flatnonzero(test.target == c)[:8]]
-        reals[c, : len(shown)] = shown
-    both = np.concatenate([fakes, reals], axis=1)
-    picture = report.grid_png(
-        both.reshape(-1, *both.shape[2:]),
-        both.shape[1],
-        row_labels=dataset.class_names[:classes] if built.conditional else None,
-        column_labels=["sample"] * 8 + ["real"] * 8,
-    )
-    picture = provenance.mark(picture, built.trained(state).facts, composite=True)
-    write_files({folder / "samples" / "beside-real.png": picture})
-    caption = "Samples, and beside them test images"
-    caption += " of the same class." if built.conditional else "; the samples have no classes."
+    config, numbers = history.config, history.numbers
+    seen = numbers.get("step", 0) * config.step_images * populations.size(config)
+    rows = [*judging.rows(numbers), *judging.score_rows(config, numbers)]
+    rows += [*history.rows(), ("images seen", f"{seen:,}")]
+    parts, sentences, curves = history.opening(rows, absent), [*absent], _curves(history)
+    if config.sweep and numbers:
+        names = populations.names(config)
+        (header, *values), told = sweeps.winners(config, names, numbers)
+        why = sweeps.best_member(config, names, numbers)[1]
+        parts += [report.Table(values, header, heading="The sweep"), report.Text(why)]
+        sentences += [*told, why]
+        rows = [*rows]  # what follows is printed; the page has the table
+        for value, *cells in values:
+            told = ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True))
+            rows.append((f"{header[0]} = {value}", told))
+    if curves:
+        parts.append(report.Figure(curves, heading="Curves"))
+    if trained is not None:
+        parts.append(samples(trained, history.folder, dataset))
+        if config.pictures:
+            parts += _more(trained, history.folder, looks)
+    elif previews := sorted((history.folder / "samples").rglob("step-*.png")):
+        parts.append(report.Figure(previews[-1].read_bytes(), f"Samples: {previews[-1].name}"))
+    history.write(rows, parts, sentences)
+
+
+def _curves(history: History) -> list[str]:
+    """How far samples are from real images, what a CNN makes of them, and the losses."""
+    name = scoring.number_name(history.config.best_by)
+    distances: list[tuple[dict[str, str], str, bool]] = [
+        ({"frechet": "samples", "frechet_floor": "floor (real images)"}, "Frechet distance", True),
+        ({name: "samples"}, history.config.best_by, False),
+        ({"samples_pixel_spread": "samples"}, "spread by pixels, to real images", False),
+    ]
+    drawn = (history.curve(labels, title, log=log) for labels, title, log in distances)
+    shares = {f"samples_{name}": name for name in ("recognised", "precision", "recall")}
     return [
-        report.Figure(picture, caption=caption),
-        report.Figure(report.curves_svg(records, ["d_loss", "g_loss"], title="losses")),
-        report.Figure(
-            report.curves_svg(records, ["d_real", "d_fake"], title="discriminator's mean logits")
-        ),
+        *next(filter(None, drawn), []),
+        *history.curve(shares, "shares of samples, by the CNN"),
+        *history.curve({"d_loss": "discriminator", "g_loss": "generator"}, "losses"),
+        *history.curve({"d_real": "real", "d_fake": "samples"}, "discriminator's mean logits"),
     ]
 
 
-def more_figures(
-    built: Built, state: TrainState, dataset: DataSet, folder: Path, looks: Looks | None
-) -> list[report.Figure]:
-    """A report's pictures of what lies between and beside a GAN's samples; kept as files too.
+def samples(trained: TrainedGenerator, folder: Path, dataset: DataSet | None) -> report.Figure:
+    """Samples, a row for each class, beside real images if they are there; also as a file."""
+    classes = trained.class_names[:_ROWS] if trained.conditional else None
+    labels = np.repeat(np.arange(len(classes or range(_EACH)), dtype=np.int32), _EACH)
+    made = trained.sample(len(labels), labels, seed=2)
+    picture = provenance.mark(report.grid_png(made, _EACH, row_labels=classes), trained.facts)
+    write_files({folder / "samples" / "report-samples.png": picture})
+    if dataset is None:
+        return report.Figure(picture, heading="Samples")
+    test, reals = dataset.splits["test"], np.zeros_like(made)  # black where a class has too few
+    if classes is None:
+        shown = test.inputs[np.linspace(0, len(test) - 1, len(reals)).astype(int)]
+        reals[:] = shown
+    for label in np.unique(labels) if classes else ():
+        shown = test.inputs[np.flatnonzero(test.target == label)[:_EACH]]
+        reals[label * _EACH :][: len(shown)] = shown
+    real = report.grid_png(reals, _EACH, row_labels=classes)
+    return report.Figure(
+        [picture, real], "Samples first, then test images.", "Samples and real images"
+    )
 
-    Args:
-      built: the GAN.
-      state: of one GAN.
-      dataset: the real images.
-      folder: of the run.
-      looks: what a CNN sees, where there is one; then the nearest training images are shown.
-    """
-    trained = built.trained(state)
+
+def _more(trained: TrainedGenerator, folder: Path, looks: Looks | None) -> list[report.Figure]:
+    """Pictures of what lies between and beside a GAN's samples; kept as files too."""
     about = trained.facts
     artist = Artist(trained, _SEED, {**about, "seed": _SEED})
-    classes = np.arange(min(dataset.num_classes, _IN_A_ROW), dtype=np.int32)
+    classes = np.arange(len(trained.class_names[:_IN_A_ROW]) or _IN_A_ROW, dtype=np.int32)
     drawn = {"walk": (artist.walk(classes, 4, 8), "Between latents, by slerp, and back.")}
-    if sampling.has_styles(built.generator):
+    if sampling.has_styles(trained.module):
         drawn["mixing"] = (
             artist.mixing(classes, 1),
             "Styles mixed: each row has the first stage's of one sample, each column the other "
@@ -206,11 +239,11 @@ def more_figures(
         "The same samples, truncated to so much of the latents (or styles): more typical ones on "
         "top, more variety below.",
     )
-    samples = folder / "samples"
-    write_files({samples / f"report-{what}.png": picture for what, (picture, _) in drawn.items()})
+    place = folder / "samples"
+    write_files({place / f"report-{what}.png": picture for what, (picture, _) in drawn.items()})
     figures = [report.Figure(picture, caption) for picture, caption in drawn.values()]
     if looks is not None:
-        near = nearest(looks, samples / "nearest.png", about).read_bytes()
+        near = nearest(looks, place / "nearest.png", about).read_bytes()
         caption = (
             "The samples nearest to training images, in the features of the CNN, and their "
             "neighbours: are they copies?"

@@ -155,13 +155,6 @@ def has_diverged(state: TrainState) -> bool:
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def curves(config: RunOptions, *shown: str) -> list[str]:
-    """Names of the curves to draw: each member's, where a reader can tell them apart."""
-    if size(config) == 1 or size(config) * len(shown) > 8:
-        return list(shown)
-    return [f"{name}/{of_member}" for name in shown for of_member in names(config)]
-
-
 def shown(numbers: Mapping[str, Any], name: str, form: str) -> str:
     """A number for a table: alone, or as mean and standard deviation of the members.
 

@@ -36,6 +36,7 @@ COMMANDS: Commands = {
     "generate": (generate.Generate, "jaxnets.commands.generate"),
     "predict": (use.Predict, "jaxnets.commands.predict"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
+    "report": (use.Report, "jaxnets.commands.report"),
     "sample": (use.Sample, "jaxnets.commands.sample"),
     "export": (use.Export, "jaxnets.commands.export"),
     "marks": (use.Marks, "jaxnets.commands.marks"),
@@ -143,7 +144,8 @@ class Program:
             place = f" {error.filename}" if error.filename else ""
             return 2, _sentence(f"cannot read or write{place}: {error.strerror}"), False
         except Interrupted as error:
-            return 128 + error.signum, f"{error}{_how_to_go_on(session)}", True
+            said = f"{error}{session.report_hint()}{_how_to_go_on(session)}"
+            return 128 + error.signum, said, True
         except KeyboardInterrupt:  # of a caller that keeps Python's own handler
             return 128 + signal.SIGINT, _last_words(signal.SIGINT, session), False
         except Exception as error:

@@ -98,7 +98,9 @@ class _Workshop:
         folder.mkdir(exist_ok=True)
         task = dataclasses.replace(built.task, name=name)
         options = training.fit_options(config, built.steps_per_epoch)
-        return built, fit(task, folder, self.mesh, options).state
+        result = fit(task, folder, self.mesh, options)
+        common.write_summary(folder, result.metrics, result)
+        return built, result.state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,14 +178,17 @@ def run(config: Quickstart, session: Session) -> Path:
     seconds = time.monotonic() - begin
     where = ", ".join(f"{name} {value}" for name, value in common.machine().items())
     note = f"{seconds:.0f} s, compilation included; {where}."
-    records = [r for r in read_records(folder / "cnn" / "metrics.jsonl") if r["split"] == "train"]
+    curves = [
+        report.curves_svg(read_records(folder / name / "metrics.jsonl"), keys, "epoch", name)
+        for name, keys in (("cnn", ["loss"]), ("gan", ["d_loss", "g_loss"]))
+    ]
     report.html_report(
         folder / "report.html",
         "A CNN and a GAN on digits, alone and together",
         [
             report.Table([(name.strip(), value) for name, value in rows], ("", "value"), note),
-            *pictures.figures(gan, gan_state, dataset, folder / "gan"),
-            report.Figure(report.curves_svg(records, ["loss"], title="the CNN's training loss")),
+            pictures.samples(gan.trained(gan_state), folder / "gan", dataset),
+            report.Figure(curves, "Losses in training."),
             report.Figure(
                 report.confusion_svg(tested.confusion, dataset.class_names),
                 caption="Confusion matrix of the CNN on the real test images.",

@@ -40,6 +40,12 @@ class Session:
                 kept.append(word)
         return f"{self.program} {shlex.join([*kept, '--run-dir', str(self.run_dir)])}"
 
+    def report_hint(self) -> str:
+        """How to see what an interrupted run has come to, to follow what is said of it."""
+        if self.run_dir is None or next(iter(self.arguments), "") not in ("classify", "generate"):
+            return ""
+        return f" (its report: {self.program} report {shlex.quote(str(self.run_dir))})"
+
     def hint(self) -> str:
         """How to go on, in words; "" if no run was opened."""
         command = self.command_to_go_on()

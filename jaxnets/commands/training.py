@@ -1,4 +1,4 @@
-"""What `classify` and `generate` share: what feeds a run, its task, its folder, its report."""
+"""What `classify` and `generate` share: what feeds a run, its task, its folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets import data
-from jaxnets.commands import checks, common, populations, processes, provenance, starting
+from jaxnets.commands import (
+    checks,
+    common,
+    history,
+    populations,
+    processes,
+    provenance,
+    starting,
+)
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.devices import parallel
-from jaxnets.media import report
 from jaxnets.processes.distributed import writes
 from jaxnets.run import runs
 from jaxnets.run.load import Description, keep_description
@@ -37,6 +44,11 @@ class Built(Protocol):
     @property
     def description(self) -> Description:
         """What the network is that the run trains."""
+        ...
+
+    @property
+    def train(self) -> Split:
+        """The images that the first, or only, member is trained on."""
         ...
 
     @property
@@ -158,9 +170,7 @@ def train(
     config = suit(config, dataset)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
-    folder = open_run(experiment, config, dataset, session, built)
-    if writes() and (told := tell(config, dataset)):
-        print(f"note: {told}", flush=True)
+    folder = open_run(experiment, config, dataset, session, built, tell(config, dataset))
     options = dataclasses.replace(options, resume_hint=session.hint())
     return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
 
@@ -193,8 +203,9 @@ def open_run(
     dataset: DataSet,
     session: Session,
     built: Built | None = None,
+    told: str = "",
 ) -> Path:
-    """Makes or finds the run's folder, and says where it is and what it starts from.
+    """Makes or finds the run's folder, and says where it is, what it starts from, and `told`.
 
     Without `built` it is of several networks, that nothing describes.
     """
@@ -216,25 +227,15 @@ def open_run(
         provenance.keep(folder, dataset)
         if writes() and built is not None:
             keep_description(folder, built.description)
+            how = f"{len(built.train):,} examples" + f" {told}" * bool(told)
+            history.keep(folder, built.task.name, session, config, dataset, how)
         return folder
 
     session.run_dir = processes.share_folder(make)
     if writes():
-        told = built.start.told if built is not None and built.start is not None else ""
-        print(f"run folder: {session.run_dir}\n{told}".rstrip(), flush=True)
+        start = built.start.told if built is not None and built.start is not None else ""
+        print(f"run folder: {session.run_dir}\n{start}".rstrip(), flush=True)
         common.print_notes(dataset)
+        if told:
+            print(f"note: {told}", flush=True)
     return session.run_dir
-
-
-def write_report(
-    folder: Path,
-    title: str,
-    rows: list[tuple[str, str]],
-    parts: Sequence[Any],
-    sentences: Sequence[str] = (),
-) -> None:
-    """Writes the run's report, and prints its table, some sentences and where it is."""
-    report.html_report(folder / "report.html", title, parts)
-    common.print_table(title, rows)
-    for line in (*sentences, f"report: {folder / 'report.html'}"):
-        print(f"  {line}")

@@ -169,7 +169,12 @@ def _paint_axes(axes: Any) -> None:
 
 
 def curves_svg(
-    records: Sequence[Mapping[str, Any]], keys: Sequence[str], x: str = "step", title: str = ""
+    records: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    x: str = "step",
+    title: str = "",
+    *,
+    log: bool = False,
 ) -> str:
     """Curves of logged values.
 
@@ -179,6 +184,7 @@ def curves_svg(
       keys: which values to draw, on one pair of axes.
       x: the key of the horizontal axis.
       title: above the axes.
+      log: whether the vertical axis is logarithmic.
 
     Returns:
       An `<svg>` element, the same for the same input.
@@ -186,7 +192,7 @@ def curves_svg(
     Raises:
       UserError: if no record has one of the keys.
     """
-    figure = _figure(6.4, 3.4)
+    figure = _figure(4.8, 3.0)
     axes = figure.add_subplot()
     for place, key in enumerate(keys):
         points = [(r[x], r[key]) for r in records if x in r and key in r]
@@ -198,6 +204,8 @@ def curves_svg(
         style = ("-", "--", ":")[place // len(_LINES) % 3]
         (line,) = axes.plot(steps, values, style, label=_plain(key), lw=1.6, markersize=3)
         line.set(color=_LINES[place % len(_LINES)], marker="o" if len(points) <= 30 else "")
+    if log:
+        axes.set_yscale("log")
     axes.set_xlabel(_plain(x))
     axes.set_title(_plain(title), fontsize=11)
     axes.grid(color=_INK, alpha=0.12, lw=0.8)
@@ -265,9 +273,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A PNG file's bytes, or an `<svg>` element of `curves_svg` or `confusion_svg`, as it is."""
+    """A PNG file's bytes, or an `<svg>` element of `curves_svg` or `confusion_svg`, as it is.
 
-    image: str | bytes
+    Several are laid side by side where the page is wide enough.
+    """
+
+    image: str | bytes | Sequence[str | bytes]
     caption: str = ""
     heading: str = ""
 
@@ -299,16 +310,16 @@ def _table(table: Table) -> str:
 
 
 def _picture(figure: Figure) -> str:
-    if isinstance(figure.image, bytes):
-        if not figure.image.startswith(b"\x89PNG"):
-            raise UserError("a figure's bytes are not a PNG file; give grid_png(...) or an <svg>.")
-        code = base64.b64encode(figure.image).decode()
-        alt = html.escape(figure.caption or "figure")
-        body = f'<img alt="{alt}" src="data:image/png;base64,{code}">'
-    else:
-        body = figure.image
+    parts = [figure.image] if isinstance(figure.image, str | bytes) else [*figure.image]
+    for place, image in enumerate(parts):
+        if isinstance(image, bytes):
+            if not image.startswith(b"\x89PNG"):
+                raise UserError("a figure's bytes are not a PNG; give grid_png(...) or an <svg>.")
+            code, alt = base64.b64encode(image).decode(), html.escape(figure.caption or "figure")
+            parts[place] = f'<img alt="{alt}" src="data:image/png;base64,{code}">'
+    body = "".join(f"<div>{part}</div>" for part in parts)
     caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
-    return f"<figure><div class=scroll>{body}</div>{caption}</figure>"
+    return f"<figure><div class=beside>{body}</div>{caption}</figure>"
 
 
 def _player(name: str, wav: bytes, png: bytes) -> str:
@@ -350,9 +361,12 @@ table{border-collapse:collapse;font-size:.92rem;min-width:50%}
 th,td{text-align:left;padding:.38rem .8rem .38rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
 th{color:var(--soft);font-weight:600}
+td:last-child{overflow-wrap:anywhere;padding-right:0}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 figure{margin:0}
-img,svg{display:block;max-width:100%;height:auto;image-rendering:pixelated}
+img,svg{display:block;max-width:100%;height:auto}
+.beside{display:flex;flex-wrap:wrap;gap:1rem}
+.beside div{flex:1 1 20rem;min-width:0}
 figcaption,.note{color:var(--soft);font-size:.88rem;margin-top:.6rem}
 """
 
@@ -380,5 +394,5 @@ def html_report(path: str | os.PathLike[str], title: str, sections: Sequence[Sec
         + "\n".join(_section(section) for section in sections)
         + "\n</main></body></html>\n"
     )
-    write_files({Path(path): page.encode()})
+    write_files({Path(path): page.encode(errors="backslashreplace")})
     return Path(path)

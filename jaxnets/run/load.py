@@ -33,7 +33,7 @@ from jaxnets.run.integrity import (
     read_manifest,
     shapes_of,
 )
-from jaxnets.run.runs import read_run
+from jaxnets.run.runs import newest_checkpoint, read_run
 from jaxnets.run.trained import TrainedClassifier, TrainedGenerator
 from jaxnets.typing import PyTree
 
@@ -145,8 +145,8 @@ def keep_description(folder: Path, description: Description) -> None:
         write_json(folder / _FILE, description.as_json())
 
 
-def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
-    """The network that a run has trained: its best state where states are ranked, else its last.
+def load_run(folder: str | Path, *, member: str | int | None = None, best: bool = True) -> Any:
+    """The network that a run has trained, by default in its best state where states are ranked.
 
     >>> run = jaxnets.load_run("runs/cnn")
     >>> run.predict(["photo.jpg"])[0].label
@@ -158,6 +158,7 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
         made of one.
       member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
         first.
+      best: whether the best state is taken where states are ranked; else the last.
 
     Returns:
       A `TrainedClassifier` or a `TrainedGenerator` (see `jaxnets.run.trained`).
@@ -171,7 +172,7 @@ def load_run(folder: str | Path, *, member: str | int | None = None) -> Any:
     module, like = _network(told, path)
     if path.is_file():
         return _out_of_file(path, told, module, like)
-    variables, step = _weights(path, told, like)
+    variables, step = _weights(path, told, like, best)
     if len(told.members) > 1:
         number = _number(path, told, member)
         variables = jax.tree.map(lambda leaf: leaf[number], variables)
@@ -252,7 +253,7 @@ def _number(folder: Path, told: Description, member: str | int | None) -> int:
 
 
 def _weights(
-    folder: Path, told: Description, like: Mapping[str, Any]
+    folder: Path, told: Description, like: Mapping[str, Any], best: bool
 ) -> tuple[dict[str, Any], int]:
     """The averaged variables and their step."""
     place = _place(folder)
@@ -261,14 +262,13 @@ def _weights(
     say = partial(print, file=sys.stderr)
     with Checkpoints(place, higher_is_better=told.higher_is_better, say=say) as checkpoints:
         read = partial(_read, place, told.kind, like)
-        return checkpoints.first_good(read, best=True)
+        return checkpoints.first_good(read, best=best)
 
 
 def _place(folder: Path) -> Path:
     """Where a run's checkpoints are."""
     place = folder.absolute() / "checkpoints"  # Orbax refuses relative paths
-    # "12.orbax-checkpoint-tmp" is a save that was cut off.
-    if not any(path.name.isdecimal() for path in place.glob("[0-9]*")):
+    if newest_checkpoint(folder) is None:
         raise UserError(f"{folder} holds no checkpoint yet; run its command again to train it")
     return place
 

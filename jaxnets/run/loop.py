@@ -282,7 +282,7 @@ class _Run:
             self.metrics = distributed.agree(task.evaluate(self.state))
             self._preview()
         self.notes["unevaluated"] = False
-        self.log.write("eval", self.step, self.metrics)
+        self.log.write("eval", self.step, {**self.metrics, "epoch": self._epoch()})
         shown = brief(self.metrics)
         if shown:
             self.progress.say(f"{task.name}  step {self.step}: {shown}")

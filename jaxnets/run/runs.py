@@ -13,7 +13,7 @@ from jaxnets import __version__
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, new_folder, read_json, write_json
 
-__all__ = ["belongs", "open_run", "read_run"]
+__all__ = ["belongs", "newest_checkpoint", "open_run", "read_run"]
 
 #: Key of a `config.json` with the numbers of epochs that the run was to have before, in order.
 _EARLIER = "earlier_epochs"
@@ -35,6 +35,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(record.get("experiment"), str):
         raise UserError(f"{folder / 'config.json'} does not name an experiment")
     return record
+
+
+def newest_checkpoint(folder: Path) -> int | None:
+    """The step of a run's newest checkpoint, good or not; None if there is none."""
+    # "12.orbax-checkpoint-tmp" is a save that was cut off.
+    names = (path.name for path in (folder / "checkpoints").glob("[0-9]*"))
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def open_run(
@@ -122,6 +129,7 @@ def open_run(
 def _lengthen(folder: Path, record: dict[str, Any], epochs: float) -> None:
     """Gives a run more epochs, and drops what was made of its end."""
     shutil.rmtree(folder / "accuracy_score", ignore_errors=True)  # a CNN taught by its samples
+    (folder / "summary.json").unlink(missing_ok=True)
     earlier = [*record.get(_EARLIER, []), record["config"]["epochs"]]
     config = {**record["config"], "epochs": epochs}
     write_json(folder / "config.json", {**record, "config": config, _EARLIER: earlier})

@@ -20,6 +20,15 @@ FINGERPRINT = "data_fingerprint"
 WEIGHTS = "init_fingerprint"
 
 
+def need_kind(folder: Path, record: Mapping[str, Any], command: str) -> None:
+    """Fails for a run that a command does not take; arguments as for `config_of_run`."""
+    if record["experiment"] not in ("classify", "generate"):
+        raise UserError(
+            f"{folder} is a run of `{record['experiment']}`; `{command}` takes those of "
+            "`classify` and `generate`"
+        )
+
+
 def config_of_run(
     folder: Path, record: Mapping[str, Any], kind: type[T], resolve: Callable[[T], T]
 ) -> T:

@@ -1,4 +1,4 @@
-"""What commands that use runs can be told: predict, sample, evaluate, export, marks, list."""
+"""What commands that use runs can be told: evaluate, report, predict, sample, export, ..."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ class Evaluate(CacheOptions):
     """How many samples --metrics takes; by default as many as there are test images."""
     devices: int | None = None
     """How many devices share the work; by default all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(CacheOptions):
+    """Write the report of a run, finished or not, into its folder, as report.html.
+
+    Where the data are not there any more, it leaves out what they are needed for, and says so.
+    """
+
+    run: PositionalRun
+    """Folder of a `classify` or `generate` run."""
 
 
 @dataclasses.dataclass(frozen=True)
