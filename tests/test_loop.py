@@ -94,6 +94,7 @@ def test_patience_survives_a_crash(tmp_path):
 def test_previews_and_logs_are_written(tmp_path):
     def preview(state, folder):
         (folder / f"{int(state.step)}.png").write_bytes(b"")
+        return {}
 
     fit(task("classifier", preview=preview), tmp_path, eval_every=5)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
@@ -118,7 +119,7 @@ def test_a_task_that_cannot_be_run_is_refused(fields, words, tmp_path):
 def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("jaxnets.run.log.time.monotonic", lambda: now[0])
-    progress = Progress("x", total=100, batch_size=32)
+    progress = Progress("x", total=100, batch_size=32, examples=64)
     progress.start(10)
     assert np.isnan(progress.images_per_second(10))
     now[0] += 30.0  # a call of 4 steps that compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,7 +12,15 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets import data
-from jaxnets.commands import checks, common, populations, processes, provenance, starting
+from jaxnets.commands import (
+    checks,
+    common,
+    estimate,
+    populations,
+    processes,
+    provenance,
+    starting,
+)
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
@@ -22,6 +31,7 @@ from jaxnets.run import runs
 from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
+from jaxnets.run.writers import OpenWriter, TensorBoard, WeightsAndBiases, import_wandb
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
 
@@ -141,6 +151,7 @@ def train(
     session: Session,
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
     tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
+    faster: Callable[[Any, DataSet, Mesh], estimate.Faster | None] = lambda *run: None,
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -151,6 +162,7 @@ def train(
       session: the call.
       suit: fills in what depends on the data.
       tell: what is said at the start besides.
+      faster: another run, for who has less time.
     """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
@@ -162,7 +174,10 @@ def train(
     if writes() and (told := tell(config, dataset)):
         print(f"note: {told}", flush=True)
     options = dataclasses.replace(options, resume_hint=session.hint())
-    return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
+    other = partial(faster, config, dataset, mesh)
+    tell_time = partial(estimate.told, config, mesh, other)
+    task = dataclasses.replace(built.task, tell_time=tell_time)
+    return Finished(config, mesh, dataset, built, folder, fit(task, folder, mesh, options))
 
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
@@ -174,6 +189,10 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
 
+    writers: tuple[OpenWriter, ...] = (TensorBoard,)
+    if options.wandb is not None:
+        import_wandb()  # before there is a run's folder
+        writers = (TensorBoard, partial(WeightsAndBiases, project=options.wandb))
     return FitOptions(
         mode=options.mode,
         steps_per_call=options.steps_per_call,
@@ -184,6 +203,7 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
         keep=options.keep,
         keep_best=options.keep_best,
         max_rollbacks=options.max_rollbacks,
+        writers=writers,
     )
 
 

@@ -1,22 +1,20 @@
-"""What a run leaves to read: metrics as JSON lines and TensorBoard events, progress on screen."""
+"""What a run leaves to read: metrics as JSON lines and for other programs, progress on screen."""
 
 import contextlib
 import json
 import math
-import socket
+import statistics
 import sys
 import time
-import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
+from jaxnets.run.writers import OpenWriter, TensorBoard
 
 __all__ = ["MetricLog", "Progress", "read_records"]
-
-_FLUSH_SECONDS = 60.0  # between flushes of TensorBoard's events, which wait for the disk
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -46,7 +44,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricLog:
-    """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
+    """Appends records to `metrics.jsonl` in a run's folder, and hands them to other writers."""
 
     def __init__(
         self,
@@ -55,13 +53,14 @@ class MetricLog:
         resume_step: int = 0,
         unevaluated: bool = False,
         silent: bool = False,
+        writers: Sequence[OpenWriter] = (TensorBoard,),
     ):
-        """Opens both, but with `silent` neither: another process writes.
+        """Opens the file and the writers, but with `silent` none: another process writes.
 
         Records beyond `resume_step`, which an interrupted run wrote and which will now be written
         again, are dropped, and with `unevaluated` those of its evaluation too.
         """
-        self._folder, self._silent = folder, silent
+        self._folder, self._silent, self._writers = folder, silent, writers
         self._open(resume_step, unevaluated)
 
     def _open(self, resume_step: int, unevaluated: bool = False) -> None:
@@ -74,7 +73,7 @@ class MetricLog:
             kept = [r for r in kept if (r["split"], r["step"]) != ("eval", resume_step)]
         write_files({path: "".join(json.dumps(record) + "\n" for record in kept).encode()})
         self._file = path.open("a")
-        self._board = _Board(folder / "tensorboard", purge_step=resume_step + 1)
+        self._open_writers = [opened(folder, resume_step) for opened in self._writers]
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -84,7 +83,7 @@ class MetricLog:
             self._close()
             return
         # What could not be written can't be written now either, and why is said already.
-        for file in (self._file, self._board):
+        for file in (self._file, *self._open_writers):
             with contextlib.suppress(OSError):
                 file.close()
 
@@ -92,8 +91,8 @@ class MetricLog:
         if self._silent:
             return
         try:
-            self._file.close()
-            self._board.close()
+            for file in (self._file, *self._open_writers):
+                file.close()
         except OSError as failure:
             raise self._unwritten(failure) from failure
 
@@ -114,9 +113,28 @@ class MetricLog:
         try:
             self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                if finite[name] is not None:
-                    self._board.add(f"{split}/{name}", value, step)
+            numbers = {f"{split}/{k}": v for k, v in values.items() if finite[k] is not None}
+            for writer in self._open_writers:
+                writer.scalars(step, numbers)
+        except OSError as failure:
+            raise self._unwritten(failure) from failure
+
+    def best(self, name: str, *, higher: bool) -> tuple[float, int] | None:
+        """The best value of an evaluation's number so far, and its step; None if there is none."""
+        records = [] if self._silent else read_records(self._folder / "metrics.jsonl")
+        known = [r for r in records if r["split"] == "eval" and r.get(name) is not None]
+        best = max(known, key=lambda r: r[name] if higher else -r[name], default=None)
+        return None if best is None else (best[name], best["step"])
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Hands a PNG file to the writers.
+
+        Raises:
+          UserError: if it can't be written.
+        """
+        try:
+            for writer in [] if self._silent else self._open_writers:
+                writer.picture(step, name, path)
         except OSError as failure:
             raise self._unwritten(failure) from failure
 
@@ -128,63 +146,8 @@ class MetricLog:
         )
 
 
-class _Board:
-    """Events for TensorBoard, written by whoever adds them.
-
-    tensorboardX has a thread do it, which gets them through a queue of ten. Where the disk is full
-    that thread dies of it, with a traceback, and whoever adds the eleventh number waits for ever.
-    """
-
-    def __init__(self, folder: Path, *, purge_step: int):
-        self._parts = _tensorboard()
-        folder.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = self._parts.RecordWriter(str(folder / name))
-        self._next_flush = 0.0
-        self._add(file_version="brain.Event:2")
-        start = self._parts.SessionLog(status=self._parts.SessionLog.START)
-        self._add(step=purge_step, session_log=start)  # drops what was shown of later steps
-
-    def add(self, name: str, value: float, step: int) -> None:
-        """Adds one number of a curve."""
-        self._add(step=step, summary=self._parts.scalar(name, value))
-        if time.monotonic() > self._next_flush:
-            self._file.flush()
-            self._next_flush = time.monotonic() + _FLUSH_SECONDS
-
-    def _add(self, **fields: Any) -> None:
-        event = self._parts.Event(wall_time=time.time(), **fields)
-        self._file.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """Writes what is not written yet."""
-        self._file.close()
-
-
-def _tensorboard() -> Any:
-    """The parts of tensorboardX that write events, without PyTorch.
-
-    Where PyTorch is installed, tensorboardX imports it for a type annotation, and that takes
-    longer (1.4 s on a CPU, more with CUDA) than the rest of a start.
-    """
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # so its import fails
-    try:
-        from tensorboardX import RecordWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
-        from tensorboardX.summary import scalar
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return types.SimpleNamespace(
-        RecordWriter=RecordWriter, Event=Event, SessionLog=SessionLog, scalar=scalar
-    )
-
-
 class Progress:
-    """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
+    """How far a run is: a live bar on a terminal, elsewhere a line now and then."""
 
     def __init__(
         self,
@@ -192,37 +155,43 @@ class Progress:
         total: int,
         batch_size: int,
         *,
-        line_seconds: float = 15.0,
+        examples: int,
+        shown: Mapping[str, str] | None = None,
+        line_seconds: float = 60.0,
         silent: bool = False,
     ):
         """Sets it up, for `total` steps of so many images; `start` starts it.
 
-        Plain lines are `line_seconds` apart; where another process shows them this one is silent.
+        An epoch is `examples` images, and `shown` says which numbers stand in a line, and what each
+        is called there. Plain lines are `line_seconds` apart; where another process shows them this
+        one is silent.
         """
         self.title, self.total, self.batch_size = title, total, batch_size
+        self._examples, self._shown = examples, shown
         self._seconds, self._silent = line_seconds, silent
         self._bar: Any = None
-        self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
+        self._first, self._start, self._next_line = 0, 0.0, 0.0
+        self._paused, self._once = 0.0, 0.0
 
     def start(self, done: int) -> None:
         """Starts the clock, and the bar on a terminal, after the steps that an earlier run did."""
-        self._first, self._start, self._paused = done, time.monotonic(), 0.0
-        self._next_line = self._start
+        self._first, self._start = done, time.monotonic()
+        self._paused = self._once = 0.0
+        self._next_line = self._start + self._seconds
         if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
+            from rich.table import Column
 
             self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total} steps  {task.fields[note]}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(
-                self.title, total=self.total, completed=done, note="compiling"
-            )
+            title = f"{self.title}: compiling"
+            self._task = self._bar.add_task(title, total=self.total, completed=done)
             self._bar.start()
 
     def __enter__(self) -> "Progress":
@@ -232,52 +201,94 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def leave_out(self, seconds: float, steps: int = 0) -> None:
+    def leave_out(self, seconds: float, steps: int = 0, *, again: bool = False) -> None:
         """Keeps time, and the steps made in it, out of the speed.
 
-        For an evaluation, say, or a call that compiled first.
+        For a call that compiled first, say, or an evaluation: such time comes `again`, so it counts
+        in what is left.
         """
         self._paused += seconds
         self._first += steps
+        self._once += 0.0 if again else seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of the steps that the speed is of."""
+        return time.monotonic() - self._start - self._paused
 
     def images_per_second(self, step: int) -> float:
         """Mean speed since the first call, NaN before there is one."""
-        seconds = time.monotonic() - self._start - self._paused
-        steps = step - self._first
+        seconds, steps = self.seconds, step - self._first
         return steps * self.batch_size / seconds if steps > 0 and seconds > 0 else math.nan
+
+    def seconds_left(self, step: int) -> float:
+        """Until the last step if all goes on as so far, evaluations included; NaN if not known."""
+        seconds, steps = time.monotonic() - self._start - self._once, step - self._first
+        return (self.total - step) * seconds / steps if steps > 0 else math.nan
+
+    def epoch(self, step: int) -> float:
+        """How many epochs so many steps are."""
+        return step * self.batch_size / self._examples
+
+    @property
+    def epochs(self) -> str:
+        """How many the run has, as it is shown."""
+        return f"{round(self.epoch(self.total), 1):g}"
+
+    def line(self, step: int, values: Mapping[str, float], best: str = "", pace: str = "") -> str:
+        """Where the run is, on one line.
+
+        Args:
+          step: that has been made.
+          values: numbers of the training and of an evaluation, by name.
+          best: about the last of them.
+          pace: the speed.
+        """
+        left = self.seconds_left(step)
+        of = f"epoch {round(self.epoch(step), 1):g}/{self.epochs}"
+        clock = f"{_clock(left)} left" if math.isfinite(left) and step < self.total else ""
+        parts = (of, clock, pace, brief(values, self._shown))
+        return "  ".join(filter(None, parts)) + best
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows where the run is."""
-        if self._silent:
+        waits = self._bar is None and (time.monotonic() < self._next_line or step == self.total)
+        if self._silent or waits:
             return
         speed = self.images_per_second(step)
-        if self._bar is None and time.monotonic() < self._next_line and step < self.total:
-            return
-        self._next_line = time.monotonic() + self._seconds
-        shown = brief(values)
-        pace = ""
-        if math.isfinite(speed):
-            left = (self.total - step) * self.batch_size / speed
-            pace = f"{speed:,.0f} images/s  {_clock(left)} left"
+        pace = f"{speed:,.0f} images/s" if math.isfinite(speed) else ""
+        line = self.line(step, values, pace=pace)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=f"{pace}  {shown}")
+            self._bar.update(self._task, completed=step, description=line)
         else:
-            line = f"{self.title}  step {step}/{self.total}  {pace}  {shown}"
-            print(line, file=sys.stderr, flush=True)
+            self.say(line)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._silent:
             return
+        self._next_line = time.monotonic() + self._seconds
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
 
-def brief(values: Mapping[str, float]) -> str:
-    """Numbers on one line; those of single members of a population ("loss/seed-3") stay out."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
+def brief(values: Mapping[str, float], shown: Mapping[str, str] | None = None) -> str:
+    """Numbers on one line: those that `shown` has a word for, in its order, or else all.
+
+    Of a population each is the mean and the standard deviation of the members that have not
+    diverged.
+    """
+    parts = []
+    for name, word in (shown or {k: k for k in values if "/" not in k}).items():
+        own = [v for k, v in values.items() if k.startswith(f"{name}/") and math.isfinite(v)]
+        if own:
+            spread = statistics.stdev(own) if len(own) > 1 else 0.0
+            parts.append(f"{word} {statistics.fmean(own):.4g} +- {spread:.2g}")
+        elif name in values:
+            parts.append(f"{word} {values[name]:.4g}")
+    return "  ".join(parts)
 
 
 def _clock(seconds: float) -> str:

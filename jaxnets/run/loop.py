@@ -18,7 +18,7 @@ from jaxnets.processes import distributed
 from jaxnets.run import guard
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.interruption import Cut, Interrupted, Interruption
-from jaxnets.run.log import MetricLog, Progress, brief, read_records
+from jaxnets.run.log import MetricLog, Progress, read_records
 from jaxnets.run.task import FitOptions, FitResult, Lazily, Ranking, Task, take_feed
 from jaxnets.train.descent import Step
 from jaxnets.train.state import TrainState
@@ -66,13 +66,17 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
         task.pipeline.close()
 
 
+#: A speed is known after so many seconds of training, and is another beyond this factor.
+_SETTLED, _OTHER = 5.0, 1.5
+
 _ADVICE = "lower the learning rate, or clip gradients with --clip-norm, in a new run folder"
 
 
 def _first_notes() -> dict[str, Any]:
     """What a run must remember across processes, kept beside its state; at its start."""
     ranked = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
-    return {**ranked, "train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+    once = {"train_seconds": 0.0, "rollbacks": 0, "told_pace": None}
+    return {**ranked, **once, "unevaluated": False}
 
 
 class _Run:
@@ -97,7 +101,12 @@ class _Run:
         )
         self.silent = not distributed.writes()
         self.progress = Progress(
-            task.name, task.total_steps, task.pipeline.batch_size, silent=self.silent
+            task.name,
+            task.total_steps,
+            task.pipeline.batch_size,
+            examples=task.pipeline.num_examples,
+            shown=task.shown,
+            silent=self.silent,
         )
         self.state = self._first_state()
         self.notes = _first_notes()
@@ -105,6 +114,8 @@ class _Run:
             self._restore()
         self.step = int(self.state.step)
         self.metrics: dict[str, float] = {}
+        self._trained: dict[str, float] = {}
+        self._paced = False
         self._warned: set[str] = set()
         self._compiled: dict[tuple[Step, ...], Callable[..., tuple[TrainState, Metrics]]] = {}
         self._source = replicate(task.pipeline.source, mesh)
@@ -115,7 +126,11 @@ class _Run:
         again = self.notes["unevaluated"]
         # Imports much: not on the clock.
         self.log = MetricLog(
-            self.folder, resume_step=self.step, unevaluated=again, silent=self.silent
+            self.folder,
+            resume_step=self.step,
+            unevaluated=again,
+            silent=self.silent,
+            writers=self.options.writers,
         )
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
@@ -197,9 +212,14 @@ class _Run:
         if first_call:
             self.compile_seconds += seconds
             self.progress.leave_out(seconds, steps)
+            if len(self._compiled) == 1:
+                self.progress.say(
+                    f"{task.name}: {self.progress.epochs} epochs, {task.total_steps} steps; "
+                    f"compiled in {seconds:.0f} s"
+                )
         values = {name: mean.compute() for name, mean in metrics.items()}
         faults, members = guard.find_faults(values, before, steps), guard.members(values)
-        values = guard.without_flags(values)
+        self._trained = values = guard.without_flags(values)
         self.progress.update(self.step, values)
         for fault in faults:
             if not fault.member:
@@ -207,6 +227,7 @@ class _Run:
             self._warn({fault.member: f"{fault.member} diverged: {fault}"})
         if faults and len(faults) == len(members):
             raise UserError(f"every member of the population diverged; {_ADVICE}")
+        self._tell_time()
         last = self.step == task.total_steps
 
         def due(every: int) -> bool:
@@ -222,7 +243,21 @@ class _Run:
         ranks = value is not None and distributed.agree(self.checkpoints.would_be_kept(value))
         if due(options.save_every) or ranks or self.notes["stopped"]:
             self.checkpoints.save(self.state, self.notes, value)
-        self.progress.leave_out(time.monotonic() - begin)
+        self.progress.leave_out(time.monotonic() - begin, again=True)
+
+    def _tell_time(self) -> None:
+        """Says how long the run will take, once the speed is known; again only for another one."""
+        steps, told = self.task.total_steps - self.step, self.notes["told_pace"]
+        if self._paced or not steps or self.progress.seconds < _SETTLED:
+            return
+        left = self.progress.seconds_left(self.step)
+        self._paced, pace = True, left / steps
+        if told is None or not 1 / _OTHER < pace / told < _OTHER:
+            self.notes["told_pace"] = pace
+            begin = time.monotonic()
+            if said := self.task.tell_time(left, pace * self.task.total_steps):
+                self.progress.say(said)
+            self.progress.leave_out(time.monotonic() - begin)
 
     def _first_state(self) -> TrainState:
         return place(self.task.init(), self.mesh, shard_params=self.options.shard_params)
@@ -233,7 +268,7 @@ class _Run:
 
     def _go_back(self, fault: guard.Fault) -> None:
         """Takes up the last good state again, with other random numbers from there on."""
-        tried, spent = self.notes["rollbacks"], self.notes["train_seconds"]
+        tried, spent, told = (self.notes[k] for k in ("rollbacks", "train_seconds", "told_pace"))
         newest = self.checkpoints.latest_step()
         if tried >= self.options.max_rollbacks:
             plural = "" if tried == 1 else "s"
@@ -245,7 +280,7 @@ class _Run:
             self.state, self.notes = self._first_state(), _first_notes()
         else:
             self._restore()
-        self.notes.update(rollbacks=tried + 1, train_seconds=spent)
+        self.notes.update(rollbacks=tried + 1, train_seconds=spent, told_pace=told)
         lost, self.step = self.step, int(self.state.step)
         self.progress.leave_out(0.0, self.step - lost)
         self.log.rewind(self.step, unevaluated=self.notes["unevaluated"])
@@ -283,9 +318,7 @@ class _Run:
             self._preview()
         self.notes["unevaluated"] = False
         self.log.write("eval", self.step, self.metrics)
-        shown = brief(self.metrics)
-        if shown:
-            self.progress.say(f"{task.name}  step {self.step}: {shown}")
+        self._tell_evaluation()
         self._warn_of({**self.metrics, "epoch": self._epoch()})
         return None if task.ranking is None else self._rank(task.ranking)
 
@@ -296,7 +329,17 @@ class _Run:
         if distributed.writes():
             samples = self.folder / "samples"
             samples.mkdir(exist_ok=True)
-            self.task.preview(shown, samples)
+            for name, path in self.task.preview(shown, samples).items():
+                self.log.picture(self.step, name, path)
+
+    def _tell_evaluation(self) -> None:
+        rule, text = self.task.headline, ""
+        if rule and (best := self.log.best(rule.metric, higher=rule.higher_is_better)):
+            value, step = best
+            text = f" (best {value:.4g}, epoch {round(self.progress.epoch(step), 1):g})"
+            text = " (best so far)" if step == self.step else text
+        trained = {} if self.task.shown is None else self._trained
+        self.progress.say(self.progress.line(self.step, {**trained, **self.metrics}, text))
 
     def _rank(self, rule: Ranking) -> float:
         if rule.metric not in self.metrics:
@@ -320,7 +363,7 @@ class _Run:
         return value
 
     def _epoch(self) -> float:
-        return self.step * self.task.pipeline.batch_size / self.task.pipeline.num_examples
+        return self.progress.epoch(self.step)
 
     def _warn_of(self, values: Mapping[str, float]) -> None:
         self._warn(self.task.warn(values) if self.task.warn is not None else {})
