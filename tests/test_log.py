@@ -3,12 +3,19 @@
 import json
 import math
 import struct
+import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from full_disk import no_file_beyond
+from jaxnets.commands import training
+from jaxnets.commands.configs.classify import Classify
 from jaxnets.errors import UserError
 from jaxnets.run.log import MetricLog, read_records
+from jaxnets.run.writers import WeightsAndBiases
 
 
 def shown(folder):
@@ -31,11 +38,6 @@ def test_a_log_goes_on_after_the_step_it_is_told(step, left, written):
         assert shown(written) == expected
         log.write("train", 7, {"loss": 0.1})
     assert shown(written) == [*expected, ("train", 7)]
-
-
-def test_what_will_be_evaluated_again_is_dropped_too(written):
-    with MetricLog(written, resume_step=4, unevaluated=True):
-        assert shown(written) == [("train", 2), ("eval", 2), ("train", 4)]
 
 
 def test_a_log_can_be_wound_back_and_written_on(written):
@@ -79,16 +81,44 @@ def events(folder):
 
 
 def test_tensorboard_gets_every_finite_number(tmp_path):
+    png = tmp_path / "grid.png"
+    Image.new("RGB", (3, 2)).save(png)
     with MetricLog(tmp_path, resume_step=6) as log:
         log.write("train", 8, {"loss": 0.5, "accuracy": float("nan")})
         log.write("eval", 8, {"score": 2.0})
-    version, start, *numbers = events(tmp_path)
+        log.picture(8, "samples", png)
+    version, start, *numbers, picture = events(tmp_path)
+    (value,) = picture.summary.value
+    assert (picture.step, value.tag, value.image.height, value.image.width) == (8, "samples", 2, 3)
+    assert value.image.encoded_image_string == png.read_bytes()
     assert version.file_version == "brain.Event:2"
     assert start.step == 7 and start.session_log.status == 1  # START: later steps are purged
     found = [(e.step, e.summary.value[0].tag, e.summary.value[0].simple_value) for e in numbers]
     assert found == [(8, "train/loss", 0.5), (8, "eval/score", 2.0)]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[0] == {"split": "train", "step": 8, "loss": 0.5, "accuracy": None}
+
+
+def test_weights_and_biases_gets_all_of_it_and_goes_on_with_its_run(tmp_path, monkeypatch):
+    asked, got = [], []
+    run = SimpleNamespace(define_metric=lambda *_, **__: None, log=got.append, finish=lambda: None)
+    init = lambda **named: asked.append(named) or run  # noqa: E731
+    module = SimpleNamespace(init=init, Error=RuntimeError, Image=lambda path: f"image {path}")
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    (tmp_path / "config.json").write_text('{"seed": 3}')
+    with MetricLog(tmp_path, writers=[partial(WeightsAndBiases, project="p")]) as log:
+        log.write("train", 2, {"loss": 0.5, "accuracy": math.nan})
+        log.picture(2, "samples", tmp_path / "a.png")
+        (tmp_path / "wandb" / "offline-run-20260101_000000-abc").mkdir(parents=True)
+        log.rewind(0)
+    first, again = asked
+    assert (first["project"], first["config"], first["id"]) == ("p", {"seed": 3}, None)
+    assert again["id"] == "abc"
+    picture = {"samples": f"image {tmp_path / 'a.png'}", "step": 2}
+    assert got == [{"train/loss": 0.5, "step": 2}, picture]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxnets\[wandb\]'"):
+        training.fit_options(Classify(epochs=1.0, wandb="p"), 10)
 
 
 def fill(log):

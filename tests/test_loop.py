@@ -1,17 +1,27 @@
 """Runs that are cut off and go on, with the same bits; runs that stop early; what they leave."""
 
 import dataclasses
+import itertools
+import math
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets import data
+from jaxnets.commands import estimate, generate
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.generate import Generate, resolve
 from jaxnets.data import ResidentPipeline, StreamingPipeline
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import Mean
+from jaxnets.run import log, loop
 from jaxnets.run.log import Progress
 from jaxnets.run.task import Ranking
 from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, records, task
@@ -119,7 +129,7 @@ def test_a_task_that_cannot_be_run_is_refused(fields, words, tmp_path):
 def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("jaxnets.run.log.time.monotonic", lambda: now[0])
-    progress = Progress("x", total=100, batch_size=32, examples=64)
+    progress = Progress(total=100, batch_size=32, examples=64)
     progress.start(10)
     assert np.isnan(progress.images_per_second(10))
     now[0] += 30.0  # a call of 4 steps that compiled
@@ -132,6 +142,59 @@ def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now[0] += 20.0  # a shorter last call, compiled too
     progress.leave_out(20.0, 2)
     assert progress.images_per_second(20) == pytest.approx(4 * 32 / 2.0)
+
+
+def test_a_line_shows_what_is_asked_for_and_the_best_so_far(tmp_path, capsys):
+    told = {"loss": "training loss", "score": "points"}
+    scores = task("classifier", scores=[0.1, 0.5, 0.25], shown=told, headline=Ranking("score"))
+    fit(scores, tmp_path, eval_every=4)
+    start, *lines = capsys.readouterr().err.splitlines()
+    assert start.startswith("classifier: 4 epochs, 10 steps; compiled in ")
+    assert [line.partition("points ")[2] for line in lines] == [
+        "0.1 (best so far)",
+        "0.5 (best so far)",
+        "0.25 (best 0.5, epoch 3.2)",
+    ]
+    assert re.fullmatch(r"epoch 1\.6/4  \d+ s left  training loss [\d.]+  points .*", lines[0])
+    of_members = {"loss": math.nan, "loss/a": 1.0, "loss/b": 3.0, "loss/c": math.nan}
+    assert log.brief(of_members, told) == "training loss 2 +- 1.4"
+
+
+def test_a_long_run_is_told_of_once_and_again_at_another_speed(tmp_path, monkeypatch):
+    told = []
+
+    def go_on(until, tick):
+        ticks = itertools.count(0.0, tick)
+        monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+        monkeypatch.setattr(loop, "time", log.time)
+        tell = lambda left, whole: told.append((left, whole)) or ""  # noqa: E731
+        fit(task("classifier", total_steps=until, tell_time=tell), tmp_path)
+
+    go_on(until=20, tick=1.0)
+    go_on(until=40, tick=1.0)
+    assert len(told) == 1
+    left, whole = told[0]
+    assert 0 < left < whole
+    go_on(until=60, tick=10.0)
+    assert len(told) == 2 and told[1][1] > 10 * whole
+
+
+def test_what_is_said_of_a_long_run(tmp_path):
+    mesh, config, hours = make_mesh(1), Classify(epochs=40.0), 7200.0
+    assert estimate.told(config, mesh, lambda: None, 500.0, 500.0) == ""
+    fewer = "about 2 h to go on this CPU; a new run with --epochs 3.3 would take about 10 min"
+    assert estimate.told(config, mesh, lambda: ("--x", 4000.0), hours, hours) == fewer
+    small = estimate.told(config, mesh, lambda: ("--preset small", 40.0), hours, hours)
+    assert small.endswith("; a new run with --preset small would take about 40 s")
+    assert 60 < estimate.measured(task("classifier", total_steps=10**9), mesh, 2) < 1e9
+
+
+def test_the_preset_that_takes_less_is_measured_unless_it_is_small_already(monkeypatch):
+    monkeypatch.setattr(estimate, "measured", lambda task, *_: float(task.total_steps))
+    digits, mesh = data.load("digits"), make_mesh(1)
+    for preset, other in (("dcgan_64", ("--preset sngan_small", 90)), ("dcgan_small", None)):
+        asked = Generate(data="digits", preset=preset, epochs=2.0)
+        assert generate._faster(asked, resolve(asked), digits, mesh) == other
 
 
 def test_a_log_does_not_wait_for_torch(tmp_path):

@@ -169,7 +169,7 @@ class Trainee:
     def trained(self) -> bool:
         """Whether it has made its last step."""
         path, total = self.folder / "metrics.jsonl", self._total()
-        return total is not None and f'"train", "step": {total},' in path.read_text()
+        return path.exists() and f'"train", "step": {total},' in path.read_text()
 
     def _total(self) -> str | None:
         """How many steps it has, which it says after the first."""

@@ -28,7 +28,7 @@ from jaxnets.commands import (
 )
 from jaxnets.commands.configs import presets, sweeps
 from jaxnets.commands.configs.constraints import ends
-from jaxnets.commands.configs.generate import NO_JUDGE, Generate, resolve
+from jaxnets.commands.configs.generate import Generate, resolve
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
@@ -93,9 +93,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             said=said,
         )
 
-    better = scoring.HIGHER_IS_BETTER[config.best_by]
-    score = scoring.number_name(config.best_by) if judge else "samples_pixel_spread"
-    ranking = Ranking(score, higher_is_better=better) if judge else None
     task = training.make_task(
         config,
         f"{config.generator} on {dataset.name}",
@@ -110,13 +107,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             sample,
             partial(gan_step.trained, description, nets[0]),
         ),
-        ranking=ranking if config.keep_best else None,
-        shown={
-            "g_loss": "generator loss",
-            "d_loss": "discriminator loss",
-            score: sweeps.MEASURES.get(score, config.best_by),
-        },
-        headline=ranking,
+        **_told(config, judge),
         warn=CollapseWatch(
             after_epochs=_settled(config, feed.total_steps) / feed.steps_per_epoch,
             usual=["discriminator wins"] if config.loss == "wasserstein" else [],
@@ -136,6 +127,19 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         config.conditional,
         start and start.telling(init),
     )
+
+
+def _told(config: Generate, judge: Judge | None) -> dict[str, Any]:
+    """What tells states apart and what a line of progress shows: fields of the task."""
+    score = scoring.number_name(config.best_by) if judge else "samples_pixel_spread"
+    shown = {"g_loss": "generator loss", "d_loss": "discriminator loss"}
+    better = scoring.HIGHER_IS_BETTER[config.best_by]
+    ranking = Ranking(score, higher_is_better=better) if judge else None
+    return {
+        "shown": {**shown, score: sweeps.MEASURES.get(score, config.best_by)},
+        "headline": ranking,
+        "ranking": ranking if config.keep_best else None,
+    }
 
 
 def _keys(config: Generate, member: int) -> jax.Array:
@@ -173,19 +177,10 @@ def _faster(
     """The same with small networks in place of those of a paper, by what their step takes."""
     if given(config.preset).endswith("_small") or distributed.count() > 1:
         return None
-    small = dataclasses.replace(
-        asked,
-        preset=_FAST,
-        generator=None,
-        judge=NO_JUDGE,
-        metrics="",
-        best_by="frechet",
-        keep_best=0,
-        memory_budget_mb=0,  # the images are on the device already
-    )
-    try:
-        small = suited(asked, resolve(small), dataset)
-        return f"--preset {_FAST}", estimate.measured(build(small, dataset, mesh).task, mesh, small)
+    try:  # streamed: the device holds the images already
+        small = dataclasses.replace(asked, preset=_FAST, generator=None, memory_budget_mb=0)
+        task = build(suited(small, resolve(small), dataset), dataset, mesh).task
+        return f"--preset {_FAST}", estimate.measured(task, mesh, config.steps_per_call)
     except (UserError, jax.errors.JaxRuntimeError):
         return None  # the flags suit no other networks, or there is no memory for them
 

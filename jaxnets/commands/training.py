@@ -12,15 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets import data
-from jaxnets.commands import (
-    checks,
-    common,
-    estimate,
-    populations,
-    processes,
-    provenance,
-    starting,
-)
+from jaxnets.commands import checks, common, estimate, populations, processes, provenance, starting
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split

@@ -6,7 +6,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from jaxnets.files import write_files
 from jaxnets.run.writers import OpenWriter, TensorBoard
 
 __all__ = ["MetricLog", "Progress", "read_records"]
+
+_LINE_SECONDS = 60.0  # between plain lines of progress
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -49,8 +51,8 @@ class MetricLog:
     def __init__(
         self,
         folder: Path,
-        *,
         resume_step: int = 0,
+        *,
         unevaluated: bool = False,
         silent: bool = False,
         writers: Sequence[OpenWriter] = (TensorBoard,),
@@ -64,37 +66,33 @@ class MetricLog:
         self._open(resume_step, unevaluated)
 
     def _open(self, resume_step: int, unevaluated: bool = False) -> None:
+        self._parts: list[Any] = []
         if self._silent:
             return
-        folder = self._folder
-        path = folder / "metrics.jsonl"
+        path = self._folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
         if unevaluated:
             kept = [r for r in kept if (r["split"], r["step"]) != ("eval", resume_step)]
         write_files({path: "".join(json.dumps(record) + "\n" for record in kept).encode()})
         self._file = path.open("a")
-        self._open_writers = [opened(folder, resume_step) for opened in self._writers]
+        self._parts = [self._file, *(opened(self._folder, resume_step) for opened in self._writers)]
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or self._silent:
+        if error is None:
             self._close()
             return
         # What could not be written can't be written now either, and why is said already.
-        for file in (self._file, *self._open_writers):
+        for part in self._parts:
             with contextlib.suppress(OSError):
-                file.close()
+                part.close()
 
     def _close(self) -> None:
-        if self._silent:
-            return
-        try:
-            for file in (self._file, *self._open_writers):
-                file.close()
-        except OSError as failure:
-            raise self._unwritten(failure) from failure
+        with self._writing():
+            for part in self._parts:
+                part.close()
 
     def rewind(self, step: int, *, unevaluated: bool = False) -> None:
         """Drops the records of later steps: the run has gone back and will write them again."""
@@ -110,14 +108,18 @@ class MetricLog:
         if self._silent:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        try:
+        with self._writing():
             self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
             self._file.flush()
-            numbers = {f"{split}/{k}": v for k, v in values.items() if finite[k] is not None}
-            for writer in self._open_writers:
+            numbers = {f"{split}/{k}": v for k, v in finite.items() if v is not None}
+            for writer in self._parts[1:]:
                 writer.scalars(step, numbers)
-        except OSError as failure:
-            raise self._unwritten(failure) from failure
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Hands a PNG file to the writers; a UserError if one can't write it."""
+        with self._writing():
+            for writer in self._parts[1:]:
+                writer.picture(step, name, path)
 
     def best(self, name: str, *, higher: bool) -> tuple[float, int] | None:
         """The best value of an evaluation's number so far, and its step; None if there is none."""
@@ -126,24 +128,16 @@ class MetricLog:
         best = max(known, key=lambda r: r[name] if higher else -r[name], default=None)
         return None if best is None else (best[name], best["step"])
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Hands a PNG file to the writers.
-
-        Raises:
-          UserError: if it can't be written.
-        """
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            for writer in [] if self._silent else self._open_writers:
-                writer.picture(step, name, path)
+            yield
         except OSError as failure:
-            raise self._unwritten(failure) from failure
-
-    def _unwritten(self, failure: OSError) -> UserError:
-        return UserError(
-            f"the metrics of the run could not be written in {self._folder} "
-            f"({failure.strerror or failure}); put that right and run the same command again to "
-            "go on from the last good checkpoint"
-        )
+            raise UserError(
+                f"the metrics of the run could not be written in {self._folder} "
+                f"({failure.strerror or failure}); put that right and run the same command again "
+                "to go on from the last good checkpoint"
+            ) from failure
 
 
 class Progress:
@@ -151,24 +145,21 @@ class Progress:
 
     def __init__(
         self,
-        title: str,
         total: int,
         batch_size: int,
-        *,
         examples: int,
+        *,
         shown: Mapping[str, str] | None = None,
-        line_seconds: float = 60.0,
         silent: bool = False,
     ):
         """Sets it up, for `total` steps of so many images; `start` starts it.
 
-        An epoch is `examples` images, and `shown` says which numbers stand in a line, and what each
-        is called there. Plain lines are `line_seconds` apart; where another process shows them this
-        one is silent.
+        An epoch is `examples` images; `shown` are the numbers of a line -> what it calls them.
+        Where another process shows them this one is silent.
         """
-        self.title, self.total, self.batch_size = title, total, batch_size
+        self.total, self.batch_size = total, batch_size
         self._examples, self._shown = examples, shown
-        self._seconds, self._silent = line_seconds, silent
+        self._silent = silent
         self._bar: Any = None
         self._first, self._start, self._next_line = 0, 0.0, 0.0
         self._paused, self._once = 0.0, 0.0
@@ -177,7 +168,7 @@ class Progress:
         """Starts the clock, and the bar on a terminal, after the steps that an earlier run did."""
         self._first, self._start = done, time.monotonic()
         self._paused = self._once = 0.0
-        self._next_line = self._start + self._seconds
+        self._next_line = self._start + _LINE_SECONDS
         if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
@@ -185,13 +176,13 @@ class Progress:
             from rich.table import Column
 
             self._bar = Bar(
-                BarColumn(bar_width=20),
-                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(20, table_column=Column(width=20)),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
                 console=Console(stderr=True),
+                expand=True,
                 transient=True,
             )
-            title = f"{self.title}: compiling"
-            self._task = self._bar.add_task(title, total=self.total, completed=done)
+            self._task = self._bar.add_task("compiling", total=self.total, completed=done)
             self._bar.start()
 
     def __enter__(self) -> "Progress":
@@ -226,29 +217,19 @@ class Progress:
         seconds, steps = time.monotonic() - self._start - self._once, step - self._first
         return (self.total - step) * seconds / steps if steps > 0 else math.nan
 
-    def epoch(self, step: int) -> float:
-        """How many epochs so many steps are."""
-        return step * self.batch_size / self._examples
+    def __str__(self) -> str:
+        return f"{self.epochs(self.total)} epochs, {self.total} steps"
 
-    @property
-    def epochs(self) -> str:
-        """How many the run has, as it is shown."""
-        return f"{round(self.epoch(self.total), 1):g}"
+    def epochs(self, step: int) -> str:
+        """How many epochs so many steps are, as it is shown."""
+        return f"{round(step * self.batch_size / self._examples, 1):g}"
 
-    def line(self, step: int, values: Mapping[str, float], best: str = "", pace: str = "") -> str:
-        """Where the run is, on one line.
-
-        Args:
-          step: that has been made.
-          values: numbers of the training and of an evaluation, by name.
-          best: about the last of them.
-          pace: the speed.
-        """
+    def line(self, step: int, values: Mapping[str, float], end: str = "", pace: str = "") -> str:
+        """Where the run is, on one line: after the time left the speed, numbers and something."""
         left = self.seconds_left(step)
-        of = f"epoch {round(self.epoch(step), 1):g}/{self.epochs}"
-        clock = f"{_clock(left)} left" if math.isfinite(left) and step < self.total else ""
-        parts = (of, clock, pace, brief(values, self._shown))
-        return "  ".join(filter(None, parts)) + best
+        epoch = f"epoch {self.epochs(step)}/{self.epochs(self.total)}"
+        clock = f"{duration(left)} left" if math.isfinite(left) and step < self.total else ""
+        return "  ".join(filter(None, (epoch, clock, pace, brief(values, self._shown)))) + end
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows where the run is."""
@@ -256,8 +237,7 @@ class Progress:
         if self._silent or waits:
             return
         speed = self.images_per_second(step)
-        pace = f"{speed:,.0f} images/s" if math.isfinite(speed) else ""
-        line = self.line(step, values, pace=pace)
+        line = self.line(step, values, pace=f"{speed:,.0f} images/s" if speed > 0 else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=line)
         else:
@@ -267,7 +247,7 @@ class Progress:
         """Prints a line above the bar."""
         if self._silent:
             return
-        self._next_line = time.monotonic() + self._seconds
+        self._next_line = time.monotonic() + _LINE_SECONDS
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
@@ -291,7 +271,9 @@ def brief(values: Mapping[str, float], shown: Mapping[str, str] | None = None) -
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def duration(seconds: float) -> str:
+    """A length of time, as one says it: "40 s", "25 min", "3.5 h", "12 days"."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.0f} s"

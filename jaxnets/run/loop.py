@@ -75,8 +75,8 @@ _ADVICE = "lower the learning rate, or clip gradients with --clip-norm, in a new
 def _first_notes() -> dict[str, Any]:
     """What a run must remember across processes, kept beside its state; at its start."""
     ranked = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
-    once = {"train_seconds": 0.0, "rollbacks": 0, "told_pace": None}
-    return {**ranked, **once, "unevaluated": False}
+    done = {"train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+    return {**ranked, **done, "told_pace": None}
 
 
 class _Run:
@@ -100,13 +100,9 @@ class _Run:
             say=lambda text: self.progress.say(text),
         )
         self.silent = not distributed.writes()
+        size, examples = task.pipeline.batch_size, task.pipeline.num_examples
         self.progress = Progress(
-            task.name,
-            task.total_steps,
-            task.pipeline.batch_size,
-            examples=task.pipeline.num_examples,
-            shown=task.shown,
-            silent=self.silent,
+            task.total_steps, size, examples, shown=task.shown, silent=self.silent
         )
         self.state = self._first_state()
         self.notes = _first_notes()
@@ -124,13 +120,10 @@ class _Run:
     def to_the_end(self) -> FitResult:
         task, begun = self.task, self.step
         again = self.notes["unevaluated"]
+        writers = self.options.writers
         # Imports much: not on the clock.
         self.log = MetricLog(
-            self.folder,
-            resume_step=self.step,
-            unevaluated=again,
-            silent=self.silent,
-            writers=self.options.writers,
+            self.folder, self.step, unevaluated=again, silent=self.silent, writers=writers
         )
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
@@ -213,10 +206,7 @@ class _Run:
             self.compile_seconds += seconds
             self.progress.leave_out(seconds, steps)
             if len(self._compiled) == 1:
-                self.progress.say(
-                    f"{task.name}: {self.progress.epochs} epochs, {task.total_steps} steps; "
-                    f"compiled in {seconds:.0f} s"
-                )
+                self.progress.say(f"{task.name}: {self.progress}; compiled in {seconds:.0f} s")
         values = {name: mean.compute() for name, mean in metrics.items()}
         faults, members = guard.find_faults(values, before, steps), guard.members(values)
         self._trained = values = guard.without_flags(values)
@@ -247,11 +237,10 @@ class _Run:
 
     def _tell_time(self) -> None:
         """Says how long the run will take, once the speed is known; again only for another one."""
-        steps, told = self.task.total_steps - self.step, self.notes["told_pace"]
-        if self._paced or not steps or self.progress.seconds < _SETTLED:
+        left, told = self.progress.seconds_left(self.step), self.notes["told_pace"]
+        if self._paced or not left > 0 or self.progress.seconds < _SETTLED:
             return
-        left = self.progress.seconds_left(self.step)
-        self._paced, pace = True, left / steps
+        self._paced, pace = True, left / (self.task.total_steps - self.step)
         if told is None or not 1 / _OTHER < pace / told < _OTHER:
             self.notes["told_pace"] = pace
             begin = time.monotonic()
@@ -268,7 +257,7 @@ class _Run:
 
     def _go_back(self, fault: guard.Fault) -> None:
         """Takes up the last good state again, with other random numbers from there on."""
-        tried, spent, told = (self.notes[k] for k in ("rollbacks", "train_seconds", "told_pace"))
+        tried, spent = self.notes["rollbacks"], self.notes["train_seconds"]
         newest = self.checkpoints.latest_step()
         if tried >= self.options.max_rollbacks:
             plural = "" if tried == 1 else "s"
@@ -280,7 +269,7 @@ class _Run:
             self.state, self.notes = self._first_state(), _first_notes()
         else:
             self._restore()
-        self.notes.update(rollbacks=tried + 1, train_seconds=spent, told_pace=told)
+        self.notes.update(rollbacks=tried + 1, train_seconds=spent)
         lost, self.step = self.step, int(self.state.step)
         self.progress.leave_out(0.0, self.step - lost)
         self.log.rewind(self.step, unevaluated=self.notes["unevaluated"])
@@ -318,7 +307,13 @@ class _Run:
             self._preview()
         self.notes["unevaluated"] = False
         self.log.write("eval", self.step, self.metrics)
-        self._tell_evaluation()
+        rule, text = task.headline, ""
+        if rule and (best := self.log.best(rule.metric, higher=rule.higher_is_better)):
+            value, step = best
+            text = f" (best {value:.4g}, epoch {self.progress.epochs(step)})"
+            text = " (best so far)" if step == self.step else text
+        trained = {} if task.shown is None else self._trained
+        self.progress.say(self.progress.line(self.step, {**trained, **self.metrics}, text))
         self._warn_of({**self.metrics, "epoch": self._epoch()})
         return None if task.ranking is None else self._rank(task.ranking)
 
@@ -331,15 +326,6 @@ class _Run:
             samples.mkdir(exist_ok=True)
             for name, path in self.task.preview(shown, samples).items():
                 self.log.picture(self.step, name, path)
-
-    def _tell_evaluation(self) -> None:
-        rule, text = self.task.headline, ""
-        if rule and (best := self.log.best(rule.metric, higher=rule.higher_is_better)):
-            value, step = best
-            text = f" (best {value:.4g}, epoch {round(self.progress.epoch(step), 1):g})"
-            text = " (best so far)" if step == self.step else text
-        trained = {} if self.task.shown is None else self._trained
-        self.progress.say(self.progress.line(self.step, {**trained, **self.metrics}, text))
 
     def _rank(self, rule: Ranking) -> float:
         if rule.metric not in self.metrics:
@@ -363,7 +349,7 @@ class _Run:
         return value
 
     def _epoch(self) -> float:
-        return self.progress.epoch(self.step)
+        return self.step * self.task.pipeline.batch_size / self.task.pipeline.num_examples
 
     def _warn_of(self, values: Mapping[str, float]) -> None:
         self._warn(self.task.warn(values) if self.task.warn is not None else {})

@@ -22,19 +22,11 @@ _FLUSH_SECONDS = 60.0  # between flushes of TensorBoard's events, which wait for
 
 
 class Writer(Protocol):
-    """Takes what a run has to show."""
+    """Takes a point of each curve, as "train/loss" (finite), and PNG files, until it is closed."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to the curve of each name, such as "train/loss"; all are finite."""
-        ...
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Adds a PNG file to the pictures of that name."""
-        ...
-
-    def close(self) -> None:
-        """Writes what is not written yet."""
-        ...
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def picture(self, step: int, name: str, path: Path) -> None: ...
+    def close(self) -> None: ...
 
 
 #: (the run's folder, the step that the run goes on from) -> a writer. What was written of later
@@ -53,16 +45,14 @@ class TensorBoard:
         self._parts = parts = _tensorboard()
         (folder / "tensorboard").mkdir(exist_ok=True)
         # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = parts.RecordWriter(str(folder / "tensorboard" / name))
+        name = f"tensorboard/events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._file = parts.RecordWriter(str(folder / name))
         self._next_flush = 0.0
         self._add(file_version="brain.Event:2")
-        # Drops what was shown of later steps.
         start = parts.SessionLog(status=parts.SessionLog.START)
-        self._add(step=resume_step + 1, session_log=start)
+        self._add(step=resume_step + 1, session_log=start)  # drops what was shown of later steps
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve."""
         for name, value in values.items():
             self._add(step=step, summary=self._parts.scalar(name, value))
         if time.monotonic() > self._next_flush:
@@ -70,12 +60,11 @@ class TensorBoard:
             self._next_flush = time.monotonic() + _FLUSH_SECONDS
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """Adds the file as it is: a mark of synthetic content stays in it."""
+        # The file as it is: a mark of synthetic content stays in it.
         with Image.open(path) as image:
             (width, height), channels = image.size, len(image.getbands())
-        value = self._parts.Summary.Value(tag=name)
-        value.image.height, value.image.width, value.image.colorspace = height, width, channels
-        value.image.encoded_image_string = path.read_bytes()
+        png = {"encoded_image_string": path.read_bytes(), "colorspace": channels}
+        value = {"tag": name, "image": {"height": height, "width": width, **png}}
         self._add(step=step, summary=self._parts.Summary(value=[value]))
 
     def _add(self, **fields: Any) -> None:
@@ -83,7 +72,6 @@ class TensorBoard:
         self._file.write(event.SerializeToString())
 
     def close(self) -> None:
-        """Writes what is not written yet."""
         self._file.close()
 
 
@@ -134,16 +122,16 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, resume_step: int, *, project: str):
         self._wandb = import_wandb()
-        config, earlier = folder / "config.json", sorted(folder.glob("wandb/*run-*-*"))
+        earlier = sorted(folder.glob("wandb/*run-*-*"))  # run-TIME-ID: the same run goes on
         try:
             self._run = self._wandb.init(
                 project=project,
                 dir=str(folder),
                 name=folder.name,
-                config=read_json(config) if config.exists() else None,
-                # wandb names its folders run-TIME-ID: the same run goes on.
+                config=read_json(folder / "config.json"),
                 id=earlier[-1].name.rpartition("-")[2] if earlier else None,
                 resume="allow",
+                settings={"quiet": True},  # not all curves as text at the end
             )
         except self._wandb.Error as error:
             raise UserError(f"--wandb {project}: {' '.join(str(error).split())}") from error
@@ -151,13 +139,10 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to each curve."""
         self._run.log({**values, "step": step})
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """Adds the file."""
         self._run.log({name: self._wandb.Image(str(path)), "step": step})
 
     def close(self) -> None:
-        """Sends what is not sent yet."""
         self._run.finish()
