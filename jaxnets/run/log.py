@@ -222,7 +222,8 @@ class Progress:
 
     def epochs(self, step: int) -> str:
         """How many epochs so many steps are, as it is shown."""
-        return f"{round(step * self.batch_size / self._examples, 1):g}"
+        epochs = step * self.batch_size / self._examples
+        return f"{round(epochs, 1):g}" if epochs >= 1 else f"{epochs:.2g}"
 
     def line(self, step: int, values: Mapping[str, float], end: str = "", pace: str = "") -> str:
         """Where the run is, on one line: after the time left the speed, numbers and something."""
