@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxnets import data
 from jaxnets.commands import estimate, generate
@@ -101,17 +103,27 @@ def test_patience_survives_a_crash(tmp_path):
     assert int(result.state.step) == 2
 
 
-def test_previews_and_logs_are_written(tmp_path):
+def test_previews_logs_and_short_lines_are_written(tmp_path, capsys):
     def preview(state, folder):
-        (folder / f"{int(state.step)}.png").write_bytes(b"")
-        return {}
+        Image.new("L", (2, 2)).save(folder / f"{int(state.step)}.png")
+        return {"samples": folder / f"{int(state.step)}.png"}
 
-    fit(task("classifier", preview=preview), tmp_path, eval_every=5)
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
-    assert list((tmp_path / "tensorboard").iterdir())
+    shown = {"loss": "training loss", "score": "points"}
+    told = {"scores": [0.1, 0.5, 0.25], "shown": shown, "headline": Ranking("score")}
+    fit(task("classifier", preview=preview, **told), tmp_path, eval_every=4)
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "4.png", "8.png"]
+    (board,) = (tmp_path / "tensorboard").iterdir()
+    assert board.read_bytes().count(b"\x89PNG") == 3
     last = records(tmp_path, "train")[-1]
     assert last["epoch"] == pytest.approx(TOTAL * 16 / 40)
     assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(last)
+    start, *lines = capsys.readouterr().err.splitlines()
+    assert start.startswith("classifier: 4 epochs, 10 steps; compiled in ")
+    of = r"epoch [\d.]+/4  (\d+ s left  )?training loss [\d.]+  points 0"
+    best = [r"\.1 \(best so far\)", r"\.5 \(best so far\)", r"\.25 \(best 0\.5, epoch 3\.2\)"]
+    assert all(re.fullmatch(of + end, line) for end, line in zip(best, lines, strict=True))
+    of_members = {"loss": math.nan, "loss/a": 1.0, "loss/b": 3.0, "loss/c": math.nan}
+    assert log.brief(of_members, shown) == "training loss 2 +- 1.4"
 
 
 @pytest.mark.parametrize(
@@ -144,22 +156,6 @@ def test_speed_leaves_out_what_was_not_training(monkeypatch):
     assert progress.images_per_second(20) == pytest.approx(4 * 32 / 2.0)
 
 
-def test_a_line_shows_what_is_asked_for_and_the_best_so_far(tmp_path, capsys):
-    told = {"loss": "training loss", "score": "points"}
-    scores = task("classifier", scores=[0.1, 0.5, 0.25], shown=told, headline=Ranking("score"))
-    fit(scores, tmp_path, eval_every=4)
-    start, *lines = capsys.readouterr().err.splitlines()
-    assert start.startswith("classifier: 4 epochs, 10 steps; compiled in ")
-    assert [line.partition("points ")[2] for line in lines] == [
-        "0.1 (best so far)",
-        "0.5 (best so far)",
-        "0.25 (best 0.5, epoch 3.2)",
-    ]
-    assert re.fullmatch(r"epoch 1\.6/4  \d+ s left  training loss [\d.]+  points .*", lines[0])
-    of_members = {"loss": math.nan, "loss/a": 1.0, "loss/b": 3.0, "loss/c": math.nan}
-    assert log.brief(of_members, told) == "training loss 2 +- 1.4"
-
-
 def test_a_long_run_is_told_of_once_and_again_at_another_speed(tmp_path, monkeypatch):
     told = []
 
@@ -172,29 +168,28 @@ def test_a_long_run_is_told_of_once_and_again_at_another_speed(tmp_path, monkeyp
 
     go_on(until=20, tick=1.0)
     go_on(until=40, tick=1.0)
-    assert len(told) == 1
-    left, whole = told[0]
+    ((left, whole),) = told
     assert 0 < left < whole
     go_on(until=60, tick=10.0)
     assert len(told) == 2 and told[1][1] > 10 * whole
 
 
-def test_what_is_said_of_a_long_run(tmp_path):
-    mesh, config, hours = make_mesh(1), Classify(epochs=40.0), 7200.0
-    assert estimate.told(config, mesh, lambda: None, 500.0, 500.0) == ""
-    fewer = "about 2 h to go on this CPU; a new run with --epochs 3.3 would take about 10 min"
-    assert estimate.told(config, mesh, lambda: ("--x", 4000.0), hours, hours) == fewer
-    small = estimate.told(config, mesh, lambda: ("--preset small", 40.0), hours, hours)
-    assert small.endswith("; a new run with --preset small would take about 40 s")
+def test_a_long_run_names_what_takes_less(monkeypatch):
+    mesh, config = make_mesh(1), Classify(epochs=40.0)
+    said = [
+        estimate.told(config, mesh, partial(tuple, other), left, 7200.0)
+        for other, left in (((), 500.0), (("--x", 4000.0), 7200.0), (("--x", 40.0), 6600.0))
+    ]
+    assert said == [
+        "",
+        "about 2 h to go on this CPU; a new run with --epochs 3.3 would take about 10 min",
+        "about 1.8 h to go on this CPU; a new run with --x would take about 40 s",
+    ]
     assert 60 < estimate.measured(task("classifier", total_steps=10**9), mesh, 2) < 1e9
-
-
-def test_the_preset_that_takes_less_is_measured_unless_it_is_small_already(monkeypatch):
-    monkeypatch.setattr(estimate, "measured", lambda task, *_: float(task.total_steps))
-    digits, mesh = data.load("digits"), make_mesh(1)
+    monkeypatch.setattr(estimate, "measured", lambda task, *_: task.total_steps)
     for preset, other in (("dcgan_64", ("--preset sngan_small", 90)), ("dcgan_small", None)):
         asked = Generate(data="digits", preset=preset, epochs=2.0)
-        assert generate._faster(asked, resolve(asked), digits, mesh) == other
+        assert generate._faster(asked, resolve(asked), data.load("digits"), mesh) == other
 
 
 def test_a_log_does_not_wait_for_torch(tmp_path):
