@@ -147,6 +147,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "json": [Path(text) for text in NOT_A_FILE],
         "out": [Path(text) for text in NOT_A_FILE if text != "full"],
         "run_dir": [Path(text) for text in ("file", "file/below", "a\0b", "x" * 300, "full")],
+        "wandb": ["a/b", "x:y", "#"],
         "data_dir": [Path(text) for text in ("file", "a\0b", "~no-such-user/x", "\udcff")],
         "runs": [Path(text) for text in ("file", "nowhere", "a\0b", "file/below")],
     }

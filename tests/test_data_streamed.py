@@ -112,6 +112,7 @@ def test_a_damaged_file_is_named_and_the_next_of_its_class_taken(root, caplog):
         file = root / "b" / f"{index:02}.jpg"
         file.write_bytes(file.read_bytes()[:-300])
     split = load(f"folder:{root}", image_size=8, decode_ahead=0).splits["train"]
+    assert isinstance(split.inputs, LazyRows)
     names = split.inputs.items.tolist()
     bad = [names.index(b"b/04.jpg"), names.index(b"b/05.jpg")]
     rows = split.inputs[bad]

@@ -3,12 +3,18 @@
 import json
 import math
 import struct
+import sys
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
 from full_disk import no_file_beyond
+from jaxnets.commands import training
+from jaxnets.commands.configs.classify import Classify
 from jaxnets.errors import UserError
 from jaxnets.run.log import MetricLog, read_records
+from jaxnets.run.writers import WeightsAndBiases
 
 
 def shown(folder):
@@ -31,11 +37,6 @@ def test_a_log_goes_on_after_the_step_it_is_told(step, left, written):
         assert shown(written) == expected
         log.write("train", 7, {"loss": 0.1})
     assert shown(written) == [*expected, ("train", 7)]
-
-
-def test_what_will_be_evaluated_again_is_dropped_too(written):
-    with MetricLog(written, resume_step=4, unevaluated=True):
-        assert shown(written) == [("train", 2), ("eval", 2), ("train", 4)]
 
 
 def test_a_log_can_be_wound_back_and_written_on(written):
@@ -89,6 +90,25 @@ def test_tensorboard_gets_every_finite_number(tmp_path):
     assert found == [(8, "train/loss", 0.5), (8, "eval/score", 2.0)]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[0] == {"split": "train", "step": 8, "loss": 0.5, "accuracy": None}
+
+
+def test_weights_and_biases_gets_all_of_it_and_goes_on_with_its_run(tmp_path, monkeypatch):
+    wandb = Mock(Error=RuntimeError, Image=str)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (tmp_path / "config.json").write_text('{"seed": 3}')
+    with MetricLog(tmp_path, writers=[partial(WeightsAndBiases, project="p")]) as log:
+        log.write("train", 2, {"loss": 0.5, "accuracy": math.nan})
+        log.picture(2, "samples", "a.png")
+        (tmp_path / "wandb" / "offline-run-20260101_000000-abc").mkdir(parents=True)
+        log.rewind(0)
+    first, again = (call.kwargs for call in wandb.init.call_args_list)
+    assert (first["project"], first["config"], first["id"]) == ("p", {"seed": 3}, None)
+    assert again["id"] == "abc"
+    got = [call.args[0] for call in wandb.init.return_value.log.call_args_list]
+    assert got == [{"train/loss": 0.5, "step": 2}, {"samples": "a.png", "step": 2}]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxnets\[wandb\]'"):
+        training.fit_options(Classify(epochs=1.0, wandb="p"), 10)
 
 
 def fill(log):

@@ -1,17 +1,29 @@
 """Runs that are cut off and go on, with the same bits; runs that stop early; what they leave."""
 
 import dataclasses
+import itertools
+import math
 import os
+import re
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxnets import data
+from jaxnets.commands import estimate, generate
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.generate import Generate, resolve
 from jaxnets.data import ResidentPipeline, StreamingPipeline
+from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import Mean
+from jaxnets.run import log, loop
 from jaxnets.run.log import Progress
 from jaxnets.run.task import Ranking
 from small_runs import MAKE, TOTAL, Crash, bits, crash, fit, images, records, task
@@ -91,16 +103,27 @@ def test_patience_survives_a_crash(tmp_path):
     assert int(result.state.step) == 2
 
 
-def test_previews_and_logs_are_written(tmp_path):
+def test_previews_logs_and_short_lines_are_written(tmp_path, capsys):
     def preview(state, folder):
-        (folder / f"{int(state.step)}.png").write_bytes(b"")
+        Image.new("L", (2, 2)).save(folder / f"{int(state.step)}.png")
+        return {"samples": folder / f"{int(state.step)}.png"}
 
-    fit(task("classifier", preview=preview), tmp_path, eval_every=5)
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "6.png"]
-    assert list((tmp_path / "tensorboard").iterdir())
+    shown = {"loss": "training loss", "score": "points"}
+    told = {"scores": [0.1, 0.5, 0.25], "shown": shown, "headline": Ranking("score")}
+    fit(task("classifier", preview=preview, **told), tmp_path, eval_every=4)
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["10.png", "4.png", "8.png"]
+    (board,) = (tmp_path / "tensorboard").iterdir()
+    assert board.read_bytes().count(b"\x89PNG") == 3
     last = records(tmp_path, "train")[-1]
     assert last["epoch"] == pytest.approx(TOTAL * 16 / 40)
     assert {"loss", "accuracy", "grad_norm", "images_per_second"} <= set(last)
+    start, *lines = capsys.readouterr().err.splitlines()
+    assert start.startswith("classifier: 4 epochs, 10 steps; compiled in ")
+    of = r"epoch [\d.]+/4  (\d+ s left  )?training loss [\d.]+  points 0"
+    best = [r"\.1 \(best so far\)", r"\.5 \(best so far\)", r"\.25 \(best 0\.5, epoch 3\.2\)"]
+    assert all(re.fullmatch(of + end, line) for end, line in zip(best, lines, strict=True))
+    of_members = {"loss": math.nan, "loss/a": 1.0, "loss/b": 3.0, "loss/c": math.nan}
+    assert log.brief(of_members, shown) == "training loss 2 +- 1.4"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +141,7 @@ def test_a_task_that_cannot_be_run_is_refused(fields, words, tmp_path):
 def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("jaxnets.run.log.time.monotonic", lambda: now[0])
-    progress = Progress("x", total=100, batch_size=32)
+    progress = Progress(total=100, batch_size=32, examples=64)
     progress.start(10)
     assert np.isnan(progress.images_per_second(10))
     now[0] += 30.0  # a call of 4 steps that compiled
@@ -131,6 +154,42 @@ def test_speed_leaves_out_what_was_not_training(monkeypatch):
     now[0] += 20.0  # a shorter last call, compiled too
     progress.leave_out(20.0, 2)
     assert progress.images_per_second(20) == pytest.approx(4 * 32 / 2.0)
+
+
+def test_a_long_run_is_told_of_once_and_again_at_another_speed(tmp_path, monkeypatch):
+    told = []
+
+    def go_on(until, tick):
+        ticks = itertools.count(0.0, tick)
+        monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+        monkeypatch.setattr(loop, "time", log.time)
+        tell = lambda left, whole: told.append((left, whole)) or ""  # noqa: E731
+        fit(task("classifier", total_steps=until, tell_time=tell), tmp_path)
+
+    go_on(until=20, tick=1.0)
+    go_on(until=40, tick=1.0)
+    ((left, whole),) = told
+    assert 0 < left < whole
+    go_on(until=60, tick=10.0)
+    assert len(told) == 2 and told[1][1] > 10 * whole
+
+
+def test_a_long_run_names_what_takes_less(monkeypatch):
+    mesh, config = make_mesh(1), Classify(epochs=40.0)
+    said = [
+        estimate.told(config, mesh, partial(tuple, other), left, 7200.0)
+        for other, left in (((), 500.0), (("--x", 4000.0), 7200.0), (("--x", 40.0), 6600.0))
+    ]
+    assert said == [
+        "",
+        "about 2 h to go on this CPU; a new run with --epochs 3.3 would take about 10 min",
+        "about 1.8 h to go on this CPU; a new run with --x would take about 40 s",
+    ]
+    assert 60 < estimate.measured(task("classifier", total_steps=10**9), mesh, 2) < 1e9
+    monkeypatch.setattr(estimate, "measured", lambda task, *_: task.total_steps)
+    for preset, other in (("dcgan_64", ("--preset sngan_small", 90)), ("dcgan_small", None)):
+        asked = Generate(data="digits", preset=preset, epochs=2.0)
+        assert generate._faster(asked, resolve(asked), data.load("digits"), mesh) == other
 
 
 def test_a_log_does_not_wait_for_torch(tmp_path):

@@ -107,7 +107,7 @@ def _processes(config: Input, train: Split) -> Iterator[Callable[[], Any]]:
 def _decode(path: str, size: tuple[int, int]) -> np.ndarray:
     with Pillow.open(path) as image:
         picture = image.convert("RGB")
-        return np.asarray(ImageOps.fit(picture, size[::-1], Pillow.Resampling.BICUBIC))
+        return np.asarray(ImageOps.fit(picture, (size[1], size[0]), Pillow.Resampling.BICUBIC))
 
 
 def _against_processes(rates: dict[str, list[float]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _words(command: str) -> list[str]:
 
 
 def _start(command: list[str], run_dir: Path, programs: Path) -> float:
-    """Seconds from the start of a process to its first line of progress, which then ends it."""
+    """Seconds from the start of a process to its first step, which then ends it."""
     options = {name.upper(): str(value) for name, value in OPTIONS.items()}
     environment = {**os.environ, **options, "JAX_COMPILATION_CACHE_DIR": str(programs)}
     said = []
@@ -83,7 +83,7 @@ def _start(command: list[str], run_dir: Path, programs: Path) -> float:
         try:
             with cleaning(process.terminate):
                 for line in process.stderr:
-                    if "  step " in line:
+                    if "; compiled in " in line:
                         return time.monotonic() - begin
                     said.append(line.strip())
         finally:

@@ -164,11 +164,17 @@ class Trainee:
 
     def begun(self) -> bool:
         """Whether it has made a step."""
-        return re.search(r"  step \d+/\d+  ", self.err) is not None
+        return self._total() is not None
 
     def trained(self) -> bool:
         """Whether it has made its last step."""
-        return re.search(r"  step (\d+)/\1  ", self.err) is not None
+        path, total = self.folder / "metrics.jsonl", self._total()
+        return path.exists() and f'"train", "step": {total},' in path.read_text()
+
+    def _total(self) -> str | None:
+        """How many steps it has, which it says after the first."""
+        told = re.search(r" epochs, (\d+) steps; ", self.err)
+        return told and told[1]
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written, that of an earlier process left aside."""

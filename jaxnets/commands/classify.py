@@ -143,6 +143,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         populations.step(config, lambda _: step),
         scores,
         ranking=_ranking(config, held_outs[0]),
+        shown=_SHOWN,
+        headline=Ranking("test_accuracy" if held_outs[0] is None else "validation_accuracy"),
         warn=findings.watch(config, dataset),
     )
     start = start and start.telling(init)
@@ -273,6 +275,15 @@ def _ranking(config: Classify, held_out: Split | None) -> Ranking | None:
         flag = "--patience" if config.patience is not None else "--keep-best"
         raise UserError(f"{flag} needs images to watch: set --validation-fraction too")
     return Ranking("validation_accuracy", patience=config.patience)
+
+
+#: What a line of progress shows.
+_SHOWN = {
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+    "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+}
 
 
 def run(config: Classify, session: Session) -> Path:

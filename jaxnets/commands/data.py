@@ -41,6 +41,7 @@ def show_cache(config: Cache) -> None:
 
 def prepare(config: Prepare) -> None:
     """Loads the data set once, which leaves it in the cache, and prints a line about it."""
+    constraints.check(config)
     dataset = common.load_data(config, config.name)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {counts}; {dataset.num_classes} classes; cached in {cache_dir()}")

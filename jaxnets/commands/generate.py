@@ -17,6 +17,7 @@ from jaxnets import data
 from jaxnets.commands import (
     checks,
     common,
+    estimate,
     gan_step,
     judging,
     pictures,
@@ -93,8 +94,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             said=said,
         )
 
-    better = scoring.HIGHER_IS_BETTER[config.best_by]
-    ranking = Ranking(scoring.number_name(config.best_by), higher_is_better=better)
     task = training.make_task(
         config,
         f"{config.generator} on {dataset.name}",
@@ -109,7 +108,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             sample,
             partial(gan_step.trained, description, nets[0]),
         ),
-        ranking=ranking if config.keep_best and judge else None,
+        **_told(config, judge),
         warn=CollapseWatch(
             after_epochs=_settled(config, feed.total_steps) / feed.steps_per_epoch,
             usual=["discriminator wins"] if config.loss == "wasserstein" else [],
@@ -129,6 +128,19 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         config.conditional,
         start and start.telling(init),
     )
+
+
+def _told(config: Generate, judge: Judge | None) -> dict[str, Any]:
+    """What tells states apart and what a line of progress shows: fields of the task."""
+    score = scoring.number_name(config.best_by) if judge else "samples_pixel_spread"
+    shown = {"g_loss": "generator loss", "d_loss": "discriminator loss"}
+    better = scoring.HIGHER_IS_BETTER[config.best_by]
+    ranking = Ranking(score, higher_is_better=better) if judge else None
+    return {
+        "shown": {**shown, score: sweeps.MEASURES.get(score, config.best_by)},
+        "headline": ranking,
+        "ranking": ranking if config.keep_best else None,
+    }
 
 
 def _keys(config: Generate, member: int) -> jax.Array:
@@ -156,6 +168,24 @@ def _metrics(config: Generate, judge: Judge | None, dataset: DataSet) -> list[st
     return list(dict.fromkeys([*names, "precision", "recall"])) if config.sweep else names
 
 
+#: The preset that had the best samples after ten minutes on a CPU.
+_FAST = "sngan_small"
+
+
+def _faster(
+    asked: Generate, config: Generate, dataset: DataSet, mesh: Mesh
+) -> estimate.Faster | None:
+    """The same with small networks in place of those of a paper, by what their step takes."""
+    if given(config.preset).endswith("_small") or distributed.count() > 1:
+        return None
+    try:  # streamed: the device holds the images already
+        small = dataclasses.replace(asked, preset=_FAST, generator=None, memory_budget_mb=0)
+        task = build(suited(small, resolve(small), dataset), dataset, mesh).task
+        return f"--preset {_FAST}", estimate.measured(task, mesh, config.steps_per_call)
+    except (UserError, jax.errors.JaxRuntimeError):
+        return None  # the flags suit no other networks, or there is no memory for them
+
+
 def _preview(
     config: Generate,
     names: Sequence[str],
@@ -163,8 +193,9 @@ def _preview(
     trained: Callable[[TrainState], TrainedGenerator],
     of: TrainState,
     folder: Path,
-) -> None:
+) -> dict[str, Path]:
     """Writes a grid of each member's samples, a row for each class; `names` are the classes'."""
+    written = {}
     classes = min(len(names), _PREVIEWED_CLASSES)
     labels: Any = np.repeat(np.arange(classes, dtype=np.int32), _PREVIEWED)
     for number, member in enumerate(populations.members(config, of)):
@@ -178,6 +209,8 @@ def _preview(
         path = place / f"step-{int(member.step):07}.png"
         grid = report.grid_png(images, _PREVIEWED, row_labels=rows)
         write_files({path: provenance.mark(grid, trained(member).facts)})
+        written[str(populations.folder_of(config, number, Path("samples")))] = path
+    return written
 
 
 def need_every_class(dataset: DataSet) -> None:
@@ -268,7 +301,8 @@ def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
 def run(config: Generate, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
-    done = training.train("generate", config, _build_checked, session, partial(suited, asked))
+    suit, faster = partial(suited, asked), partial(_faster, asked)
+    done = training.train("generate", config, _build_checked, session, suit, faster=faster)
     config, built, dataset, result = done.config, done.built, done.dataset, done.result
     numbers = evaluate_generator(
         config, built, dataset, done.mesh, result.state, done.folder / "accuracy_score"

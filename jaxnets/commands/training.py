@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ from jaxnets import data
 from jaxnets.commands import (
     checks,
     common,
+    estimate,
     history,
     populations,
     processes,
@@ -29,6 +31,7 @@ from jaxnets.run import runs
 from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
+from jaxnets.run.writers import OpenWriter, TensorBoard, WeightsAndBiases, import_wandb
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
 
@@ -153,6 +156,7 @@ def train(
     session: Session,
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
     tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
+    faster: Callable[[Any, DataSet, Mesh], estimate.Faster | None] = lambda *run: None,
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -163,6 +167,7 @@ def train(
       session: the call.
       suit: fills in what depends on the data.
       tell: what is said at the start besides.
+      faster: another run, for who has less time.
     """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
@@ -172,7 +177,10 @@ def train(
     options = fit_options(config, built.steps_per_epoch)
     folder = open_run(experiment, config, dataset, session, built, tell(config, dataset))
     options = dataclasses.replace(options, resume_hint=session.hint())
-    return Finished(config, mesh, dataset, built, folder, fit(built.task, folder, mesh, options))
+    other = partial(faster, config, dataset, mesh)
+    tell_time = partial(estimate.told, config, mesh, other)
+    task = dataclasses.replace(built.task, tell_time=tell_time)
+    return Finished(config, mesh, dataset, built, folder, fit(task, folder, mesh, options))
 
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
@@ -184,6 +192,10 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
 
+    writers: tuple[OpenWriter, ...] = (TensorBoard,)
+    if options.wandb is not None:
+        import_wandb()  # before there is a run's folder
+        writers = (TensorBoard, partial(WeightsAndBiases, project=options.wandb))
     return FitOptions(
         mode=options.mode,
         steps_per_call=options.steps_per_call,
@@ -194,6 +206,7 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
         keep=options.keep,
         keep_best=options.keep_best,
         max_rollbacks=options.max_rollbacks,
+        writers=writers,
     )
 
 

@@ -1,22 +1,22 @@
-"""What a run leaves to read: metrics as JSON lines and TensorBoard events, progress on screen."""
+"""What a run leaves to read: metrics as JSON lines and for other programs, progress on screen."""
 
 import contextlib
 import json
 import math
-import socket
+import statistics
 import sys
 import time
-import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
+from jaxnets.run.writers import OpenWriter, TensorBoard
 
 __all__ = ["MetricLog", "Progress", "read_records"]
 
-_FLUSH_SECONDS = 60.0  # between flushes of TensorBoard's events, which wait for the disk
+_LINE_SECONDS = 60.0  # between plain lines of progress
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -46,56 +46,53 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricLog:
-    """Appends records to `metrics.jsonl` and to TensorBoard's events in a run's folder."""
+    """Appends records to `metrics.jsonl` in a run's folder, and hands them to other writers."""
 
     def __init__(
         self,
         folder: Path,
-        *,
         resume_step: int = 0,
+        *,
         unevaluated: bool = False,
         silent: bool = False,
+        writers: Sequence[OpenWriter] = (TensorBoard,),
     ):
-        """Opens both, but with `silent` neither: another process writes.
+        """Opens the file and the writers, but with `silent` none: another process writes.
 
         Records beyond `resume_step`, which an interrupted run wrote and which will now be written
         again, are dropped, and with `unevaluated` those of its evaluation too.
         """
-        self._folder, self._silent = folder, silent
+        self._folder, self._silent, self._writers = folder, silent, writers
         self._open(resume_step, unevaluated)
 
     def _open(self, resume_step: int, unevaluated: bool = False) -> None:
+        self._parts: list[Any] = []
         if self._silent:
             return
-        folder = self._folder
-        path = folder / "metrics.jsonl"
+        path = self._folder / "metrics.jsonl"
         kept = [record for record in read_records(path) if record["step"] <= resume_step]
         if unevaluated:
             kept = [r for r in kept if (r["split"], r["step"]) != ("eval", resume_step)]
         write_files({path: "".join(json.dumps(record) + "\n" for record in kept).encode()})
         self._file = path.open("a")
-        self._board = _Board(folder / "tensorboard", purge_step=resume_step + 1)
+        self._parts = [self._file, *(opened(self._folder, resume_step) for opened in self._writers)]
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or self._silent:
+        if error is None:
             self._close()
             return
         # What could not be written can't be written now either, and why is said already.
-        for file in (self._file, self._board):
+        for part in self._parts:
             with contextlib.suppress(OSError):
-                file.close()
+                part.close()
 
     def _close(self) -> None:
-        if self._silent:
-            return
-        try:
-            self._file.close()
-            self._board.close()
-        except OSError as failure:
-            raise self._unwritten(failure) from failure
+        with self._writing():
+            for part in self._parts:
+                part.close()
 
     def rewind(self, step: int, *, unevaluated: bool = False) -> None:
         """Drops the records of later steps: the run has gone back and will write them again."""
@@ -111,118 +108,81 @@ class MetricLog:
         if self._silent:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        try:
+        with self._writing():
             self._file.write(json.dumps({"split": split, "step": step, **finite}) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                if finite[name] is not None:
-                    self._board.add(f"{split}/{name}", value, step)
+            numbers = {f"{split}/{k}": v for k, v in finite.items() if v is not None}
+            for writer in self._parts[1:]:
+                writer.scalars(step, numbers)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Hands a PNG file to the writers; a UserError if one can't write it."""
+        with self._writing():
+            for writer in self._parts[1:]:
+                writer.picture(step, name, path)
+
+    def best(self, name: str, *, higher: bool) -> tuple[float, int] | None:
+        """The best value of an evaluation's number so far, and its step; None if there is none."""
+        records = [] if self._silent else read_records(self._folder / "metrics.jsonl")
+        known = [r for r in records if r["split"] == "eval" and r.get(name) is not None]
+        best = max(known, key=lambda r: r[name] if higher else -r[name], default=None)
+        return None if best is None else (best[name], best["step"])
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as failure:
-            raise self._unwritten(failure) from failure
-
-    def _unwritten(self, failure: OSError) -> UserError:
-        return UserError(
-            f"the metrics of the run could not be written in {self._folder} "
-            f"({failure.strerror or failure}); put that right and run the same command again to "
-            "go on from the last good checkpoint"
-        )
-
-
-class _Board:
-    """Events for TensorBoard, written by whoever adds them.
-
-    tensorboardX has a thread do it, which gets them through a queue of ten. Where the disk is full
-    that thread dies of it, with a traceback, and whoever adds the eleventh number waits for ever.
-    """
-
-    def __init__(self, folder: Path, *, purge_step: int):
-        self._parts = _tensorboard()
-        folder.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = self._parts.RecordWriter(str(folder / name))
-        self._next_flush = 0.0
-        self._add(file_version="brain.Event:2")
-        start = self._parts.SessionLog(status=self._parts.SessionLog.START)
-        self._add(step=purge_step, session_log=start)  # drops what was shown of later steps
-
-    def add(self, name: str, value: float, step: int) -> None:
-        """Adds one number of a curve."""
-        self._add(step=step, summary=self._parts.scalar(name, value))
-        if time.monotonic() > self._next_flush:
-            self._file.flush()
-            self._next_flush = time.monotonic() + _FLUSH_SECONDS
-
-    def _add(self, **fields: Any) -> None:
-        event = self._parts.Event(wall_time=time.time(), **fields)
-        self._file.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """Writes what is not written yet."""
-        self._file.close()
-
-
-def _tensorboard() -> Any:
-    """The parts of tensorboardX that write events, without PyTorch.
-
-    Where PyTorch is installed, tensorboardX imports it for a type annotation, and that takes
-    longer (1.4 s on a CPU, more with CUDA) than the rest of a start.
-    """
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # so its import fails
-    try:
-        from tensorboardX import RecordWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
-        from tensorboardX.summary import scalar
-    finally:
-        if hide:
-            del sys.modules["torch"]
-    return types.SimpleNamespace(
-        RecordWriter=RecordWriter, Event=Event, SessionLog=SessionLog, scalar=scalar
-    )
+            raise UserError(
+                f"the metrics of the run could not be written in {self._folder} "
+                f"({failure.strerror or failure}); put that right and run the same command again "
+                "to go on from the last good checkpoint"
+            ) from failure
 
 
 class Progress:
-    """Steps done, speed and time left: a live bar on a terminal, a line now and then elsewhere."""
+    """How far a run is: a live bar on a terminal, elsewhere a line now and then."""
 
     def __init__(
         self,
-        title: str,
         total: int,
         batch_size: int,
+        examples: int,
         *,
-        line_seconds: float = 15.0,
+        shown: Mapping[str, str] | None = None,
         silent: bool = False,
     ):
         """Sets it up, for `total` steps of so many images; `start` starts it.
 
-        Plain lines are `line_seconds` apart; where another process shows them this one is silent.
+        An epoch is `examples` images; `shown` are the numbers of a line -> what it calls them.
+        Where another process shows them this one is silent.
         """
-        self.title, self.total, self.batch_size = title, total, batch_size
-        self._seconds, self._silent = line_seconds, silent
+        self.total, self.batch_size = total, batch_size
+        self._examples, self._shown = examples, shown
+        self._silent = silent
         self._bar: Any = None
-        self._first, self._start, self._next_line, self._paused = 0, 0.0, 0.0, 0.0
+        self._first, self._start, self._next_line = 0, 0.0, 0.0
+        self._paused, self._once = 0.0, 0.0
 
     def start(self, done: int) -> None:
         """Starts the clock, and the bar on a terminal, after the steps that an earlier run did."""
-        self._first, self._start, self._paused = done, time.monotonic(), 0.0
-        self._next_line = self._start
+        self._first, self._start = done, time.monotonic()
+        self._paused = self._once = 0.0
+        self._next_line = self._start + _LINE_SECONDS
         if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
+            from rich.table import Column
 
             self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total} steps  {task.fields[note]}"),
+                BarColumn(20, table_column=Column(width=20)),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
                 console=Console(stderr=True),
+                expand=True,
                 transient=True,
             )
-            self._task = self._bar.add_task(
-                self.title, total=self.total, completed=done, note="compiling"
-            )
+            self._task = self._bar.add_task("compiling", total=self.total, completed=done)
             self._bar.start()
 
     def __enter__(self) -> "Progress":
@@ -232,55 +192,89 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def leave_out(self, seconds: float, steps: int = 0) -> None:
+    def leave_out(self, seconds: float, steps: int = 0, *, again: bool = False) -> None:
         """Keeps time, and the steps made in it, out of the speed.
 
-        For an evaluation, say, or a call that compiled first.
+        For a call that compiled first, say, or an evaluation: such time comes `again`, so it counts
+        in what is left.
         """
         self._paused += seconds
         self._first += steps
+        self._once += 0.0 if again else seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of the steps that the speed is of."""
+        return time.monotonic() - self._start - self._paused
 
     def images_per_second(self, step: int) -> float:
         """Mean speed since the first call, NaN before there is one."""
-        seconds = time.monotonic() - self._start - self._paused
-        steps = step - self._first
+        seconds, steps = self.seconds, step - self._first
         return steps * self.batch_size / seconds if steps > 0 and seconds > 0 else math.nan
+
+    def seconds_left(self, step: int) -> float:
+        """Until the last step if all goes on as so far, evaluations included; NaN if not known."""
+        seconds, steps = time.monotonic() - self._start - self._once, step - self._first
+        return (self.total - step) * seconds / steps if steps > 0 else math.nan
+
+    def __str__(self) -> str:
+        return f"{self.epochs(self.total)} epochs, {self.total} steps"
+
+    def epochs(self, step: int) -> str:
+        """How many epochs so many steps are, as it is shown."""
+        epochs = step * self.batch_size / self._examples
+        return f"{round(epochs, 1):g}" if epochs >= 1 else f"{epochs:.2g}"
+
+    def line(self, step: int, values: Mapping[str, float], end: str = "", pace: str = "") -> str:
+        """Where the run is, on one line: after the time left the speed, numbers and something."""
+        left = self.seconds_left(step)
+        epoch = f"epoch {self.epochs(step)}/{self.epochs(self.total)}"
+        clock = f"{duration(left)} left" if math.isfinite(left) and step < self.total else ""
+        return "  ".join(filter(None, (epoch, clock, pace, brief(values, self._shown)))) + end
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows where the run is."""
-        if self._silent:
+        waits = self._bar is None and (time.monotonic() < self._next_line or step == self.total)
+        if self._silent or waits:
             return
         speed = self.images_per_second(step)
-        if self._bar is None and time.monotonic() < self._next_line and step < self.total:
-            return
-        self._next_line = time.monotonic() + self._seconds
-        shown = brief(values)
-        pace = ""
-        if math.isfinite(speed):
-            left = (self.total - step) * self.batch_size / speed
-            pace = f"{speed:,.0f} images/s  {_clock(left)} left"
+        line = self.line(step, values, pace=f"{speed:,.0f} images/s" if speed > 0 else "")
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=f"{pace}  {shown}")
+            self._bar.update(self._task, completed=step, description=line)
         else:
-            line = f"{self.title}  step {step}/{self.total}  {pace}  {shown}"
-            print(line, file=sys.stderr, flush=True)
+            self.say(line)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._silent:
             return
+        self._next_line = time.monotonic() + _LINE_SECONDS
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
 
-def brief(values: Mapping[str, float]) -> str:
-    """Numbers on one line; those of single members of a population ("loss/seed-3") stay out."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
+def brief(values: Mapping[str, float], shown: Mapping[str, str] | None = None) -> str:
+    """Numbers on one line: those that `shown` has a word for, in its order, or else all.
+
+    Of a population each is the mean and the standard deviation of the members that have not
+    diverged.
+    """
+    parts = []
+    for name, word in (shown or {k: k for k in values if "/" not in k}).items():
+        own = [v for k, v in values.items() if k.startswith(f"{name}/") and math.isfinite(v)]
+        if own:
+            spread = statistics.stdev(own) if len(own) > 1 else 0.0
+            parts.append(f"{word} {statistics.fmean(own):.4g} +- {spread:.2g}")
+        elif name in values:
+            parts.append(f"{word} {values[name]:.4g}")
+    return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def duration(seconds: float) -> str:
+    """A length of time, as one says it: "40 s", "25 min", "3.5 h", "12 days"."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.0f} s"

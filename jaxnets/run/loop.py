@@ -18,7 +18,7 @@ from jaxnets.processes import distributed
 from jaxnets.run import guard
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.interruption import Cut, Interrupted, Interruption
-from jaxnets.run.log import MetricLog, Progress, brief, read_records
+from jaxnets.run.log import MetricLog, Progress, read_records
 from jaxnets.run.task import FitOptions, FitResult, Lazily, Ranking, Task, take_feed
 from jaxnets.train.descent import Step
 from jaxnets.train.state import TrainState
@@ -66,13 +66,17 @@ def fit(task: Task, folder: Path, mesh: Mesh, options: FitOptions) -> FitResult:
         task.pipeline.close()
 
 
+#: A speed is known after so many seconds of training, and is another beyond this factor.
+_SETTLED, _OTHER = 5.0, 1.5
+
 _ADVICE = "lower the learning rate, or clip gradients with --clip-norm, in a new run folder"
 
 
 def _first_notes() -> dict[str, Any]:
     """What a run must remember across processes, kept beside its state; at its start."""
     ranked = {"best": None, "best_step": 0, "stale": 0, "stopped": False}
-    return {**ranked, "train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+    done = {"train_seconds": 0.0, "rollbacks": 0, "unevaluated": False}
+    return {**ranked, **done, "told_pace": None}
 
 
 class _Run:
@@ -96,8 +100,9 @@ class _Run:
             say=lambda text: self.progress.say(text),
         )
         self.silent = not distributed.writes()
+        size, examples = task.pipeline.batch_size, task.pipeline.num_examples
         self.progress = Progress(
-            task.name, task.total_steps, task.pipeline.batch_size, silent=self.silent
+            task.total_steps, size, examples, shown=task.shown, silent=self.silent
         )
         self.state = self._first_state()
         self.notes = _first_notes()
@@ -105,6 +110,8 @@ class _Run:
             self._restore()
         self.step = int(self.state.step)
         self.metrics: dict[str, float] = {}
+        self._trained: dict[str, float] = {}
+        self._paced = False
         self._warned: set[str] = set()
         self._compiled: dict[tuple[Step, ...], Callable[..., tuple[TrainState, Metrics]]] = {}
         self._source = replicate(task.pipeline.source, mesh)
@@ -113,9 +120,10 @@ class _Run:
     def to_the_end(self) -> FitResult:
         task, begun = self.task, self.step
         again = self.notes["unevaluated"]
+        writers = self.options.writers
         # Imports much: not on the clock.
         self.log = MetricLog(
-            self.folder, resume_step=self.step, unevaluated=again, silent=self.silent
+            self.folder, self.step, unevaluated=again, silent=self.silent, writers=writers
         )
         self.progress.start(self.step)
         self.interruption = Interruption(self.options.grace_seconds, self._last_words)
@@ -197,9 +205,11 @@ class _Run:
         if first_call:
             self.compile_seconds += seconds
             self.progress.leave_out(seconds, steps)
+            if len(self._compiled) == 1:
+                self.progress.say(f"{task.name}: {self.progress}; compiled in {seconds:.0f} s")
         values = {name: mean.compute() for name, mean in metrics.items()}
         faults, members = guard.find_faults(values, before, steps), guard.members(values)
-        values = guard.without_flags(values)
+        self._trained = values = guard.without_flags(values)
         self.progress.update(self.step, values)
         for fault in faults:
             if not fault.member:
@@ -207,6 +217,7 @@ class _Run:
             self._warn({fault.member: f"{fault.member} diverged: {fault}"})
         if faults and len(faults) == len(members):
             raise UserError(f"every member of the population diverged; {_ADVICE}")
+        self._tell_time()
         last = self.step == task.total_steps
 
         def due(every: int) -> bool:
@@ -222,7 +233,20 @@ class _Run:
         ranks = value is not None and distributed.agree(self.checkpoints.would_be_kept(value))
         if due(options.save_every) or ranks or self.notes["stopped"]:
             self.checkpoints.save(self.state, self.notes, value)
-        self.progress.leave_out(time.monotonic() - begin)
+        self.progress.leave_out(time.monotonic() - begin, again=True)
+
+    def _tell_time(self) -> None:
+        """Says how long the run will take, once the speed is known; again only for another one."""
+        left, told = self.progress.seconds_left(self.step), self.notes["told_pace"]
+        if self._paced or not left > 0 or self.progress.seconds < _SETTLED:
+            return
+        self._paced, pace = True, left / (self.task.total_steps - self.step)
+        if told is None or not 1 / _OTHER < pace / told < _OTHER:
+            self.notes["told_pace"] = pace
+            begin = time.monotonic()
+            if said := self.task.tell_time(left, pace * self.task.total_steps):
+                self.progress.say(said)
+            self.progress.leave_out(time.monotonic() - begin)
 
     def _first_state(self) -> TrainState:
         return place(self.task.init(), self.mesh, shard_params=self.options.shard_params)
@@ -283,9 +307,13 @@ class _Run:
             self._preview()
         self.notes["unevaluated"] = False
         self.log.write("eval", self.step, {**self.metrics, "epoch": self._epoch()})
-        shown = brief(self.metrics)
-        if shown:
-            self.progress.say(f"{task.name}  step {self.step}: {shown}")
+        rule, text = task.headline, ""
+        if rule and (best := self.log.best(rule.metric, higher=rule.higher_is_better)):
+            value, step = best
+            text = f" (best {value:.4g}, epoch {self.progress.epochs(step)})"
+            text = " (best so far)" if step == self.step else text
+        trained = {} if task.shown is None else self._trained
+        self.progress.say(self.progress.line(self.step, {**trained, **self.metrics}, text))
         self._warn_of({**self.metrics, "epoch": self._epoch()})
         return None if task.ranking is None else self._rank(task.ranking)
 
@@ -296,7 +324,8 @@ class _Run:
         if distributed.writes():
             samples = self.folder / "samples"
             samples.mkdir(exist_ok=True)
-            self.task.preview(shown, samples)
+            for name, path in self.task.preview(shown, samples).items():
+                self.log.picture(self.step, name, path)
 
     def _rank(self, rule: Ranking) -> float:
         if rule.metric not in self.metrics:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from jaxnets.devices.parallel import Mode
+from jaxnets.run.writers import OpenWriter, TensorBoard
 from jaxnets.train.descent import Step
 from jaxnets.train.state import TrainState
 from jaxnets.typing import Feeder, PyTree
@@ -80,9 +81,13 @@ class Task:
       pipeline: where batches come from.
       total_steps: how many steps the run takes.
       evaluate: state -> name -> number.
-      preview: writes pictures of what the state can do into a folder; None where there is
-        nothing to see.
+      preview: writes pictures of what the state can do into a folder, and gives the PNG files by
+        their names; None where there is nothing to see.
       ranking: what the best states are; None where they are not to be told apart.
+      shown: the few numbers, of the training and the evaluations, that a line of progress has ->
+        what each is called there; None shows all of an evaluation.
+      headline: the one of them whose best value so far is told; nothing else goes by it.
+      tell_time: (seconds to the end, seconds of the whole run at this speed) -> what to say of it.
       warn: metrics of the training or of an evaluation, and the `epoch` -> kind of trouble ->
         sentence; each kind is said once.
     """
@@ -93,8 +98,11 @@ class Task:
     pipeline: Feeder
     total_steps: int
     evaluate: Callable[[TrainState], dict[str, float]]
-    preview: Callable[[TrainState, Path], None] | None = None
+    preview: Callable[[TrainState, Path], Mapping[str, Path]] | None = None
     ranking: Ranking | None = None
+    shown: Mapping[str, str] | None = None
+    headline: Ranking | None = None
+    tell_time: Callable[[float, float], str] = lambda left, whole: ""
     warn: Callable[[Mapping[str, float]], Mapping[str, str]] | None = None
 
 
@@ -119,6 +127,7 @@ class FitOptions:
       max_rollbacks: how often a run whose numbers are no longer finite goes back to its last good
         checkpoint and tries other random numbers, before it gives up.
       grace_seconds: what a run gets to save after a signal.
+      writers: of the numbers and pictures, beside `metrics.jsonl`.
       resume_hint: how to go on, for the last words of a run that could not save in that time.
     """
 
@@ -132,6 +141,7 @@ class FitOptions:
     keep_best: int = 0
     max_rollbacks: int = 3
     grace_seconds: float = 8.0
+    writers: tuple[OpenWriter, ...] = (TensorBoard,)
     resume_hint: str = "run the same command again"
 
 

@@ -138,6 +138,9 @@ class CheckpointOptions:
     max_rollbacks: Annotated[int, NOT_NEGATIVE] = 3
     """How often a run whose numbers are no longer finite goes back to its last good checkpoint, to
     try other random numbers, before it stops."""
+    wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    """Send the config, numbers and sample pictures to this project of Weights & Biases too;
+    WANDB_MODE=offline in the environment keeps them in the run's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +221,7 @@ NOT_WHAT = (
     "workers",
     "compilation_cache",
     "pictures",
+    "wandb",
     *PROCESS_FIELDS,
 )
 

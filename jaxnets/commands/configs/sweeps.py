@@ -167,8 +167,8 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
     return best, f"The pictures are of {names[best]}, which has the least Frechet distance."
 
 
-#: Numbers that members of a sweep are compared by -> what a table calls them.
-_MEASURES = {
+#: Numbers that GANs are compared by -> what a table calls them.
+MEASURES = {
     "frechet": "Frechet distance",
     "samples_precision": "precision",
     "samples_recall": "recall",
@@ -192,8 +192,8 @@ def winners(
     """
     sweep = sweep_of(config)
     assert sweep is not None
-    measures = [measure for measure in _MEASURES if f"{measure}/{names[0]}" in numbers]
-    table = [[sweep.field, *(_MEASURES[measure] for measure in measures)]]
+    measures = [measure for measure in MEASURES if f"{measure}/{names[0]}" in numbers]
+    table = [[sweep.field, *(MEASURES[measure] for measure in measures)]]
     found: dict[str, dict[float, list[float]]] = {measure: {} for measure in measures}
     for value, of_value in zip(sweep.values, sweep.names(), strict=True):
         members = [name for name in names if name.partition(",")[0] == of_value]
