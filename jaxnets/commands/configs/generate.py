@@ -321,7 +321,10 @@ def read_again(config: Generate) -> Generate:
 def _checked(config: Generate) -> Generate:
     """The config, every value of which is one that a run can be made with."""
     for one in sweeps.each(config):
-        check_numbers(one)
+        try:
+            check_numbers(one)
+        except UserError as error:
+            raise error if one is config else UserError(f"--sweep: {error}") from error
     sweeps.check(config)
     _check_what_belongs_together(config)
     return config
