@@ -276,7 +276,7 @@ def evaluate_generator(
 
 
 def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
-    """The config with the batch and epochs that suit how many images there are.
+    """The config with the batch, epochs and augmentation that suit how many images there are.
 
     Args:
       asked: what the user said, which stays.
@@ -289,7 +289,17 @@ def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
     if asked.epochs is None and asked.preset is None and config.data not in presets.DATA:
         most = round(max(1.0, presets.SEEN / images), 1)
         changes["epochs"] = min(given(config.epochs), most)
+    own = config.data not in presets.DATA and asked.preset is None
+    if asked.augment is None and not config.augment and own and images < presets.FEW:
+        changes["augment"] = presets.OWN_AUGMENT
     return dataclasses.replace(config, **changes)
+
+
+def _augmented(config: Generate, dataset: DataSet) -> str:
+    """What is done to images before the discriminator sees them."""
+    if not config.augment:
+        return "images are not augmented"
+    return f"the discriminator sees real and generated images augmented: {config.augment}"
 
 
 def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
@@ -302,7 +312,7 @@ def run(config: Generate, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
     suit, faster = partial(suited, asked), partial(_faster, asked)
-    done = training.train("generate", config, _build_checked, session, suit, faster=faster)
+    done = training.train("generate", config, _build_checked, session, suit, _augmented, faster)
     config, built, dataset, result = done.config, done.built, done.dataset, done.result
     numbers = evaluate_generator(
         config, built, dataset, done.mesh, result.state, done.folder / "accuracy_score"

@@ -132,7 +132,8 @@ class AugmentOptions:
 
     augment: str | None = None
     """Differentiable augmentation (translation leaves grey behind, shift the image mirrored at its
-    edge): any of color,translation,shift,cutout,flip."""
+    edge): any of color,translation,shift,cutout,flip. By default shift for fewer than 20,000
+    images of your own; "" is none."""
     augment_probability: Annotated[Ramp | None, SHARE] = None
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
     Or START:END."""
@@ -231,7 +232,8 @@ class Generate(
     small networks, which a CPU trains in minutes, as sngan_small; those of the papers, as
     stylegan2_64, are for accelerators."""
     generator: str | None = None
-    """dcgan, r3gan, sngan or stylegan2."""
+    """dcgan, r3gan, sngan or stylegan2; by default sngan, but dcgan for digits and
+    fashion_mnist."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
     batch_size: Annotated[int | None, COUNT] = None
