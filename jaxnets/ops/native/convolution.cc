@@ -52,6 +52,7 @@ constexpr Index kLanes = 4, kPixels = 6, kRows = 4;
 #endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+constexpr Index kAhead = 16;
 constexpr Index kVectors = 2;  // of output channels in a register block
 constexpr Index kBlock = kVectors * kLanes;
 
@@ -223,6 +224,8 @@ void Tables(const Phase& phase, const Padded& padded, const Index* step, const I
             const Index* step_out, Index out_channels, Index images, std::vector<Index>* read,
             std::vector<Index>* write) {
   const Index out_image = out[0] * out[1] * out[2] * out_channels;
+  const Index size = read->size() + images * phase.count[0] * phase.count[1] * phase.count[2];
+  read->reserve(size), write->reserve(size);
   for (Index i = 0; i < images; ++i)
     for (Index z = 0; z < phase.count[0]; ++z)
       for (Index y = 0; y < phase.count[1]; ++y)
@@ -281,8 +284,10 @@ struct Ending {
   }
 };
 
-// P pixels times N vectors of output channels. Rows of the weights lie `pitch` floats apart.
-template <int P, int N>
+// P pixels times N vectors of output channels. Rows of the weights lie `pitch` floats apart. If
+// `kEven`, so do pixels that are read, by what the second of `read` says: then the addresses of all
+// fit into registers.
+template <bool kEven, int P, int N>
 void MultiplyBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
                    Index depth, const float* weights, Index pitch, float* out, const Index* write,
                    Index channels, const Ending& ending) {
@@ -293,17 +298,21 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sum[p][n] = Vector{};
+  const Index apart = P > 1 ? read[1] - read[0] : 0;
   for (Index t = 0; t < tap_count; ++t) {
     const float* from[P];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) from[p] = images + taps[t] + read[p];
+    for (int p = 0; p < P; p += kEven ? 4 : 1) from[p] = images + taps[t] + read[p];
     for (Index c = 0; c < depth; ++c) {
       Vector w[N];
-      for (int n = 0; n < N; ++n) w[n] = Load(weights + n * kLanes);
+      for (int n = 0; n < N; ++n) {
+        __builtin_prefetch(weights + kAhead * pitch + n * kLanes);
+        w[n] = Load(weights + n * kLanes);
+      }
       weights += pitch;
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const float x = from[p][c];
+        const float x = kEven ? from[p / 4 * 4][p % 4 * apart + c] : from[p][c];
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[p][n] += x * w[n];
       }
@@ -330,14 +339,15 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
 
 using Block = void (*)(const float*, const Index*, const Index*, Index, Index, const float*, Index,
                        float*, const Index*, Index, const Ending&);
-template <int N, int... P>
+template <bool kEven, int N, int... P>
 constexpr std::array<Block, sizeof...(P)> Blocks(std::integer_sequence<int, P...>) {
-  return {&MultiplyBlock<P + 1, N>...};
+  return {&MultiplyBlock<kEven, P + 1, N>...};
 }
-// kBlocks[n - 1][p - 1] is the block of p pixels and n vectors.
+// kBlocks<even>[n - 1][p - 1] is the block of p pixels and n vectors.
+template <bool kEven>
 const std::array<std::array<Block, kPixels>, kVectors> kBlocks = {
-    Blocks<1>(std::make_integer_sequence<int, kPixels>()),
-    Blocks<2>(std::make_integer_sequence<int, kPixels>())};
+    Blocks<kEven, 1>(std::make_integer_sequence<int, kPixels>()),
+    Blocks<kEven, 2>(std::make_integer_sequence<int, kPixels>())};
 
 // P pixels of one output channel, the input channels along the vectors: for images of one or a few
 // channels, which would leave the blocks above nearly empty.
@@ -382,6 +392,7 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
   struct Prepared {
     std::vector<Index> read, write, taps;
     Index depth;  // what each of the taps reads
+    bool even;    // whether the same lies between any two neighbours of `read`
     std::unique_ptr<float[]> weights;  // [groups, to_blocks] of [taps, depth, Pitch or 1]
   };
   const Index pixels = out[0] * out[1] * out[2];
@@ -396,6 +407,8 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     for (const auto& offset : phases[i].offset) p.taps.push_back(Displacement(padded, offset));
     p.weights.reset(new float[groups * to_blocks * p.taps.size() * from_group * kept]);
     p.depth = from_group * Join(&p.taps, from_group);
+    p.even = true;
+    for (size_t q = 1; q < p.read.size(); ++q) p.even &= p.read[q] - p.read[q - 1] == p.read[1] - p.read[0];
   }
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
@@ -446,7 +459,7 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
                                  std::min(kDotPixels, rows - row), local);
           continue;
         }
-        const auto& kernels = kBlocks[Vectors(filled) - 1];
+        const auto& kernels = (p.even ? kBlocks<true> : kBlocks<false>)[Vectors(filled) - 1];
         for (Index row = 0; row < rows; row += kPixels) {
           kernels[std::min(kPixels, rows - row) - 1](
               from + group * from_group, &p.read[row], p.taps.data(), taps, p.depth, weights, pitch,
@@ -731,7 +744,7 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, Index groups, const f
           for (Index p = 0; p < kPixels; ++p) read[p] = p * channels;
         }
         for (Index p = 0; p < kPixels; ++p) write[p] = p * pitch;
-        const Block multiply = kBlocks[Vectors(filled) - 1][live - 1];
+        const Block multiply = kBlocks<true>[Vectors(filled) - 1][live - 1];
         const float* of_group = inputs + group % bundle * from_group;
         for (Index point = 0; point < points; ++point) {
           multiply(of_group + point * kPixels * channels, read, &none, 1, from_group,
@@ -1046,10 +1059,20 @@ bool IsDepthwise(const Geometry& g) {
   return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
 }
 
+bool IsPointwise(const Geometry& g) {
+  bool is = true;
+  for (int a = 0; a < 3; ++a)
+    is = is && g.window[a] == 1 && g.stride[a] == 1 && g.before[a] == 0 && g.in[a] == g.out[a];
+  return is;
+}
+
 constexpr Index kOnes[3] = {1, 1, 1};
 
-void ForwardTo(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
-               float* y, const Ending& ending) {
+void ForwardTo(ffi::ThreadPool& pool, Geometry g, const float* x, const float* kernel, float* y,
+               const Ending& ending) {
+  // Where pixels are independent, rows of them are images: short tables, and what is read and
+  // written for some of them stays in the cache.
+  for (int a = 0; a < 2 && IsPointwise(g); ++a) g.batch *= g.in[a], g.in[a] = g.out[a] = 1;
   if (IsDepthwise(g)) {
     Depthwise(pool, g.batch, g.in_channels, x, g.in, g.window, kernel, y, g.out,
               {ForwardAxis(g, 0), ForwardAxis(g, 1), ForwardAxis(g, 2)}, 1, g.stride[2], ending);
