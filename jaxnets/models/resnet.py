@@ -103,9 +103,7 @@ class ResNet(nn.Module):
         """Maps images [B, H, W, C] in [-1, 1] to logits [B, K] float32 and features."""
         window, stride = ((7, 7), 2) if self.large_stem else ((3, 3), 1)
         padding = [(size // 2, size // 2) for size in window]
-        stem = _conv(
-            self.widths[0], window, stride, padding, dtype=self.dtype, name="conv_stem"
-        )
+        stem = _conv(self.widths[0], window, stride, padding, dtype=self.dtype, name="conv_stem")
         norm, x = BatchNorm(dtype=self.dtype, name="norm_stem"), standardise(x, self.pixels)
         x = norm(x, train=train, conv=stem, act=nn.relu)
         if self.large_stem:

@@ -149,7 +149,7 @@ def conv(
     geometry = Geometry(
         x.shape[1:-1], outputs, kernel.shape[:-2], strides, before, dilation, groups
     )
-    if how == "native" and ending is not None and ending.native and x.size and kernel.size:
+    if how == "native" and ending is not None and ending.native:
         return _in_float32(partial(endings.conv, ending=ending), x, kernel, geometry=geometry)
     if how == "native":
         y = _in_float32(bilinear.conv, x, kernel, geometry=geometry)

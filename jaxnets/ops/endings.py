@@ -53,10 +53,7 @@ class Ending(NamedTuple):
 
 
 def conv(x: Array, kernel: Array, ending: Ending, geometry: Geometry) -> Array:
-    """`bilinear.conv` with an ending that is `native`; its derivatives are those of the two apart.
-
-    Neither x nor the kernel is empty.
-    """
+    """`bilinear.conv` with an ending that is `native`; its derivatives are those of the two apart."""
     *arrays, act = ending
     return _conv(geometry, act, x, kernel, *arrays)
 

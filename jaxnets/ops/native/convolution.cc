@@ -52,7 +52,6 @@ constexpr Index kLanes = 4, kPixels = 6, kRows = 4;
 #endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-constexpr Index kAhead = 16;
 constexpr Index kVectors = 2;  // of output channels in a register block
 constexpr Index kBlock = kVectors * kLanes;
 
@@ -306,7 +305,7 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
     for (Index c = 0; c < depth; ++c) {
       Vector w[N];
       for (int n = 0; n < N; ++n) {
-        __builtin_prefetch(weights + kAhead * pitch + n * kLanes);
+        __builtin_prefetch(weights + 16 * pitch + n * kLanes);  // too far apart to be foreseen
         w[n] = Load(weights + n * kLanes);
       }
       weights += pitch;
@@ -371,7 +370,6 @@ void DotBlock(const float* images, const Index* read, const Index* taps, Index t
   }
 }
 constexpr Index kDotPixels = 8;
-constexpr Index kFew = 224;
 
 // y[write] = sum over taps and channels: the forward pass, and each phase of the input's gradient.
 // `weight(tap, group, from, to)` is the kernel's entry, with channels counted inside one group;
@@ -397,8 +395,8 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
   };
   const Index pixels = out[0] * out[1] * out[2];
   const Index together = Together(pixels, batch);
-  // For so few pixels weights are read where they are, rather than first brought side by side.
-  const bool few = kernel && !narrow && batch * pixels <= kFew;
+  // For a few pixels weights are read where they are, rather than first brought side by side.
+  const bool few = kernel && !narrow && batch * pixels <= 16 * kPixels;
   const auto in_place = [&](Index filled) { return few && filled % kLanes == 0; };
   std::vector<Prepared> prepared(phases.size());
   for (size_t i = 0; i < phases.size(); ++i) {
@@ -408,7 +406,8 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     p.weights.reset(new float[groups * to_blocks * p.taps.size() * from_group * kept]);
     p.depth = from_group * Join(&p.taps, from_group);
     p.even = true;
-    for (size_t q = 1; q < p.read.size(); ++q) p.even &= p.read[q] - p.read[q - 1] == p.read[1] - p.read[0];
+    for (size_t q = 2; q < p.read.size(); ++q)
+      p.even = p.even && p.read[q] - p.read[q - 1] == p.read[1] - p.read[0];
   }
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
@@ -1425,14 +1424,18 @@ ffi::Error CallEnding(ffi::ThreadPool pool, Buffer x, Buffer kernel, Buffer scal
           return ffi::Error::InvalidArgument("what is added has the shape " +
                                              Listed(sizes.begin(), sizes.end()) +
                                              ", not that of the result");
-        if (x.element_count() == 0 || kernel.element_count() == 0)
-          return ffi::Error::InvalidArgument("there is nothing to convolve");
         std::vector<float> padded(2 * (g.out_channels + kBlock));  // read by whole vectors
         float *scales = padded.data(), *shifts = scales + g.out_channels + kBlock;
         std::copy_n(scale.typed_data(), g.out_channels, scales);
         std::copy_n(shift.typed_data(), g.out_channels, shifts);
-        ForwardTo(pool, g, x.typed_data(), kernel.typed_data(), y->typed_data(),
-                  {scales, shifts, adds() ? add.typed_data() : nullptr, low, high});
+        const Ending ending = {scales, shifts, adds() ? add.typed_data() : nullptr, low, high};
+        float* const out = y->typed_data();
+        if (x.element_count() == 0 || kernel.element_count() == 0) {
+          for (Index i = 0; i < static_cast<Index>(y->element_count()); ++i)
+            ending.Write(out, 0.0f, i % g.out_channels, i - i % g.out_channels);
+          return ffi::Error::Success();
+        }
+        ForwardTo(pool, g, x.typed_data(), kernel.typed_data(), out, ending);
         return ffi::Error::Success();
       });
 }
