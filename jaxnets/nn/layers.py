@@ -264,7 +264,7 @@ class BatchNorm(nn.Module):
 
     Training takes the moments of the *global* batch, over every device, in float32, and moves
     the running ones in the collection "batch_stats" towards them; evaluation uses the running
-    ones, as part of the convolution before it if it is given that. Initialisation leaves them alone.
+    ones, within the convolution before it if it is given one. Initialisation leaves them alone.
 
     Attributes:
       momentum: what the running moments keep of themselves at each training step.

@@ -53,7 +53,7 @@ class Ending(NamedTuple):
 
 
 def conv(x: Array, kernel: Array, ending: Ending, geometry: Geometry) -> Array:
-    """`bilinear.conv` with an ending that is `native`; its derivatives are those of the two apart."""
+    """`bilinear.conv` with an ending that is `native`; derivatives are those of the two apart."""
     *arrays, act = ending
     return _conv(geometry, act, x, kernel, *arrays)
 
