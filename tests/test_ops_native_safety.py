@@ -80,8 +80,12 @@ def test_numbers_of_another_type_are_refused(target):
 
 @pytest.mark.parametrize(
     "scale,add,message",
-    [((5,), (0,), "6 numbers each"), ((6, 1), (0,), "6 numbers each"), ((6,), (1,), r"shape \[1\]")]
-    + [((6,), (*SLOPES[:-1], 5), r"shape \[2, 3, 5, 5\]"), ((6,), (0, 5), r"shape \[0, 5\]")],
+    [
+        ((5,), (0,), "6 numbers each"),
+        ((6, 1), (0,), "6 numbers each"),
+        ((6,), (1,), r"shape \[1\]"),
+        ((6,), (2, 3, 5, 5), r"shape \[2, 3, 5, 5\]"),
+    ],
 )
 def test_an_ending_of_another_shape_is_refused(scale, add, message):
     limits = {"low": np.float32(0), "high": np.float32(6)}

@@ -138,7 +138,7 @@ def conv(
             feature_group_count=groups,
             precision=precision,
         )
-        return y if ending is None else ending(y).astype(y.dtype)
+        return ending(y) if ending else y
     if max(spread) > 1:
         x = windows.pad(x, [(0, 0)] * rank, between=[s - 1 for s in spread])
     outputs = tuple(
@@ -146,16 +146,13 @@ def conv(
         for n, (lo, hi), r, s in zip(x.shape[1:-1], pads, reach, strides, strict=True)
     )
     before = tuple(lo for lo, _ in pads)
-    geometry = Geometry(
-        x.shape[1:-1], outputs, kernel.shape[:-2], strides, before, dilation, groups
-    )
+    sizes = x.shape[1:-1], outputs, kernel.shape[:-2]
+    geometry = Geometry(*sizes, strides, before, dilation, groups)
     if how == "native" and ending is not None and ending.native:
-        return _in_float32(partial(endings.conv, ending=ending), x, kernel, geometry=geometry)
-    if how == "native":
-        y = _in_float32(bilinear.conv, x, kernel, geometry=geometry)
-    else:
-        y = (patches.depthwise if how == "depthwise" else patches.conv)(x, kernel, geometry)
-    return y if ending is None else ending(y).astype(y.dtype)
+        return _in_float32(partial(endings.conv, ending=ending), x, kernel, geometry)
+    in_patches = {"depthwise": patches.depthwise, "patches": patches.conv}
+    y = in_patches.get(how, partial(_in_float32, bilinear.conv))(x, kernel, geometry)
+    return ending(y) if ending else y
 
 
 def conv_transpose(
@@ -228,7 +225,7 @@ def conv_transpose(
         if not transpose_kernel:
             kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
         if how == "native":
-            y = _in_float32(bilinear.input_gradient, x, kernel, geometry=geometry)
+            y = _in_float32(bilinear.input_gradient, x, kernel, geometry)
         else:
             y = patches.input_gradient(x, kernel, geometry)
     if padding == "CIRCULAR":
@@ -255,9 +252,9 @@ def _wrapped(y: Array, periods: Sequence[int], transposed: bool) -> Array:
     return y
 
 
-def _in_float32(function: Any, x: Array, kernel: Array, **options: Any) -> Array:
+def _in_float32(function: Any, x: Array, kernel: Array, geometry: Geometry) -> Array:
     """The native kernels' only type; half precision is no faster on a CPU and less exact."""
-    y = function(x.astype(jnp.float32), kernel.astype(jnp.float32), **options)
+    y = function(x.astype(jnp.float32), kernel.astype(jnp.float32), geometry)
     return y.astype(x.dtype)
 
 

@@ -45,17 +45,16 @@ class Ending(NamedTuple):
         return self.act in _LIMITS
 
     def __call__(self, y: Array) -> Array:
-        """Float32, computed after the convolution."""
-        scale, shift = (each.reshape((1,) * (y.ndim - 1) + each.shape) for each in self[:2])
-        y = y.astype(jnp.float32) * scale + shift
-        y = y if self.add is None else y + self.add
-        return y if self.act is None else self.act(y)
+        """Computed in float32 after the convolution; of y's type."""
+        shape = (1,) * (y.ndim - 1) + self.scale.shape
+        z = y.astype(jnp.float32) * self.scale.reshape(shape) + self.shift.reshape(shape)
+        z = z if self.add is None else z + self.add
+        return (z if self.act is None else self.act(z)).astype(y.dtype)
 
 
-def conv(x: Array, kernel: Array, ending: Ending, geometry: Geometry) -> Array:
+def conv(x: Array, kernel: Array, geometry: Geometry, ending: Ending) -> Array:
     """`bilinear.conv` with an ending that is `native`; derivatives are those of the two apart."""
-    *arrays, act = ending
-    return _conv(geometry, act, x, kernel, *arrays)
+    return _conv(geometry, ending.act, x, kernel, *ending[:3])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -80,7 +79,7 @@ def _conv(geometry: Geometry, act: Activation, *arrays: Any) -> Array:
 
 
 def _apart(geometry: Geometry, act: Activation, x: Array, kernel: Array, *arrays: Any) -> Array:
-    return Ending(*arrays, act)(bilinear.conv(x, kernel, geometry))
+    return Ending(*arrays, act=act)(bilinear.conv(x, kernel, geometry))
 
 
 @_conv.defjvp
