@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.benchmarks import cases, machine, tables, torch_rivals
 from experiments.benchmarks.configs import ClassifierCase, Inference
+from jaxnets.commands.configs import constraints
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 
@@ -27,6 +28,7 @@ def run(config: Inference) -> None:
     Raises:
       UserError: torch, onnx or onnxruntime is missing, or the three disagree.
     """
+    constraints.check(config)
     torch_rivals.require_torch()
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
