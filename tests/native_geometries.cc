@@ -2,6 +2,7 @@
 // too little memory. Built with sanitizers by test_ops_native_safety.py; each buffer is as large as
 // its shape says. Takes the number of geometries; exits with 1, and says why, if one goes wrong.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <climits>
@@ -20,7 +21,7 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" {
-XLA_FFI_Handler jaxnets_conv, jaxnets_conv_input_gradient, jaxnets_conv_kernel_gradient;
+XLA_FFI_Handler jaxnets_conv, jaxnets_conv_ending, jaxnets_conv_input_gradient, jaxnets_conv_kernel_gradient;
 }
 
 using Index = int64_t;
@@ -98,9 +99,13 @@ struct Array {
   float* data = nullptr;
 };
 
-// Code of what the handler returns; its message is then in `last`.
-XLA_FFI_Error_Code Call(XLA_FFI_Handler* handler, const std::array<Array, 3>& arrays,
-                         const Numbers& n) {
+constexpr XLA_FFI_DataType kFloats = XLA_FFI_DataType_F32;
+static float low = -0.7f, high = 0.9f;  // limits of an ending
+
+// Code of what the handler returns; its message is then in `last`. The last array is the result; an
+// ending has three more than a convolution.
+XLA_FFI_Error_Code Call(XLA_FFI_Handler* handler, const std::vector<Array>& arrays,
+                        const Numbers& n) {
   XLA_FFI_Api api = {};
   api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
   api.XLA_FFI_Error_Create = [](XLA_FFI_Error_Create_Args* args) {
@@ -116,28 +121,31 @@ XLA_FFI_Error_Code Call(XLA_FFI_Handler* handler, const std::array<Array, 3>& ar
     *args->num_threads = static_cast<Index>(pool->threads.size());
     return static_cast<XLA_FFI_Error*>(nullptr);
   };
-  std::array<XLA_FFI_Buffer, 3> buffers = {};
-  for (int i = 0; i < 3; ++i) {
+  const Index count = static_cast<Index>(arrays.size()) - 1, more = count > 2 ? 2 : 0;
+  std::array<XLA_FFI_Buffer, 6> buffers = {};
+  for (int i = 0; i <= count; ++i) {
     const Array& a = arrays[i];
     buffers[i] = {XLA_FFI_Buffer_STRUCT_SIZE, nullptr, a.type, a.data,
                   static_cast<Index>(a.sizes.size()), const_cast<Index*>(a.sizes.data())};
   }
-  void* args[2] = {&buffers[0], &buffers[1]};
-  void* rets[1] = {&buffers[2]};
-  XLA_FFI_ArgType arg_types[2] = {XLA_FFI_ArgType_BUFFER, XLA_FFI_ArgType_BUFFER};
+  void *args[5], *rets[1] = {&buffers[count]};
+  XLA_FFI_ArgType arg_types[5];
+  for (int i = 0; i < count; ++i) args[i] = &buffers[i], arg_types[i] = XLA_FFI_ArgType_BUFFER;
   XLA_FFI_RetType ret_types[1] = {XLA_FFI_RetType_BUFFER};
   XLA_FFI_Array numbers = {XLA_FFI_DataType_S64, n.size(), const_cast<Index*>(n.data())};
-  XLA_FFI_AttrType attr_types[1] = {XLA_FFI_AttrType_ARRAY};
-  XLA_FFI_ByteSpan name = {"geometry", 8};
-  XLA_FFI_ByteSpan* names[1] = {&name};
-  void* attrs[1] = {&numbers};
+  XLA_FFI_Scalar limits[2] = {{XLA_FFI_DataType_F32, &high}, {XLA_FFI_DataType_F32, &low}};
+  XLA_FFI_AttrType attr_types[3] = {XLA_FFI_AttrType_ARRAY, XLA_FFI_AttrType_SCALAR,
+                                    XLA_FFI_AttrType_SCALAR};
+  XLA_FFI_ByteSpan spans[3] = {{"geometry", 8}, {"high", 4}, {"low", 3}};
+  XLA_FFI_ByteSpan* names[3] = {&spans[0], &spans[1], &spans[2]};
+  void* attrs[3] = {&numbers, &limits[0], &limits[1]};
   XLA_FFI_CallFrame frame = {};
   frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
   frame.api = &api;
   frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
-  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, 2, arg_types, args};
+  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, count, arg_types, args};
   frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, 1, ret_types, rets};
-  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, 1, attr_types, names, attrs};
+  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, 1 + more, attr_types, names, attrs};
   last = {};
   return handler(&frame) ? last.code : XLA_FFI_Error_Code_OK;
 }
@@ -256,9 +264,10 @@ void Define(Problem& p, const Numbers& n) {
 constexpr struct {
   XLA_FFI_Handler* call;
   int roles[3];  // of its two arguments and its result among a problem's arrays
-} kHandlers[3] = {{jaxnets_conv, {0, 2, 1}},
+} kHandlers[4] = {{jaxnets_conv, {0, 2, 1}},
                   {jaxnets_conv_input_gradient, {1, 2, 0}},
-                  {jaxnets_conv_kernel_gradient, {0, 1, 2}}};
+                  {jaxnets_conv_kernel_gradient, {0, 1, 2}},
+                  {jaxnets_conv_ending, {0, 2, 1}}};
 
 static long right, refused, exhausted;
 
@@ -288,11 +297,19 @@ int main(int, char** argv) {
       for (Index j = 0; j < size; ++j) values[j] = static_cast<float>(Draw(-99, 99)) / 99;
     }
     const Numbers original = n;
-    for (int handler = 0; handler < 3; ++handler)
+    // Scale, shift and what is added.
+    const Index channels = n[kOuts];
+    std::array<Array, 3> ending = {Array{{channels}, kFloats, nullptr}, Array{{channels}, kFloats, nullptr},
+                                         i % 2 ? p.arrays[1] : Array{{0}, kFloats, nullptr}};
+    for (int which = 0; which < 2; ++which) {
+      ending[which].data = memory.Floats(channels);
+      for (Index c = 0; c < channels; ++c) ending[which].data[c] = static_cast<float>(Draw(-9, 9)) / 9;
+    }
+    for (int handler = 0; handler < 4; ++handler)
       for (int spoilt = 0; spoilt < 3; ++spoilt) {
         const auto& [call, roles] = kHandlers[handler];
         n = original;
-        std::array<Array, 3> arrays = {p.arrays[roles[0]], p.arrays[roles[1]], p.arrays[roles[2]]};
+        std::vector<Array> arrays = {p.arrays[roles[0]], p.arrays[roles[1]], p.arrays[roles[2]]};
         bool wrong = false;
         if (spoilt == 1) {  // one number of the geometry
           const Index at = Draw(0, 21), old = n[at];
@@ -320,9 +337,16 @@ int main(int, char** argv) {
         // A result of its own, with no number in it yet.
         const Index size = Count(p.arrays[roles[2]].sizes);
         float* result = arrays[2].data = memory.Floats(size);
+        if (handler == 3) arrays.insert(arrays.begin() + 2, ending.begin(), ending.end());
         const auto blank = [&] { std::fill_n(result, size, NAN); };
         const auto check = [&](const char* what) {
           Define(p, n);
+          for (Index j = 0; handler == 3 && j < size; ++j) {
+            double& value = p.expected[1][j];
+            const Index c = j % channels;
+            value = value * ending[0].data[c] + ending[1].data[c] + (i % 2 ? ending[2].data[j] : 0);
+            value = std::min(std::max(value, double{low}), double{high});
+          }
           double scale = 1;
           for (double value : p.expected[roles[2]]) scale = std::max(scale, std::abs(value));
           for (Index j = 0; j < size; ++j)

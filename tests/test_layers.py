@@ -12,6 +12,7 @@ import pytest
 
 from jaxnets.errors import UserError
 from jaxnets.nn import layers
+from jaxnets.nn.labels import class_weights
 
 KEY = jax.random.key(0)
 
@@ -129,7 +130,7 @@ def test_dropout_rejects_rates(rate):
 def test_conditional_batch_norm_scales_and_shifts_by_class():
     x = batch((8, 3, 3, 4))
     label = jnp.arange(8) % 2
-    weights = layers.class_weights(label, 2)
+    weights = class_weights(label, 2)
     norm = layers.ConditionalBatchNorm()
     variables = norm.init(KEY, x, weights, train=True)
     variables["params"]["scale"] = jnp.array([[0.0] * 4, [1.0] * 4])
@@ -144,8 +145,8 @@ def test_conditional_batch_norm_scales_and_shifts_by_class():
 def test_class_weights_takes_integers_and_probabilities():
     label = jnp.array([2, 0, -1])
     expected = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]], np.float32)
-    np.testing.assert_array_equal(layers.class_weights(label, 3), expected)
-    np.testing.assert_array_equal(layers.class_weights(expected / 2, 3), expected / 2)
+    np.testing.assert_array_equal(class_weights(label, 3), expected)
+    np.testing.assert_array_equal(class_weights(expected / 2, 3), expected / 2)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +159,4 @@ def test_class_weights_takes_integers_and_probabilities():
 )
 def test_class_weights_rejects_what_is_no_label(label, message):
     with pytest.raises(UserError, match=message):
-        layers.class_weights(label, 3)
+        class_weights(label, 3)

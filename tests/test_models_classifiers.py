@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets import ops
 from jaxnets.errors import UserError
 from jaxnets.models import CLASSIFIERS, make_classifier
 from jaxnets.models.classic import VGG, AlexNet, LeNet5
 from jaxnets.models.classifiers import scale_widths
+from jaxnets.models.efficientnet import EfficientNetLite
 from jaxnets.models.resnet import BasicBlock, Bottleneck, PreActivationBlock, ResNet, WideResNet
 from jaxnets.models.speed_net import SpeedNet
 from model_cases import KEY, random_variables
@@ -55,6 +57,19 @@ def trained(name):
     (_, outputs), grads = step(variables["params"], images())
     assert len(traces) == 1, "the second call was compiled again"
     return variables, outputs, grads
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet", "bottleneck", "efficientnet"])
+def test_evaluation_is_the_same_where_norms_are_part_of_convolutions(name):
+    efficient = EfficientNetLite(5, ((3, 1, 1, 16, 1), (5, 2, 6, 24, 2)), last=40)
+    module, x = {**SMALL, "efficientnet": efficient}[name], images(32, channels=3)
+    variables = random_variables(module, x)
+    evaluate = jax.jit(lambda x: module.apply(variables, x, train=False)[0])
+    got = evaluate(x)
+    assert "jaxnets_conv_ending" in evaluate.lower(x).as_text() or ops.form("float32") != "native"
+    with ops.plain_convolutions():
+        expected = jax.jit(lambda x: module.apply(variables, x, train=False)[0])(x)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def abstract(name, image_shape, num_classes, **options):

@@ -168,6 +168,41 @@ def test_tiles_that_hang_over_the_edge(size, before):
     )
 
 
+@pytest.mark.parametrize("act", [None, jax.nn.relu, jax.nn.relu6, jax.nn.gelu])
+@pytest.mark.parametrize(
+    "channels,window,groups",
+    [((24, 40), 1, 1), ((32, 48), 3, 1), ((36, 36), 3, 36), ((32, 2), 2, 2)],
+)
+def test_an_ending_is_what_it_is_apart(act, channels, window, groups):
+    """Values, NaN, derivatives, also under vmap, in each of the kernels."""
+    shapes = (window, window, channels[0] // groups, channels[1]), channels[1:], channels[1:]
+    x, add = (RNG.normal(size=(3, 8, 6, count)).astype(np.float32) for count in channels)
+    arrays = [RNG.normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def apart(kernel, scale, shift, x, add=None):
+        return ops.Ending(scale, shift, add, act)(ops.conv(x, kernel, groups=groups))
+
+    def together(kernel, scale, shift, x, add=None):
+        ending = ops.Ending(scale, shift, add, act)
+        return ops.conv(x, kernel, groups=groups, ending=ending)
+
+    hidden = x.copy()
+    hidden[0, 2, 2] = np.nan
+    fused = "ffi_call" in str(jax.make_jaxpr(together)(*arrays, x))
+    assert fused == (act is not jax.nn.gelu)
+    for args in [(*arrays, x), (*arrays, x, add), (*arrays, hidden)]:
+        assert_close(np.asarray(together(*args)), np.asarray(apart(*args)))
+    members = np.stack([arrays[0], -arrays[0]]), *arrays[1:], x, add
+    got, expected = (
+        (
+            jax.vmap(f, (0, *[None] * 4))(*members),
+            jax.grad(lambda *a, f=f: jnp.sin(f(*a)).sum(), range(4))(*arrays, x, add),
+        )
+        for f in (together, apart)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), got, expected)
+
+
 def test_more_channels_and_images_than_a_block_holds():
     compare(
         (6, 6), (3, 3), 70, (40, 70), window=(4, 4), strides=(2, 2), before=(1, 1), dilation=(1, 1)

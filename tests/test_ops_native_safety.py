@@ -78,6 +78,23 @@ def test_numbers_of_another_type_are_refused(target):
         call(target, geometry=GEOMETRY.astype(np.int32))
 
 
+@pytest.mark.parametrize(
+    "scale,add,message",
+    [
+        ((5,), (0,), "6 numbers each"),
+        ((6, 1), (0,), "6 numbers each"),
+        ((6,), (1,), r"shape \[1\]"),
+        ((6,), (2, 3, 5, 5), r"shape \[2, 3, 5, 5\]"),
+    ],
+)
+def test_an_ending_of_another_shape_is_refused(scale, add, message):
+    limits = {"low": np.float32(0), "high": np.float32(6)}
+    conv = jax.ffi.ffi_call("jaxnets_conv_ending", jax.ShapeDtypeStruct(SLOPES, np.float32))
+    arrays = [np.ones(shape, np.float32) for shape in (IMAGES, KERNEL, (6,), scale, add)]
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"INVALID_ARGUMENT: .*{message}"):
+        conv(*arrays, geometry=GEOMETRY, **limits)
+
+
 @pytest.mark.parametrize("target", ["jaxnets_conv", "jaxnets_conv_kernel_gradient"])
 def test_too_little_memory_is_an_error(target):
     """On the pool's threads too, from which an exception would end the process."""

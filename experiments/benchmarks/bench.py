@@ -14,6 +14,7 @@ from experiments.benchmarks.configs import (
     ClassifierCase,
     Gan,
     GanCase,
+    Inference,
     Input,
     Measuring,
     Population,
@@ -44,6 +45,7 @@ Subcommand = (
     | Annotated[Gan, tyro.conf.subcommand("gan")]
     | Annotated[TimeToAccuracy, tyro.conf.subcommand("time-to-accuracy")]
     | Annotated[Population, tyro.conf.subcommand("population")]
+    | Annotated[Inference, tyro.conf.subcommand("inference")]
     | Annotated[Input, tyro.conf.subcommand("input")]
     | Annotated[Startup, tyro.conf.subcommand("startup")]
     | Annotated[Scores, tyro.conf.subcommand("scores")]
@@ -74,6 +76,7 @@ def run(config: Bench, session: Session | None = None) -> int:
     from experiments.benchmarks import (  # with them comes jax
         checkpoints,
         compare,
+        inference,
         input_rate,
         measure,
         population,
@@ -101,6 +104,7 @@ def run(config: Bench, session: Session | None = None) -> int:
     runners = {
         TimeToAccuracy: time_to_accuracy.run,
         Population: population.run,
+        Inference: inference.run,
         Input: input_rate.run,
         Startup: startup.run,
         Scores: scores.run,

@@ -113,6 +113,26 @@ class Gan(Measuring, GanCase):
 
 
 @dataclasses.dataclass(frozen=True)
+class Inference(ClassifierCase):
+    """Time a classifier's predictions beside PyTorch and onnxruntime, on the cores that it may use.
+
+    All three have the same weights and images, and give the same logits. `taskset -c 0` before the
+    command is for one core; the least time of all rounds is told, as clock and as all cores' work.
+    """
+
+    network: str = "efficientnet_lite0"
+    """Any network of `classify` that has a twin in PyTorch."""
+    batch_size: Annotated[int, COUNT] = 8
+    """Images that are predicted together."""
+    image_size: Annotated[int, COUNT] = 224
+    """Height and width of the images."""
+    channels: Annotated[int, COUNT] = 3
+    """Channels of the images."""
+    rounds: Annotated[int, COUNT] = 30
+    """Rounds in which all take their turn."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TimeToAccuracy:
     """Train the speed net to a test accuracy, by this library and by PyTorch in turn.
 

@@ -24,7 +24,7 @@ from jaxnets.errors import UserError
 from jaxnets.train import steps
 from jaxnets.train.state import Net, TrainState
 
-__all__ = ["Agreement", "agreement", "latents_of", "twin_step", "twins"]
+__all__ = ["Agreement", "agreement", "disturbed", "latents_of", "twin_step", "twins"]
 
 #: Largest differences that pass. Rounding stays far below: 1e-6 to 1e-4 of the largest output, and
 #: up to a few thousandths of the largest gradient of a deep network.
@@ -110,7 +110,7 @@ def agreement(case: cases.Case, device: torch.device) -> Agreement:
     """
     case = dataclasses.replace(case, dtype="float32", batch_size=min(case.batch_size, _BATCH))
     work = cases.build(case)
-    work = dataclasses.replace(work, state=_disturbed(work.state, work.case.seed))
+    work = dataclasses.replace(work, state=disturbed(work.state, work.case.seed))
     made = {name: module.to(device) for name, module in twins(work).items()}
     with jax.default_matmul_precision("highest"):
         with ops.plain_convolutions():  # compile in a tenth of the time; the step is as timed
@@ -169,7 +169,7 @@ def latents_of(state: TrainState, count: int, size: int) -> tuple[np.ndarray, np
     return d_latents, g_latents
 
 
-def _disturbed(state: TrainState, seed: int) -> TrainState:
+def disturbed(state: TrainState, seed: int) -> TrainState:
     """The state with every scale, shift, statistic and branch moved from where it starts."""
     rng = np.random.default_rng(seed)
 

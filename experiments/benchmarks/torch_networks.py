@@ -106,12 +106,20 @@ def _merged(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _standardised(x: Tensor, pixels: Any) -> Tensor:
+    if pixels is None:
+        return x
+    mean, std = (x.new_tensor(each)[:, None, None] for each in (pixels.mean, pixels.std))
+    return (x - (2 * mean - 1)) / (2 * std)
+
+
 def _resnet(of: Any) -> Function:
     """Images to penultimate features."""
     large_stem, blocks = of.large_stem, tuple(of.blocks)
     block = {resnet.BasicBlock: _basic_block, resnet.Bottleneck: _bottleneck}[of.block]
 
     def penultimate(net: Any, x: Tensor) -> Tensor:
+        x = _standardised(x, of.pixels)
         x = _relu(net.norm_stem(net.conv_stem(x, 2, 3) if large_stem else net.conv_stem(x)))
         if large_stem:
             x = F.max_pool2d(x, 3, 2, padding=1)
@@ -171,12 +179,7 @@ def _efficientnet(of: Any) -> Function:
         return y.add_(x) if x.shape == y.shape and stride == 1 else y
 
     def penultimate(net: Any, x: Tensor) -> Tensor:
-        if of.pixels is not None:
-            mean, std = (
-                x.new_tensor(each)[:, None, None] for each in (of.pixels.mean, of.pixels.std)
-            )
-            x = (x - (2 * mean - 1)) / (2 * std)
-        x = _relu6(net.norm_stem(net.conv_stem(x, 2)))
+        x = _relu6(net.norm_stem(net.conv_stem(_standardised(x, of.pixels), 2)))
         for stage, (_, stride, _, _, count) in enumerate(rows, start=1):
             for index in range(1, count + 1):
                 x = block(

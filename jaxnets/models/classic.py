@@ -132,9 +132,9 @@ class VGG(nn.Module):
         features = {}
         for stage, widths in enumerate(self.stages, start=1):
             for index, width in enumerate(widths, start=1):
-                x = conv(width, name=f"stage{stage}_conv{index}")(x)
+                layer = conv(width, name=f"stage{stage}_conv{index}")
                 norm = BatchNorm(dtype=self.dtype, name=f"stage{stage}_norm{index}")
-                x = nn.relu(norm(x, train=train))
+                x = norm(x, train=train, conv=layer, act=nn.relu)
             if min(x.shape[1:3]) >= 2:
                 x = ops.max_pool(x, (2, 2))
             features[f"stage{stage}"] = x

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxnets.models.dcgan import project
-from jaxnets.nn.layers import class_weights
+from jaxnets.nn.labels import class_weights
 from jaxnets.registry import Registry
 from jaxnets.typing import Array
 

@@ -20,6 +20,7 @@ from flax.typing import Dtype, Initializer
 from jaxnets.errors import UserError
 from jaxnets.models.sizes import check_attention, check_latents, halvings
 from jaxnets.nn.attention import SelfAttention
+from jaxnets.nn.labels import class_weights
 from jaxnets.nn.layers import (
     BatchNorm,
     ConditionalBatchNorm,
@@ -27,7 +28,6 @@ from jaxnets.nn.layers import (
     ConvTranspose,
     Dense,
     Dropout,
-    class_weights,
 )
 from jaxnets.typing import Array
 

@@ -59,15 +59,14 @@ class InvertedBlock(nn.Module):
         conv, norm = partial(_conv, dtype=self.dtype), partial(_norm, dtype=self.dtype)
         y, inner = x, x.shape[-1] * self.expand
         if self.expand > 1:
-            y = conv(inner, (1, 1), name="conv_expand")(y)
-            y = nn.relu6(norm(name="norm_expand")(y, train=train))
+            expand = conv(inner, (1, 1), name="conv_expand")
+            y = norm(name="norm_expand")(y, train=train, conv=expand, act=nn.relu6)
         window = (self.window, self.window)
-        y = conv(inner, window, self.stride, feature_group_count=inner, name="conv_depthwise")(y)
-        y = nn.relu6(norm(name="norm_depthwise")(y, train=train))
-        y = norm(name="norm_project")(
-            conv(self.features, (1, 1), name="conv_project")(y), train=train
-        )
-        return x + y if x.shape == y.shape and self.stride == 1 else y
+        each = conv(inner, window, self.stride, feature_group_count=inner, name="conv_depthwise")
+        y = norm(name="norm_depthwise")(y, train=train, conv=each, act=nn.relu6)
+        project = conv(self.features, (1, 1), name="conv_project")
+        add = x if x.shape[-1] == self.features and self.stride == 1 else None
+        return norm(name="norm_project")(y, train=train, conv=project, add=add)
 
 
 class EfficientNetLite(nn.Module):
@@ -101,8 +100,8 @@ class EfficientNetLite(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[str, Array]]:
         """Maps images [B, H, W, C] in [-1, 1] to logits [B, K] float32 and features."""
         conv, norm = partial(_conv, dtype=self.dtype), partial(_norm, dtype=self.dtype)
-        x = conv(self.stem, (3, 3), 2, name="conv_stem")(standardise(x, self.pixels))
-        x = nn.relu6(norm(name="norm_stem")(x, train=train))
+        stem, x = conv(self.stem, (3, 3), 2, name="conv_stem"), standardise(x, self.pixels)
+        x = norm(name="norm_stem")(x, train=train, conv=stem, act=nn.relu6)
         features = {"stem": x}
         for stage, (window, stride, expand, width, count) in enumerate(self.rows, start=1):
             for index in range(count):
@@ -116,8 +115,8 @@ class EfficientNetLite(nn.Module):
                 )
                 x = block(x, train=train)
             features[f"stage{stage}"] = x
-        x = conv(self.last, (1, 1), name="conv_last")(x)
-        x = nn.relu6(norm(name="norm_last")(x, train=train))
+        last = conv(self.last, (1, 1), name="conv_last")
+        x = norm(name="norm_last")(x, train=train, conv=last, act=nn.relu6)
         features["penultimate"] = global_mean(x)
         x = Dropout(self.dropout)(features["penultimate"], train=train)
         return nn.Dense(self.num_classes, name="head")(x), features

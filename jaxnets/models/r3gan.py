@@ -25,7 +25,8 @@ from jaxnets import ops
 from jaxnets.errors import UserError
 from jaxnets.models import sizes
 from jaxnets.nn.attention import SelfAttention
-from jaxnets.nn.layers import Conv, Dense, class_weights
+from jaxnets.nn.labels import class_weights
+from jaxnets.nn.layers import Conv, Dense
 from jaxnets.typing import Array
 
 __all__ = ["Block", "Discriminator", "Generator", "r3gan_widths"]

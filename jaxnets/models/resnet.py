@@ -38,15 +38,15 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         conv = partial(_conv, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
-        y = conv(self.features, (3, 3), self.stride, [(1, 1), (1, 1)], name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y, train=train))
-        y = conv(self.features, (3, 3), name="conv2")(y)
-        # A block starts as the identity: Goyal et al. 2017, https://arxiv.org/abs/1706.02677
-        y = norm(name="norm2", scale_init=nn.initializers.zeros)(y, train=train)
+        first = conv(self.features, (3, 3), self.stride, [(1, 1), (1, 1)], name="conv1")
+        y = norm(name="norm1")(x, train=train, conv=first, act=nn.relu)
         if x.shape != y.shape:
-            x = conv(self.features, (1, 1), self.stride, "VALID", name="conv_shortcut")(x)
-            x = norm(name="norm_shortcut")(x, train=train)
-        return nn.relu(x + y)
+            shortcut = conv(self.features, (1, 1), self.stride, "VALID", name="conv_shortcut")
+            x = norm(name="norm_shortcut")(x, train=train, conv=shortcut)
+        # A block starts as the identity: Goyal et al. 2017, https://arxiv.org/abs/1706.02677
+        last = norm(name="norm2", scale_init=nn.initializers.zeros)
+        second = conv(self.features, (3, 3), name="conv2")
+        return last(y, train=train, conv=second, add=x, act=nn.relu)
 
 
 class Bottleneck(nn.Module):
@@ -60,16 +60,16 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         conv = partial(_conv, dtype=self.dtype)
         norm = partial(BatchNorm, dtype=self.dtype)
-        y = conv(self.features, (1, 1), name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y, train=train))
-        y = conv(self.features, (3, 3), self.stride, [(1, 1), (1, 1)], name="conv2")(y)
-        y = nn.relu(norm(name="norm2")(y, train=train))
-        y = conv(4 * self.features, (1, 1), name="conv3")(y)
-        y = norm(name="norm3", scale_init=nn.initializers.zeros)(y, train=train)
-        if x.shape != y.shape:
-            x = conv(4 * self.features, (1, 1), self.stride, "VALID", name="conv_shortcut")(x)
-            x = norm(name="norm_shortcut")(x, train=train)
-        return nn.relu(x + y)
+        features = 4 * self.features
+        first = conv(self.features, (1, 1), name="conv1")
+        y = norm(name="norm1")(x, train=train, conv=first, act=nn.relu)
+        second = conv(self.features, (3, 3), self.stride, [(1, 1), (1, 1)], name="conv2")
+        y = norm(name="norm2")(y, train=train, conv=second, act=nn.relu)
+        if x.shape != (*y.shape[:-1], features):
+            shortcut = conv(features, (1, 1), self.stride, "VALID", name="conv_shortcut")
+            x = norm(name="norm_shortcut")(x, train=train, conv=shortcut)
+        last = norm(name="norm3", scale_init=nn.initializers.zeros)
+        return last(y, train=train, conv=conv(features, (1, 1), name="conv3"), add=x, act=nn.relu)
 
 
 class ResNet(nn.Module):
@@ -103,9 +103,9 @@ class ResNet(nn.Module):
         """Maps images [B, H, W, C] in [-1, 1] to logits [B, K] float32 and features."""
         window, stride = ((7, 7), 2) if self.large_stem else ((3, 3), 1)
         padding = [(size // 2, size // 2) for size in window]
-        stem = partial(_conv, dtype=self.dtype, name="conv_stem")
-        x = stem(self.widths[0], window, stride, padding)(standardise(x, self.pixels))
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm_stem")(x, train=train))
+        stem = _conv(self.widths[0], window, stride, padding, dtype=self.dtype, name="conv_stem")
+        norm, x = BatchNorm(dtype=self.dtype, name="norm_stem"), standardise(x, self.pixels)
+        x = norm(x, train=train, conv=stem, act=nn.relu)
         if self.large_stem:
             x = ops.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         features = {"stem": x}

@@ -27,7 +27,8 @@ from flax.typing import Dtype, Initializer
 from jaxnets import ops
 from jaxnets.models import sizes
 from jaxnets.nn.attention import SelfAttention
-from jaxnets.nn.layers import BatchNorm, ConditionalBatchNorm, Conv, Dense, class_weights
+from jaxnets.nn.labels import class_weights
+from jaxnets.nn.layers import BatchNorm, ConditionalBatchNorm, Conv, Dense
 from jaxnets.typing import Array
 
 __all__ = ["Discriminator", "DownBlock", "Generator", "UpBlock", "sngan_widths"]

@@ -19,7 +19,7 @@ from flax.typing import Dtype
 
 from jaxnets import ops
 from jaxnets.devices import axis
-from jaxnets.nn.layers import class_weights
+from jaxnets.nn.labels import class_weights
 from jaxnets.ops import windows
 from jaxnets.typing import Array
 

@@ -8,7 +8,7 @@ be left unset.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,6 @@ __all__ = [
     "ConvTranspose",
     "Dense",
     "Dropout",
-    "class_weights",
     "global_mean",
     "he_normal",
     "scale_shift",
@@ -114,7 +113,10 @@ class Conv(nn.Module):
     resample: Literal["none", "double", "halve"] = "none"
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool | None = None) -> Array:
+    def __call__(
+        self, x: Array, *, train: bool | None = None, ending: ops.Ending | None = None
+    ) -> Array:
+        """`ending` follows a convolution without bias or resampling, see `ops.conv`."""
         window = windows.per_axis(self.kernel_size, 1)
         rank, channels, groups = len(window), x.shape[-1], self.feature_group_count
         x, batch = windows.one_batch(x, rank)
@@ -123,6 +125,8 @@ class Conv(nn.Module):
                 f"{channels} input and {self.features} output channels do not divide into "
                 f"{groups} groups"
             )
+        if ending is not None and (self.use_bias or self.resample != "none"):
+            raise ValueError("an ending follows a convolution without bias or resampling")
         shape = (*window, channels // groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         kernel = _masked(kernel, self.mask)
@@ -138,7 +142,8 @@ class Conv(nn.Module):
         }
         x = x.astype(dtype)
         if self.resample == "none":
-            y = ops.conv(x, kernel.astype(dtype), **options, precision=self.precision)
+            kernel = kernel.astype(dtype)
+            y = ops.conv(x, kernel, **options, precision=self.precision, ending=ending)
         else:
             ones = (1,) * rank
             if tuple(options.values()) != (ones, "SAME", ones, ones, 1):
@@ -258,7 +263,7 @@ class BatchNorm(nn.Module):
 
     Training takes the moments of the *global* batch, over every device, in float32, and moves
     the running ones in the collection "batch_stats" towards them; evaluation uses the running
-    ones. Initialisation leaves them alone.
+    ones, within the convolution before it if it is given one. Initialisation leaves them alone.
 
     Attributes:
       momentum: what the running moments keep of themselves at each training step.
@@ -279,8 +284,19 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        channels = x.shape[-1]
+    def __call__(
+        self,
+        x: Array,
+        *,
+        train: bool,
+        conv: Conv | None = None,
+        add: Array | None = None,
+        act: ops.Activation = None,
+    ) -> Array:
+        """Returns act(y + add), y that of x, or of conv(x); what is not given is left out."""
+        if train and conv is not None:
+            x, conv = conv(x), None
+        channels = x.shape[-1] if conv is None else conv.features
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if train:
@@ -299,9 +315,13 @@ class BatchNorm(nn.Module):
         offset = -mean * multiplier
         if self.use_bias:
             offset += self.param("bias", _zeros, (channels,), jnp.float32)
+        if conv is not None:
+            return conv(x, ending=ops.Ending(multiplier, offset, add, act)).astype(self.dtype)
         shape = (1,) * (x.ndim - 1) + (channels,)
         y = x.astype(jnp.float32) * multiplier.reshape(shape) + offset.reshape(shape)
-        return y.astype(self.dtype)
+        y = y.astype(self.dtype)
+        y = y if add is None else add + y
+        return y if act is None else act(y)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -366,33 +386,3 @@ def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
 def global_mean(x: Array) -> Array:
     """Mean over the spatial axes, summed in float32: [B, *spatial, C] -> [B, C] float32."""
     return x.astype(jnp.float32).mean(tuple(range(1, x.ndim - 1)))
-
-
-def class_weights(label: Any, num_classes: int) -> Array:
-    """Labels as weights over the classes.
-
-    Args:
-      label: [B] integers, or [B, K] probabilities (as mixup makes them), which pass through.
-        An integer outside 0..K-1 gives zeros: an example without a class.
-      num_classes: K.
-
-    Returns:
-      [B, K] float32.
-
-    Raises:
-      UserError: there are no labels, or they are neither of the two forms.
-    """
-    if label is None:
-        raise UserError(
-            f"this network is conditional on {num_classes} classes and got no labels; pass them, "
-            "or build it with num_classes=None"
-        )
-    label = jnp.asarray(label)
-    if label.ndim == 1 and jnp.issubdtype(label.dtype, jnp.integer):
-        return jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-    if label.ndim == 2 and label.shape[1] == num_classes:
-        return label.astype(jnp.float32)
-    raise UserError(
-        f"labels must be integers [B] or probabilities [B, {num_classes}], got "
-        f"{label.dtype} {list(label.shape)}"
-    )

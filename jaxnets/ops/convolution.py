@@ -15,14 +15,16 @@ The choice is made in `form`, once for every caller.
 import contextlib
 import contextvars
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnets.ops import bilinear, native, patches, windows
+from jaxnets.ops import bilinear, endings, native, patches, windows
 from jaxnets.ops.bilinear import Geometry
+from jaxnets.ops.endings import Ending
 from jaxnets.ops.windows import Padding
 from jaxnets.typing import Array
 
@@ -82,6 +84,7 @@ def conv(
     kernel_dilation: Sequence[int] | None = None,
     groups: int = 1,
     precision: Any = None,
+    ending: Ending | None = None,
 ) -> Array:
     """Convolution (cross-correlation, as everywhere in this field), channels last.
 
@@ -97,6 +100,7 @@ def conv(
       kernel_dilation: distance between neighbouring taps of the kernel, by default 1.
       groups: how many groups of channels are convolved apart.
       precision: of XLA's own form, see `jax.lax.Precision`; the others have all digits anyway.
+      ending: what follows; the native kernels do it before they store a sum.
 
     Returns:
       [B, *out, C_out], equal to `jax.lax.conv_general_dilated` up to the order of sums.
@@ -123,7 +127,7 @@ def conv(
     pads = windows.explicit_padding(x.shape[1:-1], reach, strides, padding)
     how = form(x.dtype, channels=x.shape[-1], groups=groups, features=kernel.shape[-1])
     if how == "xla":
-        return jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x,
             kernel,
             strides,
@@ -134,23 +138,21 @@ def conv(
             feature_group_count=groups,
             precision=precision,
         )
+        return ending(y) if ending else y
     if max(spread) > 1:
         x = windows.pad(x, [(0, 0)] * rank, between=[s - 1 for s in spread])
-    geometry = Geometry(
-        inputs=x.shape[1:-1],
-        outputs=tuple(
-            max(0, (n + lo + hi - r) // s + 1)
-            for n, (lo, hi), r, s in zip(x.shape[1:-1], pads, reach, strides, strict=True)
-        ),
-        window=kernel.shape[:-2],
-        strides=strides,
-        before=tuple(lo for lo, _ in pads),
-        dilation=dilation,
-        groups=groups,
+    outputs = tuple(
+        max(0, (n + lo + hi - r) // s + 1)
+        for n, (lo, hi), r, s in zip(x.shape[1:-1], pads, reach, strides, strict=True)
     )
-    if how == "native":
-        return _in_float32(bilinear.conv, x, kernel, geometry)
-    return {"depthwise": patches.depthwise, "patches": patches.conv}[how](x, kernel, geometry)
+    before = tuple(lo for lo, _ in pads)
+    sizes = x.shape[1:-1], outputs, kernel.shape[:-2]
+    geometry = Geometry(*sizes, strides, before, dilation, groups)
+    if how == "native" and ending is not None and ending.native:
+        return _in_float32(partial(endings.conv, ending=ending), x, kernel, geometry)
+    in_patches = {"depthwise": patches.depthwise, "patches": patches.conv}
+    y = in_patches.get(how, partial(_in_float32, bilinear.conv))(x, kernel, geometry)
+    return ending(y) if ending else y
 
 
 def conv_transpose(

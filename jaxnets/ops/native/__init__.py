@@ -30,7 +30,12 @@ logger = logging.getLogger("jaxnets")
 SOURCE = Path(__file__).with_name("convolution.cc")
 
 #: Symbols of the library, and the names under which XLA knows them.
-TARGETS = ("jaxnets_conv", "jaxnets_conv_input_gradient", "jaxnets_conv_kernel_gradient")
+TARGETS = (
+    "jaxnets_conv",
+    "jaxnets_conv_ending",
+    "jaxnets_conv_input_gradient",
+    "jaxnets_conv_kernel_gradient",
+)
 
 _WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")

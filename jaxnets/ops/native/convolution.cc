@@ -61,6 +61,12 @@ constexpr Index Pitch(Index filled) { return Vectors(filled) * kLanes; }
 
 inline Vector Load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
 inline void Store(float* p, Vector v) { *reinterpret_cast<Loose*>(p) = v; }
+inline void Store(float* p, float v) { *p = v; }
+template <typename V>
+inline V LoadAs(const float* p) {
+  if constexpr (std::is_same_v<V, float>) return *p;
+  else return Load(p);
+}
 
 Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -217,6 +223,8 @@ void Tables(const Phase& phase, const Padded& padded, const Index* step, const I
             const Index* step_out, Index out_channels, Index images, std::vector<Index>* read,
             std::vector<Index>* write) {
   const Index out_image = out[0] * out[1] * out[2] * out_channels;
+  const Index size = read->size() + images * phase.count[0] * phase.count[1] * phase.count[2];
+  read->reserve(size), write->reserve(size);
   for (Index i = 0; i < images; ++i)
     for (Index z = 0; z < phase.count[0]; ++z)
       for (Index y = 0; y < phase.count[1]; ++y)
@@ -247,11 +255,41 @@ Index Displacement(const Padded& padded, const std::array<Index, 3>& offset) {
   return ((offset[0] * padded.size[1] + offset[1]) * padded.size[2] + offset[2]) * padded.channels;
 }
 
-// P pixels times N vectors of output channels.
-template <int P, int N>
+// What becomes of a sum before it is stored: min(max(sum * scale + shift + add, low), high), or
+// nothing if there is no `scale`. `scale` and `shift` hold a number for each output channel and can
+// be read by whole vectors; `add`, if there, is as large as the result.
+struct Ending {
+  const float *scale = nullptr, *shift = nullptr, *add = nullptr;
+  float low = 0, high = 0;
+
+  // For a block that begins at a channel, and in the result at a place.
+  Ending At(Index channel, Index place) const {
+    if (!scale) return {};
+    return {scale + channel, shift + channel, add ? add + place : nullptr, low, high};
+  }
+  // Of the channels from `channel` on; NaN stays NaN. `more` is what is added.
+  template <typename V>
+  V operator()(V sum, Index channel, V more) const {
+    const V least = V{} + low, most = V{} + high;
+    const V value = sum * LoadAs<V>(scale + channel) + LoadAs<V>(shift + channel) + more;
+    const V raised = value < least ? least : value;
+    return raised > most ? most : raised;
+  }
+  // Stores them at a place of the result.
+  template <typename V>
+  void Write(float* out, V sum, Index channel, Index place) const {
+    if (scale) sum = (*this)(sum, channel, add ? LoadAs<V>(add + place + channel) : V{});
+    Store(out + place + channel, sum);
+  }
+};
+
+// P pixels times N vectors of output channels. Rows of the weights lie `pitch` floats apart. If
+// `kEven`, so do pixels that are read, by what the second of `read` says: then the addresses of all
+// fit into registers.
+template <bool kEven, int P, int N>
 void MultiplyBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
-                   Index depth, const float* weights, float* out, const Index* write,
-                   Index channels) {
+                   Index depth, const float* weights, Index pitch, float* out, const Index* write,
+                   Index channels, const Ending& ending) {
   // Set one by one, and never pointed to, so that they stay in registers from the first: a group
   // of 16 channels at one of Winograd's points is over in 16 turns.
   Vector sum[P][N];
@@ -259,17 +297,21 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sum[p][n] = Vector{};
+  const Index apart = P > 1 ? read[1] - read[0] : 0;
   for (Index t = 0; t < tap_count; ++t) {
     const float* from[P];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) from[p] = images + taps[t] + read[p];
+    for (int p = 0; p < P; p += kEven ? 4 : 1) from[p] = images + taps[t] + read[p];
     for (Index c = 0; c < depth; ++c) {
       Vector w[N];
-      for (int n = 0; n < N; ++n) w[n] = Load(weights + n * kLanes);
-      weights += N * kLanes;
+      for (int n = 0; n < N; ++n) {
+        __builtin_prefetch(weights + 16 * pitch + n * kLanes);  // too far apart to be foreseen
+        w[n] = Load(weights + n * kLanes);
+      }
+      weights += pitch;
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const float x = from[p][c];
+        const float x = kEven ? from[p / 4 * 4][p % 4 * apart + c] : from[p][c];
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sum[p][n] += x * w[n];
       }
@@ -279,34 +321,39 @@ void MultiplyBlock(const float* images, const Index* read, const Index* taps, In
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) Store(out + write[p] + n * kLanes, sum[p][n]);
+      for (int n = 0; n < N; ++n) ending.Write(out, sum[p][n], n * kLanes, write[p]);
     return;
   }
+  Ending rest = ending;
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
-    float whole[N * kLanes];
+    float whole[N * kLanes], more[N * kLanes] = {};
+    if (ending.add) std::memcpy(more, ending.add + write[p], channels * sizeof(float));
+    rest.add = more;
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) Store(whole + n * kLanes, sum[p][n]);
+    for (int n = 0; n < N; ++n) rest.Write(whole, sum[p][n], n * kLanes, 0);
     std::memcpy(out + write[p], whole, channels * sizeof(float));
   }
 }
 
-using Block = void (*)(const float*, const Index*, const Index*, Index, Index, const float*,
-                       float*, const Index*, Index);
-template <int N, int... P>
+using Block = void (*)(const float*, const Index*, const Index*, Index, Index, const float*, Index,
+                       float*, const Index*, Index, const Ending&);
+template <bool kEven, int N, int... P>
 constexpr std::array<Block, sizeof...(P)> Blocks(std::integer_sequence<int, P...>) {
-  return {&MultiplyBlock<P + 1, N>...};
+  return {&MultiplyBlock<kEven, P + 1, N>...};
 }
-// kBlocks[n - 1][p - 1] is the block of p pixels and n vectors.
+// kBlocks<even>[n - 1][p - 1] is the block of p pixels and n vectors.
+template <bool kEven>
 const std::array<std::array<Block, kPixels>, kVectors> kBlocks = {
-    Blocks<1>(std::make_integer_sequence<int, kPixels>()),
-    Blocks<2>(std::make_integer_sequence<int, kPixels>())};
+    Blocks<kEven, 1>(std::make_integer_sequence<int, kPixels>()),
+    Blocks<kEven, 2>(std::make_integer_sequence<int, kPixels>())};
 
 // P pixels of one output channel, the input channels along the vectors: for images of one or a few
 // channels, which would leave the blocks above nearly empty.
 template <int P>
 void DotBlock(const float* images, const Index* read, const Index* taps, Index tap_count,
-              Index depth, const float* weights, float* out, const Index* write, Index live) {
+              Index depth, const float* weights, float* out, const Index* write, Index live,
+              const Ending& ending) {
   Vector sum[P] = {};
   for (Index t = 0; t < tap_count; ++t, weights += depth) {
     const float* from[P];
@@ -319,18 +366,20 @@ void DotBlock(const float* images, const Index* read, const Index* taps, Index t
   for (int p = 0; p < live; ++p) {
     float total = 0;
     for (Index n = 0; n < kLanes; ++n) total += sum[p][n];
-    out[write[p]] = total;
+    ending.Write(out, total, 0, write[p]);
   }
 }
 constexpr Index kDotPixels = 8;
 
 // y[write] = sum over taps and channels: the forward pass, and each phase of the input's gradient.
-// `weight(tap, from, to)` is the kernel's entry, with channels counted inside one group.
+// `weight(tap, group, from, to)` is the kernel's entry, with channels counted inside one group;
+// `kernel` are all of them, where they lie as [tap, from, output channel].
 template <typename Weight>
 void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
                const Index* image, Index x_channels, const Index* step,
                const std::vector<Phase>& phases, float* y, const Index* out, Index y_channels,
-               const Index* step_out, const Weight& weight) {
+               const Index* step_out, const Weight& weight, const float* kernel = nullptr,
+               const Ending& ending = {}) {
   const Index from_group = x_channels / groups, to_group = y_channels / groups;
   const bool narrow = 4 * to_group <= kLanes && from_group % kLanes == 0;  // then DotBlock
   const Index kept = narrow ? 1 : kBlock;  // output channels that weights are kept for together
@@ -341,17 +390,24 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
   struct Prepared {
     std::vector<Index> read, write, taps;
     Index depth;  // what each of the taps reads
-    std::vector<float> weights;  // [groups, to_blocks] of [taps, depth, Pitch or 1]
+    bool even;    // whether the same lies between any two neighbours of `read`
+    std::unique_ptr<float[]> weights;  // [groups, to_blocks] of [taps, depth, Pitch or 1]
   };
   const Index pixels = out[0] * out[1] * out[2];
   const Index together = Together(pixels, batch);
+  // For a few pixels weights are read where they are, rather than first brought side by side.
+  const bool few = kernel && !narrow && batch * pixels <= 16 * kPixels;
+  const auto in_place = [&](Index filled) { return few && filled % kLanes == 0; };
   std::vector<Prepared> prepared(phases.size());
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
     Tables(phases[i], padded, step, out, step_out, y_channels, together, &p.read, &p.write);
     for (const auto& offset : phases[i].offset) p.taps.push_back(Displacement(padded, offset));
-    p.weights.resize(groups * to_blocks * p.taps.size() * from_group * kept);
+    p.weights.reset(new float[groups * to_blocks * p.taps.size() * from_group * kept]);
     p.depth = from_group * Join(&p.taps, from_group);
+    p.even = true;
+    for (size_t q = 2; q < p.read.size(); ++q)
+      p.even = p.even && p.read[q] - p.read[q - 1] == p.read[1] - p.read[0];
   }
   for (size_t i = 0; i < phases.size(); ++i) {
     Prepared& p = prepared[i];
@@ -359,11 +415,13 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
     ForEach(pool, groups * to_blocks, [&](Index block) {
       const Index group = block / to_blocks, first = block % to_blocks * kept;
       const Index filled = std::min(kept, to_group - first), pitch = narrow ? 1 : Pitch(filled);
-      float* to = p.weights.data() + block * taps * from_group * kept;
+      if (in_place(filled)) return;
+      float* to = p.weights.get() + block * taps * from_group * kept;
       for (Index t = 0; t < taps; ++t)
-        for (Index c = 0; c < from_group; ++c, to += pitch)
-          for (Index n = 0; n < pitch; ++n)
-            to[n] = n < filled ? weight(phases[i].tap[t], group, c, first + n) : 0.0f;
+        for (Index c = 0; c < from_group; ++c, to += pitch) {
+          for (Index n = 0; n < filled; ++n) to[n] = weight(phases[i].tap[t], group, c, first + n);
+          std::fill(to + filled, to + pitch, 0.0f);
+        }
     });
   }
 
@@ -386,20 +444,25 @@ void Correlate(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
       for (Index block = begin; block < end; ++block) {
         const Index group = block / to_blocks, channel = block % to_blocks * kept;
         const Index filled = std::min(kept, to_group - channel);
-        const float* weights = p.weights.data() + block * taps * p.depth * kept;
-        float* to = into + group * to_group + channel;
+        const bool here = in_place(filled);
+        const Index to_channel = group * to_group + channel;
+        const Index pitch = here ? y_channels : Pitch(filled);
+        const float* weights =
+            here ? kernel + to_channel : p.weights.get() + block * taps * p.depth * kept;
+        float* to = into + to_channel;
+        const Ending local = ending.At(to_channel, first * out_floats + to_channel);
         if (narrow) {
           for (Index row = 0; row < rows; row += kDotPixels)
             DotBlock<kDotPixels>(from + group * from_group, &p.read[row], p.taps.data(), taps,
                                  p.depth, weights, to, &p.write[row],
-                                 std::min(kDotPixels, rows - row));
+                                 std::min(kDotPixels, rows - row), local);
           continue;
         }
-        const auto& kernels = kBlocks[Vectors(filled) - 1];
+        const auto& kernels = (p.even ? kBlocks<true> : kBlocks<false>)[Vectors(filled) - 1];
         for (Index row = 0; row < rows; row += kPixels) {
           kernels[std::min(kPixels, rows - row) - 1](
-              from + group * from_group, &p.read[row], p.taps.data(), taps, p.depth, weights, to,
-              &p.write[row], filled);
+              from + group * from_group, &p.read[row], p.taps.data(), taps, p.depth, weights, pitch,
+              to, &p.write[row], filled, local);
         }
       }
     }
@@ -544,9 +607,8 @@ struct Winograd {
 
   // A^T m A: from[point][tile][Pitch] to the pixels of each tile, `filled` channels of them.
   void TransformOutput(const float* from, Index first, Index count, Index capacity, Index filled,
-                       float* out) const {
+                       float* out, const Ending& ending) const {
     for (Index t = 0; t < count; ++t) {
-      float* pixel = out + write[first + t];
       const int down = rows[first + t], across = cols[first + t];
       for (Index c = 0; c < filled; c += kLanes) {
         Vector s[2][4];
@@ -558,9 +620,9 @@ struct Winograd {
           s[1][j] = m[1] - m[2] - m[3];
         }
         for (int i = 0; i < down; ++i) {
-          float* row = pixel + i * width * out_channels + c;
-          Store(row, s[i][0] + s[i][1] + s[i][2]);
-          if (across > 1) Store(row + out_channels, s[i][1] - s[i][2] - s[i][3]);
+          const Index row = write[first + t] + i * width * out_channels;
+          ending.Write(out, s[i][0] + s[i][1] + s[i][2], c, row);
+          if (across > 1) ending.Write(out, s[i][1] - s[i][2] - s[i][3], c, row + out_channels);
         }
       }
     }
@@ -632,7 +694,8 @@ void TransformKernel(const float (*k)[kBlock], Index pitch, Index step, float* t
 template <typename Weight>
 void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, Index groups, const float* x,
                        const Index* image, Index from_channels, const Index* before, float* y,
-                       const Index* out, Index to_channels, const Weight& weight) {
+                       const Index* out, Index to_channels, const Weight& weight,
+                       const Ending& ending = {}) {
   const Index pixels = out[1] * out[2], together = Together(pixels, batch);
   const Winograd w(image, from_channels, out, to_channels, before, together);
   const Index from_group = from_channels / groups, to_group = to_channels / groups;
@@ -680,14 +743,16 @@ void CorrelateWinograd(ffi::ThreadPool& pool, Index batch, Index groups, const f
           for (Index p = 0; p < kPixels; ++p) read[p] = p * channels;
         }
         for (Index p = 0; p < kPixels; ++p) write[p] = p * pitch;
-        const Block multiply = kBlocks[Vectors(filled) - 1][live - 1];
+        const Block multiply = kBlocks<true>[Vectors(filled) - 1][live - 1];
         const float* of_group = inputs + group % bundle * from_group;
         for (Index point = 0; point < points; ++point) {
           multiply(of_group + point * kPixels * channels, read, &none, 1, from_group,
-                   &weights[block * block_floats + point * from_group * pitch],
-                   outputs + point * kPixels * pitch, write, filled);
+                   &weights[block * block_floats + point * from_group * pitch], pitch,
+                   outputs + point * kPixels * pitch, write, filled, {});
         }
-        w.TransformOutput(outputs, tile, live, kPixels, filled, into + group * to_group + channel);
+        const Index to_channel = group * to_group + channel;
+        w.TransformOutput(outputs, tile, live, kPixels, filled, into + to_channel,
+                          ending.At(to_channel, first * pixels * to_channels + to_channel));
       }
     }
   });
@@ -761,12 +826,6 @@ std::vector<Stretch> Stretches(const std::vector<Reads>& reads, Index apart, Ind
 }
 
 template <typename V>
-inline V LoadAs(const float* p) {
-  if constexpr (std::is_same_v<V, float>) return *p;
-  else return Load(p);
-}
-inline void Store(float* p, float v) { *p = v; }
-template <typename V>
 constexpr Index kWidth = sizeof(V) / sizeof(float);
 
 // Floats between neighbours along each axis, in the source and in the kernel, and how many.
@@ -777,7 +836,7 @@ struct Strides {
 // P pixels times N vectors of channels; a "vector" may be one float.
 template <typename V, int N, int P>
 void DepthwiseBlock(const float* source, Index source_apart, const float* kernel, const Strides& s,
-                    float* out, Index out_apart) {
+                    float* out, Index out_apart, const Ending& ending) {
   V sum[P][N];
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
@@ -801,10 +860,11 @@ void DepthwiseBlock(const float* source, Index source_apart, const float* kernel
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) Store(out + p * out_apart + n * kWidth<V>, sum[p][n]);
+    for (int n = 0; n < N; ++n) ending.Write(out, sum[p][n], n * kWidth<V>, p * out_apart);
 }
 
-using Spread = void (*)(const float*, Index, const float*, const Strides&, float*, Index);
+using Spread = void (*)(const float*, Index, const float*, const Strides&, float*, Index,
+                        const Ending&);
 template <typename V, int N, int... P>
 constexpr std::array<Spread, sizeof...(P)> Spreads(std::integer_sequence<int, P...>) {
   return {&DepthwiseBlock<V, N, P + 1>...};
@@ -830,7 +890,8 @@ void ForChannels(Index begin, Index end, const Function& run) {
 // last axis pixels `apart` from each other read `step` from each other.
 void Depthwise(ffi::ThreadPool& pool, Index batch, Index channels, const float* x,
                const Index* image, const Index* window, const float* kernel, float* y,
-               const Index* out, const std::array<Axis, 3>& axes, Index apart, Index step) {
+               const Index* out, const std::array<Axis, 3>& axes, Index apart, Index step,
+               const Ending& ending = {}) {
   const std::vector<Stretch> stretches = Stretches(axes[2].reads, apart, step);
   const Index pixels[3] = {image[1] * image[2], image[2], 1};  // between neighbours
   const Index taps[3] = {window[1] * window[2], window[2], 1};
@@ -857,12 +918,13 @@ void Depthwise(ffi::ThreadPool& pool, Index batch, Index channels, const float* 
           s.count[2] = across.count;
           const float* from = x + (from_row * image[2] + across.source) * channels;
           const float* weights = kernel + (tap_row + across.tap) * channels;
-          float* to = y + row * row_floats + stretch.first * channels;
+          const Index place = row * row_floats + stretch.first * channels;
           ForChannels(begin, std::min(channels, begin + together),
                       [&](auto vector, auto count, Index channel, Index) {
                         kSpreads<decltype(vector), count()>[stretch.count - 1](
-                            from + channel, step * channels, weights + channel, s, to + channel,
-                            apart * channels);
+                            from + channel, step * channels, weights + channel, s,
+                            y + place + channel, apart * channels,
+                            ending.At(channel, place + channel));
                       });
         }
     }
@@ -996,13 +1058,23 @@ bool IsDepthwise(const Geometry& g) {
   return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
 }
 
+bool IsPointwise(const Geometry& g) {
+  bool is = true;
+  for (int a = 0; a < 3; ++a)
+    is = is && g.window[a] == 1 && g.stride[a] == 1 && g.before[a] == 0 && g.in[a] == g.out[a];
+  return is;
+}
+
 constexpr Index kOnes[3] = {1, 1, 1};
 
-void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
-             float* y) {
+void ForwardTo(ffi::ThreadPool& pool, Geometry g, const float* x, const float* kernel, float* y,
+               const Ending& ending) {
+  // Where pixels are independent, rows of them are images: short tables, and what is read and
+  // written for some of them stays in the cache.
+  for (int a = 0; a < 2 && IsPointwise(g); ++a) g.batch *= g.in[a], g.in[a] = g.out[a] = 1;
   if (IsDepthwise(g)) {
     Depthwise(pool, g.batch, g.in_channels, x, g.in, g.window, kernel, y, g.out,
-              {ForwardAxis(g, 0), ForwardAxis(g, 1), ForwardAxis(g, 2)}, 1, g.stride[2]);
+              {ForwardAxis(g, 0), ForwardAxis(g, 1), ForwardAxis(g, 2)}, 1, g.stride[2], ending);
     return;
   }
   const Index to_group = g.out_group(), from_group = g.in_group();
@@ -1011,11 +1083,16 @@ void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const flo
   };
   if (UsesWinograd(g)) {
     CorrelateWinograd(pool, g.batch, g.groups, x, g.in, g.in_channels, g.before, y, g.out,
-                      g.out_channels, weight);
+                      g.out_channels, weight, ending);
     return;
   }
   Correlate(pool, g.batch, g.groups, x, g.in, g.in_channels, g.stride, {ForwardPhase(g)}, y, g.out,
-            g.out_channels, kOnes, weight);
+            g.out_channels, kOnes, weight, kernel, ending);
+}
+
+void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* x, const float* kernel,
+             float* y) {
+  ForwardTo(pool, g, x, kernel, y, {});
 }
 
 void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* slopes,
@@ -1294,24 +1371,23 @@ using Buffer = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<ffi::Buffer<ffi::F32>>;
 using Run = void (*)(ffi::ThreadPool&, const Geometry&, const float*, const float*, float*);
 
-template <Run run, Role of_a, Role of_b, Role of_c>
-ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c,
-                ffi::Span<const int64_t> n) try {
+// Checks what came from XLA and calls `run(geometry)`, unless there is nothing to do.
+template <typename Function>
+ffi::Error Checked(ffi::Span<const int64_t> n, std::initializer_list<Operand> operands,
+                   Result& result, bool empty, const Function& run) try {
   Geometry g;
   static_assert(sizeof(Geometry) == 22 * sizeof(Index));
   if (n.size() != 22)
     return ffi::Error::InvalidArgument("a geometry has 22 numbers, not " + std::to_string(n.size()));
   std::memcpy(&g, n.begin(), sizeof(g));
-  std::string fault =
-      Fault(g, {{of_a, a.dimensions()}, {of_b, b.dimensions()}, {of_c, c->dimensions()}});
+  std::string fault = Fault(g, operands);
   if (!fault.empty()) return ffi::Error::InvalidArgument(std::move(fault));
-  if (a.element_count() == 0 || b.element_count() == 0 || c->element_count() == 0) {
-    std::fill_n(c->typed_data(), c->element_count(), 0.0f);
+  if (empty || result->element_count() == 0) {
+    std::fill_n(result->typed_data(), result->element_count(), 0.0f);
     return ffi::Error::Success();
   }
-  WantLargePages(c->typed_data(), c->element_count());
-  run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
-  return ffi::Error::Success();
+  WantLargePages(result->typed_data(), result->element_count());
+  return run(g);
 } catch (const std::bad_alloc&) {  // so short a message needs no memory of its own
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
 } catch (const std::length_error&) {
@@ -1320,6 +1396,48 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c,
   return ffi::Error::Internal(error.what());
 } catch (...) {
   return ffi::Error::Internal("unknown error");
+}
+
+template <Run run, Role of_a, Role of_b, Role of_c>
+ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c, ffi::Span<const int64_t> n) {
+  return Checked(n, {{of_a, a.dimensions()}, {of_b, b.dimensions()}, {of_c, c->dimensions()}}, c,
+                 a.element_count() == 0 || b.element_count() == 0, [&](const Geometry& g) {
+                   run(pool, g, a.typed_data(), b.typed_data(), c->typed_data());
+                   return ffi::Error::Success();
+                 });
+}
+
+// A convolution with an `Ending`. `add` has one axis of no numbers where nothing is added.
+ffi::Error CallEnding(ffi::ThreadPool pool, Buffer x, Buffer kernel, Buffer scale, Buffer shift,
+                      Buffer add, Result y, ffi::Span<const int64_t> n, float low, float high) {
+  const auto adds = [&] { return add.dimensions().size() != 1; };
+  return Checked(
+      n, {{kInput, x.dimensions()}, {kKernel, kernel.dimensions()}, {kOutput, y->dimensions()}}, y,
+      false, [&](const Geometry& g) {
+        for (const auto& of_channels : {scale.dimensions(), shift.dimensions()})
+          if (of_channels.size() != 1 || of_channels[0] != g.out_channels)
+            return ffi::Error::InvalidArgument("a scale and a shift are " +
+                                               std::to_string(g.out_channels) + " numbers each");
+        const auto sizes = add.dimensions(), of_y = y->dimensions();
+        if (adds() ? !std::equal(sizes.begin(), sizes.end(), of_y.begin(), of_y.end())
+                   : sizes[0] != 0)
+          return ffi::Error::InvalidArgument("what is added has the shape " +
+                                             Listed(sizes.begin(), sizes.end()) +
+                                             ", not that of the result");
+        std::vector<float> padded(2 * (g.out_channels + kBlock));  // read by whole vectors
+        float *scales = padded.data(), *shifts = scales + g.out_channels + kBlock;
+        std::copy_n(scale.typed_data(), g.out_channels, scales);
+        std::copy_n(shift.typed_data(), g.out_channels, shifts);
+        const Ending ending = {scales, shifts, adds() ? add.typed_data() : nullptr, low, high};
+        float* const out = y->typed_data();
+        if (x.element_count() == 0 || kernel.element_count() == 0) {
+          for (Index i = 0; i < static_cast<Index>(y->element_count()); ++i)
+            ending.Write(out, 0.0f, i % g.out_channels, i - i % g.out_channels);
+          return ffi::Error::Success();
+        }
+        ForwardTo(pool, g, x.typed_data(), kernel.typed_data(), out, ending);
+        return ffi::Error::Success();
+      });
 }
 
 }  // namespace
@@ -1336,3 +1454,16 @@ ffi::Error Call(ffi::ThreadPool pool, Buffer a, Buffer b, Result c,
 JAXNETS_HANDLER(jaxnets_conv, Forward, kInput, kKernel, kOutput);
 JAXNETS_HANDLER(jaxnets_conv_input_gradient, InputGradient, kOutput, kKernel, kInput);
 JAXNETS_HANDLER(jaxnets_conv_kernel_gradient, KernelGradient, kInput, kOutput, kKernel);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxnets_conv_ending, CallEnding,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Arg<Buffer>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<float>("low")
+                                  .Attr<float>("high"));
