@@ -22,30 +22,12 @@ def by_sqrtm(a, b):
     return shift + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
 
 
-def test_moments_of_masked_batches_are_numpys():
-    mask = np.arange(200) % 3 > 0
-    dirty = np.where(mask[:, None], A, np.nan).astype(np.float32)
-    moments = Moments.zero(5)
-    for part, keep in zip(np.split(dirty, [7, 9, 120]), np.split(mask, [7, 9, 120]), strict=True):
-        moments += Moments.of(part, keep)
-    kept = A.astype(np.float32).astype(np.float64)[mask]
-    assert moments.count == mask.sum()
-    np.testing.assert_allclose(moments.mean, kept.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(moments.covariance(), np.cov(kept.T), rtol=1e-10)
-
-
-def test_merge_is_symmetric_and_empty_batches_change_nothing():
-    a, b = Moments.of(A[:50]), Moments.of(A[50:])
-    for merged in (a + b, b + a, a + b + Moments.of(A[:0]), a + b + Moments.of(A, np.zeros(200))):
-        assert merged.count == 200
-        np.testing.assert_allclose(merged.scatter, Moments.of(A).scatter, rtol=1e-10)
-
-
-def test_a_large_mean_does_not_cost_the_covariance_its_digits():
-    moments = Moments.zero(5)
-    for part in np.split(A + 1e7, 10):
-        moments += Moments.of(part)
-    np.testing.assert_allclose(moments.covariance(), np.cov(A.T), rtol=1e-6)
+@pytest.mark.parametrize("shift,rtol", [(0, 1e-10), (1e7, 1e-6)])
+def test_moments_are_numpys(shift, rtol):
+    moments = Moments.of(A + shift)
+    assert moments.count == 200
+    np.testing.assert_allclose(moments.mean, A.mean(0) + shift, rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance(), np.cov(A.T), rtol=rtol)
 
 
 def test_distance_is_that_of_scipys_matrix_root():
@@ -98,5 +80,5 @@ def test_errors():
         frechet_distance(Moments.of(A), Moments.of(B[:, :3]))
     with pytest.raises(UserError, match="of 1 examples"):
         frechet_distance(Moments.of(A), Moments.of(B[:1]))
-    with pytest.raises(ValueError, match=r"\[B, F\]"):
+    with pytest.raises(ValueError, match=r"\[N, F\]"):
         Moments.of(A[0])

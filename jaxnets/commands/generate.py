@@ -32,7 +32,6 @@ from jaxnets.commands.configs.options import given
 from jaxnets.commands.gan_step import Built
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
-from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
 from jaxnets.judge import evaluate, sampling
@@ -88,7 +87,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             config.conditional,
             metrics=names,
             train=trains[member],
-            mesh=parallel.own_mesh(mesh),
             said=said,
         )
 

@@ -23,7 +23,6 @@ __all__ = [
     "make_mesh",
     "on_one_device",
     "on_this_process",
-    "own_mesh",
     "own_places",
     "own_rows",
     "place",
@@ -182,11 +181,6 @@ def own_places(mesh: Mesh) -> list[int]:
     """Where in a mesh the devices of this process are."""
     own = jax.process_index()
     return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == own]
-
-
-def own_mesh(mesh: Mesh) -> Mesh:
-    """Those devices of a mesh that are of this process, as a mesh of their own."""
-    return make_mesh([mesh.devices.flat[i] for i in own_places(mesh)])
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> slice:

@@ -1,14 +1,12 @@
-"""Trees of sums and counts, merged across steps and devices and computed once.
+"""How good a network is: a mean that merges across steps and devices, and functions on the host.
 
-Where every pair of images counts (`kernel`, `manifold`, `neighbours`), functions of features that
-go through the pairs block by block.
+Those of generated images take features or logits of a judge, whole.
 """
 
-from jaxnets.metrics.classification import Calibration, Confusion, accuracy
+from jaxnets.metrics.classification import balanced_accuracy, calibration_error
 from jaxnets.metrics.collapse import (
     least_class_share,
     mean_squared_distance,
-    recognised_share,
     relative_spread,
 )
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
@@ -28,8 +26,6 @@ from jaxnets.metrics.scores import (
 )
 
 __all__ = [
-    "Calibration",
-    "Confusion",
     "IntraClassFrechet",
     "Judgement",
     "KernelDistance",
@@ -39,7 +35,8 @@ __all__ = [
     "Moments",
     "Neighbours",
     "Recognised",
-    "accuracy",
+    "balanced_accuracy",
+    "calibration_error",
     "check_classes",
     "estimate_note",
     "frechet_distance",
@@ -54,6 +51,5 @@ __all__ = [
     "memorisation",
     "nearest_neighbours",
     "recognised",
-    "recognised_share",
     "relative_spread",
 ]

@@ -16,13 +16,10 @@ __all__ = ["Moments", "estimate_note", "frechet_distance"]
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of features, to be added to batch by batch.
-
-    The scatter is kept about the mean (Chan et al. 1979), not about 0: a plain sum of outer
-    products loses every digit of the covariance when the mean is large against the spread.
+    """Count, mean and scatter of features.
 
     Attributes:
-      count: examples so far.
+      count: examples.
       mean: [F] float64.
       scatter: [F, F] float64, sum of `(x - mean) (x - mean)^T`.
     """
@@ -32,51 +29,20 @@ class Moments:
     scatter: np.ndarray
 
     @classmethod
-    def zero(cls, dims: int) -> "Moments":
-        """No examples of `dims` features."""
-        return cls(0, np.zeros(dims), np.zeros((dims, dims)))
-
-    @classmethod
-    def of(cls, features: ArrayLike, mask: ArrayLike | None = None) -> "Moments":
-        """The moments of one batch.
-
-        Args:
-          features: [B, F], any float type.
-          mask: [B] bool, False on padding; None keeps all.
+    def of(cls, features: ArrayLike) -> "Moments":
+        """The moments of features [N, F], of any float type.
 
         Raises:
-          UserError: if the features that count are not finite.
+          UserError: if they are not finite.
         """
         values = np.asarray(features).astype(np.float64)
         if values.ndim != 2:
-            raise ValueError(f"features have shape {values.shape}; they must be [B, F].")
-        if mask is not None:
-            values = values[np.asarray(mask, bool)]
+            raise ValueError(f"features have shape {values.shape}; they must be [N, F].")
         if not np.isfinite(values).all():
             raise UserError("features hold NaN or infinity; check the images and the extractor.")
-        if not len(values):
-            return cls.zero(values.shape[1])
-        mean = values.mean(axis=0)
+        mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
         centred = values - mean
         return cls(len(values), mean, centred.T @ centred)
-
-    def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets together.
-
-        Raises:
-          UserError: if their features differ in number.
-        """
-        _check_dims(self, other)
-        count = self.count + other.count
-        if count == 0:
-            return self
-        step = other.mean - self.mean
-        weight = other.count / count
-        mean = self.mean + weight * step
-        scatter = self.scatter + other.scatter + self.count * weight * np.outer(step, step)
-        return Moments(count, mean, scatter)
-
-    __add__ = merge
 
     def covariance(self) -> np.ndarray:
         """[F, F] float64, divided by `count - 1`.

@@ -1,6 +1,7 @@
 """What a classifier makes of samples: how sure and how varied, how near per class, how obedient."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,6 @@ import scipy
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
-from jaxnets.metrics.classification import Confusion
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
 from jaxnets.typing import Array
 
@@ -106,19 +106,16 @@ def check_classes(labels: ArrayLike, classes: int) -> np.ndarray:
     return integers.astype(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recognised:
+class Recognised(NamedTuple):
     """How many samples a classifier takes for what was asked for.
 
     Attributes:
       share: of all samples.
       per_class: class -> share of the samples asked to be it.
-      samples: class -> how many those are.
     """
 
     share: float
     per_class: dict[int, float]
-    samples: dict[int, int]
 
     @property
     def worst(self) -> int:
@@ -126,26 +123,26 @@ class Recognised:
         return min(self.per_class, key=self.per_class.__getitem__)
 
 
-def recognised(confusion: Confusion) -> Recognised:
+def recognised(predicted: ArrayLike, asked: ArrayLike) -> Recognised:
     """Class accuracy of conditional samples.
 
     Args:
-      confusion: `Confusion.of(logits, labels, mask)` of samples with the labels that were asked
-        for, added up over batches and devices. The labels should have passed `check_classes`.
+      predicted: [N] integers, the classes that a classifier takes samples for.
+      asked: [N] integers, those that were asked for.
 
     Raises:
-      UserError: if nothing was counted.
+      UserError: without samples.
+
+    Reference:
+      Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
+      arXiv:1610.09585, section 4.1.
     """
-    counts = confusion.compute()
-    asked = counts.sum(axis=1)
-    if not asked.sum():
-        raise UserError("no samples were counted, so none was recognised or not.")
-    classes = np.flatnonzero(asked)
-    return Recognised(
-        share=float(np.trace(counts) / asked.sum()),
-        per_class={int(c): float(counts[c, c] / asked[c]) for c in classes},
-        samples={int(c): int(asked[c]) for c in classes},
-    )
+    classes = np.asarray(asked)
+    if not classes.size:
+        raise UserError("there are no samples, so none was recognised or not.")
+    hits = np.asarray(predicted) == classes
+    per_class = {int(c): float(hits[classes == c].mean()) for c in np.unique(classes)}
+    return Recognised(float(hits.mean()), per_class)
 
 
 @dataclasses.dataclass(frozen=True)
