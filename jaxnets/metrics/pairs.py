@@ -56,7 +56,9 @@ def centred(reference: tuple[str, ArrayLike], *others: tuple[str, ArrayLike]) ->
     """As `checked`, less the mean of the first set."""
     sets = checked(reference, *others)
     centre = sets[0].mean(axis=0) if len(sets[0]) else 0.0
-    return [values - centre for values in sets]
+    for values in sets:
+        values -= centre
+    return sets
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
