@@ -40,13 +40,6 @@ def test_loss_is_its_formula_eager_and_compiled(name):
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
-def test_only_the_relativistic_generator_looks_at_reals(name):
-    loss = adversarial_loss(name)
-    slope = jax.jit(jax.grad(lambda r: loss.g_loss(r, FAKE).sum()))(REAL)
-    assert bool((slope != 0).any()) == (name == "relativistic")
-
-
-@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
 def test_extreme_logits_stay_finite(name):
     loss = adversarial_loss(name)
     big = jnp.array([1e4, -1e4, 1e4, -1e4])

@@ -84,13 +84,6 @@ def test_a_training_pass_is_finite_and_compiled_once(name):
     chex.assert_tree_all_finite(outputs)
 
 
-@pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet", marks=pytest.mark.slow)])
-def test_a_training_pass_is_the_same_without_jit(name):
-    variables, outputs, _ = trained(name)
-    eager = forward(SMALL[name], variables, images())
-    chex.assert_trees_all_close(outputs, eager, rtol=1e-3, atol=1e-4)
-
-
 @one_of_a_kind
 def test_every_parameter_learns(name):
     _, _, grads = trained(name)
