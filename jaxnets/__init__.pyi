@@ -40,7 +40,6 @@ from .losses import PathLength as PathLength
 from .losses import Play as Play
 from .losses import Term as Term
 from .losses import adversarial_loss as adversarial_loss
-from .losses import classification_loss as classification_loss
 from .losses import cross_entropy as cross_entropy
 from .losses import focal as focal
 from .losses import path_length_penalty as path_length_penalty

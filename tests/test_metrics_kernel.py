@@ -72,7 +72,6 @@ def test_distance_is_that_of_scikit_learns_kernel_whatever_the_blocks(count, mon
     monkeypatch.setattr(pairs, "_PAIRS", count)
     found = kernel_distance(X, Y)
     np.testing.assert_allclose(found.value, unbiased(X, Y), rtol=1e-10)
-    assert (found.samples, found.reference) == (37, 50)
     np.testing.assert_allclose(found.standard_error, whole.standard_error, 1e-8)
 
 

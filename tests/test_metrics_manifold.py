@@ -48,7 +48,6 @@ def test_scores_are_those_of_the_definitions(k, count, monkeypatch):
     expected = by_loops(MADE, REAL, k)
     assert scores_of(found) == pytest.approx(expected, abs=1e-12)
     assert 0 < expected["recall"] < expected["precision"] < 1  # sets that tell the scores apart
-    assert (found.k, found.samples, found.reference) == (k, 70, 90)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e4])

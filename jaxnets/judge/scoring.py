@@ -200,9 +200,8 @@ def _kid(of: Looks) -> list[Judgement]:
 
 def _of_manifold(name: str) -> Callable[[Looks], list[Judgement]]:
     def take(of: Looks) -> list[Judgement]:
-        manifold = of.manifold
-        note = measures.manifold_note(manifold.samples, manifold.reference, manifold.k)
-        return [of.score(f"{name}, k = {manifold.k}", getattr(manifold, name), note=note)]
+        note = measures.manifold_note(len(of.samples), len(of.compared), _NEIGHBOUR)
+        return [of.score(f"{name}, k = {_NEIGHBOUR}", getattr(of.manifold, name), note=note)]
 
     return take
 

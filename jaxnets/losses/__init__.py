@@ -3,7 +3,6 @@
 from jaxnets.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss, adversarial_loss
 from jaxnets.losses.classification import (
     CLASSIFICATION_LOSSES,
-    classification_loss,
     cross_entropy,
     focal,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "Term",
     "Weight",
     "adversarial_loss",
-    "classification_loss",
     "cross_entropy",
     "focal",
     "path_length_penalty",

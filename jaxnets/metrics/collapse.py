@@ -55,7 +55,7 @@ def mean_squared_distance(points: ArrayLike) -> float:
     values = np.asarray(points).astype(np.float64)
     if len(values) < 2:
         return float("nan")
-    return float(2.0 * np.square(values - values.mean(axis=0)).sum() / (len(values) - 1))
+    return float(2.0 * values.var(axis=0, ddof=1).sum())
 
 
 def relative_spread(

@@ -16,17 +16,17 @@ __all__ = ["Moments", "estimate_note", "frechet_distance"]
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of features.
+    """Count, mean and covariance of features.
 
     Attributes:
       count: examples.
       mean: [F] float64.
-      scatter: [F, F] float64, sum of `(x - mean) (x - mean)^T`.
+      covariance: [F, F] float64, divided by `count - 1`; of fewer than 2 examples 0.
     """
 
     count: int
     mean: np.ndarray
-    scatter: np.ndarray
+    covariance: np.ndarray
 
     @classmethod
     def of(cls, features: ArrayLike) -> "Moments":
@@ -42,25 +42,7 @@ class Moments:
             raise UserError("features hold NaN or infinity; check the images and the extractor.")
         mean = values.mean(axis=0) if len(values) else np.zeros(values.shape[1])
         centred = values - mean
-        return cls(len(values), mean, centred.T @ centred)
-
-    def covariance(self) -> np.ndarray:
-        """[F, F] float64, divided by `count - 1`.
-
-        Raises:
-          UserError: with fewer than 2 examples.
-        """
-        if self.count < 2:
-            raise UserError(f"a covariance of {self.count} examples; give it at least 2.")
-        return self.scatter / (self.count - 1)
-
-
-def _check_dims(a: Moments, b: Moments) -> None:
-    if a.mean.shape != b.mean.shape:
-        raise UserError(
-            f"features of {a.mean.size} and of {b.mean.size} dimensions do not compare; "
-            "use one extractor for both sets."
-        )
+        return cls(len(values), mean, centred.T @ centred / max(1, len(values) - 1))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -90,8 +72,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Reference:
       Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, eq. 6.
     """
-    _check_dims(a, b)
-    cov_a, cov_b = a.covariance(), b.covariance()
+    if a.mean.shape != b.mean.shape:
+        raise UserError(
+            f"features of {a.mean.size} and of {b.mean.size} dimensions do not compare; "
+            "use one extractor for both sets."
+        )
+    if (fewest := min(a.count, b.count)) < 2:
+        raise UserError(f"a covariance of {fewest} examples; give it at least 2.")
+    cov_a, cov_b = a.covariance, b.covariance
     cross = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
     shift = np.square(a.mean - b.mean).sum()
     return float(max(0.0, shift + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross))

@@ -20,14 +20,10 @@ class KernelDistance:
       value: squared maximum mean discrepancy; 0 on average for two sets of one distribution, so it
         may be negative. Papers print it times 1000.
       standard_error: of `value`, over draws of both sets.
-      samples: how many there were.
-      reference: how many real images.
     """
 
     value: float
     standard_error: float
-    samples: int
-    reference: int
 
 
 class _Sums(NamedTuple):
@@ -77,7 +73,7 @@ def kernel_distance(samples: ArrayLike, reference: ArrayLike) -> KernelDistance:
         - 2.0 * xy.rows.sum() / (n * m)
     )
     error = np.sqrt(_variance(xx, yy, xy))
-    return KernelDistance(float(value), float(error), n, m)
+    return KernelDistance(float(value), float(error))
 
 
 def _sums(x: np.ndarray, y: np.ndarray, *, within: bool) -> _Sums:

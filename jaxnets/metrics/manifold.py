@@ -30,18 +30,12 @@ class Manifold:
       coverage: the share of real images with a sample in their own ball; unlike recall it does not
         grow with the balls of outliers among the samples. Samples distributed as the real images
         reach `1 - (N - 1)...(N - k) / (2 N - 1)...(2 N - k)`, 0.97 for k = 5, and not 1.
-      k: the neighbour to which a ball reaches.
-      samples: how many there were.
-      reference: how many real images.
     """
 
     precision: float
     recall: float
     density: float
     coverage: float
-    k: int
-    samples: int
-    reference: int
 
 
 def manifold_scores(samples: ArrayLike, reference: ArrayLike, *, k: int = 5) -> Manifold:
@@ -88,9 +82,6 @@ def manifold_scores(samples: ArrayLike, reference: ArrayLike, *, k: int = 5) -> 
         recall=float(recalled.mean()),
         density=float(balls.mean()) / k,
         coverage=float(covered.mean()),
-        k=k,
-        samples=len(made),
-        reference=len(real),
     )
 
 

@@ -3,15 +3,12 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
 from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
-from jaxnets.typing import Array
 
 __all__ = [
     "IntraClassFrechet",
@@ -55,7 +52,8 @@ def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, floa
     p = scipy.special.softmax(values, axis=1)
     # A class of logit -inf has no share in the entropy: 0 log 0 is 0.
     negentropy = scipy.special.xlogy(p, p).sum(axis=1)
-    place = np.asarray(_split_of(jnp.arange(len(values)), splits))
+    runs = np.tile(np.arange(splits), (-(-len(values) // splits), 1))
+    place = np.random.default_rng(0).permuted(runs, axis=1).reshape(-1)[: len(values)]
     scores = []
     for split in range(splits):
         marginal = p[place == split].mean(axis=0)
@@ -65,17 +63,6 @@ def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, floa
         # Rounding may take the mutual information of what is all alike below 0.
         scores.append(np.exp(max(0.0, information)))
     return float(np.mean(scores)), float(np.std(scores))
-
-
-def _split_of(index: Array, splits: int) -> Array:
-    """[B] int32: in each run of `splits` examples, a permutation that follows from its number."""
-    key = jax.random.key(0)
-
-    def one(i: Array) -> Array:
-        order = jax.random.permutation(jax.random.fold_in(key, i // splits), splits)
-        return order[i % splits]
-
-    return jax.vmap(one)(index)
 
 
 def inception_note(samples: int, splits: int, classes: int) -> str | None:
