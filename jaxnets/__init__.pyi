@@ -46,7 +46,6 @@ from .losses import path_length_penalty as path_length_penalty
 from .losses import penalty as penalty
 from .metrics import Judgement as Judgement
 from .metrics import Mean as Mean
-from .metrics import Moments as Moments
 from .metrics import frechet_distance as frechet_distance
 from .metrics import inception_score as inception_score
 from .metrics import intra_class_frechet as intra_class_frechet

@@ -17,7 +17,7 @@ from jaxnets.devices.parallel import gathered, on_this_process, spread
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 from jaxnets.metrics.classification import balanced_accuracy, calibration_error
-from jaxnets.metrics.frechet import Moments, frechet_distance
+from jaxnets.metrics.frechet import frechet_distance
 from jaxnets.processes import distributed
 from jaxnets.registry import Registry
 from jaxnets.train.state import TrainState
@@ -218,10 +218,10 @@ def frechet_scores(
                 f"real images has {count}; make at least as many"
             )
         chosen.append(rows[:count])
-    real = Moments.of(features_of(half))
+    real = features_of(half)
 
     def distance(split: Split) -> float:
-        return frechet_distance(Moments.of(features_of(split)), real)
+        return frechet_distance(features_of(split), real)
 
     noise = half.columns["inputs"].noise(len(half), seed)
     return FrechetScores(

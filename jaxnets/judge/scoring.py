@@ -188,8 +188,8 @@ class Looks:
 
 
 def _frechet(of: Looks) -> list[Judgement]:
-    made, real = (measures.Moments.of(look[1]) for look in (of.made, of.real))
-    note = measures.estimate_note(min(len(of.made[1]), len(of.real[1])), of.real[1].shape[1])
+    made, real = of.made[1], of.real[1]
+    note = measures.estimate_note(min(len(made), len(real)), real.shape[1])
     return [of.score("frechet", measures.frechet_distance(made, real), note=note)]
 
 

@@ -8,7 +8,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
-from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
+from jaxnets.metrics.frechet import estimate_note, frechet_distance
 
 __all__ = [
     "IntraClassFrechet",
@@ -170,14 +170,14 @@ def intra_class_frechet(
     if not classes:
         raise UserError("an intra-class Frechet distance of no classes; give it samples.")
     for name, known in {"samples": made, "real images": reference}.items():
-        bare = [c for c in classes if c not in known or known[c].count < 2]
+        bare = [c for c in classes if c not in known or len(known[c]) < 2]
         if bare:
             raise UserError(
                 f"there are fewer than 2 {name} of {_named(bare)}; both sets need all classes."
             )
     distances = {c: frechet_distance(made[c], reference[c]) for c in classes}
-    counts = {c: min(made[c].count, reference[c].count) for c in classes}
-    dims = made[classes[0]].mean.size
+    counts = {c: min(len(made[c]), len(reference[c])) for c in classes}
+    dims = made[classes[0]].shape[1]
     thin = [c for c in classes if counts[c] <= dims]
     note = estimate_note(min(counts.values()), dims)
     return IntraClassFrechet(
@@ -187,11 +187,11 @@ def intra_class_frechet(
     )
 
 
-def _by_class(features: ArrayLike, labels: ArrayLike) -> dict[int, Moments]:
+def _by_class(features: ArrayLike, labels: ArrayLike) -> dict[int, np.ndarray]:
     values, classes = np.asarray(features), np.asarray(labels)
     if classes.shape != values.shape[:1]:
         raise ValueError(f"{classes.shape} labels for features of shape {values.shape}.")
-    return {int(c): Moments.of(values[classes == c]) for c in np.unique(classes)}
+    return {int(c): values[classes == c] for c in np.unique(classes)}
 
 
 def _named(classes: list[int]) -> str:
