@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.nn.frontends import LogMel, SpecAugment, mel_filters, perturb
 from jaxnets.typing import DATA_AXIS
@@ -123,13 +122,3 @@ def test_speed_changes_pitch_within_its_bounds():
         spectrum = np.abs(np.fft.rfft(np.asarray(perturb(key, tone, shift=0.0, speed=0.2))))
         peaks.append(spectrum.argmax() * 2.0)
     assert 400 <= min(peaks) < 470 and 530 < max(peaks) <= 615
-
-
-def test_perturbations_hang_on_the_place_in_the_global_batch():
-    waves = jnp.asarray(noise(16, 200))
-
-    def moved(x):
-        return jax.vmap(perturb)(axis.example_keys(KEY, len(x)), x)
-
-    over_devices = jax.pmap(moved, axis_name=DATA_AXIS)(waves.reshape(8, 2, 200))
-    np.testing.assert_array_equal(np.asarray(over_devices).reshape(16, 200), moved(waves))
