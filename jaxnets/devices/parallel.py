@@ -14,7 +14,7 @@ from jaxnets.devices import axis
 from jaxnets.devices.placement import bytes_per_device as bytes_per_device
 from jaxnets.devices.placement import gathered as gathered
 from jaxnets.devices.placement import make_mesh as make_mesh
-from jaxnets.devices.placement import on_this_process as on_this_process
+from jaxnets.devices.placement import own_copy as own_copy
 from jaxnets.devices.placement import own_places, shares
 from jaxnets.devices.placement import own_rows as own_rows
 from jaxnets.devices.placement import place as place

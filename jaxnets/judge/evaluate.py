@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from jaxnets.data import Split, eval_batches
 from jaxnets.data.dividing import stratified_indices
-from jaxnets.devices.parallel import gathered, on_this_process, spread
+from jaxnets.devices.parallel import gathered, own_copy, spread
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 from jaxnets.metrics.classification import balanced_accuracy, calibration_error
@@ -162,7 +162,7 @@ def to_look_at(state: TrainState) -> TrainState:
     if jax.process_count() == 1:
         return state
     nets = {name: dataclasses.replace(net, opt_state=None) for name, net in state.nets.items()}
-    return on_this_process(gathered(dataclasses.replace(state, nets=nets)))
+    return own_copy(dataclasses.replace(state, nets=nets))
 
 
 @dataclasses.dataclass(frozen=True)
