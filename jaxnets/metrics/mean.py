@@ -49,13 +49,11 @@ class Mean:
         keep = mask.astype(bool)
         return cls(jnp.where(keep, values, 0.0).sum(), keep.sum(dtype=jnp.float32))
 
-    def merge(self, other: "Mean") -> "Mean":
+    def __add__(self, other: "Mean") -> "Mean":
         """The mean of both; over devices, `jaxnets.devices.axis.psum` of it is the merge."""
         chex.assert_trees_all_equal_shapes(self, other)
         merged: Mean = jax.tree.map(operator.add, self, other)
         return merged
-
-    __add__ = merge
 
     def on_device(self) -> Array:
         """The mean as an array [], inside a compiled program; 0 if nothing was counted."""
