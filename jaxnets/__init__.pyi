@@ -40,14 +40,12 @@ from .losses import PathLength as PathLength
 from .losses import Play as Play
 from .losses import Term as Term
 from .losses import adversarial_loss as adversarial_loss
-from .losses import classification_loss as classification_loss
 from .losses import cross_entropy as cross_entropy
 from .losses import focal as focal
 from .losses import path_length_penalty as path_length_penalty
 from .losses import penalty as penalty
 from .metrics import Judgement as Judgement
 from .metrics import Mean as Mean
-from .metrics import Moments as Moments
 from .metrics import frechet_distance as frechet_distance
 from .metrics import inception_score as inception_score
 from .metrics import intra_class_frechet as intra_class_frechet

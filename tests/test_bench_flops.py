@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments.benchmarks import cases, flops
+from experiments.benchmarks import flops
 from jaxnets import ops
 from jaxnets.devices import parallel
 
@@ -162,36 +162,3 @@ def test_our_convolutions_count_as_plain_ones_and_leave_no_trace():
     assert "conv_general_dilated" not in before
     assert flops.count(program, *arguments).convolutions == 2 * 64 * 41**2 * 32 * 32
     assert str(jax.make_jaxpr(program)(*arguments)) == before
-
-
-def abstract(make, state_of):
-    """What `make` gives, and the shapes of its state, without compiling an initialiser."""
-    made = []
-    shapes = jax.eval_shape(lambda: made.append(make()) or state_of(made[0]))
-    return made[0], shapes
-
-
-def pairs(side, window, stride=1):
-    """Outputs and taps that read a pixel, along one axis of an image of `side`, SAME."""
-    outputs = -(-side // stride)
-    before = max(0, (outputs - 1) * stride + window - side) // 2
-    return sum(0 <= o * stride + t - before < side for o in range(outputs) for t in range(window))
-
-
-def test_a_residual_networks_step_is_three_forward_passes_but_for_the_first_layer():
-    case = cases.ClassifierCase(network="resnet_3x2", batch_size=2)
-    work, state = abstract(lambda: cases.build(case), lambda work: work.state)
-    #: input side, window, stride, C_in, C_out
-    first = (28, 3, 1, 1, 32)
-    layers = [first]
-    for side, stride, before, wide in [(28, 1, 32, 32), (28, 2, 32, 64), (14, 2, 64, 128)]:
-        layers += [(side, 3, stride, before, wide)] + [(side // stride, 3, 1, wide, wide)] * 3
-        if stride > 1:  # the shortcut into a smaller picture
-            layers.append((side, 1, stride, before, wide))
-    costs = [2 * 2 * pairs(n, w, s) ** 2 * i * o for n, w, s, i, o in layers]
-    got = flops.count(work.step, state, work.batch)
-    assert got.convolutions == 3 * sum(costs) - costs[0]
-    # The last layer: its value and the two gradients.
-    assert got.products == 3 * 2 * 2 * 128 * 10
-    # XLA counts 56.6 for a batch of 128, with the additions and products of single numbers.
-    assert got.total * 64 == pytest.approx(55.8e9, rel=0.001)

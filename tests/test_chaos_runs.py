@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments.chaos import chaos, devices, signals
+from experiments.chaos import chaos, signals
 from experiments.chaos.faults import Chain, Moment
 from experiments.chaos.trainee import RUNS, Stage
 from experiments.chaos.undisturbed import make_reference
@@ -31,32 +31,12 @@ def reference(stage):
     return make_reference(stage, "classify", line)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(stage, reference):
-    moments = (Moment("start", 0.6), Moment("save", 0.3), Moment("train", 0.5))
-    faults = signals.Killer(stage, reference).strike(Chain("kills", "classify", 1, moments))
-    assert [(fault.outcome, fault.lost) for fault in faults] == [("killed", None)] * 3
-
-
-def test_a_run_that_is_told_to_end_is_gone_and_goes_on(stage, reference):
-    chain = Chain("terms", "classify", 1, (Moment("train", 0.2),))
-    (fault,) = signals.Terminator(stage, reference).strike(chain)
-    assert fault.lost is None and 0 < fault.seconds < signals.TERM_SECONDS
-
-
 def test_a_run_that_ends_otherwise_is_seen(stage, reference):
     """Another seed stands for a run that is not resumed rightly."""
     other = dataclasses.replace(reference, arguments=(*reference.arguments, "--seed", "1"))
     chain = Chain("kills", "classify", 9, (Moment("train", 0.5),))
     (fault,) = signals.Killer(stage, other).strike(chain)
     assert "arrays differ" in fault.lost and (fault.folder / "metrics.jsonl").exists()
-
-
-def test_a_run_goes_on_on_eight_devices_by_pmap(stage, reference):
-    one, eight = devices.Leg(1, "jit"), devices.Leg(8, "pmap")
-    change = Moment("train", 0.4, devices.Change(one, eight))
-    mover = devices.Mover(stage, reference)
-    (fault,) = mover.strike(Chain("devices", "classify", 1, (change,)))
-    assert fault.lost is None and 0 < mover.worst < devices.TOLERANCE
 
 
 @pytest.mark.timeout(600)

@@ -29,18 +29,6 @@ def save(folder, values, **options):
     return kept
 
 
-def test_the_latest_and_the_best_are_kept_together(tmp_path):
-    values = [0.5, 0.9, 0.1, 0.8, 0.2, 0.3]
-    high = save(tmp_path / "high", values, keep=2, keep_best=2)
-    assert high == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [2, 4, 5], [2, 4, 5, 6]]
-    low = save(tmp_path / "low", values, keep=1, keep_best=1, higher_is_better=False)
-    assert low == [[1], [1, 2], [3], [3, 4], [3, 5], [3, 6]]
-    with Checkpoints(tmp_path / "high") as checkpoints:
-        assert checkpoints.best_step() == 2
-        assert_same(checkpoints.restore(state(), best=True)[0], state(2))
-        assert_same(checkpoints.restore(state())[0], state(6))
-
-
 @pytest.mark.parametrize("none", [NAN, INF, -INF, None])
 @pytest.mark.parametrize("higher", [True, False])
 def test_what_is_no_number_never_ranks(none, higher, tmp_path):

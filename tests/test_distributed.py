@@ -247,19 +247,6 @@ def test_slurm_starts_processes():
     assert summary(Path("run"))["step"] == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", RUNS)
-def test_four_processes_of_two_devices_train_as_one(kind, begin):
-    command, streamed = RUNS[kind]
-    several = begin(
-        *command, *LONGER, *streamed, "--devices", "8", "--run-dir", "four", count=4, devices=2
-    )
-    found = outcomes(several)
-    assert [code for code, _, _ in found] == [0] * 4, found
-    run(command, LONGER, "--devices 8 --run-dir one")
-    assert_the_same_run(Path("four"), Path("one"))
-
-
 EXTRAS = {
     "early stopping": (
         CLASSIFY,

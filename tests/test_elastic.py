@@ -75,14 +75,3 @@ def test_on_fewer_devices_it_follows_the_same_curve(devices, mode, kind, begun, 
     losses, off, _ = go_on(kind, begun, tmp_path / "run", devices, mode)
     print(f"{kind}, 8 devices, then {devices} by {mode}: losses {losses:.1e}, parameters {off:.1e}")
     assert max(losses, off) < TOLERANCE
-
-
-@SLOW
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_from_one_device_to_eight(mode, kind, begun, tmp_path):
-    with pytest.raises(Crash):
-        fit(task(kind, at=4, fault=crash), tmp_path / "cut", devices=1)
-    found = fit(task(kind), tmp_path / "cut", devices=8, mode=mode)
-    nets = (jax.tree.leaves(of.state.nets) for of in (found, begun[1]))
-    for a, b in zip(*nets, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE)

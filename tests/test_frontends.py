@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from jaxnets.devices import axis
 from jaxnets.errors import UserError
 from jaxnets.nn.frontends import LogMel, SpecAugment, mel_filters, perturb
 from jaxnets.typing import DATA_AXIS
@@ -53,14 +52,6 @@ def test_spectrograms_are_those_of_an_independent_transform():
     seen = np.asarray(jax.jit(lambda x: frontend.apply({}, x))(waves))
     assert seen.shape == (2, *frontend.shape(1600)) == (2, 18, 20, 1)
     np.testing.assert_allclose(seen[..., 0], expected, atol=1e-4)
-
-
-def test_a_tone_lies_in_its_own_bin():
-    frontend = LogMel(RATE)
-    tone = np.sin(2 * np.pi * 1000 * np.arange(1600) / RATE).astype(np.float32)[None]
-    picture = np.asarray(frontend.apply({}, tone))[0, ..., 0]
-    centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 42) / 2595) - 1)[1:-1]
-    assert abs(centres[picture.mean(axis=0).argmax()] - 1000) < 100
 
 
 def test_an_example_is_the_same_however_loud_and_silence_is_finite():
@@ -131,13 +122,3 @@ def test_speed_changes_pitch_within_its_bounds():
         spectrum = np.abs(np.fft.rfft(np.asarray(perturb(key, tone, shift=0.0, speed=0.2))))
         peaks.append(spectrum.argmax() * 2.0)
     assert 400 <= min(peaks) < 470 and 530 < max(peaks) <= 615
-
-
-def test_perturbations_hang_on_the_place_in_the_global_batch():
-    waves = jnp.asarray(noise(16, 200))
-
-    def moved(x):
-        return jax.vmap(perturb)(axis.example_keys(KEY, len(x)), x)
-
-    over_devices = jax.pmap(moved, axis_name=DATA_AXIS)(waves.reshape(8, 2, 200))
-    np.testing.assert_array_equal(np.asarray(over_devices).reshape(16, 200), moved(waves))

@@ -98,15 +98,6 @@ def played(family):
     return jax.jit(step)(*variables_of(family))
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name != "dcgan")) for name in FAMILIES],
-)
-def test_a_training_pass_is_the_same_without_jit(family):
-    without = play(family, *variables_of(family))
-    chex.assert_trees_all_close(played(family)[0], without, rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_training_pass_is_finite_and_every_parameter_learns(family):
     outputs, grads = played(family)

@@ -32,18 +32,10 @@ ORACLES = {
 @pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
 def test_loss_is_its_formula_eager_and_compiled(name):
     loss = adversarial_loss(name)
-    assert "arXiv" in loss.doc
     for side, oracle in zip((loss.d_loss, loss.g_loss), ORACLES[name], strict=True):
         expected = oracle(REAL.astype(np.float64), FAKE.astype(np.float64))
         np.testing.assert_allclose(side(REAL, FAKE), expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(jax.jit(side)(REAL, FAKE), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
-def test_only_the_relativistic_generator_looks_at_reals(name):
-    loss = adversarial_loss(name)
-    slope = jax.jit(jax.grad(lambda r: loss.g_loss(r, FAKE).sum()))(REAL)
-    assert bool((slope != 0).any()) == (name == "relativistic")
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)

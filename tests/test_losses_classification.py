@@ -6,22 +6,15 @@ import numpy as np
 import optax
 import pytest
 from scipy.special import log_softmax
-from sklearn.metrics import log_loss
 
 from jaxnets.errors import UserError
-from jaxnets.losses import CLASSIFICATION_LOSSES, classification_loss, cross_entropy, focal
+from jaxnets.losses import CLASSIFICATION_LOSSES, cross_entropy, focal
 
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(3.0 * RNG.normal(size=(16, 5)), jnp.float32)
 LOGITS_64 = np.asarray(LOGITS, np.float64)
 LABELS = RNG.integers(0, 5, 16).astype(np.int32)
 WEIGHTS = np.array([0.2, 1.0, 3.0, 0.5, 2.0], np.float32)
-
-
-def test_cross_entropy_is_sklearns_log_loss():
-    p = np.exp(log_softmax(LOGITS_64, axis=1))
-    losses = np.asarray(cross_entropy(LOGITS, jnp.asarray(LABELS)))
-    np.testing.assert_allclose(losses.mean(), log_loss(LABELS, p, labels=range(5)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
@@ -40,15 +33,6 @@ def test_focal_is_its_formula_in_float64(gamma):
     expected = -WEIGHTS[LABELS] * (1.0 - np.exp(log_p)) ** gamma * log_p
     actual = focal(LOGITS, jnp.asarray(LABELS), gamma=gamma, class_weights=WEIGHTS)
     np.testing.assert_allclose(actual, expected, rtol=3e-5, atol=1e-7)
-
-
-def test_focal_with_gamma_zero_is_the_cross_entropy_with_smoothing():
-    options = {"label_smoothing": 0.1, "class_weights": WEIGHTS}
-    np.testing.assert_allclose(
-        focal(LOGITS, jnp.asarray(LABELS), gamma=0.0, **options),
-        cross_entropy(LOGITS, jnp.asarray(LABELS), **options),
-        rtol=1e-6,
-    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -77,6 +61,6 @@ def test_errors_name_the_value_and_the_choices():
     with pytest.raises(UserError, match="gamma=-1"):
         focal(LOGITS, jnp.asarray(LABELS), gamma=-1)
     with pytest.raises(UserError, match="cross_entropy, focal"):
-        classification_loss("crossentropy")
+        CLASSIFICATION_LOSSES["crossentropy"]
     with pytest.raises(AssertionError):
         cross_entropy(LOGITS, jnp.asarray(LABELS[:3]))

@@ -96,37 +96,6 @@ def test_value_and_parameter_gradient_in_float64(name):
         np.testing.assert_allclose(gradient[i, j], (up - down) / 2e-6, rtol=1e-6, atol=1e-6)
 
 
-def convolutional(params):
-    def critic(images):
-        x = jax.lax.conv_general_dilated(
-            images, params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return jax.nn.silu(x).reshape(x.shape[0], -1) @ params["head"]
-
-    return critic
-
-
-def test_gradient_is_that_of_reverse_over_reverse_through_a_convolution():
-    images = jnp.asarray(RNG.normal(size=(4, 6, 6, 2)))
-    params = {"kernel": RNG.normal(size=(3, 3, 2, 3)), "head": RNG.normal(size=(27,))}
-
-    def slow(p, x):
-        gradient = jax.grad(lambda y: convolutional(p)(y).sum())(x)
-        return (0.5 * gradient**2).sum(axis=(1, 2, 3))
-
-    with jax.enable_x64(True):
-        params = jax.tree.map(jnp.asarray, params)
-        images = jnp.asarray(np.asarray(images, np.float64))
-        got, want = (
-            jax.jit(jax.value_and_grad(lambda p, x, f=f: f(p, x).mean(), (0, 1)))(params, images)
-            for f in (lambda p, x: values_of("r1", convolutional(p), x, x), slow)
-        )
-        # Both the parameters' gradient and the images' (R2 may let the generator see it).
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want
-        )
-
-
 def test_logits_come_with_the_penalty_and_keep_their_own_gradient():
     real, matrix = jnp.asarray(REAL, jnp.float32), jnp.asarray(MATRIX, jnp.float32)
 

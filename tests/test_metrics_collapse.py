@@ -8,7 +8,6 @@ import pytest
 from jaxnets.metrics import (
     least_class_share,
     mean_squared_distance,
-    recognised_share,
     relative_spread,
 )
 from jaxnets.metrics.collapse import ENOUGH
@@ -86,9 +85,3 @@ def test_classes_too_rare_to_tell_have_no_share():
     assert least_class_share(np.zeros(count, int), real) == 0
     assert np.isnan(least_class_share(classes(5, 4), classes(5, 4)))
     assert np.isnan(least_class_share([], [])) and np.isnan(least_class_share([], real))
-
-
-def test_what_is_recognised():
-    found, asked = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])
-    assert recognised_share(found, asked) == 0.75
-    assert np.isnan(recognised_share([], []))

@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import mannwhitneyu
 from sklearn.neighbors import NearestNeighbors
 
-from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
 from jaxnets.metrics import memorisation, nearest_neighbours
 
@@ -15,10 +14,8 @@ QUERIES = RNG.normal(size=(50, 9))
 
 
 @pytest.mark.parametrize("k", [1, 4])
-@pytest.mark.parametrize("block,devices", [(2048, None), (32, None), (11, None), (16, 8)])
-def test_neighbours_are_scikit_learns(k, block, devices):
-    mesh = None if devices is None else make_mesh(devices)
-    found = nearest_neighbours(QUERIES, TRAIN, k=k, mesh=mesh, block=block)
+def test_neighbours_are_a_trees(k):
+    found = nearest_neighbours(QUERIES, TRAIN, k=k)
     search = NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(TRAIN)
     distance, index = search.kneighbors(QUERIES)
     np.testing.assert_array_equal(found.index, index)
@@ -26,13 +23,13 @@ def test_neighbours_are_scikit_learns(k, block, devices):
 
 
 def test_as_many_neighbours_as_points():
-    found = nearest_neighbours(QUERIES, TRAIN[:3], k=3, block=2)
+    found = nearest_neighbours(QUERIES, TRAIN[:3], k=3)
     np.testing.assert_array_equal(np.sort(found.index, axis=1), np.tile(np.arange(3), (50, 1)))
     assert (np.diff(found.distance, axis=1) >= 0).all()
 
 
 def test_a_copy_has_distance_zero_and_a_near_copy_its_own():
-    # In float32 about the centre, |x|^2 + |y|^2 - 2 x.y would leave 0 or noise of these distances.
+    # |x|^2 + |y|^2 - 2 x.y would leave noise of these distances.
     train = RNG.normal(size=(200, 300)) + 100.0 * np.repeat([[-1.0], [1.0]], 100, axis=0)
     train = train.astype(np.float32)
     copies = nearest_neighbours(train[::-1], train)
@@ -51,7 +48,7 @@ def test_samples_as_near_to_unseen_images_as_to_training_images_are_no_copies():
     found = []
     for _ in range(40):
         train, held_out = np.split(rng.permutation(real), [400])
-        found.append(memorisation(samples, held_out, train, block=256))
+        found.append(memorisation(samples, held_out, train))
         assert found[-1].median_ratio < 0.8 and found[-1].nearer > 0.6  # nearer than real images
     unseen = np.array([one.unseen for one in found])
     deviation = np.mean([one.unseen_deviation for one in found])
@@ -60,7 +57,7 @@ def test_samples_as_near_to_unseen_images_as_to_training_images_are_no_copies():
     assert deviation > 2 * np.sqrt(2 / 9 / 300)  # some images are the nearest of many samples
     copies = memorisation(train[:200] + 0.01, held_out, train)
     assert (copies.unseen, copies.unseen_ratio) == (0, 0)
-    found = memorisation(QUERIES[:20], QUERIES[20:], TRAIN, block=16)
+    found = memorisation(QUERIES[:20], QUERIES[20:], TRAIN)
     everything = np.concatenate([TRAIN, QUERIES[20:]])
     index = NearestNeighbors(n_neighbors=1).fit(everything).kneighbors(QUERIES[:20])[1]
     assert found.unseen == (index >= 120).mean() and found.unseen_expected == 30 / 150
@@ -83,7 +80,7 @@ def test_copies_are_seen():
 def test_nearer_is_the_share_of_pairs_and_ties_count_half():
     samples = np.concatenate([0.8 * RNG.normal(size=(30, 9)), QUERIES[:20], TRAIN[:4]])
     held_out = np.concatenate([QUERIES, TRAIN[:2]])
-    found = memorisation(samples, held_out, TRAIN, block=16)
+    found = memorisation(samples, held_out, TRAIN)
     ours, theirs = found.samples.distance[:, 0], found.held_out.distance[:, 0]
     expected = mannwhitneyu(theirs, ours).statistic / (len(ours) * len(theirs))
     assert found.nearer == pytest.approx(expected)

@@ -91,11 +91,3 @@ def test_convolutions_start_by_passing_their_input_on():
     )
     np.testing.assert_allclose(y[..., :8], x, atol=1e-5)
     assert (y[..., 8:] != 0).all()
-
-
-@pytest.mark.parametrize(("size", "last"), [(4, 3), (8, 3), (28, 3), (32, 3), (64, 7)])
-def test_map_sizes(size, last):
-    x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    (logits, features), _ = jax.eval_shape(partial(NET.init_with_output, train=False), KEY, x)
-    assert features["stage3"].shape == (2, last, last, 12)
-    assert logits.shape == (2, 4)

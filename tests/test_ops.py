@@ -34,15 +34,8 @@ def lax_conv(x, kernel, *, strides, padding, kernel_dilation, groups):
     )
 
 
-def lax_conv_transpose(x, kernel, *, strides, padding, kernel_dilation=None):
-    return jax.lax.conv_transpose(
-        x,
-        kernel,
-        strides,
-        padding,
-        rhs_dilation=kernel_dilation,
-        dimension_numbers=layout(x.ndim - 2),
-    )
+def lax_conv_transpose(x, kernel, *, strides, padding):
+    return jax.lax.conv_transpose(x, kernel, strides, padding, dimension_numbers=layout(x.ndim - 2))
 
 
 @st.composite
@@ -105,7 +98,7 @@ def test_conv_and_its_gradients_are_those_of_lax(problem):
 @EXAMPLES
 @given(problems())
 def test_conv_transpose_and_its_gradients_are_those_of_lax(problem):
-    options = {name: problem[name] for name in ("strides", "padding", "kernel_dilation")}
+    options = {name: problem[name] for name in ("strides", "padding")}
     x = problem["x"][..., : problem["kernel"].shape[-2]]
     partial = functools.partial
     assume(has_pixels(partial(lax_conv_transpose, **options), x, problem["kernel"]))
@@ -322,13 +315,6 @@ def test_a_convolution_with_resampling_needs_a_centre():
     for function in (ops.double_conv, ops.conv_halve):
         with pytest.raises(ValueError, match="odd sizes"):
             function(jnp.zeros((1, 4, 4, 1)), jnp.zeros((2, 3, 1, 1)))
-
-
-def test_resampling_keeps_the_brightness_inside():
-    x = jnp.full((1, 8, 8, 1), 0.7)
-    smaller, larger = jax.jit(lambda x: (ops.downsample(x), ops.upsample(x)))(x)
-    np.testing.assert_allclose(smaller[0, 1:-1, 1:-1], 0.7, rtol=1e-6)
-    np.testing.assert_allclose(larger[0, 2:-2, 2:-2], 0.7, rtol=1e-6)
 
 
 def test_sizes_and_filters_that_do_not_fit_are_refused():

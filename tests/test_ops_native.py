@@ -250,19 +250,6 @@ def test_half_precision_is_computed_in_float32(dtype):
     np.testing.assert_array_equal(got.astype(jnp.float32), expected.astype(jnp.float32))
 
 
-def test_a_batch_over_several_devices():
-    from jaxnets.devices.parallel import make_mesh
-    from jaxnets.typing import DATA_AXIS
-
-    P = jax.sharding.PartitionSpec
-    x = RNG.normal(size=(16, 6, 5, 4)).astype(np.float32)
-    sharding = jax.sharding.NamedSharding(make_mesh(8), P(DATA_AXIS))
-    f = jax.jit(jax.grad(lambda x, k: jnp.sin(OURS["conv"](x, k)).sum(), (0, 1)))
-    expected = f(x, KERNEL)
-    got = f(jax.device_put(x, sharding), KERNEL)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), got, expected)
-
-
 def test_xla_is_used_on_demand():
     assert uses_kernels(OURS["conv"], X, KERNEL) and uses_kernels(OURS["conv_transpose"], X, KERNEL)
     with ops.plain_convolutions():

@@ -70,19 +70,6 @@ def test_value_and_gradient_are_those_of_the_definition():
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(got[1])) > 1e-3
 
 
-def test_of_a_linear_generator_it_is_the_norm_of_the_matrix_times_the_noise():
-    matrix = RNG.normal(size=(WIDTH, 4)).astype(np.float32)
-
-    def linear(w):
-        return (w[:, 0] @ matrix).reshape(-1, 2, 2, 1)
-
-    w = RNG.normal(size=(4000, 1, WIDTH)).astype(np.float32)
-    squares = np.asarray(jax.jit(lambda w: path_lengths(linear, KEY, w))(w)) ** 2
-    # E |M y|^2 = |M|^2 / pixels
-    np.testing.assert_allclose(squares.mean(), (matrix**2).sum() / 4, rtol=0.05)
-    assert len(np.unique(squares)) > 3900, "examples share their noise"
-
-
 @pytest.mark.parametrize("mean", [0.0, jnp.float32(2.0)])
 def test_a_generator_that_heeds_no_style_has_a_finite_penalty(mean):
     def penalty(shift):

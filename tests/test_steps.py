@@ -13,7 +13,6 @@ import pytest
 
 import tiny
 from jaxnets.devices import axis
-from jaxnets.metrics.mean import Mean
 from jaxnets.models import make_generator
 from jaxnets.train import descent, optimizers, state
 
@@ -141,20 +140,6 @@ def test_a_gan_draws_new_random_numbers_each_step_and_the_same_ones_again():
     assert all(a != b for a, b in zip(first, later, strict=True))
 
 
-def test_bfloat16_computes_with_float32_parameters():
-    from jaxnets.models import make_classifier
-
-    model = make_classifier(
-        "lenet5", num_classes=tiny.CLASSES, image_shape=(8, 8, 1), dtype=jnp.bfloat16
-    )
-    s, step = tiny.classifier(model)
-    after, metrics = jax.jit(step)(s, tiny.batch())
-    assert {leaf.dtype for leaf in jax.tree.leaves(after.nets["classifier"].params)} == {
-        jnp.dtype("float32")
-    }
-    assert np.isfinite(metrics["loss"].compute())
-
-
 def test_weight_decay_spares_norms_and_biases():
     s, step = tiny.classifier(
         optimizer=optimizers.make_optimizer("sgd", 0.0, weight_decay=0.1), ema=None
@@ -198,18 +183,6 @@ def test_example_keys_follow_the_global_place():
     )
     np.testing.assert_array_equal(np.asarray(shares).reshape(whole.shape), whole)
     assert not axis.is_bound()
-
-
-def test_metrics_of_steps_are_means_over_all_examples():
-    merged = descent.merge_over_first_axis(Mean(jnp.array([2.0, 9.0]), jnp.array([1.0, 3.0])))
-    assert merged.compute() == pytest.approx(11 / 4)
-
-
-def test_net_without_average_serves_its_variables():
-    s, _ = tiny.classifier(ema=None)
-    net: state.Net = s.nets["classifier"]
-    assert net.ema is None
-    chex.assert_trees_all_equal(net.averaged, net.variables)
 
 
 def test_an_averaged_network_has_averaged_statistics():

@@ -3,13 +3,12 @@
 from functools import cache, partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnets import losses, models
+from jaxnets import models
 from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.judge import sampling
@@ -127,32 +126,6 @@ def test_mixing_takes_over_at_every_layer_in_the_share_that_is_asked_for():
     np.testing.assert_array_equal(plain, same)
     np.testing.assert_array_equal(first, also_first)
     assert (jnp.abs(mixed - plain).max(axis=(1, 2, 3)) > 1e-3).all()
-
-
-@pytest.mark.slow
-def test_path_lengths_of_the_synthesis():
-    """Its layers have forward mode, and the trick the gradient of the definition."""
-    noise, w = {"dropout": jax.random.key(1)}, styles()
-
-    def noisily(variables, w):
-        return GENERATOR.apply(variables, w, train=True, method="synthesise", rngs=noise)[0]
-
-    def ours(variables):
-        return losses.path_length_penalty(partial(noisily, variables), KEY, w, 0.5)[0]
-
-    def by_definition(variables):
-        lengths = []
-        images, pull = jax.vjp(partial(noisily, variables), w)
-        keys = jax.vmap(partial(jax.random.fold_in, KEY))(jnp.arange(4))
-        y = jax.vmap(lambda k: jax.random.normal(k, SHAPE))(keys) / np.sqrt(9 * 12)
-        lengths = jnp.sqrt(jnp.square(pull(y)[0]).sum(2).mean(1))
-        return jnp.square(lengths - 0.5)
-
-    got, want = (
-        jax.jit(jax.value_and_grad(lambda v, f=f: f(v).sum()))(variables()[0])
-        for f in (ours, by_definition)
-    )
-    chex.assert_trees_all_close(got, want, rtol=2e-3, atol=2e-3)
 
 
 def test_a_logit_is_the_dot_product_of_image_and_label():

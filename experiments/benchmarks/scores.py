@@ -37,7 +37,7 @@ def run(config: Scores) -> dict[str, Any]:
     )
     judge = _judge(config, dataset, mesh)
     samples = train.take(np.arange(config.samples))
-    first, second = (_round(judge, samples, dataset, mesh) for _ in range(2))
+    first, second = (_round(judge, samples, dataset) for _ in range(2))
     numbers = {
         "data": dataset.name,
         "samples": config.samples,
@@ -61,14 +61,14 @@ def _judge(config: Scores, dataset: DataSet, mesh: Any) -> Judge:
     return Judge(partial(predict, variables), network, "untrained", knows_classes=True)
 
 
-def _round(judge: Judge, samples: Split, dataset: DataSet, mesh: Any) -> dict[str, float]:
+def _round(judge: Judge, samples: Split, dataset: DataSet) -> dict[str, float]:
     """Seconds of the features of samples, test and training images, of each score, and of all.
 
     Precision, recall, density and coverage are of one pass over all pairs, which the first pays.
     """
     judge = dataclasses.replace(judge)  # which has looked at nothing
     train = dataset.splits["train"]
-    looks = Looks(judge, samples, dataset, train, True, parallel.own_mesh(mesh))
+    looks = Looks(judge, samples, dataset, train, True)
     steps: dict[str, Any] = {
         "features of samples": lambda: looks.made,
         "features of test images": lambda: looks.real,

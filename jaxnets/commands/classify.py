@@ -182,7 +182,7 @@ def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax
         counts = np.bincount(train.target, minlength=dataset.num_classes)
         weights = len(train) / (dataset.num_classes * np.maximum(counts, 1))
     return partial(
-        losses.classification_loss(config.loss),
+        losses.CLASSIFICATION_LOSSES[config.loss],
         label_smoothing=config.label_smoothing,
         class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
         **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),

@@ -133,7 +133,7 @@ def _scores(
         if several and populations.has_diverged(member):
             continue
         samples = built.samples_like(member, labels)
-        looks = Looks(built.judge, samples, dataset, train, gan.conditional, mesh)
+        looks = Looks(built.judge, samples, dataset, train, gan.conditional)
         # A score that is asked for alone is an error where it can't be.
         alone = len(names) == 1
         for score in take(names, looks) if alone else scoring.taken(names, looks, said):

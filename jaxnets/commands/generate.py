@@ -34,7 +34,6 @@ from jaxnets.commands.gan_step import Built
 from jaxnets.commands.history import History
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
-from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import write_files
 from jaxnets.judge import evaluate, sampling
@@ -90,7 +89,6 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
             config.conditional,
             metrics=names,
             train=trains[member],
-            mesh=parallel.own_mesh(mesh),
             said=said,
         )
 

@@ -226,7 +226,6 @@ def sample_numbers(
     *,
     metrics: Sequence[str] = (),
     train: Split | None = None,
-    mesh: Mesh | None = None,
     said: set[str] | None = None,
 ) -> dict[str, float]:
     """What is measured of a generator at every evaluation.
@@ -238,7 +237,6 @@ def sample_numbers(
       conditional: whether the generator was asked for the samples' labels.
       metrics: names of further scores by the judge, see `scoring.names_of`.
       train: images that the generator was trained on; by default the training split.
-      mesh: devices of this process that share the further scores' pairs of images.
       said: see `scoring.possible`.
 
     Returns:
@@ -249,7 +247,7 @@ def sample_numbers(
         return pixel_numbers(make, dataset, conditional)
     samples = make(dataset.splits["test"].target)
     train = dataset.splits["train"] if train is None else train
-    looks = Looks(judge, samples, dataset, train, conditional, mesh)
+    looks = Looks(judge, samples, dataset, train, conditional)
     said = set() if said is None else said
     distances = partial(frechet_numbers, judge, samples, dataset)
     return {
@@ -278,7 +276,7 @@ def variety_numbers(of: Looks) -> dict[str, float]:
         "samples_spread": metrics.relative_spread(features, classes[0], real_features, classes[1]),
     }
     if of.conditional and of.judge.knows_classes:
-        numbers["samples_recognised"] = metrics.recognised_share(seen, of.samples.target)
+        numbers["samples_recognised"] = metrics.recognised(seen, of.samples.target).share
     return numbers
 
 

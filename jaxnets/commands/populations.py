@@ -17,7 +17,7 @@ from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.options import RunOptions
 from jaxnets.data import Split
 from jaxnets.devices import parallel
-from jaxnets.devices.parallel import gathered, on_this_process
+from jaxnets.devices.parallel import own_copy
 from jaxnets.errors import UserError
 from jaxnets.train import population
 from jaxnets.train.state import TrainState
@@ -151,7 +151,7 @@ def numbers(
 def has_diverged(state: TrainState) -> bool:
     """Whether a member's networks hold numbers that are not finite; all processes must ask."""
     weights = [(net.params, net.averaged) for net in state.nets.values()]
-    leaves = jax.tree.leaves(on_this_process(gathered(weights)))
+    leaves = jax.tree.leaves(own_copy(weights))
     return not all(np.isfinite(leaf).all() for leaf in leaves)
 
 

@@ -11,37 +11,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnets.devices import axis
-from jaxnets.devices.placement import (
-    bytes_per_device,
-    gathered,
-    make_mesh,
-    on_this_process,
-    own_mesh,
-    own_places,
-    own_rows,
-    place,
-    replicate,
-    shares,
-    spread,
-)
+from jaxnets.devices.placement import bytes_per_device as bytes_per_device
+from jaxnets.devices.placement import gathered as gathered
+from jaxnets.devices.placement import make_mesh as make_mesh
+from jaxnets.devices.placement import own_copy as own_copy
+from jaxnets.devices.placement import own_places, shares
+from jaxnets.devices.placement import own_rows as own_rows
+from jaxnets.devices.placement import place as place
+from jaxnets.devices.placement import replicate as replicate
+from jaxnets.devices.placement import spread as spread
 from jaxnets.errors import UserError
 from jaxnets.registry import check_name
 from jaxnets.typing import DATA_AXIS, Batch, Metrics, PyTree
 
-__all__ = [
-    "CompiledStep",
-    "Mode",
-    "bytes_per_device",
-    "compile_step",
-    "gathered",
-    "make_mesh",
-    "on_this_process",
-    "own_mesh",
-    "own_rows",
-    "place",
-    "replicate",
-    "spread",
-]
+__all__ = ["CompiledStep", "Mode", "compile_step"]
 
 Mode = Literal["jit", "pmap"]
 

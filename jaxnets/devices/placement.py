@@ -1,7 +1,7 @@
 """Where arrays lie: a mesh of the devices of all processes, and trees put on it.
 
 Every process has a view of the same global arrays. What it may touch by itself is its own part of
-them: `own_rows` of a batch, or its copy of what is replicated (`on_this_process`).
+them: `own_rows` of a batch, or its copy of what is replicated (`own_copy`).
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,7 @@ __all__ = [
     "gathered",
     "make_mesh",
     "on_one_device",
-    "on_this_process",
-    "own_mesh",
+    "own_copy",
     "own_places",
     "own_rows",
     "place",
@@ -138,21 +137,17 @@ def gathered(tree: PyTree) -> PyTree:
     return jax.tree.map(gather, tree)
 
 
-def on_this_process(tree: PyTree) -> PyTree:
-    """The tree with arrays that lie on several processes' devices replaced by this process's copy.
+def own_copy(tree: PyTree) -> PyTree:
+    """The tree gathered, on the first of this process's devices; all processes must call it.
 
     What is computed from it is this process's own business: the others need not do the same.
-
-    Args:
-      tree: arrays, those on several processes replicated (see `gathered`).
     """
 
     def own(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return leaf
-        return _first_copy(leaf)
+        several = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+        return _first_copy(leaf) if several else leaf
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(own, gathered(tree))
 
 
 def on_one_device(tree: PyTree) -> PyTree:
@@ -182,11 +177,6 @@ def own_places(mesh: Mesh) -> list[int]:
     """Where in a mesh the devices of this process are."""
     own = jax.process_index()
     return [i for i, device in enumerate(mesh.devices.flat) if device.process_index == own]
-
-
-def own_mesh(mesh: Mesh) -> Mesh:
-    """Those devices of a mesh that are of this process, as a mesh of their own."""
-    return make_mesh([mesh.devices.flat[i] for i in own_places(mesh)])
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> slice:

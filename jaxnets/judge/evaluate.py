@@ -7,17 +7,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy.special import log_softmax
 
 from jaxnets.data import Split, eval_batches
 from jaxnets.data.dividing import stratified_indices
-from jaxnets.devices.parallel import gathered, on_this_process, spread
+from jaxnets.devices.parallel import gathered, own_copy, spread
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
-from jaxnets.metrics.classification import Calibration, Confusion
-from jaxnets.metrics.frechet import Moments, frechet_distance
+from jaxnets.metrics.classification import balanced_accuracy, calibration_error
+from jaxnets.metrics.frechet import frechet_distance
 from jaxnets.processes import distributed
 from jaxnets.registry import Registry
 from jaxnets.train.state import TrainState
@@ -137,16 +137,16 @@ class Classification:
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
     """Judges logits [N, K] against labels [N]."""
-    confusion = Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_likelihood = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    counts = confusion.compute()
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(labels, logits.argmax(axis=1), labels=range(logits.shape[1]))
+    log_likelihood = log_softmax(logits.astype(np.float64), axis=1)
     return Classification(
         metrics={
             "accuracy": float(np.trace(counts) / counts.sum()),
-            "balanced_accuracy": confusion.balanced_accuracy(),
+            "balanced_accuracy": balanced_accuracy(counts),
             "loss": float(-log_likelihood[np.arange(len(labels)), labels].mean()),
-            "calibration_error": Calibration.of(jnp.asarray(logits), jnp.asarray(labels)).compute(),
+            "calibration_error": calibration_error(logits, labels),
         },
         confusion=counts,
         logits=logits,
@@ -162,7 +162,7 @@ def to_look_at(state: TrainState) -> TrainState:
     if jax.process_count() == 1:
         return state
     nets = {name: dataclasses.replace(net, opt_state=None) for name, net in state.nets.items()}
-    return on_this_process(gathered(dataclasses.replace(state, nets=nets)))
+    return own_copy(dataclasses.replace(state, nets=nets))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,10 +218,10 @@ def frechet_scores(
                 f"real images has {count}; make at least as many"
             )
         chosen.append(rows[:count])
-    real = Moments.of(features_of(half))
+    real = features_of(half)
 
     def distance(split: Split) -> float:
-        return frechet_distance(Moments.of(features_of(split)), real)
+        return frechet_distance(features_of(split), real)
 
     noise = half.columns["inputs"].noise(len(half), seed)
     return FrechetScores(

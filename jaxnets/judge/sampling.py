@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.columns import to_uint8
-from jaxnets.devices.parallel import gathered, on_this_process
-from jaxnets.devices.placement import on_one_device
+from jaxnets.devices.placement import own_copy
 from jaxnets.errors import UserError
 from jaxnets.typing import Array, PRNGKey, PyTree
 
@@ -179,7 +178,7 @@ def make_sample(
             raise UserError(f"truncation {truncation} is outside (0, 1]")
         asked = _classes(labels, conditional)
         # It takes no other process to sample, and no second device to make the same image.
-        variables = on_one_device(on_this_process(gathered(variables)))
+        variables = own_copy(variables)
         means, place = None, np.zeros(len(asked), np.int32)
         if styled and truncation is not None:
             classes, place = np.unique(asked, return_inverse=True)
@@ -223,7 +222,7 @@ def style_mixing(
         raise UserError(f"styles cross over at one of the stages 1 to {last}, got {crossover}")
     conditional = not isinstance(labels, int | np.integer)
     asked = _classes(labels, conditional)
-    variables = on_this_process(gathered(variables))
+    variables = own_copy(variables)
     size: int = generator.latent_size  # type: ignore[attr-defined]
 
     @jax.jit
@@ -298,7 +297,7 @@ def make_walk(
         count = len(asked)
         latents = np.asarray(path(key, 1 if conditional else count, points, frames))
         latents = np.broadcast_to(latents, (len(latents), count, latent_size))
-        variables = on_this_process(gathered(variables))
+        variables = own_copy(variables)
 
         def batch(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
             return np.asarray(make(variables, latents, labels))

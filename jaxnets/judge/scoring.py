@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxnets import metrics as measures
 from jaxnets.data import DataSet, Split, eval_batches
@@ -124,7 +122,6 @@ class Looks:
       dataset: the real images.
       train: those that the generator was trained on.
       conditional: whether the labels were asked for.
-      mesh: devices of this process that share the pairs of images; by default one.
       reference: the split of real images that samples are compared with.
     """
 
@@ -133,7 +130,6 @@ class Looks:
     dataset: DataSet
     train: Split
     conditional: bool
-    mesh: Mesh | None = None
     reference: str = "test"
 
     @property
@@ -159,12 +155,12 @@ class Looks:
     @cached_property
     def manifold(self) -> Manifold:
         """Precision, recall, density and coverage: of one pass over all pairs."""
-        return measures.manifold_scores(self.made[1], self.real[1], k=_NEIGHBOUR, mesh=self.mesh)
+        return measures.manifold_scores(self.made[1], self.real[1], k=_NEIGHBOUR)
 
     @cached_property
     def memorisation(self) -> Memorisation:
         """Distances from the training images, of samples and of real images."""
-        return measures.memorisation(self.made[1], self.real[1], self.trained, mesh=self.mesh)
+        return measures.memorisation(self.made[1], self.real[1], self.trained)
 
     def logits(self, metric: str) -> np.ndarray:
         """Those of the samples.
@@ -192,21 +188,20 @@ class Looks:
 
 
 def _frechet(of: Looks) -> list[Judgement]:
-    made, real = (measures.Moments.of(look[1]) for look in (of.made, of.real))
-    note = measures.estimate_note(min(len(of.made[1]), len(of.real[1])), of.real[1].shape[1])
+    made, real = of.made[1], of.real[1]
+    note = measures.estimate_note(min(len(made), len(real)), real.shape[1])
     return [of.score("frechet", measures.frechet_distance(made, real), note=note)]
 
 
 def _kid(of: Looks) -> list[Judgement]:
-    kernel = measures.kernel_distance(of.made[1], of.real[1], mesh=of.mesh)
+    kernel = measures.kernel_distance(of.made[1], of.real[1])
     return [of.score("kid", kernel.value, spread=kernel.standard_error)]
 
 
 def _of_manifold(name: str) -> Callable[[Looks], list[Judgement]]:
     def take(of: Looks) -> list[Judgement]:
-        manifold = of.manifold
-        note = measures.manifold_note(manifold.samples, manifold.reference, manifold.k)
-        return [of.score(f"{name}, k = {manifold.k}", getattr(manifold, name), note=note)]
+        note = measures.manifold_note(len(of.samples), len(of.compared), _NEIGHBOUR)
+        return [of.score(f"{name}, k = {_NEIGHBOUR}", getattr(of.manifold, name), note=note)]
 
     return take
 
@@ -229,8 +224,7 @@ def _recognised(of: Looks) -> list[Judgement]:
     of.judge.need_classes(of.dataset)
     logits = of.logits("recognised")
     labels = measures.check_classes(of.samples.target, logits.shape[1])
-    counts = measures.Confusion.of(jnp.asarray(logits), jnp.asarray(labels))
-    recognition = measures.recognised(counts)
+    recognition = measures.recognised(logits.argmax(axis=1), labels)
     worst = of.dataset.class_names[recognition.worst]
     note = f"least of class {worst}: {recognition.per_class[recognition.worst]:.2%}"
     return [of.score("recognised", recognition.share, real=0, note=note)]
@@ -285,7 +279,6 @@ def score_samples(
     conditional: bool = False,
     train: Split | None = None,
     reference: str = "test",
-    mesh: Mesh | None = None,
 ) -> list[Judgement]:
     """Scores of generated images, each with the judge, the real images and the counts.
 
@@ -298,7 +291,6 @@ def score_samples(
       train: images that the generator was trained on, for `memorisation`; by default the training
         split.
       reference: the split that samples are compared with.
-      mesh: devices of this process that share the pairs of images; by default one.
 
     Returns:
       A `Judgement` for each metric, and four of `memorisation`; printed, each is a line.
@@ -315,4 +307,4 @@ def score_samples(
         known = ", ".join(dataset.splits)
         raise UserError(f"{dataset.name} has no split {reference!r}; it has {known}")
     train = dataset.splits["train"] if train is None else train
-    return take(metrics, Looks(judge, samples, dataset, train, conditional, mesh, reference))
+    return take(metrics, Looks(judge, samples, dataset, train, conditional, reference))

@@ -27,14 +27,12 @@ class AdversarialLoss:
     Attributes:
       d_loss: (real_logits [B], fake_logits [B]) -> [B] float32, for the discriminator.
       g_loss: the same for the generator.
-      doc: one sentence with the paper, for help texts.
       relative: whether only differences of logits count, so that the sign of one says nothing.
       border: the logit of an image that a discriminator can't place, where they are not relative.
     """
 
     d_loss: _Objective
     g_loss: _Objective
-    doc: str
     relative: bool = False
     border: float = 0.0
 
@@ -62,48 +60,42 @@ def _logistic(real: Array, fake: Array) -> Array:
     return jax.nn.softplus(-real) + jax.nn.softplus(fake)
 
 
-def _game(d_loss: _Objective, g_loss: _Objective, doc: str, **more: Any) -> AdversarialLoss:
-    return AdversarialLoss(_checked(d_loss), _checked(g_loss), doc, **more)
+def _game(d_loss: _Objective, g_loss: _Objective, **more: Any) -> AdversarialLoss:
+    return AdversarialLoss(_checked(d_loss), _checked(g_loss), **more)
 
 
 ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry(
     "adversarial loss",
     {
+        # The first paper's saturating game: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1.
         "minimax": _game(
             _logistic,
             lambda real, fake: -jax.nn.softplus(fake),  # vanishes where the discriminator is sure
-            "The first paper's saturating game: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1.",
         ),
-        "non_saturating": _game(
-            _logistic,
-            lambda real, fake: jax.nn.softplus(-fake),
-            "The logistic game with the generator's useful gradient: Goodfellow et al. 2014, "
-            "arXiv:1406.2661, section 3.",
-        ),
+        # The logistic game with the generator's useful gradient: the same, section 3.
+        "non_saturating": _game(_logistic, lambda real, fake: jax.nn.softplus(-fake)),
+        # Squared distance to labels 1 and 0: Mao et al. 2017, LSGAN, arXiv:1611.04076, eq. 9.
         "least_squares": _game(
             lambda real, fake: 0.5 * (jnp.square(real - 1.0) + jnp.square(fake)),
             lambda real, fake: 0.5 * jnp.square(fake - 1.0),
-            "Squared distance to labels 1 and 0: Mao et al. 2017, LSGAN, arXiv:1611.04076, eq. 9.",
             border=0.5,
         ),
+        # Margins of the discriminator: Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018,
+        # arXiv:1802.05957, eq. 16 and 17.
         "hinge": _game(
             lambda real, fake: jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake),
             lambda real, fake: -fake,
-            "Margins of the discriminator: Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, "
-            "arXiv:1802.05957, eq. 16 and 17.",
         ),
+        # Difference of a critic's means, which wants a Lipschitz penalty: Arjovsky et al. 2017,
+        # arXiv:1701.07875.
         "wasserstein": _game(
-            lambda real, fake: fake - real,
-            lambda real, fake: -fake,
-            "Difference of a critic's means, which wants a Lipschitz penalty: Arjovsky et al. "
-            "2017, arXiv:1701.07875.",
-            relative=True,
+            lambda real, fake: fake - real, lambda real, fake: -fake, relative=True
         ),
+        # Each real against its own fake: Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 and R2
+        # in Huang et al. 2024, R3GAN, arXiv:2501.05441.
         "relativistic": _game(
             lambda real, fake: jax.nn.softplus(fake - real),  # one real paired with one fake
             lambda real, fake: jax.nn.softplus(real - fake),
-            "Each real against its own fake: Jolicoeur-Martineau 2018, arXiv:1807.00734; with R1 "
-            "and R2 in Huang et al. 2024, R3GAN, arXiv:2501.05441.",
             relative=True,
         ),
     },

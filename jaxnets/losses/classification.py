@@ -11,7 +11,7 @@ from jaxnets.errors import UserError
 from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
-__all__ = ["CLASSIFICATION_LOSSES", "classification_loss", "cross_entropy", "focal"]
+__all__ = ["CLASSIFICATION_LOSSES", "cross_entropy", "focal"]
 
 
 def _targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
@@ -104,12 +104,3 @@ def focal(
 CLASSIFICATION_LOSSES: Registry[Callable[..., Array]] = Registry(
     "classification loss", {"cross_entropy": cross_entropy, "focal": focal}
 )
-
-
-def classification_loss(name: str) -> Callable[..., Array]:
-    """The loss registered under `name`.
-
-    Raises:
-      UserError: if there is none; the message lists those there are.
-    """
-    return CLASSIFICATION_LOSSES[name]

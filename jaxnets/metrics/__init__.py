@@ -1,59 +1,30 @@
-"""Trees of sums and counts, merged across steps and devices and computed once.
+"""How good a network is: a mean that merges across steps and devices, and functions on the host.
 
-Where every pair of images counts (`kernel`, `manifold`, `neighbours`), functions of features that
-go through the pairs block by block.
+Those of generated images take features or logits of a judge, whole.
 """
 
-from jaxnets.metrics.classification import Calibration, Confusion, accuracy
-from jaxnets.metrics.collapse import (
-    least_class_share,
-    mean_squared_distance,
-    recognised_share,
-    relative_spread,
-)
-from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
-from jaxnets.metrics.judgement import Judgement
-from jaxnets.metrics.kernel import KernelDistance, kernel_distance
-from jaxnets.metrics.manifold import Manifold, manifold_note, manifold_scores
-from jaxnets.metrics.mean import Mean
-from jaxnets.metrics.neighbours import Memorisation, Neighbours, memorisation, nearest_neighbours
-from jaxnets.metrics.scores import (
-    IntraClassFrechet,
-    Recognised,
-    check_classes,
-    inception_note,
-    inception_score,
-    intra_class_frechet,
-    recognised,
-)
-
-__all__ = [
-    "Calibration",
-    "Confusion",
-    "IntraClassFrechet",
-    "Judgement",
-    "KernelDistance",
-    "Manifold",
-    "Mean",
-    "Memorisation",
-    "Moments",
-    "Neighbours",
-    "Recognised",
-    "accuracy",
-    "check_classes",
-    "estimate_note",
-    "frechet_distance",
-    "inception_note",
-    "inception_score",
-    "intra_class_frechet",
-    "kernel_distance",
-    "least_class_share",
-    "manifold_note",
-    "manifold_scores",
-    "mean_squared_distance",
-    "memorisation",
-    "nearest_neighbours",
-    "recognised",
-    "recognised_share",
-    "relative_spread",
-]
+from jaxnets.metrics.classification import balanced_accuracy as balanced_accuracy
+from jaxnets.metrics.classification import calibration_error as calibration_error
+from jaxnets.metrics.collapse import least_class_share as least_class_share
+from jaxnets.metrics.collapse import mean_squared_distance as mean_squared_distance
+from jaxnets.metrics.collapse import relative_spread as relative_spread
+from jaxnets.metrics.frechet import estimate_note as estimate_note
+from jaxnets.metrics.frechet import frechet_distance as frechet_distance
+from jaxnets.metrics.judgement import Judgement as Judgement
+from jaxnets.metrics.kernel import KernelDistance as KernelDistance
+from jaxnets.metrics.kernel import kernel_distance as kernel_distance
+from jaxnets.metrics.manifold import Manifold as Manifold
+from jaxnets.metrics.manifold import manifold_note as manifold_note
+from jaxnets.metrics.manifold import manifold_scores as manifold_scores
+from jaxnets.metrics.mean import Mean as Mean
+from jaxnets.metrics.neighbours import Memorisation as Memorisation
+from jaxnets.metrics.neighbours import Neighbours as Neighbours
+from jaxnets.metrics.neighbours import memorisation as memorisation
+from jaxnets.metrics.neighbours import nearest_neighbours as nearest_neighbours
+from jaxnets.metrics.scores import IntraClassFrechet as IntraClassFrechet
+from jaxnets.metrics.scores import Recognised as Recognised
+from jaxnets.metrics.scores import check_classes as check_classes
+from jaxnets.metrics.scores import inception_note as inception_note
+from jaxnets.metrics.scores import inception_score as inception_score
+from jaxnets.metrics.scores import intra_class_frechet as intra_class_frechet
+from jaxnets.metrics.scores import recognised as recognised

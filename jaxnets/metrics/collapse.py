@@ -11,7 +11,6 @@ __all__ = [
     "ENOUGH",
     "least_class_share",
     "mean_squared_distance",
-    "recognised_share",
     "relative_spread",
 ]
 
@@ -20,19 +19,6 @@ __all__ = [
 #: 1). And the spread of so many has a standard error of 1 / sqrt(2 * 9 * directions) where a class
 #: varies in that many directions alike: a quarter for one, and less for more.
 ENOUGH = 10
-
-
-def recognised_share(predicted: ArrayLike, asked: ArrayLike) -> float:
-    """The share of samples [N] that a classifier takes for the class that was asked for.
-
-    In [0, 1]; NaN without samples.
-
-    Reference:
-      Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
-      arXiv:1610.09585, section 4.1.
-    """
-    hits = np.asarray(predicted) == np.asarray(asked)
-    return float(hits.mean()) if hits.size else float("nan")
 
 
 def least_class_share(predicted: ArrayLike, real: ArrayLike) -> float:
@@ -69,7 +55,7 @@ def mean_squared_distance(points: ArrayLike) -> float:
     values = np.asarray(points).astype(np.float64)
     if len(values) < 2:
         return float("nan")
-    return float(2.0 * np.square(values - values.mean(axis=0)).sum() / (len(values) - 1))
+    return float(2.0 * values.var(axis=0, ddof=1).sum())
 
 
 def relative_spread(

@@ -4,97 +4,43 @@ It is the FID when the features are those of Inception. A score names its extrac
 sample count, or it means nothing; this module only computes. All in float64 on the host.
 """
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
+from jaxnets.metrics.pairs import checked
 
-__all__ = ["Moments", "estimate_note", "frechet_distance"]
+__all__ = ["estimate_note", "frechet_distance"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """Count, mean and scatter of features, to be added to batch by batch.
+def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
+    """`|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))` of means and covariances, at least 0.
 
-    The scatter is kept about the mean (Chan et al. 1979), not about 0: a plain sum of outer
-    products loses every digit of the covariance when the mean is large against the spread.
+    With `C = A A^T`, the trace of that root is the sum of the singular values of `A_a^T A_b`, for
+    which no matrix root is needed: it stays exact, and real, where covariances are singular.
 
-    Attributes:
-      count: examples so far.
-      mean: [F] float64.
-      scatter: [F, F] float64, sum of `(x - mean) (x - mean)^T`.
+    Args:
+      a: [N, F] features of one set, any float type, 2 or more.
+      b: [M, F] those of the other.
+
+    Returns:
+      The squared 2-Wasserstein distance of the Gaussians, the same in either order.
+
+    Raises:
+      UserError: if features are not finite or do not compare, or a set has fewer than 2 examples.
+
+    Reference:
+      Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, eq. 6.
     """
-
-    count: int
-    mean: np.ndarray
-    scatter: np.ndarray
-
-    @classmethod
-    def zero(cls, dims: int) -> "Moments":
-        """No examples of `dims` features."""
-        return cls(0, np.zeros(dims), np.zeros((dims, dims)))
-
-    @classmethod
-    def of(cls, features: ArrayLike, mask: ArrayLike | None = None) -> "Moments":
-        """The moments of one batch.
-
-        Args:
-          features: [B, F], any float type.
-          mask: [B] bool, False on padding; None keeps all.
-
-        Raises:
-          UserError: if the features that count are not finite.
-        """
-        values = np.asarray(features).astype(np.float64)
-        if values.ndim != 2:
-            raise ValueError(f"features have shape {values.shape}; they must be [B, F].")
-        if mask is not None:
-            values = values[np.asarray(mask, bool)]
-        if not np.isfinite(values).all():
-            raise UserError("features hold NaN or infinity; check the images and the extractor.")
-        if not len(values):
-            return cls.zero(values.shape[1])
-        mean = values.mean(axis=0)
-        centred = values - mean
-        return cls(len(values), mean, centred.T @ centred)
-
-    def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets together.
-
-        Raises:
-          UserError: if their features differ in number.
-        """
-        _check_dims(self, other)
-        count = self.count + other.count
-        if count == 0:
-            return self
-        step = other.mean - self.mean
-        weight = other.count / count
-        mean = self.mean + weight * step
-        scatter = self.scatter + other.scatter + self.count * weight * np.outer(step, step)
-        return Moments(count, mean, scatter)
-
-    __add__ = merge
-
-    def covariance(self) -> np.ndarray:
-        """[F, F] float64, divided by `count - 1`.
-
-        Raises:
-          UserError: with fewer than 2 examples.
-        """
-        if self.count < 2:
-            raise UserError(f"a covariance of {self.count} examples; give it at least 2.")
-        return self.scatter / (self.count - 1)
-
-
-def _check_dims(a: Moments, b: Moments) -> None:
-    if a.mean.shape != b.mean.shape:
-        raise UserError(
-            f"features of {a.mean.size} and of {b.mean.size} dimensions do not compare; "
-            "use one extractor for both sets."
-        )
+    sets = checked(("one set", a), ("the other", b))
+    if (fewest := min(map(len, sets))) < 2:
+        raise UserError(f"a covariance of {fewest} examples; give it at least 2.")
+    means = [values.mean(axis=0) for values in sets]
+    covariances = [np.atleast_2d(np.cov(values, rowvar=False)) for values in sets]
+    roots = [_factor(covariance) for covariance in covariances]
+    cross = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
+    traces = sum(np.trace(covariance) for covariance in covariances)
+    return float(max(0.0, np.square(means[0] - means[1]).sum() + traces - 2.0 * cross))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -103,32 +49,6 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     # What rounding leaves of a zero eigenvalue, 1e-16, would come back as 1e-8 from the root.
     real = values > values[-1] * len(values) * np.finfo(np.float64).eps
     return vectors[:, real] * np.sqrt(values[real])
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """`|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`, at least 0.
-
-    With `C = A A^T`, the trace of that root is the sum of the singular values of `A_a^T A_b`, for
-    which no matrix root is needed: it stays exact, and real, where covariances are singular.
-
-    Args:
-      a: moments of one set, 2 examples or more.
-      b: moments of the other.
-
-    Returns:
-      The squared 2-Wasserstein distance of the Gaussians, the same in either order.
-
-    Raises:
-      UserError: if the dimensions differ, or a set has fewer than 2 examples.
-
-    Reference:
-      Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, eq. 6.
-    """
-    _check_dims(a, b)
-    cov_a, cov_b = a.covariance(), b.covariance()
-    cross = np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
-    shift = np.square(a.mean - b.mean).sum()
-    return float(max(0.0, shift + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross))
 
 
 def estimate_note(count: int, dims: int) -> str | None:

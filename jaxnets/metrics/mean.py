@@ -1,8 +1,7 @@
-"""Sums that merge exactly over steps, devices and padded batches; the mean as a sum and a count."""
+"""The mean as a sum and a count, which merge exactly over steps, devices and padded batches."""
 
 import dataclasses
 import operator
-from typing import Self
 
 import chex
 import jax
@@ -11,24 +10,12 @@ import numpy as np
 
 from jaxnets.typing import Array
 
-__all__ = ["Mean", "Sums"]
-
-
-class Sums:
-    """A tree of sums and counts; `jaxnets.devices.axis.psum` of it is the merge over devices."""
-
-    def merge(self, other: Self) -> Self:
-        """The sums of both, which must have the same shapes."""
-        chex.assert_trees_all_equal_shapes(self, other)
-        merged: Self = jax.tree.map(operator.add, self, other)
-        return merged
-
-    __add__ = merge
+__all__ = ["Mean"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Mean(Sums):
+class Mean:
     """A mean that is not divided until the end.
 
     A mean of per-batch means is wrong as soon as one batch is padded; a sum and a count are not.
@@ -47,11 +34,6 @@ class Mean(Sums):
     count: Array
 
     @classmethod
-    def zero(cls) -> "Mean":
-        """The mean of nothing, to start a merge or a scan from."""
-        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-
-    @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> "Mean":
         """Sums the values that the mask keeps.
 
@@ -66,6 +48,12 @@ class Mean(Sums):
         chex.assert_equal_shape([values, mask])
         keep = mask.astype(bool)
         return cls(jnp.where(keep, values, 0.0).sum(), keep.sum(dtype=jnp.float32))
+
+    def __add__(self, other: "Mean") -> "Mean":
+        """The mean of both; over devices, `jaxnets.devices.axis.psum` of it is the merge."""
+        chex.assert_trees_all_equal_shapes(self, other)
+        merged: Mean = jax.tree.map(operator.add, self, other)
+        return merged
 
     def on_device(self) -> Array:
         """The mean as an array [], inside a compiled program; 0 if nothing was counted."""

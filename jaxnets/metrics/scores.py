@@ -1,17 +1,14 @@
 """What a classifier makes of samples: how sure and how varied, how near per class, how obedient."""
 
 import dataclasses
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
 from jaxnets.errors import UserError
-from jaxnets.metrics.classification import Confusion
-from jaxnets.metrics.frechet import Moments, estimate_note, frechet_distance
-from jaxnets.typing import Array
+from jaxnets.metrics.frechet import estimate_note, frechet_distance
 
 __all__ = [
     "IntraClassFrechet",
@@ -55,7 +52,8 @@ def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, floa
     p = scipy.special.softmax(values, axis=1)
     # A class of logit -inf has no share in the entropy: 0 log 0 is 0.
     negentropy = scipy.special.xlogy(p, p).sum(axis=1)
-    place = np.asarray(_split_of(jnp.arange(len(values)), splits))
+    runs = np.tile(np.arange(splits), (-(-len(values) // splits), 1))
+    place = np.random.default_rng(0).permuted(runs, axis=1).reshape(-1)[: len(values)]
     scores = []
     for split in range(splits):
         marginal = p[place == split].mean(axis=0)
@@ -65,17 +63,6 @@ def inception_score(logits: ArrayLike, *, splits: int = 10) -> tuple[float, floa
         # Rounding may take the mutual information of what is all alike below 0.
         scores.append(np.exp(max(0.0, information)))
     return float(np.mean(scores)), float(np.std(scores))
-
-
-def _split_of(index: Array, splits: int) -> Array:
-    """[B] int32: in each run of `splits` examples, a permutation that follows from its number."""
-    key = jax.random.key(0)
-
-    def one(i: Array) -> Array:
-        order = jax.random.permutation(jax.random.fold_in(key, i // splits), splits)
-        return order[i % splits]
-
-    return jax.vmap(one)(index)
 
 
 def inception_note(samples: int, splits: int, classes: int) -> str | None:
@@ -106,19 +93,16 @@ def check_classes(labels: ArrayLike, classes: int) -> np.ndarray:
     return integers.astype(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recognised:
+class Recognised(NamedTuple):
     """How many samples a classifier takes for what was asked for.
 
     Attributes:
       share: of all samples.
       per_class: class -> share of the samples asked to be it.
-      samples: class -> how many those are.
     """
 
     share: float
     per_class: dict[int, float]
-    samples: dict[int, int]
 
     @property
     def worst(self) -> int:
@@ -126,26 +110,26 @@ class Recognised:
         return min(self.per_class, key=self.per_class.__getitem__)
 
 
-def recognised(confusion: Confusion) -> Recognised:
+def recognised(predicted: ArrayLike, asked: ArrayLike) -> Recognised:
     """Class accuracy of conditional samples.
 
     Args:
-      confusion: `Confusion.of(logits, labels, mask)` of samples with the labels that were asked
-        for, added up over batches and devices. The labels should have passed `check_classes`.
+      predicted: [N] integers, the classes that a classifier takes samples for.
+      asked: [N] integers, those that were asked for.
 
     Raises:
-      UserError: if nothing was counted.
+      UserError: without samples.
+
+    Reference:
+      Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs,
+      arXiv:1610.09585, section 4.1.
     """
-    counts = confusion.compute()
-    asked = counts.sum(axis=1)
-    if not asked.sum():
-        raise UserError("no samples were counted, so none was recognised or not.")
-    classes = np.flatnonzero(asked)
-    return Recognised(
-        share=float(np.trace(counts) / asked.sum()),
-        per_class={int(c): float(counts[c, c] / asked[c]) for c in classes},
-        samples={int(c): int(asked[c]) for c in classes},
-    )
+    classes = np.asarray(asked)
+    if not classes.size:
+        raise UserError("there are no samples, so none was recognised or not.")
+    hits = np.asarray(predicted) == classes
+    per_class = {int(c): float(hits[classes == c].mean()) for c in np.unique(classes)}
+    return Recognised(float(hits.mean()), per_class)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +170,14 @@ def intra_class_frechet(
     if not classes:
         raise UserError("an intra-class Frechet distance of no classes; give it samples.")
     for name, known in {"samples": made, "real images": reference}.items():
-        bare = [c for c in classes if c not in known or known[c].count < 2]
+        bare = [c for c in classes if c not in known or len(known[c]) < 2]
         if bare:
             raise UserError(
                 f"there are fewer than 2 {name} of {_named(bare)}; both sets need all classes."
             )
     distances = {c: frechet_distance(made[c], reference[c]) for c in classes}
-    counts = {c: min(made[c].count, reference[c].count) for c in classes}
-    dims = made[classes[0]].mean.size
+    counts = {c: min(len(made[c]), len(reference[c])) for c in classes}
+    dims = made[classes[0]].shape[1]
     thin = [c for c in classes if counts[c] <= dims]
     note = estimate_note(min(counts.values()), dims)
     return IntraClassFrechet(
@@ -203,11 +187,11 @@ def intra_class_frechet(
     )
 
 
-def _by_class(features: ArrayLike, labels: ArrayLike) -> dict[int, Moments]:
+def _by_class(features: ArrayLike, labels: ArrayLike) -> dict[int, np.ndarray]:
     values, classes = np.asarray(features), np.asarray(labels)
     if classes.shape != values.shape[:1]:
         raise ValueError(f"{classes.shape} labels for features of shape {values.shape}.")
-    return {int(c): Moments.of(values[classes == c]) for c in np.unique(classes)}
+    return {int(c): values[classes == c] for c in np.unique(classes)}
 
 
 def _named(classes: list[int]) -> str:

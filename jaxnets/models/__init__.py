@@ -1,29 +1,12 @@
 """Classifiers, generators and discriminators."""
 
-from jaxnets.models.classifiers import (
-    CLASSIFIERS,
-    OTHER_CLASSIFIERS,
-    ClassifierSpec,
-    classifier_of,
-    make_classifier,
-)
-from jaxnets.models.gans import (
-    DISCRIMINATORS,
-    GENERATORS,
-    make_discriminator,
-    make_gan,
-    make_generator,
-)
-
-__all__ = [
-    "CLASSIFIERS",
-    "DISCRIMINATORS",
-    "GENERATORS",
-    "OTHER_CLASSIFIERS",
-    "ClassifierSpec",
-    "classifier_of",
-    "make_classifier",
-    "make_discriminator",
-    "make_gan",
-    "make_generator",
-]
+from jaxnets.models.classifiers import CLASSIFIERS as CLASSIFIERS
+from jaxnets.models.classifiers import OTHER_CLASSIFIERS as OTHER_CLASSIFIERS
+from jaxnets.models.classifiers import ClassifierSpec as ClassifierSpec
+from jaxnets.models.classifiers import classifier_of as classifier_of
+from jaxnets.models.classifiers import make_classifier as make_classifier
+from jaxnets.models.gans import DISCRIMINATORS as DISCRIMINATORS
+from jaxnets.models.gans import GENERATORS as GENERATORS
+from jaxnets.models.gans import make_discriminator as make_discriminator
+from jaxnets.models.gans import make_gan as make_gan
+from jaxnets.models.gans import make_generator as make_generator

@@ -162,7 +162,6 @@ def classifier_of(
     column: Column,
     *,
     width: float = 1.0,
-    spectrogram: LogMel | None = None,
     **fields: Any,
 ) -> nn.Module:
     """Builds a classifier for the rows of a column.
@@ -172,7 +171,6 @@ def classifier_of(
         pictures, one of `CLASSIFIERS`.
       column: of images, sounds or tokens.
       width: factor on every number of channels, 1 being the published size.
-      spectrogram: the picture of sounds; by default the usual one of their rate.
       **fields: `num_classes`, `dropout` and `dtype`, as of `make_classifier`.
 
     Returns:
@@ -189,7 +187,7 @@ def classifier_of(
     check_name(f"classifier of {_ROWS[column.kind]}", name, [*pictures, *own])
     if not isinstance(column, Sound):
         return make_classifier(name, image_shape=column.shape, width=width, **fields)
-    frontend = spectrogram or LogMel(column.rate)
+    frontend = LogMel(column.rate)
     shape = frontend.shape(column.length)
     classifier = make_classifier(name, image_shape=shape, width=width, **fields)
     return OnLogMel(frontend, classifier, SpecAugment())

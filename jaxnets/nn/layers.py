@@ -1,10 +1,10 @@
-"""Flax linen layers over `jaxnets.ops`: flax's own fields, parameters and results.
+"""Flax linen layers over `jaxnets.ops`, with the parameters and results of flax's own.
 
 `Conv`, `ConvTranspose` and `Dense` take the place of flax's layers of these names, and load their
-checkpoints. The number of spatial axes follows from `kernel_size`. Parameters and statistics are
-float32 whatever the compute type `dtype` is, unless `param_dtype` says otherwise. What a layer
-must know of other devices it asks `jaxnets.devices.axis`, so a module has no axis field that could
-be left unset.
+checkpoints; a network that needs another of flax's options uses flax's layer. The number of spatial
+axes follows from `kernel_size`. Parameters and statistics are float32 whatever the compute type
+`dtype` is. What a layer must know of other devices it asks `jaxnets.devices.axis`, so a module has
+no axis field that could be left unset.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
-from flax.typing import Dtype, Initializer, PrecisionLike
+from flax.typing import Dtype, Initializer
 
 from jaxnets import ops
 from jaxnets.devices import axis
@@ -45,16 +45,6 @@ _zeros: Initializer = nn.initializers.zeros
 _ones: Initializer = nn.initializers.ones
 
 
-def _masked(kernel: Array, mask: Array | None) -> Array:
-    if mask is None:
-        return kernel
-    if mask.shape != kernel.shape:
-        raise ValueError(
-            f"a mask has the shape of its kernel, {kernel.shape}, and this one has {mask.shape}"
-        )
-    return kernel * mask
-
-
 def _spectrally_normalised(kernel: Array, train: bool | None) -> Array:
     """The kernel over its largest singular value, inside the layer that owns the kernel."""
     if train is None:
@@ -67,23 +57,18 @@ def _add_bias(y: Array, bias: Array) -> Array:
 
 
 class Conv(nn.Module):
-    """Convolution of [*batch, *spatial, C_in]; fields and parameters are `flax.linen.Conv`'s.
+    """Convolution of [*batch, *spatial, C_in]; parameters are those of `flax.linen.Conv`.
 
     Attributes:
       features: number of output channels.
       kernel_size: window along each spatial axis, one to three of them; an integer is one axis.
       strides: one for all axes or one for each.
-      padding: "SAME", "VALID", "CIRCULAR", "REFLECT", "CAUSAL" or numbers, see `ops.conv`.
-      input_dilation: spacing that the input's elements are moved apart to.
+      padding: "SAME", "VALID" or numbers, see `ops.conv`.
       kernel_dilation: spacing of the kernel's elements.
       feature_group_count: channel groups that do not see each other.
       use_bias: whether to add a bias for each output channel.
-      mask: factor on the kernel, in its shape.
       dtype: type of the computation and of the result; by default that of input and parameters.
-      param_dtype: type of the parameters.
-      precision: of products on a GPU or TPU, see `jax.lax.Precision`.
       kernel_init: initialiser of `kernel` [*kernel_size, C_in / groups, features].
-      bias_init: initialiser of `bias` [features].
       spectral_norm: whether the kernel is divided by its largest singular value (see
         `jaxnets.nn.spectral`); the layer is then called with `train`.
       resample: "double" to repeat each pixel twice along each axis before the convolution, "halve"
@@ -91,24 +76,19 @@ class Conv(nn.Module):
         `ops.double_conv`); strides, padding, dilation and groups then keep their defaults.
 
     Raises:
-      ValueError: for an input of too few axes, channels that do not divide into groups, a mask of
-        another shape, unknown padding, or options that do not go with `resample`.
+      ValueError: for an input of too few axes, channels that do not divide into groups, unknown
+        padding, or options that do not go with `resample`.
     """
 
     features: int
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] | None = 1
     padding: Padding = "SAME"
-    input_dilation: int | Sequence[int] | None = 1
     kernel_dilation: int | Sequence[int] | None = 1
     feature_group_count: int = 1
     use_bias: bool = True
-    mask: Array | None = None
     dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
-    bias_init: Initializer = _zeros
     spectral_norm: bool = False
     resample: Literal["none", "double", "halve"] = "none"
 
@@ -128,46 +108,41 @@ class Conv(nn.Module):
         if ending is not None and (self.use_bias or self.resample != "none"):
             raise ValueError("an ending follows a convolution without bias or resampling")
         shape = (*window, channels // groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        kernel = _masked(kernel, self.mask)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.spectral_norm:
             kernel = _spectrally_normalised(kernel, train)
         dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
         options = {
             "strides": windows.per_axis(self.strides, rank),
             "padding": self.padding,
-            "input_dilation": windows.per_axis(self.input_dilation, rank),
             "kernel_dilation": windows.per_axis(self.kernel_dilation, rank),
             "groups": groups,
         }
         x = x.astype(dtype)
         if self.resample == "none":
-            kernel = kernel.astype(dtype)
-            y = ops.conv(x, kernel, **options, precision=self.precision, ending=ending)
+            y = ops.conv(x, kernel.astype(dtype), **options, ending=ending)
         else:
             ones = (1,) * rank
-            if tuple(options.values()) != (ones, "SAME", ones, ones, 1):
+            if tuple(options.values()) != (ones, "SAME", ones, 1):
                 raise ValueError(
                     f"a convolution with resample={self.resample!r} has no strides, padding, "
                     "dilation or groups of its own"
                 )
             y = (ops.double_conv if self.resample == "double" else ops.conv_halve)(x, kernel)
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+            y = _add_bias(y, self.param("bias", _zeros, (self.features,), jnp.float32))
         return y.reshape(*batch, *y.shape[1:])
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution; fields and parameters are those of `flax.linen.ConvTranspose`.
+    """Transposed convolution; parameters are those of `flax.linen.ConvTranspose`.
 
     Attributes:
       features: number of output channels.
       kernel_size: see `Conv`.
       strides: by how much each spatial axis grows ("SAME": exactly that factor).
-      padding: "SAME", "VALID", "CIRCULAR" or numbers, see `ops.conv_transpose`.
-      kernel_dilation: see `Conv`, as all that follows but the last.
-      transpose_kernel: whether `kernel` is [*kernel_size, features, C_in] and read backwards: that
-        of the `Conv` whose transpose this is.
+      padding: "SAME", "VALID" or numbers, see `ops.conv_transpose`.
+      use_bias: see `Conv`, as for the rest.
 
     Raises:
       ValueError: see `Conv`.
@@ -177,68 +152,53 @@ class ConvTranspose(nn.Module):
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] | None = None
     padding: Padding = "SAME"
-    kernel_dilation: int | Sequence[int] | None = None
     use_bias: bool = True
-    mask: Array | None = None
     dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
-    bias_init: Initializer = _zeros
-    transpose_kernel: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         window = windows.per_axis(self.kernel_size, 1)
         x, batch = windows.one_batch(x, len(window))
-        channels = (x.shape[-1], self.features)
-        shape = (*window, *(channels[::-1] if self.transpose_kernel else channels))
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        kernel = _masked(kernel, self.mask)
+        shape = (*window, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv_transpose(
             x.astype(dtype),
             kernel.astype(dtype),
             strides=windows.per_axis(self.strides, len(window)),
             padding=self.padding,
-            kernel_dilation=windows.per_axis(self.kernel_dilation, len(window)),
-            transpose_kernel=self.transpose_kernel,
-            precision=self.precision,
         )
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+            y = _add_bias(y, self.param("bias", _zeros, (self.features,), jnp.float32))
         return y.reshape(*batch, *y.shape[1:])
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias along the last axis; fields and parameters are `flax.linen.Dense`'s.
+    """x @ kernel + bias along the last axis; parameters are those of `flax.linen.Dense`.
 
     Attributes:
       features: number of outputs.
       kernel_init: initialiser of `kernel` [inputs, features].
-      bias_init: initialiser of `bias` [features].
       spectral_norm: see `Conv`, as for the other fields.
     """
 
     features: int
     use_bias: bool = True
     dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    precision: PrecisionLike = None
     kernel_init: Initializer = _lecun_normal
-    bias_init: Initializer = _zeros
     spectral_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool | None = None) -> Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if self.spectral_norm:
             kernel = _spectrally_normalised(kernel, train)
         dtype = canonicalize_dtype(x, kernel, dtype=self.dtype)
-        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=self.precision)
+        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype))
         if self.use_bias:
-            y = _add_bias(y, self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+            y = _add_bias(y, self.param("bias", _zeros, (self.features,), jnp.float32))
         return y
 
 

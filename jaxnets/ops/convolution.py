@@ -30,9 +30,6 @@ from jaxnets.typing import Array
 
 __all__ = ["Form", "conv", "conv_transpose", "form", "plain_convolutions"]
 
-#: What "CIRCULAR" and "REFLECT" are to `jnp.pad`.
-_COPIES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}
-
 Form = Literal["xla", "native", "patches", "depthwise"]
 
 _plain = contextvars.ContextVar("plain", default=False)
@@ -80,10 +77,8 @@ def conv(
     *,
     strides: Sequence[int] | None = None,
     padding: Padding = "SAME",
-    input_dilation: Sequence[int] | None = None,
     kernel_dilation: Sequence[int] | None = None,
     groups: int = 1,
-    precision: Any = None,
     ending: Ending | None = None,
 ) -> Array:
     """Convolution (cross-correlation, as everywhere in this field), channels last.
@@ -92,14 +87,10 @@ def conv(
       x: [B, *spatial, C_in], one to three spatial axes.
       kernel: [*window, C_in / groups, C_out].
       strides: step along each spatial axis; by default 1.
-      padding: "SAME" or "VALID"; "CIRCULAR" or "REFLECT", "SAME" with the image repeated or
-        mirrored in place of zeros; "CAUSAL" (one axis; an output sees nothing later); or pixels:
-        one number, or a number or (before, after) for each axis.
-      input_dilation: distance to which neighbouring pixels are moved apart, by default 1; above 1
-        the padding must be numbers.
+      padding: "SAME" or "VALID"; or pixels: one number, or a number or (before, after) for each
+        axis.
       kernel_dilation: distance between neighbouring taps of the kernel, by default 1.
       groups: how many groups of channels are convolved apart.
-      precision: of XLA's own form, see `jax.lax.Precision`; the others have all digits anyway.
       ending: what follows; the native kernels do it before they store a sum.
 
     Returns:
@@ -112,18 +103,8 @@ def conv(
     chex.assert_rank(kernel, rank + 2)
     chex.assert_axis_dimension(kernel, -2, x.shape[-1] // groups)
     strides = tuple(strides or (1,) * rank)
-    spread = tuple(input_dilation or (1,) * rank)
     dilation = tuple(kernel_dilation or (1,) * rank)
-    reach = _reach(kernel.shape[:-2], dilation)
-    if max(spread) > 1 and isinstance(padding, str):
-        raise ValueError(f"with input_dilation give the padding in numbers, not {padding!r}")
-    if isinstance(padding, str) and padding in _COPIES:
-        border = [(0, 0), *(((r - 1) // 2, r // 2) for r in reach), (0, 0)]
-        x, padding = jnp.pad(x, border, mode=_COPIES[padding]), "VALID"
-    elif padding == "CAUSAL":
-        if rank > 1:
-            raise ValueError(f"causal padding is for one spatial axis, and here are {rank}")
-        padding = [(reach[0] - 1, 0)]
+    reach = [(w - 1) * d + 1 for w, d in zip(kernel.shape[:-2], dilation, strict=True)]
     pads = windows.explicit_padding(x.shape[1:-1], reach, strides, padding)
     how = form(x.dtype, channels=x.shape[-1], groups=groups, features=kernel.shape[-1])
     if how == "xla":
@@ -132,15 +113,11 @@ def conv(
             kernel,
             strides,
             pads,
-            lhs_dilation=spread,
             rhs_dilation=dilation,
             dimension_numbers=windows.channels_last(rank),
             feature_group_count=groups,
-            precision=precision,
         )
         return ending(y) if ending else y
-    if max(spread) > 1:
-        x = windows.pad(x, [(0, 0)] * rank, between=[s - 1 for s in spread])
     outputs = tuple(
         max(0, (n + lo + hi - r) // s + 1)
         for n, (lo, hi), r, s in zip(x.shape[1:-1], pads, reach, strides, strict=True)
@@ -161,9 +138,6 @@ def conv_transpose(
     *,
     strides: Sequence[int] | None = None,
     padding: Padding = "SAME",
-    kernel_dilation: Sequence[int] | None = None,
-    transpose_kernel: bool = False,
-    precision: Any = None,
 ) -> Array:
     """Transposed convolution ("deconvolution"), channels last.
 
@@ -172,13 +146,8 @@ def conv_transpose(
       kernel: [*window, C_in, C_out].
       strides: growth along each spatial axis; by default 1.
       padding: "SAME" (out = in * stride); "VALID" (out = in * stride + max(window - stride, 0));
-        "CIRCULAR" (as "SAME", and what lies beyond one border comes in at the other); or the
-        (before, after) by which the input, filled with stride - 1 zeros between neighbours, is
-        padded, in the forms that `conv` takes.
-      kernel_dilation: see `conv`.
-      transpose_kernel: whether the kernel is [*window, C_out, C_in] and read backwards, so that
-        this is the transpose of the `conv` with the same kernel.
-      precision: see `conv`.
+        or the (before, after) by which the input, filled with stride - 1 zeros between
+        neighbours, is padded, in the forms that `conv` takes.
 
     Returns:
       [B, *out, C_out], equal to `jax.lax.conv_transpose` up to the order of sums.
@@ -189,67 +158,32 @@ def conv_transpose(
     """
     rank = x.ndim - 2
     chex.assert_rank(kernel, rank + 2)
-    chex.assert_axis_dimension(kernel, -1 if transpose_kernel else -2, x.shape[-1])
+    chex.assert_axis_dimension(kernel, -2, x.shape[-1])
     strides = tuple(strides or (1,) * rank)
-    dilation = tuple(kernel_dilation or (1,) * rank)
     window = kernel.shape[:-2]
-    reach = _reach(window, dilation)
-    pads = _transpose_padding(reach, strides, "VALID" if padding == "CIRCULAR" else padding)
+    pads = _transpose_padding(window, strides, padding)
     how = form(x.dtype)
     if how == "xla":
-        y = jax.lax.conv_transpose(
-            x,
-            kernel,
-            strides,
-            pads,
-            rhs_dilation=dilation,
-            dimension_numbers=windows.channels_last(rank),
-            transpose_kernel=transpose_kernel,
-            precision=precision,
+        return jax.lax.conv_transpose(
+            x, kernel, strides, pads, dimension_numbers=windows.channels_last(rank)
         )
-    else:
-        # With the zeros filled in, out[i] = sum_t kernel[t] * filled[i + t - lo]: what a
-        # convolution with the kernel read backwards (and its channels exchanged) hands back to its
-        # input.
-        geometry = Geometry(
-            inputs=tuple(
-                max(0, (n - 1) * s + 1 + lo + hi - r + 1)
-                for n, s, (lo, hi), r in zip(x.shape[1:-1], strides, pads, reach, strict=True)
-            ),
-            outputs=x.shape[1:-1],
-            window=window,
-            strides=strides,
-            before=tuple(r - 1 - lo for r, (lo, _) in zip(reach, pads, strict=True)),
-            dilation=dilation,
-        )
-        if not transpose_kernel:
-            kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
-        if how == "native":
-            y = _in_float32(bilinear.input_gradient, x, kernel, geometry)
-        else:
-            y = patches.input_gradient(x, kernel, geometry)
-    if padding == "CIRCULAR":
-        periods = [n * s for n, s in zip(x.shape[1:-1], strides, strict=True)]
-        y = _wrapped(y, periods, transpose_kernel)
-    return y
-
-
-def _reach(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Pixels from the first to the last tap of a window, both counted."""
-    return [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
-
-
-def _wrapped(y: Array, periods: Sequence[int], transposed: bool) -> Array:
-    """Sums the pixels that lie a period apart along each spatial axis."""
-    for axis, period in enumerate(periods, start=1):
-        # An odd overhang reaches one pixel further where the kernel ends, or begins if transposed.
-        start = (y.shape[axis] - period + transposed) // 2
-        rest = [(0, 0)] * len(periods)
-        rest[axis - 1] = (0, -y.shape[axis] % period)
-        y = windows.pad(y, rest)
-        y = y.reshape(*y.shape[:axis], -1, period, *y.shape[axis + 1 :]).sum(axis)
-        y = jnp.roll(y, -start, axis)
-    return y
+    # With the zeros filled in, out[i] = sum_t kernel[t] * filled[i + t - lo]: what a convolution
+    # with the kernel read backwards (and its channels exchanged) hands back to its input.
+    geometry = Geometry(
+        inputs=tuple(
+            max(0, (n - 1) * s + 1 + lo + hi - w + 1)
+            for n, s, (lo, hi), w in zip(x.shape[1:-1], strides, pads, window, strict=True)
+        ),
+        outputs=x.shape[1:-1],
+        window=window,
+        strides=strides,
+        before=tuple(w - 1 - lo for w, (lo, _) in zip(window, pads, strict=True)),
+        dilation=(1,) * rank,
+    )
+    kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
+    if how == "native":
+        return _in_float32(bilinear.input_gradient, x, kernel, geometry)
+    return patches.input_gradient(x, kernel, geometry)
 
 
 def _in_float32(function: Any, x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -259,17 +193,17 @@ def _in_float32(function: Any, x: Array, kernel: Array, geometry: Geometry) -> A
 
 
 def _transpose_padding(
-    reach: Sequence[int], strides: Sequence[int], padding: Padding
+    window: Sequence[int], strides: Sequence[int], padding: Padding
 ) -> list[tuple[int, int]]:
     """Padding of the zero-filled input that gives the documented output size (as lax does it)."""
     if padding not in ("SAME", "VALID"):
-        return windows.explicit_padding((), reach, strides, padding)
+        return windows.explicit_padding((), window, strides, padding)
     pads = []
-    for r, s in zip(reach, strides, strict=True):
-        total, before = r + s - 2, r - 1
+    for w, s in zip(window, strides, strict=True):
+        total, before = w + s - 2, w - 1
         if padding == "VALID":
-            total += max(r - s, 0)
-        elif s <= r - 1:
+            total += max(w - s, 0)
+        elif s <= w - 1:
             before = -(-total // 2)
         pads.append((before, total - before))
     return pads

@@ -65,10 +65,7 @@ def explicit_padding(
     rank = len(window)
     if isinstance(padding, str):
         if padding not in ("SAME", "VALID"):
-            raise ValueError(
-                f"unknown padding {padding!r}; choose from SAME, VALID, those that the layer names "
-                "besides, and numbers"
-            )
+            raise ValueError(f"unknown padding {padding!r}; choose SAME, VALID or numbers")
         return list(jax.lax.padtype_to_pads(spatial, window, strides, padding))
     each = [padding] * rank if isinstance(padding, int) else padding
     pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in each]
@@ -80,19 +77,9 @@ def explicit_padding(
     return [(before, after) for before, after in pairs]
 
 
-def pad(
-    x: Array,
-    padding: Sequence[tuple[int, int]],
-    fill: float = 0.0,
-    between: Sequence[int] | None = None,
-) -> Array:
-    """Puts (before, after) pixels along each spatial axis of [B, *spatial, C]; below 0 cuts.
-
-    `between` are the pixels put between neighbours along each axis, by default none.
-    """
-    gaps = between or (0,) * len(padding)
-    inner = ((lo, hi, gap) for (lo, hi), gap in zip(padding, gaps, strict=True))
-    widths = [(0, 0, 0), *inner, (0, 0, 0)]
+def pad(x: Array, padding: Sequence[tuple[int, int]], fill: float = 0.0) -> Array:
+    """Puts (before, after) pixels along each spatial axis of [B, *spatial, C]; below 0 cuts."""
+    widths = [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)]
     return jax.lax.pad(x, jnp.asarray(fill, x.dtype), widths)
 
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from jaxnets import __version__
 from jaxnets.errors import UserError
-from jaxnets.processes.lines import key_of_environment
+from jaxnets.processes.lines import key_of
 from jaxnets.processes.meeting import Hello, meet
 from jaxnets.processes.peers import Peers
 from jaxnets.processes.relay import relayed
@@ -101,7 +101,9 @@ def start(
         versions={"jaxnets": __version__, **versions},
         config=config or {},
     )
-    peers = Peers(process_id, *meet(coordinator, own, timeout, key_of_environment()))
+    secret = os.environ.get("JAXNETS_SECRET")
+    key = None if secret is None else key_of(secret)
+    peers = Peers(process_id, *meet(coordinator, own, timeout, key))
     peers.hint = hint
     # jax warns of variables that name a proxy, which gRPC does not ask on the way to a Unix socket.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)

@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxnets.errors import UserError
 
-__all__ = ["Gone", "Line", "OtherSecret", "Stranger", "key_of", "key_of_environment"]
+__all__ = ["Gone", "Line", "OtherSecret", "Stranger", "key_of"]
 
 #: Longest frame of a process that belongs to the run, and of one that has yet to prove it.
 _LONGEST = 1 << 24
@@ -59,18 +59,12 @@ class OtherSecret(Stranger):
         super().__init__(f"{why}; set the same in all processes")
 
 
-def key_of_environment() -> bytes | None:
-    """The key that processes with the same JAXNETS_SECRET share; None without a secret.
+def key_of(secret: str) -> bytes:
+    """The key that processes with the same secret share.
 
     Raises:
       UserError: if the secret is too short to be one.
     """
-    secret = os.environ.get("JAXNETS_SECRET")
-    return None if secret is None else key_of(secret)
-
-
-def key_of(secret: str) -> bytes:
-    """The key that stands for a secret."""
     if len(secret) < _SHORTEST_SECRET:
         raise UserError(
             f"JAXNETS_SECRET has {len(secret)} characters; give it at least {_SHORTEST_SECRET}, "

@@ -49,7 +49,6 @@ class Peers:
         self._turn = threading.Condition()
         self._leaving = threading.Lock()
         self._over = threading.Event()
-        self._finished: set[int] = set()  # the processes that are through with everything
         # Gathering: of this many rounds; process 0 collects, and all get the outcome.
         self._round = 0
         self._given: dict[int, dict[int, Any]] = {}
@@ -75,10 +74,7 @@ class Peers:
         """
         self._round += 1
         number = self._round
-        if self.index == 0:
-            self._on_give(0, {"round": number, "value": value})
-        else:
-            self.send(0, kind="give", round=number, value=value)
+        self._tell_hub("give", round=number, value=value)
         with self._turn:
             self._turn.wait_for(lambda: number in self._gathered)
             return self._gathered.pop(number)
@@ -88,10 +84,7 @@ class Peers:
 
     def ask_to_stop(self, signum: int) -> None:
         """Makes all processes leave for a signal, at one point; may be called in any thread."""
-        if self.index == 0:
-            self._on_stop(0, {"signum": signum})
-        else:
-            self.send(0, kind="stop", signum=signum)
+        self._tell_hub("stop", signum=signum)
 
     def pass_point(self) -> int:
         """Called by all processes in the same order, wherever they could leave.
@@ -109,13 +102,7 @@ class Peers:
 
     def finish(self) -> None:
         """Returns when every process has called it: from then on none needs another."""
-        if self.index:
-            self.send(0, kind="bye")
-        with self._turn:
-            others = set(self._lines)
-            self._turn.wait_for(lambda: self._finished >= others)
-        if self.index == 0:
-            self._tell_all(kind="bye")
+        self.gather(None)
         self._over.set()
 
     def fail(self, code: int, sentence: str) -> None:
@@ -129,32 +116,28 @@ class Peers:
             self._tell_all(kind="beat")
 
     def _listen(self, other: int, line: Line) -> None:
-        handlers = {
-            "beat": lambda other, message: None,
-            "give": self._on_give,
-            "gathered": self._on_gathered,
-            "stop": self._on_stop,
-            "where": self._on_where,
-            "at": self._on_at,
-            "until": self._on_until,
-            "bye": self._on_bye,
-            "failed": self._on_failed,
-            "lost": self._on_lost,
-            "jax": self.on_jax,
-        }
         while True:
             try:
                 message = line.receive(_SILENCE_SECONDS)
             except (TimeoutError, Gone, ValueError) as error:
-                if other in self._finished:  # it has nothing more to say
+                if self._over.is_set():  # it has nothing more to say
                     return
                 silent = f"has not been heard of for {_SILENCE_SECONDS:g} s"
                 reasons = {TimeoutError: silent, Gone: "has died"}
                 why = reasons.get(type(error), f"has sent {error}")
                 return self._on_lost(other, {"process": other, "why": why})
-            handlers[message["kind"]](other, message)
+            self._heed(other, message)
 
-    def _on_give(self, other: int, message: dict[str, Any]) -> None:
+    def _heed(self, other: int, message: Mapping[str, Any]) -> None:
+        getattr(self, f"_on_{message['kind']}")(other, message)
+
+    def _on_beat(self, other: int, message: Mapping[str, Any]) -> None:
+        """That it came is all it says."""
+
+    def _on_jax(self, other: int, message: Mapping[str, Any]) -> None:
+        self.on_jax(other, message)
+
+    def _on_give(self, other: int, message: Mapping[str, Any]) -> None:
         number = message["round"]
         with self._turn:
             values = self._given.setdefault(number, {})
@@ -162,59 +145,50 @@ class Peers:
             complete = len(values) == self.count
         if complete:
             del self._given[number]
-            outcome = {"round": number, "values": [values[i] for i in range(self.count)]}
-            self._tell_all(kind="gathered", **outcome)
-            self._on_gathered(0, outcome)
+            self._tell_everyone(
+                "gathered", round=number, values=[values[i] for i in sorted(values)]
+            )
 
-    def _on_gathered(self, other: int, message: dict[str, Any]) -> None:
+    def _on_gathered(self, other: int, message: Mapping[str, Any]) -> None:
         with self._turn:
             self._gathered[message["round"]] = message["values"]
             self._turn.notify_all()
 
-    def _on_stop(self, other: int, message: dict[str, Any]) -> None:
+    def _on_stop(self, other: int, message: Mapping[str, Any]) -> None:
         """In process 0: someone got a signal. The first one counts."""
         with self._turn:
             if self._signum:
                 return
-            self._signum, self._frozen = message["signum"], True
-            passed = self._passed
-        self._tell_all(kind="where", signum=self._signum)
-        self._on_at(0, {"passed": passed})
-        self.on_stop(self._signum)
+            self._signum = message["signum"]
+        self._tell_everyone("where", signum=self._signum)
 
-    def _on_where(self, other: int, message: dict[str, Any]) -> None:
+    def _on_where(self, other: int, message: Mapping[str, Any]) -> None:
         with self._turn:
             self._signum, self._frozen = message["signum"], True
             passed = self._passed
-        self.send(0, kind="at", passed=passed)
+        self._tell_hub("at", passed=passed)
         self.on_stop(self._signum)
 
-    def _on_at(self, other: int, message: dict[str, Any]) -> None:
+    def _on_at(self, other: int, message: Mapping[str, Any]) -> None:
         with self._turn:
             self._at[other] = message["passed"]
             if len(self._at) < self.count:
                 return
             point = max(self._at.values()) + 1
-        self._tell_all(kind="until", point=point)
-        self._on_until(0, {"point": point})
+        self._tell_everyone("until", point=point)
 
-    def _on_until(self, other: int, message: dict[str, Any]) -> None:
+    def _on_until(self, other: int, message: Mapping[str, Any]) -> None:
         with self._turn:
             self._stop_at, self._frozen = message["point"], False
             self._turn.notify_all()
 
-    def _on_bye(self, other: int, message: dict[str, Any]) -> None:
-        with self._turn:
-            self._finished.add(other)
-            self._turn.notify_all()
-
-    def _on_failed(self, other: int, message: dict[str, Any]) -> None:
+    def _on_failed(self, other: int, message: Mapping[str, Any]) -> None:
         self._pass_on(other, message)
         time.sleep(_OWN_WORDS_SECONDS)  # meanwhile nobody reads that the line is closed
         process, code = message["process"], message["code"]
         self._leave(f"process {process} of {self.count} has stopped: {message['sentence']}", code)
 
-    def _on_lost(self, other: int, message: dict[str, Any]) -> None:
+    def _on_lost(self, other: int, message: Mapping[str, Any]) -> None:
         self._pass_on(other, {"kind": "lost", **message})
         process = message["process"]
         hint = self.hint()
@@ -233,6 +207,18 @@ class Peers:
         self._leaving.acquire()  # for good: one sentence is enough
         os.write(2, f"{sentence}\n".encode())
         os._exit(code)
+
+    def _tell_hub(self, kind: str, **message: Any) -> None:
+        """Sends a message to process 0, which may be this one."""
+        if self.index:
+            self.send(0, kind=kind, **message)
+        else:
+            self._heed(0, {"kind": kind, **message})
+
+    def _tell_everyone(self, kind: str, **message: Any) -> None:
+        """In process 0: sends a message to the others, and heeds it."""
+        self._tell_all(kind=kind, **message)
+        self._heed(0, {"kind": kind, **message})
 
     def _tell_all(self, *, leave_out: int = -1, **message: Any) -> None:
         for other in self._lines:

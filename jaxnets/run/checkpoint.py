@@ -23,6 +23,7 @@ from jaxnets.run.integrity import (
     Leaf,
     array_sums,
     change_manifest,
+    changed,
     first_line,
     manifest_alone,
     misfit,
@@ -340,8 +341,7 @@ class Checkpoints:
             raise Damaged(f"it cannot be read: {first_line(error)}") from error
         # Arrays that were read may lie in buffers that JAX must not donate: take copies.
         state = jax.tree.map(jnp.copy, read["state"])
-        wrong = next((n for n, leaf in array_sums(state)().items() if leaf != there[n]), None)
-        for name in distributed.gather(wrong):  # each process has read its own copy
+        for name in distributed.gather(changed(state, there)):  # each process has read its own copy
             if name is not None:
                 raise Damaged(f"its array {name} is not what was saved")
         return state, dict(read["notes"])

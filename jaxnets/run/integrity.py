@@ -28,6 +28,7 @@ __all__ = [
     "Leaf",
     "array_sums",
     "change_manifest",
+    "changed",
     "first_line",
     "manifest_alone",
     "misfit",
@@ -91,6 +92,11 @@ def array_sums(tree: PyTree) -> Callable[[], dict[str, Leaf]]:
         return named
 
     return finish
+
+
+def changed(tree: PyTree, there: Mapping[str, Leaf]) -> str | None:
+    """The first array that is not what a manifest lists; None if all are."""
+    return next((name for name, leaf in array_sums(tree)().items() if leaf != there[name]), None)
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.export import read_safetensors
 from jaxnets.run.integrity import (
     Damaged,
-    array_sums,
+    changed,
     first_line,
     manifest_alone,
     misfit,
@@ -346,8 +346,7 @@ def _read(place: Path, net: str, like: Mapping[str, Any], step: int) -> tuple[di
             tree = reader.restore(folder, args=ocp.args.Composite(state=args))["state"]
     except Exception as error:  # Orbax raises whatever its storage layer did
         raise Damaged(f"it cannot be read: {first_line(error)}") from error
-    for name, leaf in array_sums(tree)().items():
-        if leaf != there[name]:
-            raise Damaged(f"its array {name} is not what was saved")
+    if (name := changed(tree, there)) is not None:
+        raise Damaged(f"its array {name} is not what was saved")
     part = tree["nets"][net]["ema"] if averaged else tree["nets"][net]
     return {"params": part["params"], **part["model_state"]}, step
