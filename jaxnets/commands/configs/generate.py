@@ -132,8 +132,8 @@ class AugmentOptions:
 
     augment: str | None = None
     """Differentiable augmentation (translation leaves grey behind, shift the image mirrored at its
-    edge): any of color,translation,shift,cutout,flip. By default shift for fewer than 20,000
-    images of your own; "" is none."""
+    edge); by default shift for fewer than 20,000 images of your own, and "" is none; any of
+    color,translation,shift,cutout,flip."""
     augment_probability: Annotated[Ramp | None, SHARE] = None
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
     Or START:END."""
