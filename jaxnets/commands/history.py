@@ -15,6 +15,7 @@ from jaxnets.commands import common, populations
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
 from jaxnets.data.dividing import row_hashes
+from jaxnets.data.lazy import LazyRows
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.media import report
@@ -37,7 +38,8 @@ def keep(
     each = ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
     if len(names) > _CLASSES:
         each = f"{counts.min():,} to {counts.max():,}"
-    hashes = [row for split in dataset.splits.values() for row in row_hashes(split.inputs)]
+    inputs = [split.inputs for split in dataset.splits.values()]
+    hashes = [h for rows in inputs if not isinstance(rows, LazyRows) for h in row_hashes(rows)]
     rows = {
         "command": f"{session.program} {shlex.join(session.arguments)}",
         "begun": time.strftime("%Y-%m-%d %H:%M"),
@@ -46,7 +48,9 @@ def keep(
         "machine": f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores",
         "data": f"{dataset.name}: {splits}; {len(names)} classes",
         "training data by class": each,
-        "exact copies": f"{len(hashes) - len(set(hashes)):,} of {len(hashes):,} examples",
+        "exact copies": f"{len(hashes) - len(set(hashes)):,} of {len(hashes):,} examples"
+        if hashes
+        else "not looked for",
         "trained on": told,
     }
     rows = {name: text for name, text in rows.items() if text}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.data.dataset import Split
+from jaxnets.data.lazy import LazyRows
 from jaxnets.data.order import generator
 from jaxnets.errors import UserError
 
@@ -25,8 +26,13 @@ def row_hashes(rows: np.ndarray) -> list[bytes]:
     ]
 
 
-def first_copies(rows: np.ndarray) -> np.ndarray:
-    """For each row the position of the first row that is byte for byte the same, [N]."""
+def first_copies(rows: np.ndarray | LazyRows) -> np.ndarray:
+    """For each row the position of the first row that is byte for byte the same, [N].
+
+    Of rows that are still to be read, each counts as one of its own.
+    """
+    if isinstance(rows, LazyRows):
+        return np.arange(len(rows))
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(h, i) for i, h in enumerate(row_hashes(rows))], np.int64)
 
