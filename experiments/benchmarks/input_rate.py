@@ -45,7 +45,7 @@ def run(config: Input) -> dict[str, Any]:
             f"the images are {height}x{width}, and the network of this benchmark takes square "
             f"ones; add --image-size {min(height, width)}"
         )
-    streamed = isinstance(train.inputs, data.LazyRows)
+    streamed = train.lazy
     pipelines: dict[str, Feeder] = {
         "streaming": data.StreamingPipeline(train, config.batch_size, config.seed),
     }

@@ -220,8 +220,8 @@ def _first_state(
         prepare = models.CLASSIFIERS[given(config.network)].prepare
         if prepare is None:
             return variables
-        lazy = isinstance(images, data.LazyRows)
-        some = images[:: max(1, len(images) // _LOOKED_AT)] if lazy else images[:5000]
+        step = max(1, len(images) // _LOOKED_AT)
+        some = images[::step] if trains[member].lazy else images[:5000]
         return prepare(variables, data.normalise(some))
 
     net = state.init_net(

@@ -39,6 +39,9 @@ def load_data(options: ImageOptions, name: str) -> DataSet:
 
 def print_notes(dataset: DataSet) -> None:
     """Says once what the owner of the data should know."""
+    size = sum(split.nbytes for split in dataset.splits.values()) / 1e6
+    if dataset.name.startswith(("folder:", "tfds:")) and not dataset.splits["train"].lazy:
+        print(f"note: all images are decoded ahead, into {size:,.1f} MB of the cache", flush=True)
     for note in dataset.notes:
         print(f"note: {note}", flush=True)
 

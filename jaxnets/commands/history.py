@@ -15,7 +15,6 @@ from jaxnets.commands import common, populations
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
 from jaxnets.data.dividing import row_hashes
-from jaxnets.data.lazy import LazyRows
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.media import report
@@ -38,8 +37,8 @@ def keep(
     each = ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
     if len(names) > _CLASSES:
         each = f"{counts.min():,} to {counts.max():,}"
-    inputs = [split.inputs for split in dataset.splits.values()]
-    hashes = [h for rows in inputs if not isinstance(rows, LazyRows) for h in row_hashes(rows)]
+    read = [split.inputs for split in dataset.splits.values() if not split.lazy]
+    hashes = [row for rows in read for row in row_hashes(rows)]
     rows = {
         "command": f"{session.program} {shlex.join(session.arguments)}",
         "begun": time.strftime("%Y-%m-%d %H:%M"),

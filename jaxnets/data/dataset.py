@@ -103,6 +103,11 @@ class Split:
         """Whether there is a target."""
         return "target" in self.arrays
 
+    @property
+    def lazy(self) -> bool:
+        """Whether the inputs are still to be read."""
+        return isinstance(self.inputs, LazyRows)
+
     def __len__(self) -> int:
         return len(self.inputs)
 

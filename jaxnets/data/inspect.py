@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.data.dividing import row_hashes
-from jaxnets.data.lazy import LazyRows
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
 from jaxnets.media import report
@@ -35,7 +34,7 @@ def describe(dataset: DataSet) -> dict[str, Any]:
       are of about a thousand examples (`seen`), and duplicates are not looked for (None).
     """
     seen = {name: _some(split) for name, split in dataset.splits.items()}
-    whole = all(seen[name] is split for name, split in dataset.splits.items())
+    whole = not any(split.lazy for split in dataset.splits.values())
     hashes = {name: Counter(row_hashes(of.inputs)) for name, of in seen.items() if whole}
     return {
         "name": dataset.name,
@@ -67,7 +66,7 @@ def describe(dataset: DataSet) -> dict[str, Any]:
 
 def _some(split: Split) -> Split:
     """The split; of one that is not decoded ahead, about a thousand decoded examples."""
-    if not isinstance(split.inputs, LazyRows):
+    if not split.lazy:
         return split
     part = split.take(slice(None, None, max(1, len(split) // _SEEN)))
     return part.replace(inputs=np.asarray(part.inputs))

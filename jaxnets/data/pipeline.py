@@ -271,7 +271,7 @@ def make_pipeline(
     Raises:
       UserError: if the batch is larger than the split.
     """
-    if split.nbytes <= memory_budget_bytes and not isinstance(split.inputs, LazyRows):
+    if split.nbytes <= memory_budget_bytes and not split.lazy:
         return ResidentPipeline(split, batch_size, seed, rows=rows)
     return StreamingPipeline(split, batch_size, seed, workers=workers, rows=rows)
 
