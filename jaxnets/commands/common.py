@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxnets
 from jaxnets.commands.configs.options import NOT_WHAT, ImageOptions
+from jaxnets.errors import printable
 from jaxnets.files import write_json
 from jaxnets.run.runs import config_values
 
@@ -40,7 +41,7 @@ def load_data(options: ImageOptions, name: str) -> DataSet:
 def print_notes(dataset: DataSet) -> None:
     """Says once what the owner of the data should know."""
     for note in dataset.notes:
-        print(f"note: {note}", flush=True)
+        print(f"note: {printable(note)}", flush=True)
 
 
 def experiment_values(config: Any) -> dict[str, Any]:
