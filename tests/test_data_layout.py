@@ -55,7 +55,7 @@ def test_names_of_splits_may_be_classes(tmp_path):
         (("val/a/1", "valid/a/1", "train/a/1"), "two folders for the same split"),
         (("a/1", "b/1", "test/a/1", "test/b/1"), "has test, but no folder train"),
         (("test/a/1", "val/a/1"), "has test and val, but no folder train"),
-        (("train/a/1", "train/b/1", "test/1"), "different classes"),
+        (("train/a/1", "train/b/1", "test/1"), "classes in train and none in test"),
         (("a/.x", "b/1"), "a holds no image"),
     ],
 )

@@ -83,10 +83,7 @@ def set_apart(
     """
     first, second = stratified_indices(labels, 0.2, 20, originals)
     if not len(second):
-        raise UserError(
-            "every class has a single example (copies count once), so none is left to test on; add "
-            "examples"
-        )
+        raise UserError("every class has a single example (copies count once): add some to test on")
     if not (lone := sorted({*labels.tolist()} - {*labels[second].tolist()})):
         return first, second, []
     alone = some_of(names[int(label)] for label in lone)

@@ -23,10 +23,7 @@ _SPLIT = re.compile(
 _MASK = re.compile(r"[_ -]masks?([_ -]?\d+)?$", re.IGNORECASE)
 
 #: Files and folders that operating systems leave behind, in lower case.
-_OF_SYSTEMS = (
-    *("thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin"),
-    *("system volume information", "lost+found"),
-)
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "lost+found")
 
 #: Why files of a folder are not used -> the files, and folders of such files.
 _Left = defaultdict[str, list[Path]]
@@ -94,8 +91,15 @@ def find_layout(root: Path, what: str) -> Layout:
         parts = {"train": root}
     classes = {split: _classes(folder, what) for split, folder in parts.items()}
     names = sorted(classes["train"])
+    flat = {split: list(there.values()) == [parts[split]] for split, there in classes.items()}
     for split, there in classes.items():
-        if list(there.values()) != [parts[split]]:
+        if flat[split] != flat["train"]:
+            some, none = (parts[of].name for of in sorted(("train", split), key=flat.__getitem__))
+            raise UserError(
+                f"{root} has folders of classes in {some} and none in {none}; sort the files of "
+                f"{none} into such folders, or move it elsewhere"
+            )
+        if not flat[split]:
             _leave_out(parts[split], there.values(), "classes", left)
         if set(there) != set(names):
             differing = [f'"{name}"' for name in sorted(set(names) ^ set(there))]
@@ -114,8 +118,8 @@ def find_layout(root: Path, what: str) -> Layout:
                     f"{folders[name]} holds no {what}; put some in, or remove the folder"
                 )
             splits[split] += [File(path, label) for path in paths]
-    notes = [*_told(root, left), *_doubts(names, classes["train"], splits)]
-    return Layout(splits, tuple(names), tuple(notes))
+    notes = (*_told(root, left), *_doubts(classes["train"], splits))
+    return Layout(splits, tuple(names), notes)
 
 
 def _splits(root: Path, inside: Sequence[str]) -> dict[str, Path]:
@@ -206,12 +210,11 @@ def _told(root: Path, left: _Left) -> Iterator[str]:
         yield f"not used: {files:,} {why.format('s' * (files != 1))} ({some_of(names)})"
 
 
-def _doubts(
-    names: Sequence[str], folders: Mapping[str, Path], splits: Mapping[str, Sequence[File]]
-) -> Iterator[str]:
+def _doubts(folders: Mapping[str, Path], splits: Mapping[str, Sequence[File]]) -> Iterator[str]:
     """What is used, and may not be what is meant."""
-    if len(names) == 1 and (inside := _subfolders(folders[names[0]])):
-        yield f"{names[0]} is the only class; name that folder to have {some_of(inside)} as classes"
+    (name, folder), *others = folders.items()
+    if not others and (inside := _subfolders(folder)):
+        yield f"{name} is the only class; name that folder to have {some_of(inside)} as classes"
     files = [file.path for part in splits.values() for file in part]
     if masks := [path.name for path in files if _MASK.search(path.stem)]:
         yield (

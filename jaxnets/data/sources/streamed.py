@@ -92,7 +92,7 @@ def stream_folder(
       UserError: the sizes differ and none is given; or a header can't be read.
     """
     files = [file for part in layout.splits.values() for file in part]
-    each = (reader.header(file.path) for file in files)
+    each = map(reader.header, (file.path for file in files))
     first = next((header for header in each if not isinstance(header, str)), None)
     if first is None or not decoding.streams(len(files), reader.column([first], root).shape):
         return None
