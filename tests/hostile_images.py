@@ -1,4 +1,4 @@
-"""Images that cannot be trained on, and folders that are no data sets."""
+"""Images that cannot be trained on, and small folders of images."""
 
 import io
 import os

@@ -74,8 +74,8 @@ BAD = {"cat/x.png": b"", "dog/x.zip": b"PK\x03\x04", "dog/x.gif": FILES["moving.
 TAKEN: dict[str, tuple[Any, ...]] = {
     "six pictures in all": (TWO,),
     "an export of Roboflow": (
-        SPLITS | pics(form="test/{}/{}.png") | {"README.txt": b"x", "data.yaml": b"x"},
-        "2 files beside the splits (README.txt, data.yaml)",
+        SPLITS | pics(form="test/{}/{}.png") | {"README.txt": b"x", "all.zip": b"PK\x03\x04"},
+        "2 files beside the splits (README.txt, all.zip)",
     ),
     "no folder to test": (SPLITS,),
     "folders beside the splits": (
@@ -129,7 +129,6 @@ TAKEN: dict[str, tuple[Any, ...]] = {
         "left out: 3 files that can't be used: cat/x.png (empty), dog/x.gif (animated",
         "--skip-bad",
     ),
-    "a ZIP beside its content": (TWO | {"all.zip": b"PK\x03\x04"}, "(all.zip)"),
     "one folder for both splits": (
         pics(form="../else/{}/{}.png") | {"train": link("../else"), "test": link("../else")},
         "6 of the 6 test examples are exact copies",
