@@ -1,6 +1,11 @@
-"""The one error type of what a user can cause."""
+"""The one error type of what a user can cause, and texts on one line."""
 
-__all__ = ["UserError"]
+__all__ = ["UserError", "printable"]
+
+
+def printable(text: str) -> str:
+    """A text on one line: names of files may hold line breaks, escape sequences and worse."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class UserError(ValueError):

@@ -127,12 +127,6 @@ def test_a_file_that_changes_while_it_is_read_is_named(root, monkeypatch, change
     assert len(load(f"folder:{root}").splits["train"]) == 8
 
 
-def test_hidden_files_do_not_count(root):
-    (root / "cat" / ".DS_Store").write_bytes(b"junk")
-    (root / ".git" / "objects").mkdir(parents=True)
-    assert load(f"folder:{root}").class_names == ("cat", "dog")
-
-
 def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:, 10:30] = (200, 100, 50)
@@ -204,13 +198,6 @@ def test_unusable_files_are_named_at_once_or_skipped_and_counted(root):
         assert dataset.skipped == count and dataset.fingerprint == good.fingerprint
 
 
-def test_a_class_of_nothing_but_unusable_files_is_named(root):
-    (root / "fox").mkdir()
-    (root / "fox" / "x.png").write_bytes(b"")
-    with pytest.raises(UserError, match='no usable image of "fox"'):
-        load(f"folder:{root}", skip_bad=True)
-
-
 def test_a_long_list_is_counted_by_reason_and_whole_in_a_file(root):
     for index in range(30):
         (root / "cat" / f"bad{index:02}.png").write_bytes(b"" if index else b"no image")
@@ -240,23 +227,6 @@ def test_what_is_transparent_is_laid_on_a_background(root):
         np.testing.assert_array_equal(ImageFiles().row(root / "cat" / "clear.png", column), found)
     with pytest.raises(UserError, match="'no colour' is no colour"):
         load(f"folder:{root}", background="no colour")
-
-
-@pytest.mark.parametrize(
-    ("start", "told"),
-    [
-        (b"\0\0\0\x18ftypheic", "HEIC; convert it"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"%PDF-1.7", "PDF"),
-        (b"<!DOCTYPE html><html>", "a web page, not an image"),
-        (b"PK\x03\x04", "a ZIP archive, not an image"),
-        (b"hello", "not an image"),
-    ],
-)
-def test_formats_that_cannot_be_read_are_named(root, start, told):
-    (root / "cat" / "photo.bin").write_bytes(start)
-    with pytest.raises(UserError, match=f"photo.bin .{told}"):
-        load(f"folder:{root}")
 
 
 def test_files_that_were_only_touched_are_not_decoded_again(root, monkeypatch):
@@ -299,15 +269,6 @@ def test_exact_copies_are_on_one_side(tmp_path):
     assert "80 of 120 examples are exact copies of others" in dataset.notes[0]
     rest, held_out = split_validation(train, 0.25, seed=1)
     assert len(held_out) == 24 and count_copies(held_out, rest) == 0
-
-
-def test_copies_across_given_splits_are_told(root):
-    for part, value in (("train", 3), ("test", 3), ("test", 4)):
-        for name in ("cat", "dog"):
-            pixels = np.full((6, 4), value + 100 * (name == "dog"), np.uint8)
-            save(root / "all" / part / name / f"{value}.png", pixels)
-    (note,) = load(f"folder:{root / 'all'}").notes
-    assert "2 of the 4 test examples are exact copies of training examples" in note
 
 
 def test_a_validation_folder_is_a_split_of_its_own(root):

@@ -127,7 +127,7 @@ def test_bad_examples_are_named_together_or_left_out_and_counted(tmp_path):
     [
         ([(1, "a b")] * 3, "has texts of 1 class; it needs two or more"),
         ([(k, "spam " * (2 * n + k)) for n in range(3) for k in (1, 2)], "vocabulary of 1 words"),
-        ([(1, "a b"), (2, "c d")] * 3, r"a single text \(copies count once\)"),
+        ([(1, "a b"), (2, "c d")] * 3, r"a single example \(copies count once\)"),
     ],
 )
 def test_what_nothing_can_be_learned_from_is_refused(tmp_path, rows, words):

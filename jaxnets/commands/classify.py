@@ -84,7 +84,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     if dataset.num_classes < 2:
         raise UserError(
             f"{dataset.name} has {checks.one_class(dataset)}, and a classifier tells two or more "
-            "apart: put the files of each into a sub-folder"
+            "apart: name a folder with one sub-folder for each class"
         )
     size = given(config.batch_size)
     checks.check_batch(size, mesh, config.micro_batches)

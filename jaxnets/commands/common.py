@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxnets
 from jaxnets.commands.configs.options import NOT_WHAT, ImageOptions
+from jaxnets.errors import printable
 from jaxnets.files import write_json
 from jaxnets.run.runs import config_values
 
@@ -43,7 +44,7 @@ def print_notes(dataset: DataSet) -> None:
     if dataset.name.startswith(("folder:", "tfds:")) and not dataset.splits["train"].lazy:
         print(f"note: all images are decoded ahead, into {size:,.1f} MB of the cache", flush=True)
     for note in dataset.notes:
-        print(f"note: {note}", flush=True)
+        print(f"note: {printable(note)}", flush=True)
 
 
 def experiment_values(config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxnets.commands.configs.data import Cache, Prepare, Show
 from jaxnets.commands.session import Session
 from jaxnets.data import cache_dir, contact_sheet, describe, example_page
 from jaxnets.data.cache import entries, remove
+from jaxnets.errors import printable
 from jaxnets.files import check_writable
 
 
@@ -82,7 +83,7 @@ def format_description(description: Mapping[str, Any]) -> str:
         ]
     for pair, count in description["duplicates_across"].items():
         lines.append(f"in both {pair.replace('/', ' and ')}: {count} examples")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _told(split: Mapping[str, Any]) -> str:

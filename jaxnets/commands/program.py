@@ -21,7 +21,7 @@ from jaxnets import __version__
 from jaxnets.commands import flags, processes
 from jaxnets.commands.configs import classify, data, generate, quickstart, use
 from jaxnets.commands.session import Session
-from jaxnets.errors import UserError
+from jaxnets.errors import UserError, printable
 from jaxnets.processes import distributed
 from jaxnets.registry import check_name
 from jaxnets.run.interruption import Interrupted, Watchdog
@@ -220,8 +220,7 @@ def _give_up_output() -> None:
 
 
 def _sentence(text: str) -> str:
-    # File names and JSON may hold line breaks, escape sequences and worse.
-    return "error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return f"error: {printable(text)}"
 
 
 def program() -> None:

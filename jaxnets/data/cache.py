@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnets.columns import Column, from_json, to_json
 from jaxnets.data.dataset import DataSet, Split, array_digest, check_alike, digests, fingerprint_of
-from jaxnets.data.dividing import first_copies, row_hashes, stratified_indices
+from jaxnets.data.dividing import first_copies, row_hashes, set_apart
 from jaxnets.data.listing import Listing, write_listing
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, cleaning
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 3
 LISTING = "files.json.gz"
-TEST_FRACTION = 0.2
-TEST_SEED = 20
 CHUNK_BYTES = 1 << 26
 
 #: Prepared data that take more disk than this go, those first that were not used for longest.
@@ -100,14 +98,11 @@ class Staging:
         parts = {name: (split, np.arange(len(split))) for name, split in self._splits.items()}
         if "test" not in parts:
             train = self._splits["train"]
-            labels = train.target if train.labelled else np.zeros(len(train), np.int32)
             originals = first_copies(train.inputs)
-            first, second = stratified_indices(labels, TEST_FRACTION, TEST_SEED, originals)
-            if not len(second):
-                raise UserError(
-                    "every class has a single example (copies count once), so none is left to "
-                    "test on; add examples"
-                )
+            labels = train.target if train.labelled else np.zeros(len(train), np.int32)
+            names = getattr(train.columns.get("target"), "names", ())
+            first, second, notes = set_apart(labels, names, originals)
+            self.notes += notes
             parts |= {"train": (train, first), "test": (train, second)}
             copies = int(np.sum(originals != np.arange(len(train))))
             if copies:

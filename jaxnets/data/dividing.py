@@ -1,18 +1,21 @@
 """The fixed ways to divide a data set, with copies on one side."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxnets.data.dataset import Split
 from jaxnets.data.lazy import LazyRows
+from jaxnets.data.listing import some_of
 from jaxnets.data.order import generator
 from jaxnets.errors import UserError
 
 __all__ = [
     "first_copies",
     "row_hashes",
+    "set_apart",
     "split_validation",
     "stratified_indices",
     "take_per_class",
@@ -71,6 +74,26 @@ def stratified_indices(
         chosen[np.concatenate(second)] = True
     chosen = chosen[originals]
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def set_apart(
+    labels: np.ndarray, names: Sequence[str], originals: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Sets a fifth of every class apart for testing, always the same: see `stratified_indices`.
+
+    Returns:
+      Sorted positions to train on and to test on, and a note on classes that have none to test on.
+
+    Raises:
+      UserError: there is none to test on.
+    """
+    first, second = stratified_indices(labels, 0.2, 20, originals)
+    if not len(second):
+        raise UserError("every class has a single example (copies count once): add some to test on")
+    if not (lone := sorted({*labels.tolist()} - {*labels[second].tolist()})):
+        return first, second, []
+    alone = some_of(names[int(label)] for label in lone)
+    return first, second, [f"no example of {alone} is left to test on: a class needs two or more"]
 
 
 def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -234,7 +234,7 @@ def confusion_svg(matrix: ArrayLike, class_names: Sequence[str] | None = None) -
             f"a confusion matrix of shape {counts.shape} with {len(names)} class names; "
             "give [K, K] counts and K names."
         )
-    names = [_plain(name) for name in names]
+    names = [_plain(n if len(n) <= 24 else f"{n[:12]}…{n[-11:]}") for n in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(9.0, 2.2 + 0.45 * len(names))
     figure = _figure(side + 0.6, side)

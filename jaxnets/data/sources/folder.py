@@ -82,17 +82,21 @@ def load_files(
     """
     root = root_of(name)
     layout = find_layout(root, reader.what)
-    if decoding is not None and isinstance(reader, ImageFiles):
-        streamed = stream_folder(name, root, layout, reader, decoding, skip_bad)
-        if streamed is not None:
-            return streamed
     paths = {split: [file.path for file in files] for split, files in layout.splits.items()}
+    options = [layout.class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
 
     def build(staging: Staging) -> int:
         return _build(root, layout, staging, reader, skip_bad)
 
-    options = [layout.class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
-    return from_files(name, root, paths, options, reader.decoder, build, layout.notes)
+    with warnings.catch_warnings():
+        # Pillow warns of what is large, or odd in a header; here it is judged by its pixels. The
+        # filter is set once, because filters belong to the process, not to a thread of a pool.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if decoding is not None and isinstance(reader, ImageFiles):
+            streamed = stream_folder(name, root, layout, reader, decoding, skip_bad)
+            if streamed is not None:
+                return streamed
+        return from_files(name, root, paths, options, reader.decoder, build, layout.notes)
 
 
 def from_files(
@@ -201,10 +205,7 @@ def _check_stamps(root: Path, before: Mapping[Path, tuple[int, ...]]) -> None:
 def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, skip_bad: bool) -> int:
     """Decodes into `staging`, and counts the files that can't be used."""
     bad: dict[Path, str] = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Pillow warns of what is large, or odd in a header; here it is judged by its pixels. The
-        # filter is set once, because filters belong to the process, not to a thread of the pool.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    with ThreadPoolExecutor() as pool:
         files = [file for part in layout.splits.values() for file in part]
         headers = dict(zip(files, pool.map(lambda f: reader.header(f.path), files), strict=True))
         bad |= {file.path: h for file, h in headers.items() if isinstance(h, str)}
@@ -224,7 +225,7 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
                     count += 1
                 staging.drop_after(split, count)
                 if skip_bad:
-                    _check_classes(root, split, layout, out.target[:count], bad, reader)
+                    layout.check_usable(root, split, out.target[:count], len(bad), reader.what)
             staging.notes += reader.notes(good, column)
     if bad and (not skip_bad or not good):
         told = f"{root} has {told_bad(root, bad)}"
@@ -232,22 +233,6 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
     if bad:  # without the folder's path: a copy of the folder has the same notes
         staging.notes.append(f"left out: {told_bad(root, bad)}")
     return len(bad)
-
-
-def _check_classes(
-    root: Path,
-    split: str,
-    layout: Layout,
-    labels: np.ndarray,
-    bad: dict[Path, str],
-    reader: FileReader,
-) -> None:
-    empty = sorted(set(range(len(layout.class_names))) - set(labels.tolist()))
-    if empty:
-        raise UserError(
-            f'{root} has no usable {reader.what} of "{layout.class_names[empty[0]]}" for {split} '
-            f"once the {len(bad)} unusable files are left out; put some in, or remove the class"
-        )
 
 
 def _decoded(

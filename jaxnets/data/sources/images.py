@@ -232,6 +232,8 @@ def _reason(error: Exception, source: Path | io.BytesIO) -> str:
         return _foreign(source) if isinstance(source, Path) else "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"over {MAX_PIXELS // 10**6} megapixels"
+    if isinstance(error, OSError) and error.strerror:
+        return f"can't be read: {error.strerror}"
     return f"damaged: {' '.join(str(error).split())[:80] or type(error).__name__}"
 
 

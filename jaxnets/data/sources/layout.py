@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,14 @@ _SPLIT = re.compile(
     re.IGNORECASE,
 )
 
+_MASK = re.compile(r"[_ -]masks?([_ -]?\d+)?$", re.IGNORECASE)
+
 #: Files and folders that operating systems leave behind, in lower case.
-_OF_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "lost+found")
+
+#: Why files of a folder are not used -> the files, and folders of such files.
+_Left = defaultdict[str, list[Path]]
+_HIDDEN, _LINKED = "hidden file{}", "linked folder{} inside a class"
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,23 @@ class Layout:
     Attributes:
       splits: "train", and "test" and "validation" where the folder has them -> files.
       class_names: in alphabetical order; that of the folder itself where it has no sub-folders.
-      notes: a sentence about each thing in the folder that is not used.
+      notes: sentences that count and name what in the folder is not used.
     """
 
     splits: dict[str, list[File]]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def check_usable(
+        self, root: Path, split: str, labels: Iterable[int], bad: int, what: str
+    ) -> None:
+        """Fails where no file of a class is left once so many unusable ones are left out."""
+        empty = sorted(set(range(len(self.class_names))) - set(labels))
+        if empty:
+            raise UserError(
+                f'{root} has no usable {what} of "{self.class_names[empty[0]]}" for {split} once '
+                f"the {bad} unusable files are left out; put some in, or remove the class"
+            )
 
 
 def find_layout(root: Path, what: str) -> Layout:
@@ -65,24 +83,26 @@ def find_layout(root: Path, what: str) -> Layout:
             f"{root} is {'a file' if root.exists() else 'not there'}; name a folder with "
             "one sub-folder for each class"
         )
-    inside = _subfolders(root)
-    parts = _splits(root, inside)
-    notes: list[str] = []
+    left: _Left = defaultdict(list)
+    parts = _splits(root, _subfolders(root))
     if parts:
-        used = {folder.name for folder in parts.values()}
-        notes += _unused(root, [name for name in inside if name not in used], "folder")
-        notes += _unused(root, _loose_files(root), "file")
+        _leave_out(root, parts.values(), "splits", left)
     else:
         parts = {"train": root}
-    classes: dict[str, dict[str, Path]] = {}
-    for split, folder in parts.items():
-        classes[split] = _classes(folder, what)
-        if classes[split] != {_name(root): folder}:
-            notes += _unused(folder, _loose_files(folder), "file")
+    classes = {split: _classes(folder, what) for split, folder in parts.items()}
     names = sorted(classes["train"])
+    flat = {split: list(there.values()) == [parts[split]] for split, there in classes.items()}
     for split, there in classes.items():
+        if flat[split] != flat["train"]:
+            some, none = (parts[of].name for of in sorted(("train", split), key=flat.__getitem__))
+            raise UserError(
+                f"{root} has folders of classes in {some} and none in {none}; sort the files of "
+                f"{none} into such folders, or move it elsewhere"
+            )
+        if not flat[split]:
+            _leave_out(parts[split], there.values(), "classes", left)
         if set(there) != set(names):
-            differing = sorted(set(names) ^ set(there))
+            differing = [f'"{name}"' for name in sorted(set(names) ^ set(there))]
             raise UserError(
                 f"{root} has different classes in {parts['train'].name} and {parts[split].name}: "
                 f"{some_of(differing)} {'is' if len(differing) == 1 else 'are'} in only one of them"
@@ -92,13 +112,14 @@ def find_layout(root: Path, what: str) -> Layout:
         splits[split] = []
         for label, name in enumerate(names):
             check_path(name, f"in {parts[split]} the class")
-            paths = sorted(visible_files(folders[name]), key=lambda path: path.parts)
+            paths = sorted(visible_files(folders[name], left), key=lambda path: path.parts)
             if not paths:
                 raise UserError(
                     f"{folders[name]} holds no {what}; put some in, or remove the folder"
                 )
             splits[split] += [File(path, label) for path in paths]
-    return Layout(splits, tuple(names), tuple(notes))
+    notes = (*_told(root, left), *_doubts(classes["train"], splits))
+    return Layout(splits, tuple(names), notes)
 
 
 def _splits(root: Path, inside: Sequence[str]) -> dict[str, Path]:
@@ -142,6 +163,13 @@ def _classes(folder: Path, what: str) -> dict[str, Path]:
                 "put their files into one"
             )
         found[plain] = folder / name
+    home, names = folder.resolve(), dict[Path, str]()
+    for name, path in found.items():
+        real = path.resolve()
+        if home.is_relative_to(real):
+            raise UserError(f"{path} is a link to a folder around it, {real}; remove it")
+        if (other := names.setdefault(real, name)) != name:
+            raise UserError(f"in {folder} {other} and {name} are the same folder; keep one name")
     if found:
         return found
     if not _loose_files(folder):
@@ -167,19 +195,38 @@ def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _OF_SYSTEMS
 
 
-def _unused(folder: Path, names: Sequence[str], what: str) -> list[str]:
-    """A sentence that names what in a folder is not used, if there is any."""
-    if not names:
-        return []
-    verb = f"{what} {names[0]} is" if len(names) == 1 else f"{len(names):,} {what}s are"
-    told = f" ({some_of(names)})" if len(names) > 1 else ""
-    place = "the classes" if what == "file" else "the splits"
-    return [f"in {folder} the {verb} not used{told}: beside {place}, not in one of them"]
+def _leave_out(folder: Path, used: Collection[Path], place: str, left: _Left) -> None:
+    """Adds what lies in a folder beside its splits or classes."""
+    for path in {*folder.iterdir()} - {*used}:
+        left[f"file{{}} beside the {place}" if _is_visible(path.name) else _HIDDEN].append(path)
 
 
-def visible_files(folder: Path) -> Iterator[Path]:
-    """Whatever is no folder in a folder and those inside it; links to folders are not followed.
+def _told(root: Path, left: _Left) -> Iterator[str]:
+    """A sentence for each reason: how many files are not used, and where they are."""
+    for why, paths in left.items():
+        folders = {path for path in paths if path.is_dir() and not path.is_symlink()}
+        names = [f"{path.relative_to(root)}{'/' * (path in folders)}" for path in sorted(paths)]
+        files = len(paths) - len(folders) + sum(len(f) for p in folders for *_, f in os.walk(p))
+        yield f"not used: {files:,} {why.format('s' * (files != 1))} ({some_of(names)})"
 
+
+def _doubts(folders: Mapping[str, Path], splits: Mapping[str, Sequence[File]]) -> Iterator[str]:
+    """What is used, and may not be what is meant."""
+    (name, folder), *others = folders.items()
+    if not others and (inside := _subfolders(folder)):
+        yield f"{name} is the only class; name that folder to have {some_of(inside)} as classes"
+    files = [file.path for part in splits.values() for file in part]
+    if masks := [path.name for path in files if _MASK.search(path.stem)]:
+        yield (
+            f"{len(masks):,} of {len(files):,} files are named like masks ({some_of(masks)}) and "
+            "are used like all others; move them out if they are none of the class"
+        )
+
+
+def visible_files(folder: Path, left: _Left | None = None) -> Iterator[Path]:
+    """Whatever is no folder in a folder and those inside it; what is passed over goes to `left`.
+
+    Links to folders are not followed.
     Not `Path.rglob`, which recurses (a thousand nested folders are too many for it) and passes over
     folders that it has no permission to read.
     """
@@ -187,9 +234,10 @@ def visible_files(folder: Path) -> Iterator[Path]:
     while todo:
         with os.scandir(todo.pop()) as entries:
             for entry in entries:
-                if not _is_visible(entry.name):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
+                hidden = not _is_visible(entry.name)
+                if not hidden and entry.is_dir(follow_symlinks=False):
                     todo.append(entry.path)
-                elif not os.path.isdir(entry.path):
+                elif not hidden and not os.path.isdir(entry.path):
                     yield Path(entry.path)
+                elif left is not None:
+                    left[_HIDDEN if hidden else _LINKED].append(Path(entry.path))

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxnets.columns import Classes, Column, Image, to_json
-from jaxnets.data.cache import TEST_FRACTION, TEST_SEED
 from jaxnets.data.dataset import DataSet, Split, read_rows
-from jaxnets.data.dividing import stratified_indices
+from jaxnets.data.dividing import set_apart
 from jaxnets.data.lazy import LazyRows
 from jaxnets.data.listing import told_bad
 from jaxnets.data.sources.images import ImageFiles
@@ -26,7 +25,7 @@ from jaxnets.files import cache_dir, write_files
 
 __all__ = ["Decoding", "stream_folder", "stream_tfds"]
 
-#: Files whose headers are read where the size of the images is given.
+#: Files that are decoded before the start; where a size is given, no other header is read.
 _LOOKED_AT = 256
 _BLOCK = 1024
 
@@ -93,8 +92,8 @@ def stream_folder(
       UserError: the sizes differ and none is given; or a header can't be read.
     """
     files = [file for part in layout.splits.values() for file in part]
-    at_first = (reader.header(file.path) for file in files[:_LOOKED_AT])
-    first = next((header for header in at_first if not isinstance(header, str)), None)
+    each = map(reader.header, (file.path for file in files))
+    first = next((header for header in each if not isinstance(header, str)), None)
     if first is None or not decoding.streams(len(files), reader.column([first], root).shape):
         return None
     step = 1 if reader.image_size is None else max(1, len(files) // _LOOKED_AT)
@@ -103,11 +102,15 @@ def stream_folder(
         headers = dict(
             zip(looked_at, pool.map(lambda f: reader.header(f.path), looked_at), strict=True)
         )
-    bad = {file.path: h for file, h in headers.items() if isinstance(h, str)}
-    good = [h for h in headers.values() if not isinstance(h, str)]
+        good = [h for h in headers.values() if not isinstance(h, str)]
+        column = reader.column(good, root)
+        bad = {file.path: h for file, h in headers.items() if isinstance(h, str)}
+        seen = [file.path for file in looked_at if file.path not in bad]
+        seen = seen[:: max(1, len(seen) // _LOOKED_AT)]
+        rows = pool.map(lambda path: reader.row(path, column), seen)
+        bad |= {path: row for path, row in zip(seen, rows, strict=True) if isinstance(row, str)}
     if bad and not skip_bad:
         raise UserError(f"{root} has {told_bad(root, bad)}; remove them or add --skip-bad")
-    column = reader.column(good, root)
     notes = [*layout.notes, decoding.told(len(files), column.shape)]
     if step > 1:
         notes.append(f"{len(headers):,} of the files were looked at before the start")
@@ -122,6 +125,7 @@ def stream_folder(
         for path, file in zip(names, usable, strict=True):
             digest.update(b"%s\0%s\0%d\n" % (split.encode(), path, os.stat(file.path).st_size))
         labels = np.array([file.label for file in usable], np.int32)
+        layout.check_usable(root, split, labels, len(bad), reader.what)
         parts[split] = LazyRows(np.array(names), labels, column, rows.read, rows.view), labels
     return _dataset(name, parts, column, layout.class_names, notes, digest.hexdigest(), len(bad))
 
@@ -204,8 +208,9 @@ def _dataset(
             raise UserError(f'the split "{split}" has no examples; each split needs some')
     if "test" not in splits:
         train = splits["train"]
-        first, second = stratified_indices(train.target, TEST_FRACTION, TEST_SEED)
+        first, second, more = set_apart(train.target, classes)
         splits |= {"train": train.take(first), "test": train.take(second)}
+        notes = [*notes, *more]
     told = json.dumps([to_json(column), list(classes), content])
     fingerprint = hashlib.sha256(told.encode()).hexdigest()
     return DataSet(name, splits, skipped=skipped, notes=tuple(notes), fingerprint=fingerprint)

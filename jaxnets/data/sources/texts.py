@@ -14,9 +14,9 @@ import numpy as np
 import jaxnets
 from jaxnets.columns import Classes
 from jaxnets.columns.tokens import Unit, fit_tokens
-from jaxnets.data.cache import TEST_FRACTION, TEST_SEED, Staging
+from jaxnets.data.cache import Staging
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.dividing import stratified_indices
+from jaxnets.data.dividing import set_apart
 from jaxnets.data.listing import some_of
 from jaxnets.data.sources.folder import from_files, root_of
 from jaxnets.data.sources.layout import find_layout
@@ -98,12 +98,8 @@ def _stage(
         labels = np.array([number[example.label] for example in train])
         first: dict[str, int] = {}
         originals = np.array([first.setdefault(e.text, i) for i, e in enumerate(train)])
-        halves = stratified_indices(labels, TEST_FRACTION, TEST_SEED, originals)
-        if not len(halves[1]):
-            raise UserError(
-                f"{root}: every class has a single text (copies count once), so none is left to "
-                "test on; add texts"
-            )
+        *halves, notes = set_apart(labels, names, originals)
+        staging.notes += notes
         parts |= {s: [train[i] for i in h] for s, h in zip(("train", "test"), halves, strict=True)}
     column = fit_tokens([example.text for example in parts["train"]], unit)
     columns = {"inputs": column, "target": Classes(tuple(names))}
