@@ -102,7 +102,7 @@ def stream_folder(
         headers = dict(
             zip(looked_at, pool.map(lambda f: reader.header(f.path), looked_at), strict=True)
         )
-        good = [h for h in headers.values() if not isinstance(h, str)]
+        good = [h for h in headers.values() if not isinstance(h, str)] or [first]
         column = reader.column(good, root)
         bad = {file.path: h for file, h in headers.items() if isinstance(h, str)}
         seen = [file.path for file in looked_at if file.path not in bad]
