@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 
 from jaxnets.commands import populations
+from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.history import History
@@ -27,7 +28,16 @@ from jaxnets.run.guard import LearningWatch
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = ["augmented", "by_class", "next_steps", "of_data", "told_cases", "watch", "write"]
+__all__ = [
+    "augmented",
+    "by_class",
+    "next_steps",
+    "of_data",
+    "of_members",
+    "told_cases",
+    "watch",
+    "write",
+]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -42,7 +52,7 @@ def augmented(config: Classify) -> str:
         f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
         "mirrored, half of them" if config.flip else "",
         f"blanked in a square of {config.cutout} pixels" if config.cutout else "",
-        f"blended in pairs (mixup, {config.mixup:g})" if config.mixup else "",
+        "blended in pairs (mixup)" if config.mixup else "",
     ]
     return ", ".join(filter(None, changes)) or "as they are"
 
@@ -64,6 +74,13 @@ _ROWS = {
 }
 
 
+def of_members(config: Classify, numbers: Mapping[str, Any]) -> Sequence[int]:
+    """The numbers of the networks that a report shows: all seeds, or the best of a sweep."""
+    if not config.sweep:
+        return range(config.seeds)
+    return [sweeps.best_member(config, populations.names(config), numbers)[0]]
+
+
 def write(history: History, parts: Sequence[report.Section], absent: Sequence[str] = ()) -> None:
     """Writes the report of a run, with the parts that `of_data` gave, and prints its table.
 
@@ -73,7 +90,8 @@ def write(history: History, parts: Sequence[report.Section], absent: Sequence[st
     rows = [
         (what.format(**numbers), populations.shown(numbers, name, form))
         for name, (what, form) in _ROWS.items()
-        if name in numbers
+        # A mean over the values of a sweep would say nothing.
+        if name in numbers and not (history.config.sweep and f"{name}_std" in numbers)
     ]
     rows += history.rows()
     curves = [
@@ -93,7 +111,7 @@ def of_data(
 ) -> list[report.Section]:
     """The part of a report that the data are needed for.
 
-    It shows the first, or only, network; `judged` says how each does on the test data.
+    It shows the network that is given; `judged` says how each does on the test data.
     """
     column, test = dataset.columns["inputs"], dataset.splits["test"]
     confusion = np.sum([one.confusion for one in judged], axis=0)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, Range
 from jaxnets.commands.configs.options import (
     MediaOptions,
@@ -86,11 +87,11 @@ class LossOptions:
     """cross_entropy or focal."""
     focal_gamma: Annotated[float, NOT_NEGATIVE] = 2.0
     """Exponent of the focal loss."""
-    label_smoothing: float = 0.2
+    label_smoothing: Annotated[float, DECAY] = 0.2
     """Share of the target that is spread over all classes."""
     balance_classes: bool = False
     """Weigh classes by the inverse of their frequency in the training images."""
-    dropout: float | None = None
+    dropout: Annotated[float | None, DECAY] = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
 
@@ -168,6 +169,17 @@ class Classify(
         "run_dir",
     )
     USUAL: ClassVar[Mapping[str, Any]] = PRESETS["default"]
+    SWEPT: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "weight_decay",
+        "momentum",
+        "clip_norm",
+        "ema_decay",
+        "label_smoothing",
+        "focal_gamma",
+        "dropout",
+        "mixup",
+    )
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
@@ -214,7 +226,12 @@ def resolve(config: Classify) -> Classify:
     if config.resized_crop is not None:
         config = with_preset(config, {"crop_padding": 0})
     config = with_preset(config, values)
-    check_numbers(config)
+    if (sweep := sweeps.sweep_of(config)) is not None:
+        # The greatest, which is above zero: a part of the step that it turns on is there.
+        config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
+    for one in sweeps.each(config):
+        check_numbers(one)
+    sweeps.check(config)
     if config.patience is not None and config.eval_every == 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
     if config.freeze is not None and config.init_from is None:

@@ -241,10 +241,18 @@ class Generate(
     classes and differ within each: the folder of a `classify` run on the same data; shipped, the
     one that comes with jaxnets (for digits and fashion_mnist, and then the default); imagenet, for
     colour images; or none."""
-    sweep: str = ""
-    """Train one GAN for each value of a number, all in one program, and tell which is the best:
-    NAME=VALUE,VALUE,... such as gamma=0.01,0.1,1, or any flag that is a number of the step."""
 
+    SWEPT: ClassVar[tuple[str, ...]] = (
+        "penalty_weight",
+        "generator_learning_rate",
+        "discriminator_learning_rate",
+        "lecam_weight",
+        "path_length_weight",
+        "matching_weight",
+        "auxiliary_weight",
+        "augment_probability",
+        "ema_half_life",
+    )
     #: Fields -> what was done before there was a choice, where that is not the default.
     BEFORE: ClassVar = types.MappingProxyType({"path_length_weight": 0.0})
 
