@@ -157,9 +157,9 @@ class History:
         common.print_table(title, rows)
         table, told = self._sweep()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for row in table:
+        for i, row in enumerate(table):
             cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-            print(f"  {'  '.join(cells).rstrip()}")
+            print("\n" * (i == 0) + f"  {'  '.join(cells)}".rstrip())
         for line in (*told, *sentences, f"report: {path}"):
             print(f"  {line}")
 
