@@ -10,6 +10,7 @@ from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summa
 from jaxnets import data
 from jaxnets.commands import classify, populations
 from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.constraints import Swept, constraints
 from jaxnets.devices import parallel
 from jaxnets.run.log import read_records
 
@@ -101,7 +102,7 @@ SWEPT = {
 }
 
 
-@pytest.mark.parametrize("field", Classify.SWEPT)
+@pytest.mark.parametrize("field", [name for name, _ in constraints(Classify, Swept)])
 def test_a_classifier_of_a_sweep_is_the_run_with_its_value(field):
     loss = "focal" if field == "focal_gamma" else "cross_entropy"
     dataset = data.load("digits")

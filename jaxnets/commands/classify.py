@@ -301,7 +301,7 @@ def run(config: Classify, session: Session) -> Path:
     folder, dataset, numbers = done.folder, done.dataset, done.result.metrics
     built, test = done.built, dataset.splits["test"]
     members = populations.members(done.config, done.result.state)
-    members = [members[number] for number in findings.of_members(done.config, numbers)]
+    members = [members[number] for number in populations.looked_at(done.config, numbers)]
     members = [member for member in members if not populations.has_diverged(member)]
     judged = [built.judge(member, test) for member in members]
     first = evaluate.to_look_at(members[0])

@@ -25,7 +25,6 @@ from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints, sweeps
 from jaxnets.commands.configs import generate as generate_config
 from jaxnets.commands.configs.generate import Generate
-from jaxnets.commands.configs.options import RunOptions
 from jaxnets.commands.configs.reading import config_of_run, need_kind
 from jaxnets.commands.configs.use import Evaluate
 from jaxnets.commands.gan_step import Built
@@ -75,15 +74,9 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
     numbers = built.task.evaluate(state)
-    _tell_sweep(options, numbers)
+    for sentence in sweeps.winners(options, populations.names(options), numbers)[1]:
+        print(sentence, file=sys.stderr)
     return dataset, int(state.step), numbers
-
-
-def _tell_sweep(config: RunOptions, numbers: Mapping[str, Any]) -> None:
-    """Says which value of a sweep is the best."""
-    if config.sweep:
-        for sentence in sweeps.winners(config, populations.names(config), numbers)[1]:
-            print(sentence, file=sys.stderr)
 
 
 def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
@@ -113,7 +106,8 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     folder = config.run / f"accuracy_score-step-{int(state.step)}"
     numbers = generate.evaluate_generator(gan, built, dataset, mesh, state, folder)
     scores = _scores(config, names, gan, built, dataset, mesh, state)
-    _tell_sweep(gan, numbers)
+    for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
+        print(sentence, file=sys.stderr)
     return dataset, int(state.step), {**numbers, "scores": scores} if scores else numbers
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import scipy
 
 from jaxnets.commands import populations
-from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.history import History
@@ -28,16 +27,7 @@ from jaxnets.run.guard import LearningWatch
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = [
-    "augmented",
-    "by_class",
-    "next_steps",
-    "of_data",
-    "of_members",
-    "told_cases",
-    "watch",
-    "write",
-]
+__all__ = ["augmented", "by_class", "next_steps", "of_data", "told_cases", "watch", "write"]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -72,13 +62,6 @@ _ROWS = {
     "test_calibration_error": ("expected calibration error", ".4f"),
     "linear_test_accuracy": ("test accuracy of {linear_model}", ".2%"),
 }
-
-
-def of_members(config: Classify, numbers: Mapping[str, Any]) -> Sequence[int]:
-    """The numbers of the networks that a report shows: all seeds, or the best of a sweep."""
-    if not config.sweep:
-        return range(config.seeds)
-    return [sweeps.best_member(config, populations.names(config), numbers)[0]]
 
 
 def write(history: History, parts: Sequence[report.Section], absent: Sequence[str] = ()) -> None:

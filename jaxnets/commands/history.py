@@ -92,16 +92,13 @@ class History:
         table, sentences = self._sweep()
         if table:
             told.append(report.Table(table[1:], table[0], heading="The sweep"))
-            told.append(report.Text("\n\n".join(sentences)))
-        return told
+        return [*told, report.Text("\n\n".join(sentences))] if table else told
 
     def _sweep(self) -> tuple[list[list[str]], list[str]]:
         """How the values of a sweep compare, a table and sentences; nothing where none is swept."""
-        if not self.config.sweep or not self.numbers:
-            return [], []
-        names = populations.names(self.config)
-        table, told = sweeps.winners(self.config, names, self.numbers)
-        return table, [*told, sweeps.best_member(self.config, names, self.numbers)[1]]
+        told = (self.config, populations.names(self.config), self.numbers)
+        table, sentences = sweeps.winners(*told)
+        return table, [*sentences, sweeps.best_member(*told)[1]] if table else []
 
     def _status(self) -> str:
         """How far a run has come that has not ended, and how to go on."""

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs import sweeps
-from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, Range
+from jaxnets.commands.configs.constraints import (
+    COUNT,
+    DECAY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWEPT,
+    Needs,
+    Range,
+)
 from jaxnets.commands.configs.options import (
     MediaOptions,
     RunOptions,
@@ -51,6 +59,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 OWN_VALUES = ("sounds:", "texts:")
 FEWEST_STEPS = 32
 
+_MOMENTUM = Needs("--optimizer sgd or nesterov", lambda c: c.optimizer in ("sgd", "nesterov"))
+_FOCAL = Needs("--loss focal", lambda c: c.loss == "focal")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
@@ -64,13 +75,13 @@ class OptimizerOptions:
     """constant, cosine or linear, after the warm-up."""
     warmup: float = 0.23
     """Share of the steps in which the learning rate climbs."""
-    momentum: Annotated[float, DECAY] = 0.85
+    momentum: Annotated[float, DECAY, _MOMENTUM, SWEPT] = 0.85
     """Decay of the mean of past gradients (sgd, nesterov)."""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.009
+    weight_decay: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.009
     """Decoupled, times the learning rate; not on norms and biases."""
-    clip_norm: Annotated[float | None, POSITIVE] = None
+    clip_norm: Annotated[float | None, POSITIVE, SWEPT] = None
     """Greatest global norm of a gradient."""
-    ema_decay: Annotated[float | None, DECAY] = 0.95
+    ema_decay: Annotated[float | None, DECAY, SWEPT] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
     freeze: str | None = None
     """Leave everything up to this stage of the network as it is (with --init-from): the name of a
@@ -85,13 +96,13 @@ class LossOptions:
 
     loss: str = "cross_entropy"
     """cross_entropy or focal."""
-    focal_gamma: Annotated[float, NOT_NEGATIVE] = 2.0
+    focal_gamma: Annotated[float, NOT_NEGATIVE, _FOCAL, SWEPT] = 2.0
     """Exponent of the focal loss."""
-    label_smoothing: Annotated[float, DECAY] = 0.2
+    label_smoothing: Annotated[float, DECAY, SWEPT] = 0.2
     """Share of the target that is spread over all classes."""
     balance_classes: bool = False
     """Weigh classes by the inverse of their frequency in the training images."""
-    dropout: Annotated[float | None, DECAY] = None
+    dropout: Annotated[float | None, DECAY, SWEPT] = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
 
@@ -114,7 +125,7 @@ class AugmentOptions:
     usual, 0 is off. This and --resized-crop are for folder: and tfds:."""
     cutout: int = 0
     """Side of the square that is blanked out of training images; 0 is off."""
-    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
+    mixup: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
     shift: Annotated[float, DECAY] = 0.1
     """Move sounds in time by up to this share of their length."""
@@ -169,17 +180,6 @@ class Classify(
         "run_dir",
     )
     USUAL: ClassVar[Mapping[str, Any]] = PRESETS["default"]
-    SWEPT: ClassVar[tuple[str, ...]] = (
-        "learning_rate",
-        "weight_decay",
-        "momentum",
-        "clip_norm",
-        "ema_decay",
-        "label_smoothing",
-        "focal_gamma",
-        "dropout",
-        "mixup",
-    )
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
@@ -189,7 +189,7 @@ class Classify(
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None
     """Examples a step, over all devices."""
-    learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
+    learning_rate: Annotated[float | None, NOT_NEGATIVE, SWEPT] = None
     """The highest learning rate."""
 
     @property

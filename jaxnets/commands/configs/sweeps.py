@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxnets.commands.configs.constraints import flag, is_ramp
+from jaxnets.commands.configs.constraints import Needs, Swept, constraints, flag, is_ramp
 from jaxnets.errors import UserError
 from jaxnets.registry import check_name
 
@@ -16,19 +16,6 @@ T = TypeVar("T")
 
 #: Other names of fields -> those of the configs.
 _OTHER_NAMES = {"gamma": "penalty_weight", "lambda": "penalty_weight"}
-
-#: Fields that mean nothing without another -> what they need, and whether a config has it.
-_NEEDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "penalty_weight": ("a penalty: choose one with --penalty", lambda c: c.penalty != "none"),
-    "augment_probability": (
-        "--augment, and a share that is not adaptive",
-        lambda c: c.augment and not c.adaptive_augment,
-    ),
-    "auxiliary_weight": ("--conditioning auxiliary", lambda c: c.conditioning == "auxiliary"),
-    "path_length_weight": ("--generator stylegan2", lambda c: c.generator == "stylegan2"),
-    "momentum": ("--optimizer sgd or nesterov", lambda c: c.optimizer in ("sgd", "nesterov")),
-    "focal_gamma": ("--loss focal", lambda c: c.loss == "focal"),
-}
 
 #: First part of a swept number's name in the state's `extra`.
 _PREFIX = "sweep/"
@@ -83,7 +70,7 @@ def sweep_of(config: Any) -> Sweep | None:
         return None
     name, equals, rest = text.partition("=")
     field = _field(name)
-    known = config.SWEPT
+    known = [name for name, _ in constraints(config, Swept)]
     if field not in known:
         others = [other for other, own in _OTHER_NAMES.items() if own in known]
         check_name("number for --sweep", name, [*known, *others])
@@ -119,9 +106,9 @@ def check(config: Any) -> None:
     sweep = sweep_of(config)
     if sweep is None:
         return
-    what, met = _NEEDS.get(sweep.field, ("", lambda _: True))
-    if not met(config):
-        raise UserError(f"--sweep {sweep.field} needs {what}")
+    for name, needs in constraints(config, Needs):
+        if name == sweep.field and not needs.met(config):
+            raise UserError(f"--sweep {name} needs {needs.what}")
     if is_ramp(getattr(config, sweep.field)):
         own = flag(sweep.field)
         raise UserError(
@@ -181,7 +168,7 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
       numbers: the run's, with `number/member`.
 
     Returns:
-      Its number, that of the best, and a sentence; 0 and "" where nothing is swept.
+      The number of the best, and a sentence; 0 and "" where nothing is swept.
     """
     if sweep_of(config) is None:
         return 0, ""
@@ -211,10 +198,11 @@ def winners(
 
     Returns:
       Rows of a table, a header first, of each value (mean and standard deviation of the seeds); and
-      sentences that say which value is the best by which number.
+      sentences that say which value is the best by which number. Nothing where none is swept.
     """
     sweep = sweep_of(config)
-    assert sweep is not None
+    if sweep is None:
+        return [], []
     measures = _measured(MEASURES, names, numbers)
     table = [[sweep.field, *(MEASURES[measure] for measure in measures)]]
     found: dict[str, dict[float, list[float]]] = {measure: {} for measure in measures}
