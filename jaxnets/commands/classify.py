@@ -95,12 +95,12 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     description = describe(config, dataset)
     column = dataset.columns["inputs"]
     model = models.classifier_of(column=column, **description.network)
-    loss = _loss(config, dataset, trains[0])
     augmentation = _augmentation(config, column)
     # These look at their options when they are traced: here, before there is a run's folder.
     if augmentation is not None:
         jax.eval_shape(augmentation, jax.random.key(0), jnp.zeros(column.shape, column.dtype))
-    jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
+    logits = jnp.zeros((1, dataset.num_classes))
+    jax.eval_shape(_loss(config, dataset, trains[0]), logits, jnp.zeros(1, jnp.int32))
     if config.mixup:
         checks.check_batch(size, mesh, config.micro_batches, 2)
     frozen = None

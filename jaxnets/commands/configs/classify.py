@@ -59,6 +59,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 OWN_VALUES = ("sounds:", "texts:")
 FEWEST_STEPS = 32
 
+#: Learning rates of networks without normalisation, whose gradients are clipped to a norm of 1. Not
+#: clipped, seeds of AlexNet on digits came to 74% to 91%; clipped, to 91% to 93%.
+_CLIPPED = {"lenet5": 0.2, "alexnet": 0.1}
+
 _MOMENTUM = Needs("--optimizer sgd or nesterov", lambda c: c.optimizer in ("sgd", "nesterov"))
 _FOCAL = Needs("--loss focal", lambda c: c.loss == "focal")
 
@@ -80,7 +84,7 @@ class OptimizerOptions:
     weight_decay: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.009
     """Decoupled, times the learning rate; not on norms and biases."""
     clip_norm: Annotated[float | None, POSITIVE, SWEPT] = None
-    """Greatest global norm of a gradient."""
+    """Greatest global norm of a gradient; by default 1 for lenet5 and alexnet."""
     ema_decay: Annotated[float | None, DECAY, SWEPT] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
     freeze: str | None = None
@@ -215,14 +219,16 @@ def resolve(config: Classify) -> Classify:
     config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
     # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
     momentum = ("sgd", "nesterov")
-    usual = 0.05 if config.optimizer in momentum else 2e-4 if config.optimizer == "lion" else 2e-3
+    rates = {**dict.fromkeys(momentum, _CLIPPED.get(str(config.network), 0.05)), "lion": 2e-4}
+    usual = rates.get(str(config.optimizer), 2e-3)
     if config.optimizer != values["optimizer"] and not {
         config.optimizer,
         values["optimizer"],
     } <= set(momentum):
         config = with_preset(config, {"learning_rate": usual})
     if config.network != values["network"]:
-        config = with_preset(config, {"width": 1.0, "learning_rate": usual})
+        clip = 1.0 if config.network in _CLIPPED else None
+        config = with_preset(config, {"width": 1.0, "learning_rate": usual, "clip_norm": clip})
     if config.resized_crop is not None:
         config = with_preset(config, {"crop_padding": 0})
     config = with_preset(config, values)

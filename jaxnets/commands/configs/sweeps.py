@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxnets.commands.configs.constraints import Needs, Swept, constraints, flag, is_ramp
@@ -141,22 +141,20 @@ MEASURES = {
     "test_loss": "test loss",
 }
 
-#: Those that say which value is the best -> how, in words and as a function. A report shows the
-#: best by the first that was measured.
-_BEST: dict[str, tuple[str, Callable[..., Any]]] = {
-    "frechet": ("least", min),
-    "samples_recall": ("greatest", max),
-    "validation_accuracy": ("greatest", max),
-    "test_accuracy": ("greatest", max),
-}
+_FLATTERS = "chosen by test examples, it looks better than it is: use --validation-fraction 0.1"
+
+#: Those that say which value is the best; a report shows the best by the first that was measured.
+_DECIDING = ("frechet", "samples_recall", "validation_accuracy", "test_accuracy")
 
 
-def _measured(table: Mapping[str, Any], names: Sequence[str], numbers: Mapping) -> list[str]:
-    """The names of a table that a run has a number of for its members."""
-    there = [measure for measure in table if f"{measure}/{names[0]}" in numbers]
-    if table is _BEST and "validation_accuracy" in there:
-        there.remove("test_accuracy")
-    return there
+def _measured(among: Iterable[str], names: Sequence[str], numbers: Mapping) -> list[str]:
+    return [measure for measure in among if f"{measure}/{names[0]}" in numbers]
+
+
+def _best(measure: str) -> tuple[Callable[..., Any], str]:
+    """How the best is chosen, as a function and in words."""
+    least = measure == "frechet"
+    return min if least else max, f"the {'least' if least else 'greatest'} {MEASURES[measure]}"
 
 
 def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -> tuple[int, str]:
@@ -172,14 +170,14 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
     """
     if sweep_of(config) is None:
         return 0, ""
-    measure = next(iter(_measured(_BEST, names, numbers)), "")
+    measure = next(iter(_measured(_DECIDING, names, numbers)), "")
     values = [float(numbers.get(f"{measure}/{name}", math.nan)) for name in names]
     known = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not known:
         return 0, f"The report shows {names[0]}; which is the best was not measured."
-    what, choose = _BEST[measure]
+    choose, what = _best(measure)
     best = choose(known, key=values.__getitem__)
-    return best, f"The report shows {names[best]}, which has the {what} {MEASURES[measure]}."
+    return best, f"The report shows {names[best]}, which has {what}."
 
 
 def _shown(value: float, measure: str) -> str:
@@ -220,19 +218,17 @@ def winners(
                 cell = f"{_shown(statistics.fmean(each), measure)}{spread}{lost}"
             table[-1].append(cell)
     told = []
-    for measure in _measured(_BEST, names, numbers):
-        what, choose = _BEST[measure]
-        of, what = found[measure], f"the {what} {MEASURES[measure]}"
+    for measure in _measured(_DECIDING, names, numbers):
+        (choose, what), of = _best(measure), found[measure]
+        if measure == "test_accuracy" and "validation_accuracy" in measures:
+            continue
         means = {value: statistics.fmean(each) for value, each in of.items()}
         if len(set(means.values())) > 1:
             value = choose(means, key=means.__getitem__)
             mean, doubt = _shown(means[value], measure), _doubt(value, of)
             told.append(f"{sweep.field} = {value:g} has {what}, {mean}{doubt}")
             if measure == "test_accuracy":
-                told.append(
-                    "it was chosen on the test examples, so its accuracy flatters: "
-                    "--validation-fraction 0.1 holds other examples out to choose by"
-                )
+                told.append(_FLATTERS)
         elif len(means) > 1:
             told.append(f"none has {what}: all have {_shown(next(iter(means.values())), measure)}")
     return table, told
