@@ -81,7 +81,7 @@ def sweep_of(config: Any) -> Sweep | None:
     if not equals or len(values) < 2 or len(set(values)) < len(values):
         raise UserError(
             f"--sweep {text!r} must be NAME=VALUE,VALUE,... with at least two different numbers, "
-            f"such as {known[0]}=0.01,0.1,1"
+            f"such as {field}=0.01,0.1,1"
         )
     if not all(math.isfinite(value) for value in values):
         raise UserError(f"--sweep {text!r}: every value must be finite")
