@@ -129,8 +129,7 @@ def test_a_sweep_of_classifiers_says_which_value_is_the_best(cli, capsys):
         code, out, err = cli(command, "cnn")
         assert code == 0 and "learning_rate = 0.2 has the greatest validation" in out + err
     assert_one_error(cli("predict", "cnn", "x.png", "--member", "momentum=1"), "has no member")
-    refused = cli(*FEW, "--sweep", "width=1,2")
-    assert_one_error(refused, "choose from", "learning_rate", "mixup")
+    assert_one_error(cli(*FEW, "--sweep", "width=1,2"), "choose from", "learning_rate", "mixup")
 
 
 def test_a_seed_that_no_member_has_names_none():
