@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+from jax.core import Tracer
 
-__all__ = ["DATA_AXIS", "Array", "Batch", "Feeder", "Metrics", "PRNGKey", "PyTree"]
+__all__ = ["DATA_AXIS", "Array", "Batch", "Feeder", "Metrics", "PRNGKey", "PyTree", "traced"]
 
 Array = jax.Array
 PRNGKey = jax.Array
@@ -20,6 +21,11 @@ Metrics = Mapping[str, Any]
 
 #: The mesh axis, and the pmap axis, along which the examples of a batch are spread.
 DATA_AXIS = "data"
+
+
+def traced(number: Any) -> bool:
+    """Whether a compiled program is to take any value of it, so that none can be looked at."""
+    return isinstance(number, Tracer)
 
 
 class Feeder(Protocol):

@@ -138,7 +138,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "process_id": [0, 1, -1, HUGE],
         "augment_probability": [-0.1, 1.1, 0.5, *NO_RAMP],  # without --augment
         "validation_fraction": _outside(1e-4, 1.0, draw),
-        **{name: _outside(0.0, 1.0, draw) for name in ("dropout", "warmup", "label_smoothing")},
+        "warmup": _outside(0.0, 1.0, draw),
         "b2": [*_outside(0.0, 1.0, draw), *NO_RAMP],
         "augment": [name for name in NO_NAME if name.strip(" ,")],
         "data": NO_DATA,

@@ -32,7 +32,7 @@ def test_batch_and_rate_follow_the_number_of_images(images, batch):
     asked = cnn_config.Classify(data="folder:few", devices=1)
     config = classify.suited(asked, cnn_config.resolve(asked), few(images))
     assert config.batch_size == batch
-    assert config.learning_rate == pytest.approx(0.2 * batch / 128)
+    assert config.learning_rate == pytest.approx(0.2 * batch / 128) and config.clip_norm is None
 
 
 def test_what_was_asked_for_stays():
@@ -44,6 +44,8 @@ def test_what_was_asked_for_stays():
     asked = cnn_config.Classify(data="folder:few", devices=8, learning_rate=0.1)
     config = classify.suited(asked, cnn_config.resolve(asked), few(20))
     assert (config.batch_size, config.learning_rate) == (8, 0.1)  # each device has one
+    config = cnn_config.resolve(cnn_config.Classify(network="alexnet"))  # not normalised
+    assert (config.learning_rate, config.clip_norm) == (0.1, 1)
 
 
 def test_the_training_of_a_gan_sees_no_more_than_it_needs():

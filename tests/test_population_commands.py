@@ -2,12 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, GENERATE, TINY, assert_one_error, run, summary
-from jaxnets.commands import populations
-from jaxnets.commands.classify import Classify
+from jaxnets import data
+from jaxnets.commands import classify, populations
+from jaxnets.commands.configs.classify import Classify, resolve
+from jaxnets.commands.configs.constraints import Swept, constraints
+from jaxnets.devices import parallel
 from jaxnets.run.log import read_records
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -59,7 +63,7 @@ def test_a_sweep_shows_its_best_member_and_each_can_be_sampled(cli, workplace, r
     names = ("penalty_weight=100", "penalty_weight=0.1")
     best = min(names, key=lambda name: found[f"frechet/{name}"])
     page = (workplace / "gans" / "report.html").read_text()
-    assert f"The pictures are of {best}, which has the least Frechet distance" in page
+    assert f"The report shows {best}, which has the least Frechet distance" in page
     for name in ("gamma=100", "gamma=0.10"):
         run(f"sample gans --count 2 --member {name} --out {name}")
     with np.load("gamma=100.npz") as first, np.load("gamma=0.10.npz") as second:
@@ -82,6 +86,50 @@ def test_a_population_is_judged_by_a_population(workplace):
         assert found[f"{name}_std"] == pytest.approx(np.std(each, ddof=1))
     assert found["frechet_samples"] == 180 and "frechet_samples_std" not in found
     assert (workplace / "judged" / "accuracy_score" / "seed-1").is_dir()
+
+
+#: Field of `classify` -> a number that changes what two steps leave, where 0.5 does not.
+SWEPT = {"weight_decay": 2.0, "clip_norm": 0.01, "focal_gamma": 4.0}
+
+
+@pytest.mark.parametrize("field", [name for name, _ in constraints(Classify, Swept)])
+def test_a_classifier_of_a_sweep_is_the_run_with_its_value(field):
+    loss = "focal" if field == "focal_gamma" else "cross_entropy"
+    dataset = data.load("digits")
+
+    def trained(**flags):
+        config = resolve(Classify(data="digits", network="lenet5", loss=loss, warmup=0, **flags))
+        task = classify.build(config, dataset, parallel.make_mesh(1)).task
+        state, step, source = task.init(), jax.jit(task.step), jax.device_put(task.pipeline.source)
+        for i in range(2):
+            feed = jax.tree.map(lambda leaf: leaf[0], task.pipeline.feed(i, 1))
+            state, _ = step(state, task.pipeline.fetch(source, feed))
+        return [
+            jax.tree.leaves((n.params, n.ema))
+            for s in populations.members(config, state)
+            for n in s.nets.values()
+        ]
+
+    value = SWEPT.get(field, 0.5)
+    other, member = trained(sweep=f"{field}={value / 4},{value}")
+    (alone,) = trained(**{field: value})
+    for a, b in zip(member, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(member, other, strict=True)) > 1e-4
+
+
+def test_a_sweep_of_classifiers_says_which_value_is_the_best(cli, capsys):
+    swept = [*FEW, "--sweep", "learning_rate=0.2,1e-9", "--epochs", "2", "--run-dir", "cnn"]
+    run(swept, "--seeds 2 --validation-fraction 0.2")
+    shown = capsys.readouterr().out
+    assert "learning_rate  validation accuracy  test accuracy" in shown and "1e-09 " in shown
+    assert "learning_rate = 0.2 has the greatest validation accuracy" in shown
+    assert "chosen by test" not in shown and "The report shows learning_rate=0.2,seed-" in shown
+    for command in ("report", "evaluate"):
+        code, out, err = cli(command, "cnn")
+        assert code == 0 and "learning_rate = 0.2 has the greatest validation" in out + err
+    assert_one_error(cli("predict", "cnn", "x.png", "--member", "momentum=1"), "has no member")
+    assert_one_error(cli(*FEW, "--sweep", "width=1,2"), "choose from", "learning_rate", "mixup")
 
 
 def test_a_seed_that_no_member_has_names_none():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from jaxnets.run.load import Description
 from jaxnets.run.task import Ranking, Task
 from jaxnets.train import freezing, optimizers, state
 from jaxnets.train.state import TrainState
-from jaxnets.train.steps import classifier_step
+from jaxnets.train.steps import Step, classifier_step
 
 #: Images of a streamed set that a network's first layer is fitted to.
 _LOOKED_AT = 128
@@ -89,37 +89,42 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     size = given(config.batch_size)
     checks.check_batch(size, mesh, config.micro_batches)
     seeds = populations.seeds(config)
-    trains, held_outs = zip(*(_splits(config, dataset, seed) for seed in seeds), strict=True)
+    of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
+    trains, held_outs = zip(*(of_seed[seed] for seed in seeds), strict=True)
     feed = training.make_feed(config, trains, size, mesh)
     description = describe(config, dataset)
-    model = models.classifier_of(column=dataset.columns["inputs"], **description.network)
-    loss = _loss(config, dataset, trains[0])
     column = dataset.columns["inputs"]
+    model = models.classifier_of(column=column, **description.network)
     augmentation = _augmentation(config, column)
     # These look at their options when they are traced: here, before there is a run's folder.
     if augmentation is not None:
         jax.eval_shape(augmentation, jax.random.key(0), jnp.zeros(column.shape, column.dtype))
-    jax.eval_shape(loss, jnp.zeros((1, dataset.num_classes)), jnp.zeros(1, jnp.int32))
+    logits = jnp.zeros((1, dataset.num_classes))
+    jax.eval_shape(_loss(config, dataset, trains[0]), logits, jnp.zeros(1, jnp.int32))
     if config.mixup:
         checks.check_batch(size, mesh, config.micro_batches, 2)
-    optimizer, frozen = _optimizer(config, feed.total_steps), None
-    example = jnp.zeros((1, *column.shape), column.dtype)
+    frozen = None
     if config.freeze is not None:
+        example = jnp.zeros((1, *column.shape), column.dtype)
         frozen = freezing.frozen_up_to(model, example, config.freeze)
-        optimizer = freezing.all_but(frozen["params"], optimizer)
+    optimizer = _optimizer(config, feed.total_steps, frozen)
     start = starting.begin(config, config.network, ["classifier"], dataset.num_classes)
     init = partial(_first_state, config, model, optimizer, trains, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
-    step = classifier_step(
-        model,
-        loss,
-        optimizer,
-        augment=augmentation,
-        mixup_alpha=config.mixup,
-        ema_decay=config.ema_decay,
-        micro_batches=config.micro_batches,
-        frozen=frozen,
-    )
+
+    def step_of(swept: Mapping[str, Any]) -> Step:
+        of = dataclasses.replace(config, **swept)
+        return classifier_step(
+            models.classifier_of(column=column, **describe(of, dataset).network),
+            _loss(of, dataset, trains[0]),
+            _optimizer(of, feed.total_steps, frozen),
+            augment=augmentation,
+            mixup_alpha=of.mixup,
+            ema_decay=of.ema_decay,
+            micro_batches=of.micro_batches,
+            frozen=frozen,
+        )
+
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
 
     def judge(of: TrainState, split: Split) -> Classification:
@@ -140,7 +145,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         f"{config.network} on {dataset.name}",
         feed,
         init,
-        populations.step(config, lambda _: step),
+        populations.step(config, step_of),
         scores,
         ranking=_ranking(config, held_outs[0]),
         shown=_SHOWN,
@@ -189,15 +194,18 @@ def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax
     )
 
 
-def _optimizer(config: Classify, total_steps: int) -> optax.GradientTransformation:
+def _optimizer(
+    config: Classify, total_steps: int, frozen: Mapping[str, Any] | None
+) -> optax.GradientTransformation:
     rate = given(config.learning_rate)
-    return optimizers.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         given(config.optimizer),
         optimizers.make_schedule(config.schedule, rate, total_steps, config.warmup),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
         momentum=config.momentum,
     )
+    return optimizer if frozen is None else freezing.all_but(frozen["params"], optimizer)
 
 
 def _first_state(
@@ -209,7 +217,7 @@ def _first_state(
     member: int,
 ) -> TrainState:
     """The state that a member begins with."""
-    init_key, run_key = jax.random.split(jax.random.key(config.seed + member))
+    init_key, run_key = jax.random.split(jax.random.key(populations.seeds(config)[member]))
     images, column = trains[member].inputs, trains[member].columns["inputs"]
 
     def prepared(variables: dict[str, Any]) -> dict[str, Any]:
@@ -293,6 +301,7 @@ def run(config: Classify, session: Session) -> Path:
     folder, dataset, numbers = done.folder, done.dataset, done.result.metrics
     built, test = done.built, dataset.splits["test"]
     members = populations.members(done.config, done.result.state)
+    members = [members[number] for number in populations.looked_at(done.config, numbers)]
     members = [member for member in members if not populations.has_diverged(member)]
     judged = [built.judge(member, test) for member in members]
     first = evaluate.to_look_at(members[0])

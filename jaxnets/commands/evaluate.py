@@ -73,7 +73,10 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
     dataset = common.load_data(options, options.data)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
-    return dataset, int(state.step), built.task.evaluate(state)
+    numbers = built.task.evaluate(state)
+    for sentence in sweeps.winners(options, populations.names(options), numbers)[1]:
+        print(sentence, file=sys.stderr)
+    return dataset, int(state.step), numbers
 
 
 def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
@@ -103,9 +106,8 @@ def _gan(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
     folder = config.run / f"accuracy_score-step-{int(state.step)}"
     numbers = generate.evaluate_generator(gan, built, dataset, mesh, state, folder)
     scores = _scores(config, names, gan, built, dataset, mesh, state)
-    if gan.sweep:
-        for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
-            print(sentence, file=sys.stderr)
+    for sentence in sweeps.winners(gan, populations.names(gan), numbers)[1]:
+        print(sentence, file=sys.stderr)
     return dataset, int(state.step), {**numbers, "scores": scores} if scores else numbers
 
 

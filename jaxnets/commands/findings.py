@@ -42,7 +42,7 @@ def augmented(config: Classify) -> str:
         f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
         "mirrored, half of them" if config.flip else "",
         f"blanked in a square of {config.cutout} pixels" if config.cutout else "",
-        f"blended in pairs (mixup, {config.mixup:g})" if config.mixup else "",
+        "blended in pairs (mixup)" if config.mixup else "",
     ]
     return ", ".join(filter(None, changes)) or "as they are"
 
@@ -73,7 +73,8 @@ def write(history: History, parts: Sequence[report.Section], absent: Sequence[st
     rows = [
         (what.format(**numbers), populations.shown(numbers, name, form))
         for name, (what, form) in _ROWS.items()
-        if name in numbers
+        # A mean over the values of a sweep would say nothing.
+        if name in numbers and not (history.config.sweep and f"{name}_std" in numbers)
     ]
     rows += history.rows()
     curves = [
@@ -93,7 +94,7 @@ def of_data(
 ) -> list[report.Section]:
     """The part of a report that the data are needed for.
 
-    It shows the first, or only, network; `judged` says how each does on the test data.
+    It shows the network that is given; `judged` says how each does on the test data.
     """
     column, test = dataset.columns["inputs"], dataset.splits["test"]
     confusion = np.sum([one.confusion for one in judged], axis=0)

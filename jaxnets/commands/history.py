@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.commands import common, populations
+from jaxnets.commands.configs import sweeps
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet
 from jaxnets.data.dividing import row_hashes
@@ -90,7 +91,17 @@ class History:
         first, notes = (report.Text("\n\n".join(t), heading) for heading, t in texts.items())
         sections = [first, report.Table([*about.items()], heading="The run"), notes]
         told = [part for part in sections if isinstance(part, report.Table) or part.body]
-        return [*told, report.Table(rows, heading="Results")]
+        told.append(report.Table(rows, heading="Results"))
+        table, sentences = self._sweep()
+        if table:
+            told.append(report.Table(table[1:], table[0], heading="The sweep"))
+        return [*told, report.Text("\n\n".join(sentences))] if table else told
+
+    def _sweep(self) -> tuple[list[list[str]], list[str]]:
+        """How the values of a sweep compare, a table and sentences; nothing where none is swept."""
+        told = (self.config, populations.names(self.config), self.numbers)
+        table, sentences = sweeps.winners(*told)
+        return table, [*sentences, sweeps.best_member(*told)[1]] if table else []
 
     def _status(self) -> str:
         """How far a run has come that has not ended, and how to go on."""
@@ -140,11 +151,16 @@ class History:
         parts: Sequence[report.Section],
         sentences: Sequence[str] = (),
     ) -> None:
-        """Writes the report, and prints its table, some sentences and where it is."""
+        """Writes the report, and prints its tables, some sentences and where it is."""
         title, path = self._about.get("title", str(self.folder)), self.folder / "report.html"
         report.html_report(path, title, parts)
         common.print_table(title, rows)
-        for line in (*sentences, f"report: {path}"):
+        table, told = self._sweep()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for i, row in enumerate(table):
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            print("\n" * (i == 0) + f"  {'  '.join(cells)}".rstrip())
+        for line in (*told, *sentences, f"report: {path}"):
             print(f"  {line}")
 
 

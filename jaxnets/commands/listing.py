@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxnets import data, losses, models
-from jaxnets.commands.configs import presets, sweeps
+from jaxnets.commands.configs import presets
+from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.constraints import Swept, constraints
+from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.use import List
 from jaxnets.commands.session import Session
 from jaxnets.data import augment
@@ -37,7 +40,8 @@ def run(config: List, session: Session) -> None:
         "GAN augmentations": augment.GAN_AUGMENTATIONS,
         "ways of classes into a discriminator": CONDITIONING,
         "scores of samples": scoring.METRICS,
-        "numbers to sweep": sweeps.SCALARS,
+        "numbers of classify to sweep": dict(constraints(Classify, Swept)),
+        "numbers of generate to sweep": dict(constraints(Generate, Swept)),
         "optimizers": optimizers.OPTIMIZERS,
         "schedules": optimizers.SCHEDULES,
     }

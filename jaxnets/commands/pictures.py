@@ -14,7 +14,6 @@ from PIL import Image
 
 from jaxnets import metrics
 from jaxnets.commands import judging, populations, scoring
-from jaxnets.commands.configs import sweeps
 from jaxnets.commands.history import History
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
@@ -160,17 +159,7 @@ def write(
     seen = numbers.get("step", 0) * config.step_images * populations.size(config)
     rows = [*judging.rows(numbers), *judging.score_rows(config, numbers)]
     rows += [*history.rows(), ("images seen", f"{seen:,}")]
-    parts, sentences, curves = history.opening(rows, absent), [*absent], _curves(history)
-    if config.sweep and numbers:
-        names = populations.names(config)
-        (header, *values), told = sweeps.winners(config, names, numbers)
-        why = sweeps.best_member(config, names, numbers)[1]
-        parts += [report.Table(values, header, heading="The sweep"), report.Text(why)]
-        sentences += [*told, why]
-        rows = [*rows]  # what follows is printed; the page has the table
-        for value, *cells in values:
-            told = ", ".join(f"{n} {cell}" for n, cell in zip(header[1:], cells, strict=True))
-            rows.append((f"{header[0]} = {value}", told))
+    parts, curves = history.opening(rows, absent), _curves(history)
     if curves:
         parts.append(report.Figure(curves, heading="Curves"))
     if trained is not None:
@@ -179,7 +168,7 @@ def write(
             parts += _more(trained, history.folder, looks)
     elif previews := sorted((history.folder / "samples").rglob("step-*.png")):
         parts.append(report.Figure(previews[-1].read_bytes(), f"Samples: {previews[-1].name}"))
-    history.write(rows, parts, sentences)
+    history.write(rows, parts, absent)
 
 
 def _curves(history: History) -> list[str]:

@@ -101,6 +101,12 @@ def member(config: RunOptions, state: TrainState, number: int = 0) -> TrainState
     return members(config, state)[number]
 
 
+def looked_at(config: RunOptions, numbers: Mapping[str, Any]) -> Sequence[int]:
+    """The numbers of the members that a report shows: of a sweep the best alone."""
+    best = sweeps.best_member(config, names(config), numbers)[0]
+    return [best] if config.sweep else range(size(config))
+
+
 def name_of(text: str | None) -> str | None:
     """The name of the member that a text stands for: its seed, or its name as anyone writes it."""
     if text is None:

@@ -62,7 +62,7 @@ def _classifier(history: History, values: dict[str, Any]) -> None:
     try:
         dataset = _data(history, values)
         mesh, test = parallel.make_mesh(None), dataset.splits["test"]
-        for member in range(populations.size(config)):
+        for member in populations.looked_at(config, history.numbers):
             trained = load_run(history.folder, member=member, best=config.patience is not None)
             predict = evaluate.make_predict(trained.module, mesh, views=trained.views)
             logits, _ = predict(trained.variables, test)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxnets.errors import UserError
 from jaxnets.registry import Registry
-from jaxnets.typing import Array, Metrics, PRNGKey
+from jaxnets.typing import Array, Metrics, PRNGKey, traced
 
 __all__ = [
     "AUGMENT_PROBABILITY",
@@ -233,7 +233,9 @@ def augmentation(crop_padding: int = 0, flip: bool = False, cutout_size: int = 0
     return compose(*functions)
 
 
-def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[Array, Array]:
+def mixup(
+    keys: Array, images: Array, labels: Array, *, alpha: Array | float
+) -> tuple[Array, Array]:
     """Blends neighbours: `l x_a + (1 - l) x_b` and `l x_b + (1 - l) x_a`, `l ~ Beta(alpha, alpha)`.
 
     Partners are examples 2j and 2j + 1 of the batch, which has been shuffled already: a random
@@ -247,7 +249,9 @@ def mixup(keys: Array, images: Array, labels: Array, *, alpha: float) -> tuple[A
       Zhang et al. 2018, mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412.
     """
     batch = images.shape[0]
-    if alpha <= 0.0:
+    if traced(alpha):
+        alpha = jnp.maximum(alpha, 1e-6)  # as good as 0, which mixes nothing
+    elif alpha <= 0.0:
         raise UserError(f"mixup alpha={alpha} is not above 0; choose about 0.2, or leave it off.")
     if batch % 2:
         raise UserError(f"mixup pairs examples, but a device has {batch}; choose an even batch.")

@@ -9,14 +9,14 @@ from jax.typing import ArrayLike
 
 from jaxnets.errors import UserError
 from jaxnets.registry import Registry
-from jaxnets.typing import Array
+from jaxnets.typing import Array, traced
 
 __all__ = ["CLASSIFICATION_LOSSES", "cross_entropy", "focal"]
 
 
 def _targets(logits: Array, labels: Array, label_smoothing: float) -> Array:
     """[B, K] float32 probabilities out of either form of label."""
-    if not 0.0 <= label_smoothing < 1.0:
+    if not traced(label_smoothing) and not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"label_smoothing={label_smoothing} is outside [0, 1); choose one inside.")
     batch, classes = logits.shape
     if labels.ndim == 2:
@@ -91,7 +91,7 @@ def focal(
     Reference:
       Lin et al. 2017, Focal Loss for Dense Object Detection, arXiv:1708.02002.
     """
-    if gamma < 0.0:
+    if not traced(gamma) and gamma < 0.0:
         raise UserError(f"gamma={gamma} is negative; choose 0 (cross-entropy) or more.")
     chex.assert_rank(logits, 2)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))

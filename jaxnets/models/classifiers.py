@@ -25,6 +25,7 @@ from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.texts import VDCNN, TextCNN
 from jaxnets.nn.frontends import LogMel, SpecAugment
 from jaxnets.registry import Registry, check_name
+from jaxnets.typing import traced
 
 __all__ = [
     "CLASSIFIERS",
@@ -196,7 +197,7 @@ def classifier_of(
 def _check_fields(num_classes: int, dropout: float = 0.0, **_: Any) -> None:
     if num_classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
-    if not 0.0 <= dropout < 1.0:
+    if not traced(dropout) and not 0.0 <= dropout < 1.0:
         raise UserError(f"dropout must be at least 0 and below 1, got {dropout}")
 
 

@@ -22,7 +22,7 @@ from jaxnets.errors import UserError
 from jaxnets.nn.spectral import SpectralNorm
 from jaxnets.ops import windows
 from jaxnets.ops.windows import Padding
-from jaxnets.typing import Array
+from jaxnets.typing import Array, traced
 
 __all__ = [
     "BatchNorm",
@@ -323,13 +323,13 @@ class Dropout(nn.Module):
     Reference: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
 
-    rate: float
+    rate: Array | float
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        if not 0.0 <= self.rate < 1.0:
+        if not traced(self.rate) and not 0.0 <= self.rate < 1.0:
             raise UserError(f"dropout must be at least 0 and below 1, got {self.rate}")
-        if not train or self.rate == 0.0:
+        if not train or (not traced(self.rate) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
         keys = axis.example_keys(self.make_rng("dropout"), x.shape[0])

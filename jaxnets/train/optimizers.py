@@ -9,7 +9,7 @@ import optax
 
 from jaxnets.errors import UserError
 from jaxnets.registry import Registry
-from jaxnets.typing import Array, PyTree
+from jaxnets.typing import Array, PyTree, traced
 
 __all__ = [
     "OPTIMIZERS",
@@ -203,7 +203,7 @@ def make_optimizer(
         parts.append(optax.clip_by_global_norm(clip_norm))
     parts.append(scale(momentum=momentum, b1=b1, b2=b2, eps=eps))
     # A traced number, of a member of a population, may be zero or not.
-    if not isinstance(weight_decay, int | float) or weight_decay:
+    if traced(weight_decay) or weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decays))
     parts.append(optax.scale_by_learning_rate(learning_rate))
     if weight_clip is not None:

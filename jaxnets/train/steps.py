@@ -22,7 +22,7 @@ from jaxnets.train.descent import Step, forward
 from jaxnets.train.freezing import Frozen
 from jaxnets.train.game import Game, Move, game_step
 from jaxnets.train.state import TrainState
-from jaxnets.typing import Array, Batch, PRNGKey, PyTree
+from jaxnets.typing import Array, Batch, PRNGKey, PyTree, traced
 
 __all__ = ["Step", "adversarial_step", "classifier_step", "sample_latents"]
 
@@ -33,7 +33,7 @@ def classifier_step(
     optimizer: optax.GradientTransformation,
     *,
     augment: Augmentation | None = None,
-    mixup_alpha: float = 0.0,
+    mixup_alpha: Array | float = 0.0,
     ema_decay: Array | float | optax.Schedule | None = None,
     micro_batches: int = 1,
     frozen: Mapping[str, Any] | None = None,
@@ -71,7 +71,7 @@ def classifier_step(
         if augment is not None:
             images = augment_batch(augment, axis.example_keys(augment_key, count), images)
         logits_of = forward(trained, model_state, dropout_key)
-        if mixup_alpha > 0:
+        if traced(mixup_alpha) or mixup_alpha > 0:
             keys = axis.example_keys(mixup_key, count)
             num_classes = jax.eval_shape(lambda x: logits_of(params, x)[0], images).shape[-1]
             one_hot = jax.nn.one_hot(labels, num_classes)

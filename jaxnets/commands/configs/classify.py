@@ -6,7 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxnets.commands.configs.constraints import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, Range
+from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs.constraints import (
+    COUNT,
+    DECAY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWEPT,
+    Needs,
+    Range,
+)
 from jaxnets.commands.configs.options import (
     MediaOptions,
     RunOptions,
@@ -50,6 +59,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 OWN_VALUES = ("sounds:", "texts:")
 FEWEST_STEPS = 32
 
+#: Learning rates of networks without normalisation, whose gradients are clipped to a norm of 1. Not
+#: clipped, seeds of AlexNet on digits came to 74% to 91%; clipped, to 91% to 93%.
+_CLIPPED = {"lenet5": 0.2, "alexnet": 0.1}
+
+_MOMENTUM = Needs("--optimizer sgd or nesterov", lambda c: c.optimizer in ("sgd", "nesterov"))
+_FOCAL = Needs("--loss focal", lambda c: c.loss == "focal")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
@@ -63,13 +79,13 @@ class OptimizerOptions:
     """constant, cosine or linear, after the warm-up."""
     warmup: float = 0.23
     """Share of the steps in which the learning rate climbs."""
-    momentum: Annotated[float, DECAY] = 0.85
+    momentum: Annotated[float, DECAY, _MOMENTUM, SWEPT] = 0.85
     """Decay of the mean of past gradients (sgd, nesterov)."""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.009
+    weight_decay: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.009
     """Decoupled, times the learning rate; not on norms and biases."""
-    clip_norm: Annotated[float | None, POSITIVE] = None
-    """Greatest global norm of a gradient."""
-    ema_decay: Annotated[float | None, DECAY] = 0.95
+    clip_norm: Annotated[float | None, POSITIVE, SWEPT] = None
+    """Greatest global norm of a gradient; by default 1 for lenet5 and alexnet."""
+    ema_decay: Annotated[float | None, DECAY, SWEPT] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
     freeze: str | None = None
     """Leave everything up to this stage of the network as it is (with --init-from): the name of a
@@ -84,13 +100,13 @@ class LossOptions:
 
     loss: str = "cross_entropy"
     """cross_entropy or focal."""
-    focal_gamma: Annotated[float, NOT_NEGATIVE] = 2.0
+    focal_gamma: Annotated[float, NOT_NEGATIVE, _FOCAL, SWEPT] = 2.0
     """Exponent of the focal loss."""
-    label_smoothing: float = 0.2
+    label_smoothing: Annotated[float, DECAY, SWEPT] = 0.2
     """Share of the target that is spread over all classes."""
     balance_classes: bool = False
     """Weigh classes by the inverse of their frequency in the training images."""
-    dropout: float | None = None
+    dropout: Annotated[float | None, DECAY, SWEPT] = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
 
@@ -113,7 +129,7 @@ class AugmentOptions:
     usual, 0 is off. This and --resized-crop are for folder: and tfds:."""
     cutout: int = 0
     """Side of the square that is blanked out of training images; 0 is off."""
-    mixup: Annotated[float, NOT_NEGATIVE] = 0.0
+    mixup: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
     shift: Annotated[float, DECAY] = 0.1
     """Move sounds in time by up to this share of their length."""
@@ -177,7 +193,7 @@ class Classify(
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None
     """Examples a step, over all devices."""
-    learning_rate: Annotated[float | None, NOT_NEGATIVE] = None
+    learning_rate: Annotated[float | None, NOT_NEGATIVE, SWEPT] = None
     """The highest learning rate."""
 
     @property
@@ -203,18 +219,25 @@ def resolve(config: Classify) -> Classify:
     config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
     # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
     momentum = ("sgd", "nesterov")
-    usual = 0.05 if config.optimizer in momentum else 2e-4 if config.optimizer == "lion" else 2e-3
+    rates = {**dict.fromkeys(momentum, _CLIPPED.get(str(config.network), 0.05)), "lion": 2e-4}
+    usual = rates.get(str(config.optimizer), 2e-3)
     if config.optimizer != values["optimizer"] and not {
         config.optimizer,
         values["optimizer"],
     } <= set(momentum):
         config = with_preset(config, {"learning_rate": usual})
     if config.network != values["network"]:
-        config = with_preset(config, {"width": 1.0, "learning_rate": usual})
+        clip = 1.0 if config.network in _CLIPPED else None
+        config = with_preset(config, {"width": 1.0, "learning_rate": usual, "clip_norm": clip})
     if config.resized_crop is not None:
         config = with_preset(config, {"crop_padding": 0})
     config = with_preset(config, values)
-    check_numbers(config)
+    if (sweep := sweeps.sweep_of(config)) is not None:
+        # The greatest, which is above zero: a part of the step that it turns on is there.
+        config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
+    for one in sweeps.each(config):
+        check_numbers(one)
+    sweeps.check(config)
     if config.patience is not None and config.eval_every == 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")
     if config.freeze is not None and config.init_from is None:

@@ -81,7 +81,13 @@ class Needs:
     met: Callable[[Any], bool]
 
 
-T = typing.TypeVar("T", Range, Needs)
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """That --sweep may vary a number; written into its type, as a `Range` is."""
+
+
+SWEPT = Swept()
+T = typing.TypeVar("T", Range, Needs, Swept)
 
 
 def constraints(config: Any, kind: type[T]) -> Iterator[tuple[str, T]]:

@@ -14,6 +14,7 @@ from jaxnets.commands.configs.constraints import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    SWEPT,
     Needs,
     Ramp,
     Range,
@@ -104,20 +105,20 @@ class LossOptions:
     """minimax, non_saturating, least_squares, hinge, wasserstein or relativistic."""
     penalty: str | None = None
     """none, r1, r2, r1_r2, wgan_gp, dragan or consistency."""
-    penalty_weight: Annotated[Ramp | None, NOT_NEGATIVE, _PENALTY] = None
+    penalty_weight: Annotated[Ramp | None, NOT_NEGATIVE, _PENALTY, SWEPT] = None
     """Factor of the penalty: gamma of R1 and R2, lambda of the others. Or START:END."""
     penalty_every: Annotated[int | None, COUNT, _LAZY] = None
     """Apply the penalty at every n-th step only, n times as strong (lazy regularisation)."""
-    auxiliary_weight: Annotated[float, NOT_NEGATIVE, _AUXILIARY] = 0.1
+    auxiliary_weight: Annotated[float, NOT_NEGATIVE, _AUXILIARY, SWEPT] = 0.1
     """Weight of the classes' cross-entropy (--conditioning auxiliary). The paper's 1 makes samples
     of a class alike: their spread on digits was 0.67 of real images', and 0.95 with 0.1."""
-    lecam_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    lecam_weight: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Keep the discriminator's logits near their own moving mean (LeCam), for few images."""
-    path_length_weight: Annotated[float | None, NOT_NEGATIVE] = None
+    path_length_weight: Annotated[float | None, NOT_NEGATIVE, SWEPT] = None
     """Weight of path-length regularisation (stylegan2): equal steps in the styles change the image
     equally. The paper and the presets from 64 pixels on have 2; taken at the steps of
     --penalty-every."""
-    matching_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    matching_weight: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Weight of a generator loss that pulls the mean features of samples towards those of real
     images (feature matching)."""
     matching_cnn: Path | None = None
@@ -134,7 +135,7 @@ class AugmentOptions:
     """Differentiable augmentation (translation leaves grey behind, shift the image mirrored at its
     edge); by default shift for fewer than 20,000 images of your own, and "" is none; any of
     color,translation,shift,cutout,flip."""
-    augment_probability: Annotated[Ramp | None, SHARE] = None
+    augment_probability: Annotated[Ramp | None, SHARE, SWEPT] = None
     """Share of the images that each of them is applied to; all, or at first 0 if it is adaptive.
     Or START:END."""
     adaptive_augment: bool = False
@@ -154,9 +155,9 @@ class OptimizerOptions:
 
     optimizer: str = "adam"
     """sgd, nesterov, adam, rmsprop, lion or lamb."""
-    generator_learning_rate: Annotated[Ramp | None, NOT_NEGATIVE] = None
+    generator_learning_rate: Annotated[Ramp | None, NOT_NEGATIVE, SWEPT] = None
     """The generator's highest learning rate, or START:END."""
-    discriminator_learning_rate: Annotated[Ramp | None, NOT_NEGATIVE] = None
+    discriminator_learning_rate: Annotated[Ramp | None, NOT_NEGATIVE, SWEPT] = None
     """The discriminator's highest learning rate, or START:END."""
     schedule: str | None = None
     """constant, cosine or linear: how both learning rates go on from their highest."""
@@ -170,7 +171,7 @@ class OptimizerOptions:
     """Greatest global norm of a gradient."""
     weight_clip: Annotated[float | None, POSITIVE] = None
     """Keep every weight of the discriminator within this of zero (the first Wasserstein GAN)."""
-    ema_half_life: Annotated[Ramp | None, NOT_NEGATIVE] = None
+    ema_half_life: Annotated[Ramp | None, NOT_NEGATIVE, SWEPT] = None
     """Images after which half of the generator's moving average, which makes the samples, is new;
     0 keeps none. Or START:END."""
     ema_warmup: Annotated[float, SHARE] = 0.05
@@ -243,10 +244,6 @@ class Generate(
     classes and differ within each: the folder of a `classify` run on the same data; shipped, the
     one that comes with jaxnets (for digits and fashion_mnist, and then the default); imagenet, for
     colour images; or none."""
-    sweep: str = ""
-    """Train one GAN for each value of a number, all in one program, and tell which is the best:
-    NAME=VALUE,VALUE,... such as gamma=0.01,0.1,1, or any flag that is a number of the step."""
-
     #: Fields -> what was done before there was a choice, where that is not the default.
     BEFORE: ClassVar = types.MappingProxyType({"path_length_weight": 0.0})
 
@@ -325,10 +322,10 @@ def _checked(config: Generate) -> Generate:
     for one in sweeps.each(config):
         try:
             check_numbers(one)
+            _check_what_belongs_together(one)
         except UserError as error:
             raise error if one is config else UserError(f"--sweep: {error}") from error
     sweeps.check(config)
-    _check_what_belongs_together(config)
     return config
 
 
@@ -339,7 +336,8 @@ def _check_what_belongs_together(config: Generate) -> None:
             "--adaptive-augment and --augment-probability need an augmentation: choose some with "
             "--augment, such as --augment translation,cutout"
         )
-    if config.adaptive_augment and is_ramp(config.augment_probability):
+    swept = sweeps.is_swept(config, "augment_probability")
+    if config.adaptive_augment and (swept or is_ramp(config.augment_probability)):
         raise UserError(
             "--adaptive-augment moves the share itself: give --augment-probability one number, to "
             "start from"

@@ -196,6 +196,10 @@ class RunOptions(
     seeds: Annotated[int, Range(least=1, most=MAX_MEMBERS)] = 1
     """Train this many networks at once in one program, with the seeds from --seed on; their mean
     and spread are reported."""
+    sweep: str = ""
+    """Train a network, or GAN, for each value of a number, all in one program, and tell which is
+    the best: NAME=VALUE,VALUE,... such as learning_rate=0.1,0.2, or gamma=0.1,1 of a GAN; `list`
+    has the numbers."""
     devices: int | None = None
     """How many devices to use; by default all."""
     labels_per_class: int | None = None

@@ -1,31 +1,21 @@
-"""`generate --sweep NAME=VALUES`: one GAN for each value of a number, in one program."""
+"""`--sweep NAME=VALUES`: one network, or GAN, for each value of a number, in one program."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxnets.commands.configs.constraints import flag, is_ramp
+from jaxnets.commands.configs.constraints import Needs, Swept, constraints, flag, is_ramp
 from jaxnets.errors import UserError
 from jaxnets.registry import check_name
 
 T = TypeVar("T")
 
-#: Numbers of the step that members of one program may differ in -> other names for them.
-SCALARS: dict[str, tuple[str, ...]] = {
-    "penalty_weight": ("gamma", "lambda"),
-    "generator_learning_rate": (),
-    "discriminator_learning_rate": (),
-    "lecam_weight": (),
-    "path_length_weight": (),
-    "matching_weight": (),
-    "auxiliary_weight": (),
-    "augment_probability": (),
-    "ema_half_life": (),
-}
+#: Other names of fields -> those of the configs.
+_OTHER_NAMES = {"gamma": "penalty_weight", "lambda": "penalty_weight"}
 
 #: First part of a swept number's name in the state's `extra`.
 _PREFIX = "sweep/"
@@ -37,7 +27,7 @@ class Sweep:
 
     Attributes:
       field: of the config.
-      values: one for each GAN.
+      values: one for each network, or GAN.
     """
 
     field: str
@@ -56,7 +46,7 @@ class Sweep:
 def _field(name: str) -> str:
     """The config's field that a name of a number means, known or not."""
     field = name.strip().removeprefix("--").replace("-", "_")
-    return next((known for known, others in SCALARS.items() if field in others), field)
+    return _OTHER_NAMES.get(field, field)
 
 
 def canonical(member: str) -> str:
@@ -80,7 +70,10 @@ def sweep_of(config: Any) -> Sweep | None:
         return None
     name, equals, rest = text.partition("=")
     field = _field(name)
-    check_name("number for --sweep", field, [*SCALARS, "gamma", "lambda"])
+    known = [name for name, _ in constraints(config, Swept)]
+    if field not in known:
+        others = [other for other, own in _OTHER_NAMES.items() if own in known]
+        check_name("number for --sweep", name, [*known, *others])
     try:
         values = tuple(float(value) for value in rest.split(","))
     except ValueError:
@@ -88,7 +81,7 @@ def sweep_of(config: Any) -> Sweep | None:
     if not equals or len(values) < 2 or len(set(values)) < len(values):
         raise UserError(
             f"--sweep {text!r} must be NAME=VALUE,VALUE,... with at least two different numbers, "
-            "such as gamma=0.01,0.1,1"
+            f"such as {field}=0.01,0.1,1"
         )
     if not all(math.isfinite(value) for value in values):
         raise UserError(f"--sweep {text!r}: every value must be finite")
@@ -113,18 +106,9 @@ def check(config: Any) -> None:
     sweep = sweep_of(config)
     if sweep is None:
         return
-    needs = {
-        "penalty_weight": ("a penalty: choose one with --penalty", config.penalty != "none"),
-        "augment_probability": (
-            "--augment, and a share that is not adaptive",
-            config.augment and not config.adaptive_augment,
-        ),
-        "auxiliary_weight": ("--conditioning auxiliary", config.conditioning == "auxiliary"),
-        "path_length_weight": ("--generator stylegan2", config.generator == "stylegan2"),
-    }
-    what, met = needs.get(sweep.field, ("", True))
-    if not met:
-        raise UserError(f"--sweep {sweep.field} needs {what}")
+    for name, needs in constraints(config, Needs):
+        if name == sweep.field and not needs.met(config):
+            raise UserError(f"--sweep {name} needs {needs.what}")
     if is_ramp(getattr(config, sweep.field)):
         own = flag(sweep.field)
         raise UserError(
@@ -146,8 +130,35 @@ def swept(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {k.removeprefix(_PREFIX): v for k, v in extra.items() if k.startswith(_PREFIX)}
 
 
+#: Numbers that networks are compared by -> what a table calls them.
+MEASURES = {
+    "frechet": "Frechet distance",
+    "samples_precision": "precision",
+    "samples_recall": "recall",
+    "samples_pixel_spread": "spread by pixels",
+    "validation_accuracy": "validation accuracy",
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+}
+
+_FLATTERS = "chosen by test examples, it looks better than it is: use --validation-fraction 0.1"
+
+#: Those that say which value is the best; a report shows the best by the first that was measured.
+_DECIDING = ("frechet", "samples_recall", "validation_accuracy", "test_accuracy")
+
+
+def _measured(among: Iterable[str], names: Sequence[str], numbers: Mapping) -> list[str]:
+    return [measure for measure in among if f"{measure}/{names[0]}" in numbers]
+
+
+def _best(measure: str) -> tuple[Callable[..., Any], str]:
+    """How the best is chosen, as a function and in words."""
+    least = measure == "frechet"
+    return min if least else max, f"the {'least' if least else 'greatest'} {MEASURES[measure]}"
+
+
 def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -> tuple[int, str]:
-    """Which member's pictures a report shows, and why.
+    """Which member a report shows, and why.
 
     Args:
       config: of the run.
@@ -155,25 +166,22 @@ def best_member(config: Any, names: Sequence[str], numbers: Mapping[str, Any]) -
       numbers: the run's, with `number/member`.
 
     Returns:
-      Its number, the least Frechet distance's, and a sentence; 0 and "" where nothing is swept.
+      The number of the best, and a sentence; 0 and "" where nothing is swept.
     """
     if sweep_of(config) is None:
         return 0, ""
-    distances = [float(numbers.get(f"frechet/{name}", math.nan)) for name in names]
-    known = [i for i, distance in enumerate(distances) if math.isfinite(distance)]
+    measure = next(iter(_measured(_DECIDING, names, numbers)), "")
+    values = [float(numbers.get(f"{measure}/{name}", math.nan)) for name in names]
+    known = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not known:
-        return 0, f"The pictures are of {names[0]}; which is the best was not measured."
-    best = min(known, key=distances.__getitem__)
-    return best, f"The pictures are of {names[best]}, which has the least Frechet distance."
+        return 0, f"The report shows {names[0]}; which is the best was not measured."
+    choose, what = _best(measure)
+    best = choose(known, key=values.__getitem__)
+    return best, f"The report shows {names[best]}, which has {what}."
 
 
-#: Numbers that GANs are compared by -> what a table calls them.
-MEASURES = {
-    "frechet": "Frechet distance",
-    "samples_precision": "precision",
-    "samples_recall": "recall",
-    "samples_pixel_spread": "spread by pixels",
-}
+def _shown(value: float, measure: str) -> str:
+    return f"{value:.2%}" if measure.endswith("accuracy") else f"{value:.4g}"
 
 
 def winners(
@@ -187,12 +195,13 @@ def winners(
       numbers: the run's, with `number/member`.
 
     Returns:
-      Rows of a table, a header first, of each value (over the seeds); and sentences that say which
-      value has the least Frechet distance, and which the greatest recall.
+      Rows of a table, a header first, of each value (mean and standard deviation of the seeds); and
+      sentences that say which value is the best by which number. Nothing where none is swept.
     """
     sweep = sweep_of(config)
-    assert sweep is not None
-    measures = [measure for measure in MEASURES if f"{measure}/{names[0]}" in numbers]
+    if sweep is None:
+        return [], []
+    measures = _measured(MEASURES, names, numbers)
     table = [[sweep.field, *(MEASURES[measure] for measure in measures)]]
     found: dict[str, dict[float, list[float]]] = {measure: {} for measure in measures}
     for value, of_value in zip(sweep.values, sweep.names(), strict=True):
@@ -204,22 +213,24 @@ def winners(
             cell = "not known"
             if each:
                 found[measure][value] = each
-                spread = f" +- {statistics.stdev(each):.3g}" if each[1:] else ""
-                cell = f"{statistics.fmean(each):.4g}{spread}"
+                spread = f" +- {_shown(statistics.stdev(each), measure)}" if each[1:] else ""
+                lost = f" ({len(members) - len(each)} diverged)" * (len(each) < len(members))
+                cell = f"{_shown(statistics.fmean(each), measure)}{spread}{lost}"
             table[-1].append(cell)
     told = []
-    for measure, best, what in (
-        ("frechet", min, "the least Frechet distance"),
-        ("samples_recall", max, "the greatest recall"),
-    ):
-        of = found.get(measure, {})
+    for measure in _measured(_DECIDING, names, numbers):
+        (choose, what), of = _best(measure), found[measure]
+        if measure == "test_accuracy" and "validation_accuracy" in measures:
+            continue
         means = {value: statistics.fmean(each) for value, each in of.items()}
         if len(set(means.values())) > 1:
-            value = best(means, key=means.__getitem__)
-            doubt = _doubt(value, of)
-            told.append(f"{sweep.field} = {value:g} has {what}, {means[value]:.4g}{doubt}")
+            value = choose(means, key=means.__getitem__)
+            mean, doubt = _shown(means[value], measure), _doubt(value, of)
+            told.append(f"{sweep.field} = {value:g} has {what}, {mean}{doubt}")
+            if measure == "test_accuracy":
+                told.append(_FLATTERS)
         elif len(means) > 1:
-            told.append(f"none has {what}: all have {next(iter(means.values())):.4g}")
+            told.append(f"none has {what}: all have {_shown(next(iter(means.values())), measure)}")
     return table, told
 
 
