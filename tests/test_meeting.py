@@ -224,7 +224,7 @@ def leaves_of(feed):
 def test_what_another_process_feeds_is_not_read():
     seen = []
 
-    def read(row, column):
+    def read(row, column, random):
         seen.append(row)
         return np.zeros((2, 2, 1), np.uint8)
 

@@ -43,20 +43,19 @@ class LazyRows:
         items: np.ndarray,
         labels: np.ndarray,
         column: Column,
-        read: Callable[[Any, Column], np.ndarray | str],
-        view: Callable[[Any, Column, np.random.Generator], np.ndarray | str] | None = None,
+        read: Callable[[Any, Column, np.random.Generator | None], np.ndarray | str],
     ) -> None:
-        """Joins what is known of the rows. Can be pickled if `read` and `view` can.
+        """Joins what is known of the rows. Can be pickled if `read` can.
 
         Args:
           items: [N], what a row is read from, such as the paths of files.
           labels: [N], of the classes.
           column: of the rows.
-          read: (item, column) -> a row, or why there is none.
-          view: (item, column, generator) -> a row that is another each time it is trained on.
+          read: (item, column, generator) -> a row, or why there is none; with a generator as it is
+            seen in training, which may be in another way each time.
         """
         self.items, self._labels, self._column = items, labels, column
-        self._read, self._view = read, view
+        self._read = read
         self.shape, self.dtype = (len(items), *column.shape), column.stored
         self._unreadable: dict[str, str] = {}
 
@@ -82,7 +81,7 @@ class LazyRows:
     def take(self, which: Any) -> "LazyRows":
         """The rows `which` (a slice, or integers [M]), still unread."""
         items, labels = self.items[which], self._labels[which]
-        return LazyRows(items, labels, self._column, self._read, self._view)
+        return LazyRows(items, labels, self._column, self._read)
 
     def views(
         self, which: Sequence[int], seed: int, places: Sequence[int]
@@ -123,10 +122,7 @@ class LazyRows:
         bad: list[tuple[str, str]] = []
         for place in self._others(index):
             item = self.items[place].item()
-            if self._view is not None and random is not None:
-                row = self._view(item, self._column, random)
-            else:
-                row = self._read(item, self._column)
+            row = self._read(item, self._column, random)
             if not isinstance(row, str):
                 return row, bad
             name = os.fsdecode(item) if isinstance(item, bytes) else f"example {item}"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +56,17 @@ class Decoding:
         return f"{why}: each is decoded when it is needed; exact copies are not looked for"
 
 
-@dataclass(frozen=True)
-class _FileRows:
-    """Reads the rows of a folder's files: their paths in it are the items."""
-
-    root: bytes
-    reader: ImageFiles
-    views: Views
-
-    def read(self, item: bytes, column: Any) -> np.ndarray | str:
-        return self.reader.row(self._path(item), column)
-
-    def view(self, item: bytes, column: Any, random: np.random.Generator) -> np.ndarray | str:
-        return self.reader.view(self._path(item), column, random, self.views)
-
-    def _path(self, item: bytes) -> Path:
-        return Path(os.fsdecode(os.path.join(self.root, item)))
+def _of_folder(
+    root: bytes,
+    reader: ImageFiles,
+    views: Views,
+    item: bytes,
+    column: Any,
+    random: np.random.Generator | None,
+) -> np.ndarray | str:
+    """Reads a row of a folder's files: their paths in it are the items."""
+    path = Path(os.fsdecode(os.path.join(root, item)))
+    return reader.view(path, column, random, views)
 
 
 def stream_folder(
@@ -115,7 +111,7 @@ def stream_folder(
     if step > 1:
         notes.append(f"{len(headers):,} of the files were looked at before the start")
     notes += [f"left out: {told_bad(root, bad)}"] * bool(bad) + reader.notes(good, column)
-    rows = _FileRows(os.fsencode(root), reader, decoding.views)
+    read = partial(_of_folder, os.fsencode(root), reader, decoding.views)
     parts: dict[str, Any] = {}
     digest = hashlib.sha256()
     for split, part in layout.splits.items():
@@ -126,24 +122,20 @@ def stream_folder(
             digest.update(b"%s\0%s\0%d\n" % (split.encode(), path, os.stat(file.path).st_size))
         labels = np.array([file.label for file in usable], np.int32)
         layout.check_usable(root, split, labels, len(bad), reader.what)
-        parts[split] = LazyRows(np.array(names), labels, column, rows.read, rows.view), labels
+        parts[split] = LazyRows(np.array(names), labels, column, read), labels
     return _dataset(name, parts, column, layout.class_names, notes, digest.hexdigest(), len(bad))
 
 
-@dataclass(frozen=True)
-class _TfdsRows:
-    """Reads the rows of a split of TensorFlow Datasets: positions are the items."""
-
-    source: Any
-    reader: ImageFiles
-    views: Views
-
-    def read(self, item: int, column: Any) -> np.ndarray | str:
-        return self.reader.row(io.BytesIO(self.source[item]["image"]), column)
-
-    def view(self, item: int, column: Any, random: np.random.Generator) -> np.ndarray | str:
-        encoded = io.BytesIO(self.source[item]["image"])
-        return self.reader.view(encoded, column, random, self.views)
+def _of_tfds(
+    source: Any,
+    reader: ImageFiles,
+    views: Views,
+    item: int,
+    column: Any,
+    random: np.random.Generator | None,
+) -> np.ndarray | str:
+    """Reads a row of a split of TensorFlow Datasets: positions are the items."""
+    return reader.view(io.BytesIO(source[item]["image"]), column, random, views)
 
 
 def stream_tfds(
@@ -175,14 +167,13 @@ def stream_tfds(
             labels = np.load(place)
         except (OSError, ValueError):
             blocks = (range(i, min(i + _BLOCK, len(source))) for i in range(0, len(source), _BLOCK))
-            read = [int(one["label"]) for block in blocks for one in read_rows(source, block)]
-            labels = np.array(read, np.int32)
+            found = [int(one["label"]) for block in blocks for one in read_rows(source, block)]
+            labels = np.array(found, np.int32)
             file = io.BytesIO()
             np.save(file, labels)
             write_files({place: file.getvalue()})
-        rows = _TfdsRows(source, reader, decoding.views)
-        items = np.arange(len(source))
-        parts[split] = LazyRows(items, labels, column, rows.read, rows.view), labels
+        read = partial(_of_tfds, source, reader, decoding.views)
+        parts[split] = LazyRows(np.arange(len(source)), labels, column, read), labels
     count = sum(map(len, sources.values()))
     notes = [decoding.told(count, column.shape)]
     return _dataset(name, parts, column, classes, notes, hashlib.sha256(key.encode()).hexdigest())
