@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 from test_data_sources import pictures, prepare
 
 from command_lines import CLASSIFY, assert_one_error, run, summary
+from jaxnets import columns
 from jaxnets.data import LazyRows, StreamingPipeline, Views, describe, load, split_validation
+from jaxnets.data.sources.images import ImageFiles
 from jaxnets.errors import UserError
 
 EVERYTHING = Views(resized_crop=0.3, rand_augment=9)
@@ -104,9 +106,30 @@ def test_views_cut_out_what_they_say_and_have_every_strength():
         )
         for strength in (1, 30)
     }
-    assert 0 < changed[1] < changed[30]
+    assert 0 < 3 * changed[1] < changed[30]
     grey = Views(None, 30).change(picture.convert("L"), random)
     assert grey.mode == "L" and grey.size == (16, 16)
+
+
+def test_a_view_is_cut_out_of_the_picture_as_it_is_seen(tmp_path):
+    class LeftHalf(Views):
+        def box(self, width, height, random):
+            assert (width, height) == (160, 120)
+            return 0.0, 0.0, 0.5, 1.0
+
+        def change(self, image, random):
+            return image
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    fine = np.indices((160, 120)).sum(axis=0) // 6 % 2 * 255
+    Image.fromarray(fine.astype(np.uint8)).save(tmp_path / "a.jpg", quality=95, exif=turned)
+    column, random = columns.Image((40, 30, 1)), np.random.default_rng(0)
+    found = ImageFiles().view(tmp_path / "a.jpg", column, random, LeftHalf())
+    seen = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")).crop((0, 0, 80, 120))
+    expected = np.asarray(seen.resize((30, 40), Image.Resampling.BICUBIC), float)
+    assert np.abs(np.asarray(found, float)[..., 0] - expected).mean() < 12
+    assert expected.std() > 60
 
 
 def test_a_damaged_file_is_named_and_the_next_of_its_class_taken(root, caplog):
