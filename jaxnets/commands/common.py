@@ -100,6 +100,11 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def classes(count: int) -> str:
+    """How many classes there are: "1 class"."""
+    return f"{count:,} class{'es' * (count != 1)}"
+
+
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
     """A short table of names and numbers on the terminal."""
     width = max(len(name) for name, _ in rows)

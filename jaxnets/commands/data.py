@@ -45,7 +45,9 @@ def prepare(config: Prepare) -> None:
     constraints.check(config)
     dataset = common.load_data(config, config.name)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    print(f"{dataset.name}: {counts}; {dataset.num_classes} classes; cached in {cache_dir()}")
+    print(
+        f"{dataset.name}: {counts}; {common.classes(dataset.num_classes)}; cached in {cache_dir()}"
+    )
     common.print_notes(dataset)
 
 
@@ -69,7 +71,7 @@ def show(config: Show) -> None:
 def format_description(description: Mapping[str, Any]) -> str:
     """The result of `describe` as text for a terminal."""
     lines = [
-        f"{description['name']}: {description['num_classes']} classes, "
+        f"{description['name']}: {common.classes(description['num_classes'])}, "
         f"{description['skipped']} files skipped",
         f"fingerprint {description['fingerprint']}",
     ]

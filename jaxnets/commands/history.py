@@ -46,7 +46,7 @@ def keep(
         "seed": f"{config.seed}" + f", and {config.seeds - 1} more" * (config.seeds > 1),
         "versions": ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python")),
         "machine": f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores",
-        "data": f"{dataset.name}: {splits}; {len(names)} classes",
+        "data": f"{dataset.name}: {splits}; {common.classes(len(names))}",
         "training data by class": each,
         "exact copies": f"{len(hashes) - len(set(hashes)):,} of {len(hashes):,} examples"
         if hashes
