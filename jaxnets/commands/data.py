@@ -45,9 +45,8 @@ def prepare(config: Prepare) -> None:
     constraints.check(config)
     dataset = common.load_data(config, config.name)
     counts = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    print(
-        f"{dataset.name}: {counts}; {common.classes(dataset.num_classes)}; cached in {cache_dir()}"
-    )
+    where = "not decoded ahead" if dataset.splits["train"].lazy else f"cached in {cache_dir()}"
+    print(f"{dataset.name}: {counts}; {common.classes(dataset.num_classes)}; {where}")
     common.print_notes(dataset)
 
 
