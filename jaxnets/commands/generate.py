@@ -274,7 +274,7 @@ def evaluate_generator(
 
 
 def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
-    """The config with the batch, epochs and augmentation that suit how many images there are.
+    """The config with the batch, epochs, augmentation and widths that suit the images.
 
     Args:
       asked: what the user said, which stays.
@@ -290,7 +290,16 @@ def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
     own = config.data not in presets.DATA and asked.preset is None
     if asked.augment is None and not config.augment and own and images < presets.FEW:
         changes["augment"] = presets.OWN_AUGMENT
+    sides = dataset.columns["inputs"].shape[:2]
+    if all(24 < side <= 32 for side in sides) and _left_to_preset(asked):
+        changes |= presets.small_widths(given(config.preset))
     return dataclasses.replace(config, **changes)
+
+
+def _left_to_preset(asked: Generate) -> bool:
+    """Whether the user has said nothing of how large the networks are."""
+    names = ("width", "generator_widths", "discriminator_widths", "discriminator")
+    return all(getattr(asked, name) is None for name in names)
 
 
 def _augmented(config: Generate, dataset: DataSet) -> str:

@@ -209,3 +209,12 @@ def values(name: str | None, generator: str | None, data: str) -> Values:
         raise UserError(f"--preset {name} is for --generator {family}, not for {generator}")
     own = {**DEFAULTS, **FAMILIES.get(family, {}), **DATA.get(data, {}), **own}
     return {**own, "preset": name, "generator": family}
+
+
+def small_widths(name: str) -> Values:
+    """The widths of a small preset, which are made for 28 to 32 pixels; nothing of another one."""
+    if not name.endswith("_small"):
+        return {}
+    own = PRESETS[name]
+    fields = ("width", "generator_widths", "discriminator_widths")
+    return {field: own.get(field, DEFAULTS.get(field)) for field in fields}
