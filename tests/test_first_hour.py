@@ -15,13 +15,13 @@ from jaxnets.data import DataSet, Split
 from jaxnets.judge.scoring import Judge
 
 
-def noise(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
+def noise(count: int, seed: int = 0, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def few(count: int, classes: int = 2) -> DataSet:
+def few(count: int, classes: int = 2, side: int = 8) -> DataSet:
     labels = np.arange(count, dtype=np.int32) % classes
-    splits = {"train": Split(noise(count), labels), "test": Split(noise(count, 1), labels)}
+    splits = {n: Split(noise(count, i, side), labels) for i, n in enumerate(("train", "test"))}
     return DataSet("folder:few", splits)
 
 
@@ -48,14 +48,26 @@ def test_what_was_asked_for_stays():
     assert (config.learning_rate, config.clip_norm) == (0.1, 1)
 
 
+#: Small presets have widths of their own for some sizes, if nobody asks for others.
+SIZES = [(32, {}), (28, {"preset": "sngan_small"}), (24, {}), (64, {}), (32, {"width": 0.5})]
+
+
 def test_the_training_of_a_gan_sees_no_more_than_it_needs():
-    def suited(images: int, **asked):
+    def suited(images: int, side: int = 8, **asked):
         config = gan_config.Generate(data="folder:few", devices=1, **asked)
-        return generate.suited(config, gan_config.resolve(config), few(images))
+        return generate.suited(config, gan_config.resolve(config), few(images, side=side))
 
     assert (suited(1000).epochs, suited(1000).batch_size) == (100.0, 32)
     assert suited(20_000).epochs == 60.0
     assert suited(5).batch_size == 4 and suited(5, epochs=3.0).epochs == 3.0
+    assert (suited(5).generator, suited(5).augment, suited(20_000).augment) == (
+        "sngan",
+        "shift",
+        "",
+    )
+    assert suited(5, augment="").augment == ""
+    widths = [suited(5, side, **asked).generator_widths for side, asked in SIZES]
+    assert widths == [(64, 32, 16), (64, 32, 16), None, None, None]
 
 
 def test_a_run_is_looked_at_twenty_times_at_most():
