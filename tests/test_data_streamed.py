@@ -180,6 +180,14 @@ def test_shards_of_tfds_are_read_as_they_lie(tmp_path):
     pipeline.close()
 
 
+def test_random_views_of_tfds_need_one_size(tmp_path):
+    prepare(tmp_path, {"train": pictures(8), "test": pictures(3)})  # of sizes that it doesn't tell
+    with pytest.raises(UserError, match=r"several sizes.*--image-size"):
+        load("tfds:tiny", data_dir=tmp_path, views=EVERYTHING)
+    views = load("tfds:tiny", data_dir=tmp_path, views=EVERYTHING, image_size=4)
+    assert views.splits["train"].lazy
+
+
 def test_a_run_of_streamed_pictures_is_the_run_of_decoded_ones(root, tmp_path):
     common = [*CLASSIFY, "--data", f"folder:{root}", "--image-size", "8", "--epochs", "1"]
     run(common, "--run-dir", str(tmp_path / "ahead"))

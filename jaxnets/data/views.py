@@ -69,18 +69,20 @@ class Views:
         return image
 
 
+def _grey(image: Any) -> Any:
+    """What is moved in."""
+    return _GREY if image.mode == "L" else (_GREY,) * 3
+
+
 def _affine(image: Any, *matrix: float) -> Any:
     from PIL import Image
 
-    fill = _GREY if image.mode == "L" else (_GREY,) * 3
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
-    )
+    how = Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    return image.transform(image.size, *how, fillcolor=_grey(image))
 
 
 def _rotate(image: Any, strength: float, sign: float) -> Any:
-    fill = _GREY if image.mode == "L" else (_GREY,) * 3
-    return image.rotate(30 * strength * sign, fillcolor=fill)
+    return image.rotate(30 * strength * sign, fillcolor=_grey(image))
 
 
 def _enhance(kind: str) -> Callable[[Any, float, float], Any]:

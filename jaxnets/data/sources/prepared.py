@@ -22,6 +22,7 @@ from jaxnets.data.dataset import DataSet, first_unreadable, read_rows
 from jaxnets.data.sources.fashion import reachable
 from jaxnets.data.sources.images import ImageFiles
 from jaxnets.data.sources.streamed import Decoding, stream_tfds
+from jaxnets.data.views import Views
 from jaxnets.errors import UserError
 
 __all__ = ["load_shipped", "load_tfds"]
@@ -122,6 +123,10 @@ def load_tfds(
         height, width = image_size or (height, width)
         shape = height, width, channels or depth
         counts = _counts(builder, name)
+        if None in shape and decoding.views != Views():
+            raise UserError(
+                f"{name} has images of several sizes: random views of them need one, --image-size"
+            )
         if None not in shape and decoding.streams(sum(counts.values()), shape):
             import tensorflow_datasets as tfds
 

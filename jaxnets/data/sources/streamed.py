@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,17 +56,24 @@ class Decoding:
         return f"{why}: each is decoded when it is needed; exact copies are not looked for"
 
 
-def _of_folder(
-    root: bytes,
+def _row(
+    opened: Callable[[Any], Path | io.BytesIO],
     reader: ImageFiles,
     views: Views,
-    item: bytes,
+    item: Any,
     column: Any,
     random: np.random.Generator | None,
 ) -> np.ndarray | str:
-    """Reads a row of a folder's files: their paths in it are the items."""
-    path = Path(os.fsdecode(os.path.join(root, item)))
-    return reader.view(path, column, random, views)
+    """A row of `LazyRows`: the picture that is opened for an item."""
+    return reader.view(opened(item), column, random, views)
+
+
+def _file(root: bytes, item: bytes) -> Path:
+    return Path(os.fsdecode(os.path.join(root, item)))
+
+
+def _example(source: Any, item: int) -> io.BytesIO:
+    return io.BytesIO(source[item]["image"])
 
 
 def stream_folder(
@@ -111,7 +118,7 @@ def stream_folder(
     if step > 1:
         notes.append(f"{len(headers):,} of the files were looked at before the start")
     notes += [f"left out: {told_bad(root, bad)}"] * bool(bad) + reader.notes(good, column)
-    read = partial(_of_folder, os.fsencode(root), reader, decoding.views)
+    read = partial(_row, partial(_file, os.fsencode(root)), reader, decoding.views)
     parts: dict[str, Any] = {}
     digest = hashlib.sha256()
     for split, part in layout.splits.items():
@@ -124,18 +131,6 @@ def stream_folder(
         layout.check_usable(root, split, labels, len(bad), reader.what)
         parts[split] = LazyRows(np.array(names), labels, column, read), labels
     return _dataset(name, parts, column, layout.class_names, notes, digest.hexdigest(), len(bad))
-
-
-def _of_tfds(
-    source: Any,
-    reader: ImageFiles,
-    views: Views,
-    item: int,
-    column: Any,
-    random: np.random.Generator | None,
-) -> np.ndarray | str:
-    """Reads a row of a split of TensorFlow Datasets: positions are the items."""
-    return reader.view(io.BytesIO(source[item]["image"]), column, random, views)
 
 
 def stream_tfds(
@@ -172,7 +167,7 @@ def stream_tfds(
             file = io.BytesIO()
             np.save(file, labels)
             write_files({place: file.getvalue()})
-        read = partial(_of_tfds, source, reader, decoding.views)
+        read = partial(_row, partial(_example, source), reader, decoding.views)
         parts[split] = LazyRows(np.arange(len(source)), labels, column, read), labels
     count = sum(map(len, sources.values()))
     notes = [decoding.told(count, column.shape)]
