@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments import configs
 from experiments.benchmarks import bench
 from experiments.chaos import chaos
+from experiments.studies.configs import StudyCommand
 from jaxnets.commands.program import COMMANDS, Program
 
 commands = Program(
@@ -13,6 +14,7 @@ commands = Program(
         **COMMANDS,
         "reproduce": (configs.Reproduce, "experiments.reproduce"),
         "families": (configs.Families, "experiments.families"),
+        "study": (StudyCommand, "experiments.studies"),
         "judges": (configs.Judges, "experiments.judges"),
         "bench": (bench.Bench, "experiments.benchmarks.bench"),
         "chaos": (chaos.Chaos, "experiments.chaos.chaos"),

@@ -45,7 +45,7 @@ COMMANDS: Commands = {
 }
 
 #: Commands that a checkout of the repository adds.
-EVIDENCE = ("reproduce", "families", "judges", "bench", "chaos")
+EVIDENCE = ("reproduce", "families", "study", "judges", "bench", "chaos")
 
 
 class Program:
