@@ -131,9 +131,9 @@ def test_the_discriminator_is_the_classifier_with_logsumexp_for_real():
 
 def test_the_generator_comes_closer_to_the_mean_features():
     of = batch()
-    now, step = made("gan", Linear(), common={"weight": 0.0})
+    now, step = made("gan", Linear(), common={"weight": 0.0}, fakes=4 * RATIO)
     step, first = jax.jit(step), None
-    for _ in range(20):
+    for _ in range(30):
         now, metrics = step(now, of)
         first = metrics["matching"].compute() if first is None else first
     assert metrics["matching"].compute() < 0.5 * first
@@ -197,9 +197,10 @@ _FEW = ("classify", "--data", "digits", "--network", "lenet5", "--labels-per-cla
 def test_the_command_trains_resumes_and_the_run_can_be_used(method, cli, workplace):
     few = (*_FEW, "--few-labels", method, "--seeds", 2 if method == "gan" else 1)
     few = (*few, "--batch-size", 8, "--devices", 2, "--unlabelled-ratio", 2)
-    assert cli(*few, "--epochs", 0.06, "--run-dir", "a", "--schedule", "constant", "--warmup", 0)[
-        0
-    ] == 0
+    assert (
+        cli(*few, "--epochs", 0.06, "--run-dir", "a", "--schedule", "constant", "--warmup", 0)[0]
+        == 0
+    )
     whole = (*few, "--schedule", "constant", "--warmup", 0, "--epochs", 0.12)
     assert cli(*whole, "--run-dir", "a")[0] == 0
     assert cli(*whole, "--run-dir", "b")[0] == 0

@@ -25,8 +25,8 @@ _ALL: dict[str, Any] = {"width": 0.25, "eval_every": 0.0, "pictures": False}
 
 #: Method -> what `classify` is told beyond its defaults for few labels.
 METHODS: dict[str, dict[str, Any]] = {
-    "none": {"batch_size": 64, "learning_rate": 0.2},
-    "none-strong": {"batch_size": 64, "learning_rate": 0.2, "strong_augment": True},
+    "none": {"batch_size": 32, "learning_rate": 0.2},
+    "none-strong": {"batch_size": 32, "learning_rate": 0.2, "strong_augment": True},
     "pseudo": {"few_labels": "pseudo"},
     "fixmatch": {"few_labels": "fixmatch"},
     "gan": {"few_labels": "gan"},

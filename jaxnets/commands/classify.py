@@ -271,7 +271,9 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
     if config.labels_per_class is not None:
         images = min(images, config.labels_per_class * dataset.num_classes)
     images = int(images * (1 - config.validation_fraction))
-    steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
+    own = config.data in PRESETS or config.data.startswith(OWN_VALUES)
+    # With unlabelled examples, an epoch is a pass over those.
+    steps = 1 if own or few_labels.is_on(config) else FEWEST_STEPS
     batch = training.fitting_batch(config, size, images, steps)
     if asked.batch_size is not None or batch == size:
         return config

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxnets.columns import Column
-from jaxnets.commands import checks, populations, training
+from jaxnets.commands import populations, training
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split, augment
@@ -26,6 +26,9 @@ from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
 
 _LATENT_SIZE = 64
+
+#: Generated images for each labelled one. As many as unlabelled ones cost twice the time a step.
+_FAKES = 2
 
 
 def is_on(config: Classify) -> bool:
@@ -104,6 +107,7 @@ def step(config: Classify, column: Column, common: Common, total_steps: int) -> 
             _generator(config, column),
             _optimizer(config, total_steps),
             latent_size=_LATENT_SIZE,
+            fakes=_FAKES,
             entropy_weight=config.entropy_weight,
         )
     strong = _strong(config, column, common.weak) if config.few_labels == "fixmatch" else None

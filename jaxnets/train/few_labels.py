@@ -59,26 +59,26 @@ class Common:
         """The labelled examples [B, ...], augmented."""
         return _augmented(self.augment, batch["inputs"], key)
 
-    def look(
+    def look(self, params: PyTree, model_state: PyTree, key: PRNGKey, examples: Array) -> Any:
+        """The classifier in training mode: logits, features and its state."""
+        model: Any = self.model if self.frozen is None else Frozen(self.model, self.frozen)
+        return forward(model, model_state, key)(params, examples)
+
+    def look_at_both(
         self, params: PyTree, model_state: PyTree, key: PRNGKey, labelled: Array, others: Array
-    ) -> tuple[Array, Array, Mapping[str, Array], PyTree]:
+    ) -> tuple[Array, Array, PyTree]:
         """One pass over labelled examples [B, ...] and R times as many others [B R, ...].
 
         Interleaved, so that each stays on its device.
 
         Returns:
-          Logits [B, K] and [B, R, K], the features of the others [B, R, ...], and the state.
+          Logits [B, K] and [B R, K], and the state.
         """
         count, shape = labelled.shape[0], labelled.shape[1:]
         both = jnp.concatenate([labelled[:, None], others.reshape(count, -1, *shape)], axis=1)
-        model: Any = self.model if self.frozen is None else Frozen(self.model, self.frozen)
-        logits, features, model_state = forward(model, model_state, key)(
-            params, both.reshape(-1, *shape)
-        )
+        logits, _, after = self.look(params, model_state, key, both.reshape(-1, *shape))
         logits = logits.reshape(count, -1, logits.shape[-1])
-        penultimate = features["penultimate"]
-        penultimate = penultimate.reshape(count, -1, *penultimate.shape[1:])[:, 1:]
-        return logits[:, 0], logits[:, 1:], penultimate, model_state
+        return logits[:, 0], logits[:, 1:].reshape(-1, logits.shape[-1]), after
 
     def supervised(self, batch: Batch, logits: Array) -> tuple[Array, dict[str, Any]]:
         """The loss of the labelled examples [B], and its metrics."""
@@ -129,22 +129,27 @@ def consistency_step(
     ):
         own_key, weak_key, strong_key, dropout_key = jax.random.split(key, 4)
         unlabelled, count = _rows(batch), len(batch["inputs"])
-        weak = seen = _augmented(common.weak, unlabelled, weak_key)
+        weak = _augmented(common.weak, unlabelled, weak_key)
         teacher = state.nets["classifier"].averaged
         logits = jax.lax.stop_gradient(common.model.apply(teacher, weak, train=False)[0])
-        if strong is not None:
+        labelled = common.labelled(batch, own_key)
+        if strong is None:
+            of_labelled, of_others, after = common.look_at_both(
+                params, model_state, dropout_key, labelled, weak
+            )
+        else:
+            # A pass of their own: their moments are not to enter what the classifier is tested
+            # with. In one pass with the labelled, Fashion-MNIST had 2% more errors.
+            of_labelled, _, after = common.look(params, model_state, dropout_key, labelled)
             seen = _augmented(strong, unlabelled, strong_key)
-        of_labelled, of_others, _, model_state = common.look(
-            params, model_state, dropout_key, common.labelled(batch, own_key), seen
-        )
+            of_others, _, _ = common.look(params, model_state, dropout_key, seen)
         values, metrics = common.supervised(batch, of_labelled)
         sure = jax.nn.softmax(logits).max(axis=-1) >= threshold
-        classes = of_others.shape[-1]
-        unsupervised = cross_entropy(of_others.reshape(-1, classes), logits.argmax(axis=-1))
+        unsupervised = cross_entropy(of_others, logits.argmax(axis=-1))
         per_example = jnp.where(sure, unsupervised, 0.0).reshape(count, -1).mean(axis=1)
         metrics["unlabelled_loss"] = Mean.of(per_example, batch["mask"])
         metrics["sure"] = Mean.of(sure.reshape(count, -1).mean(axis=1), batch["mask"])
-        return values + common.weight * per_example, (model_state, metrics)
+        return values + common.weight * per_example, (after, metrics)
 
     return common.game([Move("classifier", objective, common.optimizer, frozen=common.frozen)])
 
@@ -155,6 +160,7 @@ def gan_step(
     generator_optimizer: optax.GradientTransformation,
     *,
     latent_size: int,
+    fakes: int = 1,
     entropy_weight: Array | float = 0.0,
 ) -> Game:
     """A GAN whose discriminator is the classifier: what is of any class is real.
@@ -169,6 +175,7 @@ def gan_step(
       generator: `(latents, None, train) -> (images, features)`, kept in `state.nets["generator"]`.
       generator_optimizer: the one that it was initialised with.
       latent_size: length of the latents.
+      fakes: generated images for each labelled example of a batch.
       entropy_weight: of the entropy of what the classifier says of unlabelled examples.
 
     Returns:
@@ -194,19 +201,21 @@ def gan_step(
         own_key, weak_key, fake_key, see_key, dropout_key = jax.random.split(key, 5)
         unlabelled, count, net = _rows(batch), len(batch["inputs"]), state.nets["generator"]
         real = _augmented(common.weak, unlabelled, weak_key)
-        fake, _ = generate(net.params, net.model_state, len(real), fake_key)
+        fake, _ = generate(net.params, net.model_state, fakes * count, fake_key)
         fake = _augmented(common.weak, jax.lax.stop_gradient(fake), see_key)
-        of_labelled, of_real, _, after = common.look(
+        of_labelled, of_real, after = common.look_at_both(
             params, model_state, dropout_key, common.labelled(batch, own_key), real
         )
         # A pass of their own: their moments are not to enter what the classifier is tested with.
-        of_fake, _, _ = forward(common.model, model_state, dropout_key)(params, fake)
+        of_fake, _, _ = common.look(params, model_state, dropout_key, fake)
         values, metrics = common.supervised(batch, of_labelled)
-        real_sums = jax.nn.logsumexp(of_real, axis=-1)
-        fake_sums = jax.nn.logsumexp(of_fake, axis=-1).reshape(count, -1)
-        adversarial = 0.5 * (jax.nn.softplus(-real_sums) + jax.nn.softplus(fake_sums)).mean(axis=1)
+        real_sums, fake_sums = (
+            jax.nn.logsumexp(of, axis=-1).reshape(count, -1) for of in (of_real, of_fake)
+        )
+        adversarial = jax.nn.softplus(-real_sums).mean(axis=1)
+        adversarial = 0.5 * (adversarial + jax.nn.softplus(fake_sums).mean(axis=1))
         shares = jax.nn.log_softmax(of_real)
-        entropy = -(jnp.exp(shares) * shares).sum(axis=-1).mean(axis=1)
+        entropy = -(jnp.exp(shares) * shares).sum(axis=-1).reshape(count, -1).mean(axis=1)
         told = {
             "d_loss": adversarial,
             "d_real": real_sums.mean(axis=1),
@@ -221,15 +230,13 @@ def gan_step(
         weak_key, fake_key, see_key, dropout_key = jax.random.split(key, 4)
         unlabelled, count, net = _rows(batch), len(batch["inputs"]), state.nets["classifier"]
         real = _augmented(common.weak, unlabelled, weak_key)
-        fake, model_state = generate(params, model_state, len(real), fake_key)
+        fake, model_state = generate(params, model_state, fakes * count, fake_key)
         fake = _augmented(common.weak, fake, see_key)
-        features = [
-            forward(common.model, net.model_state, dropout_key)(net.params, images)[1][
-                "penultimate"
-            ]
-            for images in (real, fake)
-        ]
-        means = [of.reshape(count, -1, *of.shape[1:]).mean(axis=1) for of in features]
+        means = []
+        for images in (real, fake):
+            _, features, _ = common.look(net.params, net.model_state, dropout_key, images)
+            of = features["penultimate"]
+            means.append(of.reshape(count, -1, *of.shape[1:]).mean(axis=1))
         distance = mean_distance(means[0], means[1], batch["mask"])
         return distance, (model_state, {"matching": Mean.of(distance, batch["mask"])})
 
