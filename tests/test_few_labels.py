@@ -21,7 +21,7 @@ from jaxnets.data import ResidentPipeline, Split, augment
 from jaxnets.data.pipeline import WithUnlabelled
 from jaxnets.devices import parallel
 from jaxnets.train import state
-from jaxnets.train.few_labels import Common, consistency_step, gan_step
+from jaxnets.train.few_labels import Common, Consistency, consistency_step, gan_step
 
 RATIO, RATE = 3, 0.5
 WEAK = augment.augmentation(crop_padding=1, flip=True)
@@ -55,7 +55,7 @@ def made(method, model, **options):
         nets["generator"] = make(generator, jax.random.key(1), latents, None, optimizer=slow)
         step = gan_step(common, generator, slow, latent_size=tiny.LATENT, **options)
     else:
-        step = consistency_step(common, **options)
+        step = consistency_step(common, Consistency(**options))
     return state.TrainState.create(jax.random.key(2), nets), step
 
 
@@ -70,7 +70,7 @@ def probabilities(params, images):
 
 def test_what_the_network_is_sure_of_is_learned_as_if_known():
     of, threshold, weight = batch(), 0.5, 0.7
-    before, step = made("pseudo", Linear(), threshold=threshold, common={"weight": weight})
+    before, step = made("pseudo", Linear(), threshold=threshold, weight=weight)
     after, metrics = step(before, of)
     old = before.nets["classifier"].params
     x, p = probabilities(old, of["inputs"])
@@ -113,8 +113,7 @@ def test_fixmatch_learns_on_the_strong_view_what_the_weak_one_says():
 
 def test_the_discriminator_is_the_classifier_with_logsumexp_for_real():
     of, weight, entropy_weight = batch(), 0.7, 0.2
-    options = {"common": {"weight": weight}, "entropy_weight": entropy_weight}
-    before, step = made("gan", Linear(), **options)
+    before, step = made("gan", Linear(), weight=weight, entropy_weight=entropy_weight)
     _, metrics = step(before, of)
     u = jnp.asarray(of["unlabelled"]).reshape(-1, 8, 8, 1)
     net = before.nets["classifier"]
@@ -131,7 +130,7 @@ def test_the_discriminator_is_the_classifier_with_logsumexp_for_real():
 
 def test_the_generator_comes_closer_to_the_mean_features():
     of = batch()
-    now, step = made("gan", Linear(), common={"weight": 0.0}, fakes=4 * RATIO)
+    now, step = made("gan", Linear(), weight=0.0, fakes=4 * RATIO)
     step, first = jax.jit(step), None
     for _ in range(30):
         now, metrics = step(now, of)
@@ -143,7 +142,7 @@ def test_the_generator_comes_closer_to_the_mean_features():
 METHODS = {
     "pseudo": {"threshold": 0.4},
     "fixmatch": {"threshold": 0.4, "strong": augment.strong_augmentation(WEAK)},
-    "gan": {"entropy_weight": 0.1},
+    "gan": {"entropy_weight": 0.1, "consistency": Consistency(0.4)},
 }
 
 
@@ -217,7 +216,7 @@ def test_the_command_trains_resumes_and_the_run_can_be_used(method, cli, workpla
         ("--labels-per-class 5 --few-labels gan --threshold 0.9", "--threshold needs"),
         ("--labels-per-class 5 --few-labels pseudo --entropy-weight 1", "--entropy-weight needs"),
         ("--labels-per-class 5 --few-labels pseudo --threshold 1.5", "--threshold must be"),
-        ("--labels-per-class 5 --unlabelled-ratio 2", "--unlabelled-ratio needs --few-labels"),
+        ("--labels-per-class 5 --unlabelled-ratio 7", "--unlabelled-ratio needs --few-labels"),
         ("--labels-per-class 5 --few-labels fixmatch --unlabelled-ratio 999", "choose less"),
         ("--labels-per-class 5 --few-labels fixmatch --mixup 0.3", "--mixup blends labels"),
         ("--labels-per-class 5 --sweep threshold=0.5,0.9", "threshold needs"),

@@ -132,7 +132,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
             "frozen": frozen,
         }
         if few_labels.is_on(config):
-            common = Common(*parts, **rest, weak=weak, weight=of.unlabelled_weight)
+            common = Common(*parts, **rest, weak=weak)
             return few_labels.step(of, column, common, feed.total_steps)
         return classifier_step(*parts, **rest, mixup_alpha=of.mixup)
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxnets.columns import Column
 from jaxnets.commands import populations, training
 from jaxnets.commands.configs.classify import Classify
+from jaxnets.commands.configs.few_labels import GANS
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.data.pipeline import WithUnlabelled
@@ -21,14 +22,14 @@ from jaxnets.errors import UserError
 from jaxnets.models import make_generator
 from jaxnets.nn.frontends import perturb
 from jaxnets.train import optimizers, state
-from jaxnets.train.few_labels import Common, consistency_step, gan_step
+from jaxnets.train.few_labels import Common, Consistency, consistency_step, gan_step
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
 
 _LATENT_SIZE = 64
 
 #: Generated images for each labelled one. As many as unlabelled ones cost twice the time a step.
-_FAKES = 2
+_FAKES = 1
 
 
 def is_on(config: Classify) -> bool:
@@ -101,24 +102,27 @@ def step(config: Classify, column: Column, common: Common, total_steps: int) -> 
       common: what all methods need.
       total_steps: of the run.
     """
-    if config.few_labels == "gan":
-        return gan_step(
-            common,
-            _generator(config, column),
-            _optimizer(config, total_steps),
-            latent_size=_LATENT_SIZE,
-            fakes=_FAKES,
-            entropy_weight=config.entropy_weight,
-        )
-    strong = _strong(config, column, common.weak) if config.few_labels == "fixmatch" else None
-    return consistency_step(common, threshold=config.threshold, strong=strong)
+    strong = None if config.few_labels == "pseudo" else _strong(config, column, common.weak)
+    consistency = Consistency(config.threshold, strong, config.unlabelled_weight)
+    if config.few_labels not in GANS:
+        return consistency_step(common, consistency)
+    return gan_step(
+        common,
+        _generator(config, column),
+        _optimizer(config, total_steps),
+        latent_size=_LATENT_SIZE,
+        fakes=_FAKES,
+        weight=config.adversarial_weight,
+        entropy_weight=config.entropy_weight,
+        consistency=consistency if config.few_labels == "gan-fixmatch" else None,
+    )
 
 
 def first_state(
     config: Classify, dataset: DataSet, total_steps: int, init: Callable[[int], TrainState]
 ) -> Callable[[int], TrainState]:
     """A member's first state, with the generator where there is one."""
-    if config.few_labels != "gan":
+    if config.few_labels not in GANS:
         return init
     generator = _generator(config, dataset.columns["inputs"])
 

@@ -26,7 +26,7 @@ from jaxnets.train.game import Game, Move, game_step
 from jaxnets.train.state import TrainState
 from jaxnets.typing import Array, Batch, PRNGKey, PyTree
 
-__all__ = ["Common", "consistency_step", "gan_step"]
+__all__ = ["Common", "Consistency", "consistency_step", "gan_step"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Common:
       optimizer: the one that the classifier was initialised with.
       augment: `(key, example) -> example`, of labelled examples; None for none.
       weak: the same of unlabelled examples, which leaves their class plain to see.
-      weight: of the part of the loss that needs no labels.
       ema_decay: of the moving average of the classifier.
       micro_batches: see `jaxnets.train.descent.descend`.
       frozen: variables that stay as they are (see `jaxnets.train.freezing`).
@@ -50,7 +49,6 @@ class Common:
     optimizer: optax.GradientTransformation
     augment: Augmentation | None = None
     weak: Augmentation | None = None
-    weight: Array | float = 1.0
     ema_decay: Array | float | None = None
     micro_batches: int = 1
     frozen: Mapping[str, Any] | None = None
@@ -100,23 +98,18 @@ class Common:
         )
 
 
-def consistency_step(
-    common: Common, *, threshold: Array | float = 0.95, strong: Augmentation | None = None
-) -> Game:
-    """A step with pseudo-labels: what the averaged network is sure of is learned as if known.
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+    """What the averaged network is sure of, to be learned as if it were known.
 
-    `CE(p(x), y) + weight [max q >= threshold] CE(p(strong(u)), argmax q)` with
-    `q = average(weak(u))`. With a strong augmentation that is FixMatch; without, the labels are
-    learned on the very view that they were read from.
+    `[max q >= threshold] CE(p(strong(u)), argmax q)` with `q = average(weak(u))`. With a strong
+    augmentation that is FixMatch; without, the labels are learned on the very view that they were
+    read from, as pseudo-labels.
 
-    Args:
-      common: see there.
-      threshold: least probability of a pseudo-label that counts.
+    Attributes:
+      threshold: least probability of a label that counts.
       strong: `(key, example) -> example` of what is learned; None for the weak view itself.
-
-    Returns:
-      A game of one move with the metrics `loss` and `accuracy` of the labelled examples,
-      `unlabelled_loss`, and `sure`, the share of unlabelled examples that count.
+      weight: of the term.
 
     References:
       Lee 2013, Pseudo-Label, ICML workshop on challenges in representation learning.
@@ -124,32 +117,54 @@ def consistency_step(
       and Valpola 2017, Mean teachers are better role models, arXiv:1703.01780.
     """
 
+    threshold: Array | float = 0.95
+    strong: Augmentation | None = None
+    weight: Array | float = 1.0
+
+    def __call__(
+        self,
+        common: Common,
+        params: PyTree,
+        model_state: PyTree,
+        batch: Batch,
+        key: PRNGKey,
+        state: TrainState,
+    ) -> tuple[Array, dict[str, Any]]:
+        """Values [B] times the weight, and the metrics `unlabelled_loss` and `sure`."""
+        weak_key, strong_key, dropout_key = jax.random.split(key, 3)
+        unlabelled, count = _rows(batch), len(batch["inputs"])
+        weak = seen = _augmented(common.weak, unlabelled, weak_key)
+        teacher = state.nets["classifier"].averaged
+        said = jax.lax.stop_gradient(common.model.apply(teacher, weak, train=False)[0])
+        if self.strong is not None:
+            seen = _augmented(self.strong, unlabelled, strong_key)
+        # A pass of its own, whose moments do not enter what the classifier is tested with.
+        logits, _, _ = common.look(params, model_state, dropout_key, seen)
+        sure = jax.nn.softmax(said).max(axis=-1) >= self.threshold
+        values = jnp.where(sure, cross_entropy(logits, said.argmax(axis=-1)), 0.0)
+        values, share = (of.reshape(count, -1).mean(axis=1) for of in (values, sure))
+        told = {"unlabelled_loss": values, "sure": share}
+        return self.weight * values, {k: Mean.of(of, batch["mask"]) for k, of in told.items()}
+
+
+def consistency_step(common: Common, consistency: Consistency) -> Game:
+    """A step with pseudo-labels, or FixMatch: `CE(p(x), y)` and the consistency.
+
+    Returns:
+      A game of one move with the metrics `loss` and `accuracy` of the labelled examples,
+      `unlabelled_loss`, and `sure`, the share of unlabelled examples that count.
+    """
+
     def objective(
         params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
     ):
-        own_key, weak_key, strong_key, dropout_key = jax.random.split(key, 4)
-        unlabelled, count = _rows(batch), len(batch["inputs"])
-        weak = _augmented(common.weak, unlabelled, weak_key)
-        teacher = state.nets["classifier"].averaged
-        logits = jax.lax.stop_gradient(common.model.apply(teacher, weak, train=False)[0])
-        labelled = common.labelled(batch, own_key)
-        if strong is None:
-            of_labelled, of_others, after = common.look_at_both(
-                params, model_state, dropout_key, labelled, weak
-            )
-        else:
-            # A pass of their own: their moments are not to enter what the classifier is tested
-            # with. In one pass with the labelled, Fashion-MNIST had 2% more errors.
-            of_labelled, _, after = common.look(params, model_state, dropout_key, labelled)
-            seen = _augmented(strong, unlabelled, strong_key)
-            of_others, _, _ = common.look(params, model_state, dropout_key, seen)
-        values, metrics = common.supervised(batch, of_labelled)
-        sure = jax.nn.softmax(logits).max(axis=-1) >= threshold
-        unsupervised = cross_entropy(of_others, logits.argmax(axis=-1))
-        per_example = jnp.where(sure, unsupervised, 0.0).reshape(count, -1).mean(axis=1)
-        metrics["unlabelled_loss"] = Mean.of(per_example, batch["mask"])
-        metrics["sure"] = Mean.of(sure.reshape(count, -1).mean(axis=1), batch["mask"])
-        return values + common.weight * per_example, (after, metrics)
+        own_key, dropout_key, others_key = jax.random.split(key, 3)
+        logits, _, after = common.look(
+            params, model_state, dropout_key, common.labelled(batch, own_key)
+        )
+        values, metrics = common.supervised(batch, logits)
+        added, told = consistency(common, params, model_state, batch, others_key, state)
+        return values + added, (after, metrics | told)
 
     return common.game([Move("classifier", objective, common.optimizer, frozen=common.frozen)])
 
@@ -161,7 +176,9 @@ def gan_step(
     *,
     latent_size: int,
     fakes: int = 1,
+    weight: Array | float = 1.0,
     entropy_weight: Array | float = 0.0,
+    consistency: Consistency | None = None,
 ) -> Game:
     """A GAN whose discriminator is the classifier: what is of any class is real.
 
@@ -176,7 +193,9 @@ def gan_step(
       generator_optimizer: the one that it was initialised with.
       latent_size: length of the latents.
       fakes: generated images for each labelled example of a batch.
+      weight: of the discriminator's part of the loss.
       entropy_weight: of the entropy of what the classifier says of unlabelled examples.
+      consistency: FixMatch's term, to be added to the GAN's.
 
     Returns:
       A game of two moves with the metrics `loss` and `accuracy` of the labelled examples, `d_loss`
@@ -223,7 +242,11 @@ def gan_step(
             "entropy": entropy,
         }
         metrics |= {name: Mean.of(of, batch["mask"]) for name, of in told.items()}
-        values = values + common.weight * adversarial + entropy_weight * entropy
+        values = values + weight * adversarial + entropy_weight * entropy
+        if consistency is not None:
+            own_key = jax.random.fold_in(key, 1)
+            added, told = consistency(common, params, model_state, batch, own_key, state)
+            values, metrics = values + added, metrics | told
         return values, (after, metrics)
 
     def match(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState):
