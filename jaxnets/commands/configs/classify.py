@@ -186,7 +186,6 @@ class Classify(
         "flip",
         "crop_padding",
         "labels_per_class",
-        "few_labels",
         "validation_fraction",
         "seed",
         "seeds",
