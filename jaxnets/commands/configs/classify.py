@@ -227,7 +227,7 @@ def resolve(config: Classify) -> Classify:
     if kind == "texts:" and config.unit == "characters":
         values["network"] = "vdcnn"
     if config.few_labels != "none":
-        values |= few_labels.PRESET
+        values |= few_labels.PRESET | few_labels.METHODS.get(config.few_labels, {})
     config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
     # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
     momentum = ("sgd", "nesterov")
