@@ -247,7 +247,9 @@ def resolve(config: Classify) -> Classify:
     if (sweep := sweeps.sweep_of(config)) is not None:
         # The greatest, which is above zero: a part of the step that it turns on is there.
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
-    check_needs(asked, config)
+    # A config that is resolved already does not tell what was asked for from what was filled.
+    if any(getattr(asked, name) is None for name in values):
+        check_needs(asked, config)
     for one in sweeps.each(config):
         check_numbers(one)
     sweeps.check(config)

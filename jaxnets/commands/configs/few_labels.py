@@ -21,9 +21,12 @@ PRESET: dict[str, Any] = {
     "learning_rate": 0.4,
     # A smoothed network is never as sure as a pseudo-label has to be.
     "label_smoothing": 0.0,
-    "threshold": 0.8,
 }
-METHODS: dict[str, dict[str, Any]] = {"pseudo": {"threshold": 0.95}}
+METHODS: dict[str, dict[str, Any]] = {
+    "pseudo": {"threshold": 0.95},
+    "fixmatch": {"threshold": 0.8},
+    "gan-fixmatch": {"threshold": 0.8},
+}
 
 #: Methods in which the classifier is a GAN's discriminator, and those that take what the network is
 #: sure of for a label.
