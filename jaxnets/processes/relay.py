@@ -20,10 +20,9 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jaxnets.files import cleaning
 from jaxnets.processes.peers import Peers
@@ -52,11 +51,10 @@ def relayed(peers: Peers, seconds: float) -> Iterator[str]:
         inbox = inboxes[other, stream] = queue.SimpleQueue()
         _start(_carry, partial(peers.send, other, kind="jax", stream=stream), inbox, reach)
 
-    def receive(other: int, message: Mapping[str, Any]) -> None:
-        stream = message["stream"]
+    def receive(other: int, stream: int, data: str) -> None:
         if (other, stream) not in inboxes:  # process 0 hears of it for the first time
             begin(other, stream, lambda: _patiently(place, time.monotonic() + seconds))
-        inboxes[other, stream].put(base64.b64decode(message["data"]))
+        inboxes[other, stream].put(base64.b64decode(data))
 
     def lead() -> None:
         """In the other processes: whoever connects to the socket is led to process 0."""
