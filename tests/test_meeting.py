@@ -1,6 +1,5 @@
 """How processes find each other, agree and miss each other; here they are threads of this one."""
 
-import dataclasses
 import os
 import signal
 import socket
@@ -94,7 +93,7 @@ def test_a_process_that_was_started_again_is_no_second_one():
         host, port = door.address_of(address)
         visit(port).close()  # as soon as it listens
         line = door.connect(host, port, None, 20.0)
-        line.send(dataclasses.asdict(hello(1, count=3)))
+        line.send(hello(1, count=3))
         time.sleep(0.2)
         line.close()  # it is ended while it waits
         again = pool.submit(meet, address, hello(1, count=3), 20.0)

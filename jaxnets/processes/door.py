@@ -7,7 +7,6 @@ them at a time, so many bytes of each.
 """
 
 import contextlib
-import dataclasses
 import functools
 import ipaddress
 import queue
@@ -16,8 +15,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from jaxnets.errors import UserError
 from jaxnets.processes.lines import Gone, Line, Stranger
@@ -34,8 +33,7 @@ _LONGEST_HELLO = 1 << 20
 _OUTSIDE = "has no address of a private network, and without a JAXNETS_SECRET it needs one"
 
 
-@dataclasses.dataclass(frozen=True)
-class Hello:
+class Hello(NamedTuple):
     """What a process says of itself.
 
     Attributes:
@@ -48,19 +46,7 @@ class Hello:
     index: int
     count: int
     name: str
-    setup: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, message: Any) -> "Hello":
-        """What a process has sent of itself; raises Stranger if that is something else."""
-        try:
-            hello = cls(**message)
-        except TypeError:
-            raise Stranger from None
-        right = all(map(isinstance, vars(hello).values(), (int, int, str, dict)))
-        if not (right and 0 <= hello.index < hello.count):
-            raise Stranger
-        return hello
+    setup: dict[str, Any]
 
 
 @functools.lru_cache
@@ -163,22 +149,19 @@ def connect(host: str, port: int, secret: bytes | None, seconds: float) -> Line:
         connection.close()
         raise ConnectionRefusedError(111, "Connection refused")
     line = Line(connection)
-    try:
-        with line.closed_after(seconds):
-            line.shake_hands(secret, hosts=False)
-    except BaseException:
-        line.close()
-        raise
+    with line.closed_after(seconds):
+        line.shake_hands(secret, hosts=False)
     return line
 
 
 def _open(addresses: Sequence[str], port: int, seconds: float) -> socket.socket:
     """Connects to the first address that answers."""
-    *others, last = addresses
-    for address in others:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), timeout=seconds)
-    return socket.create_connection((last, port), timeout=seconds)
+    try:
+        return socket.create_connection((addresses[0], port), timeout=seconds)
+    except OSError:
+        if not addresses[1:]:
+            raise
+    return _open(addresses[1:], port, seconds)
 
 
 @contextlib.contextmanager
@@ -228,8 +211,11 @@ def _admit(
             raise Stranger(_OUTSIDE)
         with line.closed_after(HANDSHAKE_SECONDS):
             line.shake_hands(secret, hosts=True)
-            hello = Hello.parse(line.receive(longest=_LONGEST_HELLO))
-        return arrivals.put((line, hello))
+            message = line.receive(longest=_LONGEST_HELLO)
+        match message:
+            case [int(index), int(count), str(name), dict(setup)] if 0 <= index < count:
+                return arrivals.put((line, Hello(index, count, name, setup)))
+        raise Stranger
     except Stranger as error:
         warn(f"the process at {address} is turned away: it {error}")
     except (Gone, OSError):  # it may be a process that was ended

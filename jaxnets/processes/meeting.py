@@ -8,7 +8,6 @@ These lines then stay, for `jaxnets.processes.peers`.
 """
 
 import contextlib
-import dataclasses
 import json
 import queue
 import time
@@ -138,7 +137,7 @@ def _join(address: str, own: Hello, seconds: float, secret: bytes | None) -> tup
         line = None
         try:
             line = connect(host, port, secret, min(left, HANDSHAKE_SECONDS))
-            line.send(dataclasses.asdict(own))
+            line.send(own)
             match line.receive(seconds + HANDSHAKE_SECONDS):
                 case {"yes": names}:
                     return line, names
