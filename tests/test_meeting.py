@@ -7,12 +7,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from command_lines import CLASSIFY, assert_one_error, free_port
-from jaxnets.columns import Image
-from jaxnets.data import LazyRows, Split, StreamingPipeline, make_pipeline
 from jaxnets.errors import UserError
 from jaxnets.processes import door, meeting, relay
 from jaxnets.processes.meeting import meet
@@ -204,47 +201,6 @@ def test_an_error_in_one_process_ends_the_others_with_its_sentence(three, monkey
     wait_for(lambda: len(said) >= 2)
     expected = "process 1 of 3 has stopped: error: the disk is full"
     assert sorted(said)[:2] == [(0, expected, 2), (2, expected, 2)]
-
-
-# ------------------------------------------------------------------------- the rows of each
-
-
-@pytest.mark.parametrize("kind", ["resident", "streaming"])
-def test_each_process_is_fed_its_rows_of_the_same_batches(kind):
-    rng = np.random.default_rng(0)
-    split = Split(rng.integers(0, 256, (40, 4, 4, 1), np.uint8), np.arange(40, dtype=np.int32))
-    budget = {"resident": 1 << 20, "streaming": 0}[kind]
-    whole = make_pipeline(split, 16, 3, memory_budget_bytes=budget)
-    parts = [
-        make_pipeline(split, 16, 3, memory_budget_bytes=budget, rows=slice(a, a + 4))
-        for a in range(0, 16, 4)
-    ]
-    feeds = [part.feed(3, 2) for part in parts]
-    joined = [np.concatenate(leaves, axis=1) for leaves in zip(*map(leaves_of, feeds), strict=True)]
-    for a, b in zip(joined, leaves_of(whole.feed(3, 2)), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for pipeline in (whole, *parts):
-        pipeline.close()
-
-
-def leaves_of(feed):
-    return [feed[name] for name in sorted(feed)] if isinstance(feed, dict) else [feed]
-
-
-def test_what_another_process_feeds_is_not_read():
-    seen = []
-
-    def read(row, column, random):
-        seen.append(row)
-        return np.zeros((2, 2, 1), np.uint8)
-
-    labels = np.zeros(40, np.int32)
-    rows = LazyRows(np.arange(40), labels, Image((2, 2, 1)), read)
-    split = Split(rows, labels, columns={"inputs": Image((2, 2, 1))})
-    pipeline = StreamingPipeline(split, 8, 0, workers=0, rows=slice(6, 8))
-    pipeline.feed(0, 1)
-    assert seen == pipeline.order.indices(0, 1)[0, 6:8].tolist()
-    pipeline.close()
 
 
 # ------------------------------------------------------------------------------ the flags
