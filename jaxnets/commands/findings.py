@@ -17,7 +17,7 @@ from jaxnets.commands import common, populations, training
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.history import History
-from jaxnets.data import DataSet, Split
+from jaxnets.data import DataSet
 from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
 from jaxnets.judge.evaluate import Classification
@@ -111,12 +111,13 @@ def of_data(
     column, test = dataset.columns["inputs"], dataset.splits["test"]
     confusion = np.sum([one.confusion for one in judged], axis=0)
     seen = training.labelled(history.config, dataset.splits["train"], history.config.seed)
+    dataset = dataclasses.replace(dataset, splits={**dataset.splits, "train": seen})
     values = {**history.numbers, "epoch": math.inf if history.summary else history.epoch}
     last = [r["accuracy"] for r in history.records if r.get("accuracy") is not None][-1:]
     values["accuracy"] = last[0] if last else math.nan
     parts: list[report.Section] = [
-        next_steps(watch(history.config, dataset)(values), dataset, seen),
-        by_class(judged, dataset, seen),
+        next_steps(watch(history.config, dataset)(values), dataset),
+        by_class(judged, dataset),
         report.Figure(
             report.confusion_svg(confusion, dataset.class_names),
             "How many test examples of each class are taken for which.",
@@ -147,14 +148,11 @@ def class_numbers(
     }
 
 
-def by_class(judged: Sequence[Classification], dataset: DataSet, train: Split) -> report.Table:
-    """Recall, precision and average precision of each class, the worst recall first.
-
-    `train` holds the real images that were trained on.
-    """
+def by_class(judged: Sequence[Classification], dataset: DataSet) -> report.Table:
+    """Recall, precision and average precision of each class, the worst recall first."""
     confusion = np.sum([one.confusion for one in judged], axis=0)
     right, there, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    trained = np.bincount(train.target, minlength=dataset.num_classes)
+    trained = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
     recall = right / np.maximum(there, 1)
     ranked = np.mean([one.average_precision for one in judged], axis=0)
 
@@ -240,9 +238,9 @@ def _painted(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return ((1 - share) * images + share * np.array([255, 0, 0])).astype(np.uint8)
 
 
-def next_steps(warnings: Mapping[str, str], dataset: DataSet, train: Split) -> report.Text:
-    """What to try next, in words; `train` holds the real images that were trained on."""
-    counts = np.bincount(train.target, minlength=dataset.num_classes)
+def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:
+    """What to try next, in words."""
+    counts = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
     scarce = [name for name, n in zip(dataset.class_names, counts, strict=True) if n < _SCARCE]
     said: Sequence[Any] = [f"{text[0].upper()}{text[1:]}." for text in warnings.values()]
     if scarce:

@@ -102,6 +102,8 @@ def rare_classes(config: RunOptions, columns: Mapping[str, Column]) -> dict[int,
     """
     names = getattr(columns.get("target"), "names", ())
     rare: dict[int, int | None] = {}
+    if config.rare and not names:
+        raise UserError(f"--rare names classes, and {config.data} has none")
     for text in config.rare:
         name, equals, number = text.rpartition("=")
         alone = not equals or text in names
@@ -119,10 +121,10 @@ def rare_classes(config: RunOptions, columns: Mapping[str, Column]) -> dict[int,
 
 def images_left(config: RunOptions, dataset: DataSet) -> int:
     """How many training images --labels-per-class and --rare leave."""
-    target = dataset.splits["train"].target
+    train = dataset.splits["train"]
     if config.labels_per_class is None and not config.rare:
-        return len(target)
-    counts = np.bincount(target, minlength=dataset.num_classes)
+        return len(train)
+    counts = np.bincount(train.target, minlength=dataset.num_classes)
     counts = np.minimum(counts, config.labels_per_class or counts)
     for label, count in rare_classes(config, dataset.columns).items():
         counts[label] = counts[label] if count is None else count
