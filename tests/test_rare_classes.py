@@ -190,7 +190,7 @@ def test_a_gans_samples_join_the_training_images(cli, workplace):
 
 def test_samples_that_cannot_join_are_refused(cli, workplace):
     run(GENERATE, "--no-conditional --run-dir without")
-    run(GENERATE, "--run-dir gan")
+    run(GENERATE, "--rare 3=10 --run-dir gan")
     run(CLASSIFY, "--run-dir cnn")
     for name, change in {
         "large": lambda told: told["columns"]["inputs"].update(shape=[16, 16, 1]),

@@ -58,7 +58,7 @@ class RareClasses(StudyOptions):
     """Of every CNN, in batches of 128."""
     width: Annotated[float, POSITIVE] = 0.25
     """Factor on the channels of the CNN, a speed net."""
-    gan_images: Annotated[int, COUNT] = 200_000
+    gan_images: Annotated[int, COUNT] = 120_000
     """Images that each GAN's discriminator sees."""
     augment: str = "shift"
     """Differentiable augmentation of the GAN."""
