@@ -113,6 +113,8 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "count": [10**12, HUGE],
         "per_class": [10**9, HUGE],
         "labels_per_class": [*few, 10**6, HUGE],
+        "rare": [("nothing=3",), ("3=0",), ("3=-1",), ("3=1000000",), ("3=1", "3=2"), ("",)],
+        **{key: [Path(text) for text in NO_RUN] for key in ("add_samples", "keep_by")},
         "image_size": [(0,), (-1,), (10**6,), (HUGE,), (8, -HUGE), (8, 8, 8), ()],
         "background": ["no colour", " ", "#12", "x" * 5000, "\udcff"],
         "devices": [*few, 99, HUGE],

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.commands.configs.constraints import COUNT
+from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, POSITIVE
 from jaxnets.commands.configs.options import CacheOptions
 
 
@@ -32,12 +32,36 @@ class FewLabels(StudyOptions):
     """Data set."""
 
 
+#: Of a rare class; `rare_classes.py` says what each does.
+METHODS = ("plain", "oversample", "weights", "effective", "focal", "softmax", "mixup")
+METHODS += ("gan", "gan-unfiltered")
+
+
 @dataclasses.dataclass(frozen=True)
 class RareClasses(StudyOptions):
     """A rare class: a GAN's samples beside oversampling and other losses, at equal steps."""
 
+    seeds: Annotated[int, COUNT] = 5
+    """Seeds 0, 1, ... up to this many."""
     data: str = "fashion_mnist"
-    """Data set."""
+    """Data set; or blood-cells:PATH, the folder of BCCD's pictures and boxes: its cells are cut
+    out, and its white cells and platelets are the rare classes."""
+    rare: tuple[str, ...] = ("Shirt",)
+    """The rare classes; of Fashion-MNIST the one that is mistaken most often."""
+    counts: Annotated[tuple[int, ...], NOT_NEGATIVE] = (10, 30, 100, 300)
+    """Training images of each rare class; 0 keeps all."""
+    others: Annotated[int | None, COUNT] = 600
+    """Training images of each other class; None, and blood cells, have all."""
+    methods: tuple[str, ...] = METHODS
+    """What is compared."""
+    steps: Annotated[int, COUNT] = 300
+    """Of every CNN, in batches of 128."""
+    width: Annotated[float, POSITIVE] = 0.25
+    """Factor on the channels of the CNN, a speed net."""
+    gan_images: Annotated[int, COUNT] = 120_000
+    """Images that each GAN's discriminator sees."""
+    augment: str = "shift"
+    """Differentiable augmentation of the GAN."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jaxnets.commands import (
     common,
     findings,
     populations,
+    samples,
     starting,
     training,
 )
@@ -64,6 +65,8 @@ class Built:
     #: (state of one member, split) -> how well it does
     judge: Callable[[TrainState, Split], Classification]
     start: starting.Start | None
+    #: generated images among those of `train`
+    added: samples.Added | None = None
 
 
 def describe(config: Classify, dataset: DataSet) -> Description:
@@ -91,6 +94,9 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     seeds = populations.seeds(config)
     of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
     trains, held_outs = zip(*(of_seed[seed] for seed in seeds), strict=True)
+    added = samples.added(config, dataset, trains[0])
+    if added is not None:  # a sweep's members have the same images
+        trains = (data.joined(trains[0], added.split),) * len(trains)
     feed = training.make_feed(config, trains, size, mesh)
     description = describe(config, dataset)
     column = dataset.columns["inputs"]
@@ -126,10 +132,11 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         )
 
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
+    rare = training.rare_classes(config, dataset.columns)
 
     def judge(of: TrainState, split: Split) -> Classification:
         logits, _ = predict(of.nets["classifier"].averaged, split)
-        return evaluate.classification(logits, split.target)
+        return evaluate.classification(logits, split.target, tuple(rare))
 
     def scores(of: TrainState, member: int) -> dict[str, float]:
         splits = {"test": dataset.splits["test"], "validation": held_outs[member]}
@@ -153,7 +160,8 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         warn=findings.watch(config, dataset),
     )
     start = start and start.telling(init)
-    return Built(task, description, model, trains[0], feed.steps_per_epoch, judge, start)
+    steps = feed.steps_per_epoch
+    return Built(task, description, model, trains[0], steps, judge, start, added)
 
 
 def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None]:
@@ -181,17 +189,19 @@ def _augmentation(config: Classify, column: Column) -> augment.Augmentation | No
 
 
 def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax.Array]:
-    """The loss, with class weights where they are balanced."""
-    weights = None
-    if config.balance_classes:
-        counts = np.bincount(train.target, minlength=dataset.num_classes)
-        weights = len(train) / (dataset.num_classes * np.maximum(counts, 1))
-    return partial(
+    """The loss, with what balances the classes."""
+    counts, weights = np.bincount(train.target, minlength=dataset.num_classes), None
+    if config.balance == "weights":
+        weights = losses.inverse_weights(counts)
+    elif config.balance == "effective":
+        weights = losses.effective_weights(counts, config.balance_beta)
+    loss = partial(
         losses.CLASSIFICATION_LOSSES[config.loss],
         label_smoothing=config.label_smoothing,
-        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
+        class_weights=weights,
         **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),
     )
+    return losses.balanced_softmax(loss, counts) if config.balance == "softmax" else loss
 
 
 def _optimizer(
@@ -256,10 +266,7 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
       dataset: the images.
     """
     size, rate = given(config.batch_size), given(config.learning_rate)
-    images = len(dataset.splits["train"])
-    if config.labels_per_class is not None:
-        images = min(images, config.labels_per_class * dataset.num_classes)
-    images = int(images * (1 - config.validation_fraction))
+    images = int(training.images_left(config, dataset) * (1 - config.validation_fraction))
     steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
     batch = training.fitting_batch(config, size, images, steps)
     if asked.batch_size is not None or batch == size:
@@ -310,6 +317,7 @@ def run(config: Classify, session: Session) -> Path:
     if dataset.columns["inputs"].kind == "tokens":
         accuracy, model = baseline.tfidf_accuracy(built.train, test)
         numbers = {**numbers, "linear_test_accuracy": accuracy, "linear_model": model}
+    numbers = {**numbers, "classes": findings.class_numbers(judged, dataset.class_names)}
     common.write_summary(folder, numbers, done.result)
     history, variables = History(folder, done.config), first.nets["classifier"].averaged
     trained = built.description.trained(built.model, variables, int(first.step))

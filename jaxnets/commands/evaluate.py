@@ -14,6 +14,7 @@ from jaxnets.commands import (
     checks,
     classify,
     common,
+    findings,
     generate,
     judging,
     pictures,
@@ -74,6 +75,13 @@ def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measur
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
     numbers = built.task.evaluate(state)
+    test = dataset.splits["test"]
+    judged = [
+        built.judge(member, test)
+        for member in populations.members(options, state)
+        if not populations.has_diverged(member)
+    ]
+    numbers = {**numbers, "classes": findings.class_numbers(judged, dataset.class_names)}
     for sentence in sweeps.winners(options, populations.names(options), numbers)[1]:
         print(sentence, file=sys.stderr)
     return dataset, int(state.step), numbers

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs.balance import BalanceOptions
 from jaxnets.commands.configs.constraints import (
     COUNT,
     DECAY,
@@ -15,6 +16,7 @@ from jaxnets.commands.configs.constraints import (
     SWEPT,
     Needs,
     Range,
+    check_needs,
 )
 from jaxnets.commands.configs.options import (
     MediaOptions,
@@ -104,8 +106,6 @@ class LossOptions:
     """Exponent of the focal loss."""
     label_smoothing: Annotated[float, DECAY, SWEPT] = 0.2
     """Share of the target that is spread over all classes."""
-    balance_classes: bool = False
-    """Weigh classes by the inverse of their frequency in the training images."""
     dropout: Annotated[float | None, DECAY, SWEPT] = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
@@ -158,7 +158,13 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Classify(
-    OptimizerOptions, LossOptions, AugmentOptions, EvaluationOptions, MediaOptions, RunOptions
+    OptimizerOptions,
+    LossOptions,
+    BalanceOptions,
+    AugmentOptions,
+    EvaluationOptions,
+    MediaOptions,
+    RunOptions,
 ):
     """Train a CNN to classify images, sounds or texts; with the defaults, Fashion-MNIST.
 
@@ -237,6 +243,7 @@ def resolve(config: Classify) -> Classify:
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
     for one in sweeps.each(config):
         check_numbers(one)
+    check_needs(config, config)
     sweeps.check(config)
     if config.patience is not None and config.eval_every == 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")

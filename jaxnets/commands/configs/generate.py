@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs import presets, sweeps
 from jaxnets.commands.configs.constraints import (
@@ -237,6 +237,8 @@ class Generate(
     fashion_mnist."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
+    balance: Literal["none", "oversample"] = "none"
+    """oversample: show all classes equally often, however few images they have."""
     batch_size: Annotated[int | None, COUNT] = None
     """Images that one discriminator update sees, over all devices."""
     judge: Path | None = None
