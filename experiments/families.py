@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.benchmarks import timing
+from experiments import budget
 from experiments.configs import Families
 from experiments.reproduce import spreads
 from jaxnets.commands import common, generate, judging, scoring, training
@@ -29,7 +28,7 @@ from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.registry import check_name
 from jaxnets.run import runs
 from jaxnets.run.loop import fit
-from jaxnets.run.task import Lazily, take_feed
+from jaxnets.run.task import Task
 from jaxnets.train.state import TrainState
 
 #: A tenth of Fashion-MNIST.
@@ -71,8 +70,6 @@ _COLUMNS: dict[str, tuple[str, str, float]] = {
     "accuracy score": ("accuracy_score", ".2f", 100),
 }
 
-_ROUNDS, _WINDOW_SECONDS = 5, 1.0
-
 
 def run(config: Families, session: Session) -> Path:
     """The command."""
@@ -86,7 +83,12 @@ def run(config: Families, session: Session) -> Path:
     generate.need_every_class(dataset)
     judge = judging.load_judge(config.judge or SHIPPED, dataset, mesh)
     runs.open_run(root, "families", {"data": config.data})
-    seconds = _step_seconds(config, root, dataset, mesh)
+
+    def built(entry: str) -> tuple[Task, Generate]:
+        options = _config_of(config, entry, 0, root, 1.0)
+        return generate.build(options, dataset, mesh).task, options
+
+    seconds = budget.step_seconds(root / "budget.json", config.names, built, mesh)
     contest = _Contest(config, session, root, dataset, mesh, judge, seconds)
     accuracy = judging.accuracy_of(judge, dataset)
     cells: list[dict[str, Any]] = []
@@ -140,51 +142,6 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
     return options.score_epochs if config.score_epochs is None else config.score_epochs
 
 
-def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) -> dict[str, float]:
-    """Seconds of a step of each, timed in turn; of an earlier call of the command if it has them.
-
-    The least of several windows: what the machine needs when nothing else is on it.
-    """
-    path = root / "budget.json"
-    kept: dict[str, float] = read_json(path)["seconds_per_step"] if path.exists() else {}
-    missing = [name for name in config.names if name not in kept]
-    if not missing:
-        return {name: kept[name] for name in config.names}
-    runners: dict[str, timing.Runner] = {}
-    # Those that have a time already are timed again beside the new, whose times are scaled by
-    # what the machine does now to what it did then.
-    for name in (*missing, *kept):
-        runners[name] = _runner(_config_of(config, name, 0, root, 1.0), dataset, mesh)
-    found = {name: min(of) for name, of in timing.interleave(runners, _ROUNDS).items()}
-    pace = statistics.median([kept[name] / found[name] for name in kept]) if kept else 1.0
-    kept |= {name: found[name] * pace for name in missing}
-    write_json(path, {"seconds_per_step": kept, "machine": common.machine()})
-    return {name: kept[name] for name in config.names}
-
-
-def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
-    """A training's compiled steps, to be timed."""
-    task = generate.build(config, dataset, mesh).task
-    per_call = config.steps_per_call
-    step: Any = task.step
-    if isinstance(step, Lazily):
-        # A whole period in one call, so that each step has its share.
-        per_call = given(config.penalty_every)
-        step = step.steps(0, per_call)
-    program = parallel.compile_step(
-        step,
-        mesh,
-        config.mode,
-        steps_per_call=per_call,
-        fetch=task.pipeline.fetch,
-    )
-    state = parallel.replicate(task.init(), mesh)
-    source = parallel.replicate(task.pipeline.source, mesh)
-    feed = take_feed(task.pipeline, 0, per_call)
-    call = timing.chain(program, state, feed, source)
-    return timing.Runner(call, units=per_call, min_seconds=_WINDOW_SECONDS)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Contest:
     """What all trainings have in common; `seconds` are those of a step, by entry."""
@@ -199,7 +156,7 @@ class _Contest:
 
     def steps(self, entry: str, minutes: float) -> int:
         """The steps that an entry makes in so many minutes."""
-        return max(1, int(60 * minutes / self.seconds[entry]))
+        return budget.steps_in(minutes, self.seconds[entry])
 
 
 def _cell(contest: _Contest, entry: str, seed: int, minutes: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, POSITIVE
+from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, POSITIVE, Range
 from jaxnets.commands.configs.options import CacheOptions
 
 
@@ -26,10 +26,24 @@ class StudyOptions(CacheOptions):
 
 @dataclasses.dataclass(frozen=True)
 class FewLabels(StudyOptions):
-    """Few labels: a GAN, FixMatch, pseudo-labels and the labels alone, for the same minutes."""
+    """Few labels: a GAN, FixMatch, pseudo-labels and the labels alone, for the same minutes.
+
+    Before anything is trained, the steps of all methods are timed in turn, and minutes become
+    numbers of steps. A seed is a draw of labels too. The errors that a method saves are against
+    labels alone with the same draw.
+    """
 
     data: str = "fashion_mnist"
-    """Data set."""
+    """Data set of images."""
+    methods: tuple[str, ...] = ("none", "none-strong", "pseudo", "fixmatch", "gan")
+    """Any of none (labels alone), none-strong (the same, images changed as strongly as FixMatch's),
+    pseudo, fixmatch, gan."""
+    labels_per_class: Annotated[int | None, COUNT] = None
+    """Labels of each class; by default 5 for digits, 100 for other data."""
+    minutes: Annotated[float | None, Range(above=0, below=1e6)] = None
+    """Of each training; by default 0.3 for digits, 2 for other data."""
+    seeds: Annotated[int, COUNT] = 5
+    """Draws of labels 0, 1, ... up to this many."""
 
 
 #: Of a rare class; `rare_classes.py` says what each does.

@@ -21,6 +21,7 @@ from jaxnets.commands import (
     baseline,
     checks,
     common,
+    few_labels,
     findings,
     populations,
     samples,
@@ -46,6 +47,7 @@ from jaxnets.processes import distributed
 from jaxnets.run.load import Description
 from jaxnets.run.task import Ranking, Task
 from jaxnets.train import freezing, optimizers, state
+from jaxnets.train.few_labels import Common
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step, classifier_step
 
@@ -93,15 +95,17 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     checks.check_batch(size, mesh, config.micro_batches)
     seeds = populations.seeds(config)
     of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
-    trains, held_outs = zip(*(of_seed[seed] for seed in seeds), strict=True)
+    trains, held_outs, pools = zip(*(of_seed[seed] for seed in seeds), strict=True)
     added = samples.added(config, dataset, trains[0])
     if added is not None:  # a sweep's members have the same images
         trains = (data.joined(trains[0], added.split),) * len(trains)
-    feed = training.make_feed(config, trains, size, mesh)
     description = describe(config, dataset)
     column = dataset.columns["inputs"]
+    few_labels.check(config, column)
+    feed = few_labels.make_feed(config, trains, pools, mesh)
     model = models.classifier_of(column=column, **description.network)
-    augmentation = _augmentation(config, column)
+    weak = _augmentation(config, column)
+    augmentation = few_labels.of_labelled(config, weak)
     # These look at their options when they are traced: here, before there is a run's folder.
     if augmentation is not None:
         jax.eval_shape(augmentation, jax.random.key(0), jnp.zeros(column.shape, column.dtype))
@@ -115,21 +119,28 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         frozen = freezing.frozen_up_to(model, example, config.freeze)
     optimizer = _optimizer(config, feed.total_steps, frozen)
     start = starting.begin(config, config.network, ["classifier"], dataset.num_classes)
-    init = partial(_first_state, config, model, optimizer, trains, start)
+    seen = pools if few_labels.is_on(config) else trains
+    init = partial(_first_state, config, model, optimizer, seen, start)
+    init = few_labels.first_state(config, dataset, feed.total_steps, init)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
 
     def step_of(swept: Mapping[str, Any]) -> Step:
         of = dataclasses.replace(config, **swept)
-        return classifier_step(
+        parts = (
             models.classifier_of(column=column, **describe(of, dataset).network),
             _loss(of, dataset, trains[0]),
             _optimizer(of, feed.total_steps, frozen),
-            augment=augmentation,
-            mixup_alpha=of.mixup,
-            ema_decay=of.ema_decay,
-            micro_batches=of.micro_batches,
-            frozen=frozen,
         )
+        rest: Any = {
+            "augment": augmentation,
+            "ema_decay": of.ema_decay,
+            "micro_batches": of.micro_batches,
+            "frozen": frozen,
+        }
+        if few_labels.is_on(config):
+            common = Common(*parts, **rest, weak=weak)
+            return few_labels.step(of, column, common, feed.total_steps)
+        return classifier_step(*parts, **rest, mixup_alpha=of.mixup)
 
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
     rare = training.rare_classes(config, dataset.columns)
@@ -164,12 +175,13 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     return Built(task, description, model, trains[0], steps, judge, start, added)
 
 
-def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None]:
-    """The images that a member is trained on, and those that are held out."""
+def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None, Split]:
+    """The images that a member is trained on, those held out, and all that are left to train."""
     train, held_out = dataset.splits["train"], dataset.splits.get("validation")
     if config.validation_fraction:
         train, held_out = data.split_validation(train, config.validation_fraction, seed)
-    return training.labelled(config, train, seed), held_out
+    pool = training.labelled(dataclasses.replace(config, labels_per_class=None), train, seed)
+    return training.labelled(config, train, seed), held_out, pool
 
 
 def _augmentation(config: Classify, column: Column) -> augment.Augmentation | None:
@@ -267,7 +279,9 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
     """
     size, rate = given(config.batch_size), given(config.learning_rate)
     images = int(training.images_left(config, dataset) * (1 - config.validation_fraction))
-    steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
+    own = config.data in PRESETS or config.data.startswith(OWN_VALUES)
+    # With unlabelled examples, an epoch is a pass over those.
+    steps = 1 if own or few_labels.is_on(config) else FEWEST_STEPS
     batch = training.fitting_batch(config, size, images, steps)
     if asked.batch_size is not None or batch == size:
         return config

@@ -24,6 +24,7 @@ __all__ = [
     "GAN_AUGMENTATIONS",
     "Adaptive",
     "Augmentation",
+    "affine",
     "apply",
     "augmentation",
     "brightness",
@@ -36,6 +37,7 @@ __all__ = [
     "random_flip",
     "saturation",
     "sometimes",
+    "strong_augmentation",
     "translate",
 ]
 
@@ -135,6 +137,47 @@ def translate(
     return _shift(image, offsets, mode)
 
 
+def affine(
+    key: PRNGKey,
+    image: Array,
+    *,
+    rotation: float = 30.0,
+    shear: float = 0.3,
+    scale: float = 0.2,
+    fraction: float = 0.125,
+) -> Array:
+    """Turns, slants, stretches and moves the image about its middle, all at once.
+
+    One bilinear look-up does it all; what lies outside has the nearest pixel of the edge.
+
+    Args:
+      key: one key.
+      image: [H, W, C].
+      rotation: the greatest turn, in degrees.
+      shear: the greatest slant, in pixels a pixel.
+      scale: the greatest change of the logarithm of either side.
+      fraction: the farthest move, as a share of a side.
+
+    Returns:
+      [H, W, C].
+    """
+    height, width, channels = image.shape
+    draws = jax.random.uniform(key, (6,), minval=-1.0)
+    angle, slant = draws[0] * jnp.deg2rad(rotation), draws[1] * shear
+    sizes = jnp.array([height, width], jnp.float32)
+    turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    matrix = turn @ jnp.array([[1.0, 0.0], [slant, 1.0]]) @ jnp.diag(jnp.exp(draws[2:4] * scale))
+    middle = (sizes - 1.0) / 2.0
+    offset = middle - matrix @ middle + draws[4:] * fraction * sizes
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    places = [matrix[i, 0] * rows + matrix[i, 1] * columns + offset[i] for i in range(2)]
+    looked_up = [
+        jax.scipy.ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest")
+        for c in range(channels)
+    ]
+    return jnp.stack(looked_up, axis=-1)
+
+
 def brightness(key: PRNGKey, image: Array, *, amplitude: float = 0.5) -> Array:
     """Adds one uniform number in [-amplitude, amplitude] to all pixels; does not clip."""
     return image + jax.random.uniform(key, (), image.dtype, -amplitude, amplitude)
@@ -231,6 +274,20 @@ def augmentation(crop_padding: int = 0, flip: bool = False, cutout_size: int = 0
     if cutout_size:
         functions.append(lambda key, image: cutout(key, image, size=cutout_size))
     return compose(*functions)
+
+
+def strong_augmentation(weak: Augmentation) -> Augmentation:
+    """A weak augmentation of images, then RandAugment's kinds of changes, each to a half of them.
+
+    Turned, slanted and moved; brighter or darker; more or less contrast; and in any case a square
+    of half the side blanked out. None needs colour.
+
+    Reference:
+      Cubuk et al. 2020, RandAugment, arXiv:1909.13719; with cutout as in Sohn et al. 2020,
+      FixMatch, arXiv:2001.07685.
+    """
+    changes = compose(affine, brightness, contrast)
+    return compose(weak, sometimes(changes, 0.5), _half_cutout)
 
 
 def mixup(

@@ -27,11 +27,12 @@ from jaxnets.data.dataset import Split
 from jaxnets.data.lazy import LazyRows, cores
 from jaxnets.data.order import Order
 from jaxnets.errors import UserError
-from jaxnets.typing import Batch, PyTree
+from jaxnets.typing import Batch, Feeder, PyTree
 
 __all__ = [
     "ResidentPipeline",
     "StreamingPipeline",
+    "WithUnlabelled",
     "eval_batches",
     "make_pipeline",
 ]
@@ -259,6 +260,49 @@ class StreamingPipeline:
                 self._batches = itertools.chain([next(self._iterator)], self._iterator)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+class WithUnlabelled:
+    """Batches of labelled examples, each of which brings unlabelled ones along.
+
+    The batch of B labelled examples has one more array, `unlabelled` [B, R, ...]: so devices and
+    micro-batches that share the labelled examples share the others with them. Either stream has its
+    own order, and both follow from the number of the step.
+
+    Attributes:
+      batch_size: unlabelled examples in a batch.
+      num_examples: unlabelled examples in an epoch.
+      source: what stays on the device.
+    """
+
+    def __init__(self, labelled: Feeder, unlabelled: Feeder) -> None:
+        """Joins two pipelines, the batch of the second a multiple of the first's."""
+        self.batch_size, self.num_examples = unlabelled.batch_size, unlabelled.num_examples
+        self._feeders = labelled, unlabelled
+        self.source: PyTree = (labelled.source, unlabelled.source)
+
+    def feed(self, first_step: int, steps: int) -> PyTree:
+        """What both are fed."""
+        return tuple(feeder.feed(first_step, steps) for feeder in self._feeders)
+
+    def fetch(self, source: PyTree, feed: PyTree) -> Batch:
+        """The batch of one step; of a population, that of each member."""
+        batch, others = (
+            feeder.fetch(*given) for feeder, *given in zip(self._feeders, source, feed, strict=True)
+        )
+        inputs, shape = others["inputs"], batch["mask"].shape
+        # [B R, ...] as [B, R, ...]; members lead in both.
+        unlabelled = inputs.reshape(*shape, -1, *inputs.shape[len(shape) :])
+        return {**batch, "unlabelled": unlabelled}
+
+    def check_classes(self, num_classes: int) -> None:
+        """Fails for a label outside 0 .. K - 1."""
+        self._feeders[0].check_classes(num_classes)
+
+    def close(self) -> None:
+        """Ends reader threads."""
+        for feeder in self._feeders:
+            feeder.close()
 
 
 def make_pipeline(

@@ -27,6 +27,7 @@ __all__ = [
     "Side",
     "Term",
     "Weight",
+    "mean_distance",
 ]
 
 #: A number, which may be traced (swept over a population), or a function of the step.
@@ -165,14 +166,26 @@ class FeatureMatching(Term):
             side.features["penultimate"] if self.features is None else self.features(side.inputs)
             for side in (play.real, play.fake)
         )
-        chex.assert_equal_shape([real, fake])
-        mask = play.batch["mask"]
-        difference = (fake - jax.lax.stop_gradient(real)).reshape(len(mask), -1)
-        kept = jnp.where(mask[:, None] > 0, difference.astype(jnp.float32), 0.0)
-        total, count = psum((kept.sum(axis=0), (mask > 0).astype(jnp.float32).sum()))
-        distance = jnp.square(total / jnp.maximum(count, 1.0)).sum()
-        values = jnp.full(mask.shape, distance)
+        values = mean_distance(real, fake, play.batch["mask"])
         return values, {"matching": play.mean(values)}
+
+
+def mean_distance(real: Array, fake: Array, mask: Array) -> Array:
+    """`|mean real - mean fake|^2` of features [B, ...], over the examples of all devices.
+
+    Args:
+      real: not differentiated.
+      fake: of equal shape.
+      mask: [B], the examples that count.
+
+    Returns:
+      [B], all the same number.
+    """
+    chex.assert_equal_shape([real, fake])
+    difference = (fake - jax.lax.stop_gradient(real)).reshape(len(mask), -1)
+    kept = jnp.where(mask[:, None] > 0, difference.astype(jnp.float32), 0.0)
+    total, count = psum((kept.sum(axis=0), (mask > 0).astype(jnp.float32).sum()))
+    return jnp.full(mask.shape, jnp.square(total / jnp.maximum(count, 1.0)).sum())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxnets.commands.configs import sweeps
+from jaxnets.commands.configs import few_labels, sweeps
 from jaxnets.commands.configs.balance import BalanceOptions
 from jaxnets.commands.configs.constraints import (
     COUNT,
@@ -18,6 +18,7 @@ from jaxnets.commands.configs.constraints import (
     Range,
     check_needs,
 )
+from jaxnets.commands.configs.few_labels import FewLabelOptions
 from jaxnets.commands.configs.options import (
     MediaOptions,
     RunOptions,
@@ -36,6 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "width": 0.5,
         "learning_rate": 0.2,
+        "label_smoothing": 0.2,
         "crop_padding": 2,
         # Whether a mirrored image is still of its class, only its owner knows: text is not.
         "flip": False,
@@ -104,7 +106,7 @@ class LossOptions:
     """cross_entropy or focal."""
     focal_gamma: Annotated[float, NOT_NEGATIVE, _FOCAL, SWEPT] = 2.0
     """Exponent of the focal loss."""
-    label_smoothing: Annotated[float, DECAY, SWEPT] = 0.2
+    label_smoothing: Annotated[float | None, DECAY, SWEPT] = None
     """Share of the target that is spread over all classes."""
     dropout: Annotated[float | None, DECAY, SWEPT] = None
     """Share of units that dropout zeroes, where the network has dropout."""
@@ -162,6 +164,7 @@ class Classify(
     LossOptions,
     BalanceOptions,
     AugmentOptions,
+    FewLabelOptions,
     EvaluationOptions,
     MediaOptions,
     RunOptions,
@@ -183,6 +186,7 @@ class Classify(
         "flip",
         "crop_padding",
         "labels_per_class",
+        "few_labels",
         "validation_fraction",
         "seed",
         "seeds",
@@ -218,10 +222,13 @@ def resolve(config: Classify) -> Classify:
     Raises:
       UserError: for a value that no run can be made with.
     """
+    asked = config
     kind = config.data if config.data in PRESETS else config.data.partition(":")[0] + ":"
     values = {**PRESETS["default"], **PRESETS.get(kind, {})}
     if kind == "texts:" and config.unit == "characters":
         values["network"] = "vdcnn"
+    if config.few_labels != "none":
+        values |= few_labels.PRESET
     config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
     # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
     momentum = ("sgd", "nesterov")
@@ -241,6 +248,7 @@ def resolve(config: Classify) -> Classify:
     if (sweep := sweeps.sweep_of(config)) is not None:
         # The greatest, which is above zero: a part of the step that it turns on is there.
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
+    check_needs(asked, config)
     for one in sweeps.each(config):
         check_numbers(one)
     check_needs(config, config)
