@@ -77,7 +77,8 @@ def start(
       coordinator: "host:port"; process 0 runs on that host and listens on that port.
       process_count: how many processes there are.
       process_id: which of them this is, from 0.
-      timeout: seconds that each waits for the others to come.
+      timeout: seconds that each waits for the others to come; those that came before process 0 wait
+        as long again for its answer.
       config: what this process was told to do, as JSON types. It must be the same in all.
       hint: what to add to the news, in the middle of the run, that a process is gone.
 

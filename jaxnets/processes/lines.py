@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
@@ -24,9 +23,6 @@ __all__ = ["Gone", "Line", "OtherSecret", "Stranger", "own_secret"]
 #: Longest message of a process that belongs to the run, and of one that has yet to prove it.
 _LONGEST = 1 << 24
 _LONGEST_GREETING = 256
-
-#: So long may the parts of a message be apart.
-_PAUSE_SECONDS = 30
 
 _SHORTEST_SECRET = 16
 
@@ -76,9 +72,6 @@ class Line:
     def __init__(self, connection: socket.socket):
         connection.setblocking(True)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # For the rest of a message that has begun to come: its machine or the network may be gone.
-        pause = struct.pack("ll", _PAUSE_SECONDS, 0)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
         self._connection = Connection(connection.detach())
         self._sending = threading.Lock()
 
@@ -131,13 +124,13 @@ class Line:
         """The next value, of which it accepts only so many bytes.
 
         Raises:
-          TimeoutError: if none has begun to come after so many seconds, or the rest does not.
+          TimeoutError: if none has begun to come after so many seconds.
           Gone: if none will come.
           Stranger: if what came is too long, or no JSON.
         """
         with self._faults():
             if seconds is not None and not self._connection.poll(max(0.0, seconds)):
-                raise TimeoutError
+                raise TimeoutError("no answer")
             return json.loads(self._connection.recv_bytes(longest))
 
     def is_gone(self) -> bool:
@@ -168,8 +161,8 @@ class Line:
         """Gives the errors of a connection the names of this module."""
         try:
             yield
-        except (TimeoutError, BlockingIOError) as error:
-            raise TimeoutError from error
+        except TimeoutError:
+            raise
         except (AuthenticationError, AssertionError):
             raise OtherSecret from None
         except (ValueError, RecursionError):
