@@ -59,10 +59,13 @@ class Image:
     Attributes:
       shape: (H, W, C).
       background: the colour that transparent pictures are laid on when they are read.
+      quality: of the JPEG file that pictures go through once they are read and resized, so that
+        their own files leave no traces; None leaves them as they are.
     """
 
     shape: tuple[int, int, int]
     background: str = dataclasses.field(default="white", compare=False)
+    quality: int | None = dataclasses.field(default=None, compare=False)
 
     kind = "image"
     stored = np.dtype(np.uint8)

@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ import numpy as np
 from jaxnets.columns import Image
 from jaxnets.data.views import Views
 from jaxnets.errors import UserError
+from jaxnets.media.jpeg import quality_of, recompressed
 
-__all__ = ["MAX_PIXELS", "ImageFiles"]
+__all__ = ["MAX_PIXELS", "Header", "ImageFiles", "reread"]
 
 MAX_PIXELS = 64_000_000
 GREY = ("L", "1", "LA")
@@ -53,11 +55,13 @@ class _Unusable(Exception):
 
 
 class Header(NamedTuple):
-    """What the header of an image says: (height, width), and whether it is grey or has alpha."""
+    """What the header of an image says: (height, width), whether it is grey or has alpha, more."""
 
     size: tuple[int, int]
     grey: bool
     see_through: bool
+    format: str = ""
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class ImageFiles:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # turned by 90 degrees
                     width, height = height, width
                 see_through = image.mode in ALPHA or "transparency" in image.info
-                return Header((height, width), image.mode in GREY, see_through)
+                grey, kind = image.mode in GREY, image.format or ""
+                return Header((height, width), grey, see_through, kind, quality_of(image))
         except _Unusable as error:
             return str(error)
         except Exception as error:  # decoders raise nearly every type on damaged bytes
@@ -191,12 +196,38 @@ class ImageFiles:
                     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
                 if random is not None:
                     image = views.change(image, random)
-                array = np.asarray(image)
-                return array[..., None] if depth == 1 else array
+                array = np.asarray(image).reshape(column.shape)
+                return array if column.quality is None else recompressed(array, column.quality)
         except _Unusable as error:
             return str(error)
         except Exception as error:
             return _reason(error, path)
+
+
+def reread(rows: np.ndarray, column: Image) -> np.ndarray:
+    """Images in memory as if they were read from lossless files: resized, cropped, compressed.
+
+    Args:
+      rows: [N, H, W, C] uint8.
+      column: what they become.
+
+    Returns:
+      [N, *column.shape] uint8.
+    """
+    from PIL import Image
+
+    reader = ImageFiles()
+
+    def read(row: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row).save(buffer, "PPM")
+        made = reader.row(buffer, column)
+        assert not isinstance(made, str), made
+        return made
+
+    with ThreadPoolExecutor() as pool:
+        made = [*pool.map(read, rows)]
+    return np.stack(made) if made else np.zeros((0, *column.shape), np.uint8)
 
 
 @contextlib.contextmanager
