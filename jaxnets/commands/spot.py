@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy
 from jax.sharding import Mesh
 
+from jaxnets.columns import Image
 from jaxnets.commands import checks, classify, common, findings, spotting, training
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.options import ImageOptions
@@ -28,7 +29,7 @@ from jaxnets.processes import distributed
 from jaxnets.run.load import keep_description, load_run, read_description
 from jaxnets.run.trained import TrainedClassifier
 
-__all__ = ["measured", "run"]
+__all__ = ["measured", "run", "tested"]
 
 _NOTE = (
     "Estimates, not statements: what a generator says of its own pictures is read by `marks`. "
@@ -142,9 +143,9 @@ def _test(config: SpotTest) -> None:
     told = read_description(config.run)
     if told.threshold is None:
         raise UserError(f"{config.run} is no detector; name the folder of a `spot train` run")
-    options = ImageOptions(skip_bad=config.skip_bad)
-    column: Any = told.inputs
-    dataset = spotting.gather(config, options, column, ("test",))
+    options, column = ImageOptions(skip_bad=config.skip_bad), cast(Image, told.inputs)
+    drawn = spotting.draw(config, options, column, ("test",))
+    dataset = spotting.make_alike(drawn, column)
     common.print_notes(dataset)
     numbers = tested(load_run(config.run), dataset.splits["test"])
     common.print_table(f"{config.run}, estimates on test pictures", _rows(numbers))

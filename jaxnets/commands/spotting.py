@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from jaxnets.errors import UserError
 from jaxnets.run.load import Description, load_run, read_description
 from jaxnets.run.trained import TrainedGenerator
 
-__all__ = ["CLASSES", "gather", "load"]
+__all__ = ["CLASSES", "Drawn", "draw", "load", "make_alike"]
 
 CLASSES = ("real", "generated")
 
@@ -50,34 +51,37 @@ def load(config: Detector) -> DataSet:
     headers = {config.real: _headers(config.real, config)}
     headers |= {name: _headers(name, config, generated=True) for name in config.generated}
     column, told = _alike(config, headers)
-    return gather(config, config, column, ("train", "test"), told=told)
+    drawn = draw(config, config, column, ("train", "test"))
+    return make_alike(drawn._replace(notes=(*told, *drawn.notes)), column)
 
 
-def gather(
-    sides: Sides,
-    options: ImageOptions,
-    column: Image,
-    splits: Sequence[str],
-    *,
-    told: Iterable[str] = (),
-    change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
-) -> DataSet:
-    """Equally many pictures of both sides, and of each generator, all made alike.
+class Drawn(NamedTuple):
+    """Pictures of both sides, as they are.
+
+    Attributes:
+      sides: what they are of.
+      pools: pictures [N, H, W, C] uint8 by split: of the real ones, then of each generator.
+      notes: what their owner should know.
+    """
+
+    sides: Sides
+    pools: Sequence[Mapping[str, np.ndarray]]
+    notes: tuple[str, ...]
+
+
+def draw(sides: Sides, options: ImageOptions, column: Image, splits: Sequence[str]) -> Drawn:
+    """Draws pictures of folders and data sets, and asks generators for samples.
+
+    Samples for a test alone have other latents than those of a training with the same seed.
 
     Args:
       sides: what is compared.
       options: how images are read.
-      column: what every picture becomes.
-      splits: "train" and "test", or one of them; a fifth of "train" becomes "validation".
-      told: what the owner of the pictures should know.
-      change: what is done to pictures before they are made alike.
-
-    Returns:
-      A data set with the columns "inputs", "target" (of `CLASSES`) and "source": 0 for real
-      pictures, else the number of the generator.
+      column: what every picture becomes in the end.
+      splits: "train" and "test", or one of them.
 
     Raises:
-      UserError: if a side can't be read, or there are too few pictures.
+      UserError: if a side can't be read.
     """
     _check_names(sides)
     wanted = {split: max(1, int(_SHARES[split] * sides.pictures)) for split in splits}
@@ -97,11 +101,32 @@ def gather(
         else:
             classes = labels if _check_generator(name).class_names == real.class_names else {}
             pools.append(_samples(load_run(name), each, classes, seed))
-    pools = [{k: reread(change(rows), column) for k, rows in pool.items()} for pool in pools]
+    return Drawn(sides, pools, real.notes)
+
+
+def make_alike(
+    drawn: Drawn, column: Image, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+) -> DataSet:
+    """Equally many pictures of both sides, and of each generator, all made alike.
+
+    Args:
+      drawn: the pictures.
+      column: what every picture becomes.
+      change: what is done to pictures before they are made alike.
+
+    Returns:
+      A data set with the columns "inputs", "target" (of `CLASSES`) and "source": 0 for real
+      pictures, else the number of the generator. A fifth of "train" becomes "validation".
+
+    Raises:
+      UserError: if there are too few pictures.
+    """
+    sides = drawn.sides
+    pools = [{k: reread(change(rows), column) for k, rows in p.items()} for p in drawn.pools]
     pools, copies = _without_copies(pools)
     _make_equal(pools, sides, copies)
-    if "train" in splits:
-        for pool in pools:
+    for pool in pools:
+        if "train" in pool:
             held_out = int(_HELD_OUT * len(pool["train"]))
             pool["validation"], pool["train"] = np.split(pool["train"], [held_out])
     named = {"inputs": column, "target": Classes(CLASSES)}
@@ -112,8 +137,7 @@ def gather(
         source = np.repeat(np.arange(len(pools), dtype=np.int32), counts)
         rows = np.concatenate([pool[split] for pool in pools])
         made[split] = Split(rows, (source > 0).astype(np.int32), source=source, columns=named)
-    notes = (*told, *real.notes, *copies)
-    return DataSet(f"{sides.real} or generated", made, notes=notes)
+    return DataSet(f"{sides.real} or generated", made, notes=(*drawn.notes, *copies))
 
 
 def _check_names(sides: Sides) -> None:
