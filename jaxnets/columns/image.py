@@ -59,13 +59,14 @@ class Image:
     Attributes:
       shape: (H, W, C).
       background: the colour that transparent pictures are laid on when they are read.
-      quality: of the JPEG file that pictures go through once they are read and resized, so that
-        their own files leave no traces; None leaves them as they are.
+      qualities: of JPEG files, so that pictures bear the same traces whatever files they come
+        from: what is no JPEG becomes one, of one of these qualities; resized and cropped, all go
+        through JPEG of the lowest. Empty leaves pictures as they are.
     """
 
     shape: tuple[int, int, int]
     background: str = dataclasses.field(default="white", compare=False)
-    quality: int | None = dataclasses.field(default=None, compare=False)
+    qualities: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     kind = "image"
     stored = np.dtype(np.uint8)

@@ -17,6 +17,7 @@ from jaxnets.commands.configs.spot import Detector, Sides
 from jaxnets.data import DATA_SOURCES, DataSet, Split
 from jaxnets.data.dividing import row_hashes
 from jaxnets.data.order import generator
+from jaxnets.data.sources import size_of
 from jaxnets.data.sources.folder import root_of
 from jaxnets.data.sources.images import Header, ImageFiles, reread
 from jaxnets.data.sources.layout import find_layout
@@ -32,7 +33,7 @@ CLASSES = ("real", "generated")
 _SHARES, _FEWEST = {"train": 0.8, "test": 0.2}, {"train": 20, "test": 5}
 #: Share of those for training that is held out for the threshold.
 _HELD_OUT = 0.2
-#: Quality of the JPEG that all go through, where none of them was compressed more.
+#: Quality of the JPEG that all go through, where none of them is one.
 _QUALITY = 90
 #: The shortest side that a picture is made to have where none is asked for.
 _SMALLEST = 8
@@ -199,7 +200,7 @@ def _alike(
     side = min(min(size) for size in sizes) // 2
     size = sizes[0] if len(sizes) == 1 else (side, side)
     if config.image_size is not None:
-        size = (config.image_size[0], config.image_size[-1])
+        size = size_of(config.image_size)
     elif min(size) < _SMALLEST:
         raise UserError(
             f"the smallest picture is {sizes[0][0]}x{sizes[0][1]}, and {min(size)} pixels show too "
@@ -220,20 +221,28 @@ def _alike(
         )
     channels = config.channels or (1 if all(grey.values()) else 3)
     found = [h.quality for of in headers.values() for h in of if h.quality is not None]
-    quality = config.quality or min([_QUALITY, *found])
+    qualities = {config.quality} if config.quality else {_QUALITY}
+    if found and not config.quality:
+        qualities = {int(np.percentile(found, 10 * tenth)) for tenth in range(11)}
+    told = " to ".join(str(f(qualities)) for f in (min, max)[: len(qualities)])
     notes = [
         f"all pictures become {size[0]}x{size[1]}, {'grey' if channels == 1 else 'in colour'}, and "
-        f"go through JPEG of quality {quality}"
+        f"go through JPEG of quality {told}"
     ]
     if len(sizes) > 1 and 2 * max(size) > min(map(min, sizes)):
         notes.append(
             f"some pictures are shrunk by less than two and others by more, which may show: "
             f"--image-size {side} would hide it"
         )
-    if (lowest := min(found, default=100)) < quality:
+    if config.quality and found and {*found} != {config.quality}:
         notes.append(
-            f"some pictures are JPEGs of quality {lowest}, which may show: --quality {lowest} "
-            "would hide it"
+            f"some pictures are JPEGs of quality {min(found)} to {max(found)}, which may show: "
+            "without --quality, all go through the same"
+        )
+    if len(sizes) > 1 and found and channels == 3:
+        notes.append(
+            "JPEG stores colours at half the size, which may show where pictures of several sizes "
+            "were resized: --channels 1 would hide it"
         )
     for name, of in headers.items() if len(sizes) > 1 or found else ():
         formats = Counter(header.format for header in of if header.format)
@@ -241,7 +250,7 @@ def _alike(
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in formats.most_common()) or "samples"
         notes.append(f"{name}: {low[0]}x{low[1]} to {high[0]}x{high[1]}, {kinds}")
     background = config.background or "white"
-    return Image((*size, channels), background, quality), tuple(notes)
+    return Image((*size, channels), background, (*sorted(qualities),)), tuple(notes)
 
 
 def _drawn(

@@ -15,15 +15,15 @@ def recompressed(pixels: np.ndarray, quality: int) -> np.ndarray:
     Colour is stored at half the resolution, as nearly all JPEG files have it.
 
     Args:
-      pixels: [H, W, C] uint8, of one or three channels.
+      pixels: [H, W] or [H, W, C] uint8, of one or three channels.
       quality: of the file, 1 to 100.
 
     Returns:
-      [H, W, C] uint8.
+      Of the same shape.
     """
     from PIL import Image
 
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     with Image.open(buffer) as read:

@@ -68,8 +68,9 @@ class Means:
     """A CNN of pixels, trained on degraded pictures too; a small ResNet of the differences between
     neighbouring pixels; or a linear model of the power of each frequency."""
     quality: Annotated[int | None, Range(least=1, most=100)] = None
-    """Quality of the JPEG file that all pictures go through, real and generated alike; by default
-    that of the most compressed JPEG among them, and at most 90."""
+    """Quality of the JPEG files that all pictures go through, real and generated alike: what is no
+    JPEG becomes one, and after resizing all are compressed once more. By default, qualities are
+    drawn from those of the JPEG files among them; 90 where there are none."""
     false_alarms: Annotated[float | None, _RATE] = None
     """Choose the threshold at which this share of held-out real pictures is taken for generated; by
     default that with the best accuracy on held-out pictures of both sides."""

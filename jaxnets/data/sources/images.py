@@ -8,6 +8,7 @@ animations; more than 64 megapixels; damaged or foreign files.
 import contextlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ class ImageFiles:
         height, width, depth = column.shape
         try:
             with _open(path) as image:
-                box = None
+                box, image_format = None, image.format
                 if random is not None:
                     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                     across, down = image.size[::-1] if turned else image.size
@@ -188,6 +189,10 @@ class ImageFiles:
                 image = ImageOps.exif_transpose(image)
                 # Before resizing: palette indices and black-or-white pixels can't be averaged.
                 image = image.convert("L" if depth == 1 else "RGB")
+                if column.qualities and image_format != "JPEG":
+                    pixels = np.asarray(image)
+                    drawn = column.qualities[zlib.crc32(pixels.tobytes()) % len(column.qualities)]
+                    image = Image.fromarray(recompressed(pixels, drawn))
                 if box is not None:
                     w, h = image.size
                     edges = (left * w, top * h, right * w, bottom * h)
@@ -196,8 +201,10 @@ class ImageFiles:
                     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
                 if random is not None:
                     image = views.change(image, random)
-                array = np.asarray(image).reshape(column.shape)
-                return array if column.quality is None else recompressed(array, column.quality)
+                array = np.asarray(image)
+                if column.qualities:
+                    array = recompressed(array, min(column.qualities))
+                return array.reshape(column.shape)
         except _Unusable as error:
             return str(error)
         except Exception as error:
