@@ -63,7 +63,7 @@ def test_the_same_pictures_in_other_formats_and_sizes_become_the_same_arrays(tmp
     difference, usual = apart(column, "jpeg")  # all have one size, and keep it
     assert difference == 0 and usual > 50
     column = spotting.load(detector(f"folder:{tmp_path / 'small'}", png)).columns["inputs"]
-    assert column == Image((24, 24, 3)) and column.qualities == (95,)  # half the shortest side
+    assert column == Image((12, 12, 3)) and column.qualities == (95,)  # a quarter of the least
     difference, usual = apart(column, "small")
     assert difference < 4 and usual > 50
 

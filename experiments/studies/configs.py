@@ -59,6 +59,8 @@ class Spot(StudyOptions):
     """Minutes of training for each generator."""
     methods: tuple[str, ...] = ("cnn", "npr", "spectrum")
     """Methods of `spot train`."""
+    seeds: Annotated[int, COUNT] = 2
+    """Seeds 0, 1, ... up to this many."""
     pictures: Annotated[int, COUNT] = 6_000
     """Pictures of each side that a detector is trained and tested on."""
 

@@ -191,13 +191,20 @@ def _alike(
     """What all pictures become, and what there is to say of it.
 
     Where sizes differ, all are made so small that each is shrunk by two or more: then they have
-    lost the same frequencies, and none has been enlarged.
+    lost the same frequencies, and none has been enlarged. By four if they are in colour and some
+    come from JPEG files, which store colours at half the size. Of the same microscope pictures as
+    PNG of 96 pixels and as JPEG of 72, a CNN told the two apart with an area under the ROC curve of
+    0.66 after shrinking by two, and of 0.49 in grey.
 
     Raises:
       UserError: if some are too small, or one side is grey and the other in colour.
     """
     sizes = sorted({header.size for of in headers.values() for header in of})
-    side = min(min(size) for size in sizes) // 2
+    grey = {name: all(header.grey for header in of) for name, of in headers.items()}
+    channels = config.channels or (1 if all(grey.values()) else 3)
+    found = [h.quality for of in headers.values() for h in of if h.quality is not None]
+    shrunk = 4 if channels == 3 and found else 2
+    side = min(min(size) for size in sizes) // shrunk
     size = sizes[0] if len(sizes) == 1 else (side, side)
     if config.image_size is not None:
         size = size_of(config.image_size)
@@ -213,14 +220,11 @@ def _alike(
                 f"{name} has pictures of {least[0]} or {least[1]} pixels, which would have to be "
                 f"enlarged to {size[0]}x{size[1]} and stand out: choose a smaller --image-size"
             )
-    grey = {name: all(header.grey for header in of) for name, of in headers.items()}
     if config.channels != 1 and len({*grey.values()}) > 1:
         one, other = (next(n for n, is_grey in grey.items() if is_grey is g) for g in (True, False))
         raise UserError(
             f"{one} is grey and {other} in colour, which any network would see: choose --channels 1"
         )
-    channels = config.channels or (1 if all(grey.values()) else 3)
-    found = [h.quality for of in headers.values() for h in of if h.quality is not None]
     qualities = {config.quality} if config.quality else {_QUALITY}
     if found and not config.quality:
         qualities = {int(np.percentile(found, 10 * tenth)) for tenth in range(11)}
@@ -229,20 +233,15 @@ def _alike(
         f"all pictures become {size[0]}x{size[1]}, {'grey' if channels == 1 else 'in colour'}, and "
         f"go through JPEG of quality {told}"
     ]
-    if len(sizes) > 1 and 2 * max(size) > min(map(min, sizes)):
+    if len(sizes) > 1 and shrunk * max(size) > min(map(min, sizes)):
         notes.append(
-            f"some pictures are shrunk by less than two and others by more, which may show: "
+            f"some pictures are shrunk by less than {shrunk}, and others by more, which may show: "
             f"--image-size {side} would hide it"
         )
     if config.quality and found and {*found} != {config.quality}:
         notes.append(
             f"some pictures are JPEGs of quality {min(found)} to {max(found)}, which may show: "
             "without --quality, all go through the same"
-        )
-    if len(sizes) > 1 and found and channels == 3:
-        notes.append(
-            "JPEG stores colours at half the size, which may show where pictures of several sizes "
-            "were resized: --channels 1 would hide it"
         )
     for name, of in headers.items() if len(sizes) > 1 or found else ():
         formats = Counter(header.format for header in of if header.format)

@@ -28,14 +28,14 @@ from jaxnets.commands.configs.options import CacheOptions, ImageOptions, Positio
 
 #: Method -> the values that suit it, of the fields that the user leaves alone.
 METHODS: dict[str, dict[str, Any]] = {
-    "cnn": {"network": "speed_net", "degrade": 0.5, "epochs": 6.0, "crop_padding": 1},
-    "npr": {"network": "npr", "degrade": 0.0, "epochs": 6.0, "crop_padding": 0},
+    "cnn": {"network": "speed_net", "degrade": 0.5, "epochs": 8.0, "crop_padding": 1},
+    "npr": {"network": "npr", "degrade": 0.0, "epochs": 10.0, "crop_padding": 0},
     "spectrum": {
         "network": "spectrum",
         "optimizer": "adam",
         "learning_rate": 0.02,
         "degrade": 0.0,
-        "epochs": 6.0,
+        "epochs": 10.0,
         "crop_padding": 0,
     },
 }
