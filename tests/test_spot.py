@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,11 @@ def detector(real, *generated, **values):
     return resolve(SpotTrain(real=real, generated=generated, **values))
 
 
+def inputs_of(config) -> Any:
+    """What the pictures of a detector become."""
+    return spotting.load(config).columns["inputs"]
+
+
 def test_the_same_pictures_in_other_formats_and_sizes_become_the_same_arrays(tmp_path):
     """What is left of the difference is far below what tells one picture from the next."""
     rows = blobs(40, 64, 0)
@@ -58,11 +64,11 @@ def test_the_same_pictures_in_other_formats_and_sizes_become_the_same_arrays(tmp
         )
         return np.abs(first - second).mean(), np.abs(first[1:] - first[:-1]).mean()
 
-    column = spotting.load(detector(jpeg, other)).columns["inputs"]
+    column = inputs_of(detector(jpeg, other))
     assert column == Image((64, 64, 3)) and column.qualities == (90,)
     difference, usual = apart(column, "jpeg")  # all have one size, and keep it
     assert difference == 0 and usual > 50
-    column = spotting.load(detector(f"folder:{tmp_path / 'small'}", png)).columns["inputs"]
+    column = inputs_of(detector(f"folder:{tmp_path / 'small'}", png))
     assert column == Image((12, 12, 3)) and column.qualities == (95,)  # a quarter of the least
     difference, usual = apart(column, "small")
     assert difference < 4 and usual > 50
@@ -87,8 +93,7 @@ def test_the_quality_of_a_jpeg_is_read_from_its_header(tmp_path, quality):
     name = write(blobs(30, 16, 0), tmp_path / "a", "jpg", quality=quality)
     with Pillow.open(tmp_path / "a" / "000.jpg") as image:
         assert abs(quality_of(image) - quality) <= 1
-    dataset = spotting.load(detector(name, write(blobs(30, 16, 1), tmp_path / "b")))
-    (taken,) = dataset.columns["inputs"].qualities
+    (taken,) = inputs_of(detector(name, write(blobs(30, 16, 1), tmp_path / "b"))).qualities
     assert abs(taken - quality) <= 1
     asked = detector(name, f"folder:{tmp_path / 'b'}", quality=95)
     (note,) = [n for n in spotting.load(asked).notes if "which may show" in n]
@@ -183,7 +188,8 @@ def spotted(runs, tmp_path_factory):
 
 def test_a_detector_is_a_classifier_with_a_threshold(spotted, runs, cli, tmp_path):
     told, summary = read_description(spotted), json.loads((spotted / "summary.json").read_text())
-    assert told.threshold == summary["threshold"] and told.inputs.qualities == (90,)
+    column: Any = told.inputs
+    assert told.threshold == summary["threshold"] and column.qualities == (90,)
     assert f"found/{runs['generate']}" in summary and 0 <= summary["auroc"] <= 1
     assert "Real or generated" in (spotted / "report.html").read_text()
     trained = load_run(spotted)
@@ -192,7 +198,7 @@ def test_a_detector_is_a_classifier_with_a_threshold(spotted, runs, cli, tmp_pat
     records = trained.predict(files)
     for record in records:
         assert record.label == int(record.probabilities[1] >= told.threshold)
-    in_memory = trained.predict(reread(samples, told.inputs))
+    in_memory = trained.predict(reread(samples, column))
     assert [r.probability for r in records] == [r.probability for r in in_memory]
     code, out, _ = cli("predict", spotted, *files, "--json", tmp_path / "said.json")
     assert code == 0 and all("estimate: " in line for line in out.splitlines())
