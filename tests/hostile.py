@@ -29,7 +29,7 @@ from hostile_pools import (
 )
 
 from experiments.configs import Families, Reproduce
-from jaxnets.commands.configs import classify, data, generate, quickstart, use
+from jaxnets.commands.configs import classify, data, generate, quickstart, spot, use
 from jaxnets.commands.configs.constraints import Range, constraints
 
 SEED = 0
@@ -42,6 +42,9 @@ TRAIN: dict[str, Any] = {"data": "digits", "epochs": 0.05, "batch_size": 16, "de
 COMMANDS: dict[str, Any] = {
     "classify": classify.Classify(**TRAIN, network="lenet5", eval_every=1.0),
     "generate": generate.Generate(**TRAIN, width=0.1),
+    "spot train": spot.SpotTrain(
+        real="digits", generated=("folder:pictures",), epochs=0.05, devices=1
+    ),
     "evaluate": use.Evaluate(Path("gan")),
     "report": use.Report(Path("gan")),
     "sample": use.Sample(Path("gan")),
@@ -175,6 +178,8 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("families", "names"): [(name,) for name in NO_NAME] + [("dcgan", "dcgan")],
         ("families", "minutes"): [(1.0, 1.0)],
+        ("spot train", "real"): NO_DATA,
+        ("spot train", "generated"): [(), *((text,) for text in [*NO_RUN, "digits"])],
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],

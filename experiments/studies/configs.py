@@ -80,10 +80,27 @@ class RareClasses(StudyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Spot(StudyOptions):
-    """Generated or real: detectors that see all generators but one, tested on that one too."""
+    """Generated or real: detectors that see all generators but one, tested on that one too.
+
+    Each detector's threshold is fixed on held-out pictures of the generators that it has seen. Then
+    it is tested on pictures as they are, compressed and resized.
+    """
 
     data: str = "fashion_mnist"
-    """Data set that the generators learn from."""
+    """Data set that the generators learn from: fashion_mnist or digits; any, with --runs."""
+    generators: tuple[str, ...] = ("dcgan", "sngan", "r3gan", "stylegan2")
+    """Two or more, each of which is left out once: entries of `families` or, with --runs, names of
+    folders, with or without -seed-0."""
+    runs: Path | None = None
+    """Folder of the generators' runs, such as `families` leaves; by default they are trained."""
+    minutes: Annotated[float, Range(above=0, below=1e6)] = 4.0
+    """Minutes of training for each generator."""
+    methods: tuple[str, ...] = ("cnn", "npr", "spectrum")
+    """Methods of `spot train`."""
+    seeds: Annotated[int, COUNT] = 2
+    """Seeds 0, 1, ... up to this many."""
+    pictures: Annotated[int, COUNT] = 6_000
+    """Pictures of each side that a detector is trained and tested on."""
 
 
 @dataclasses.dataclass(frozen=True)

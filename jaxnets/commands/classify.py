@@ -187,10 +187,12 @@ def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split
 def _augmentation(config: Classify, column: Column) -> augment.Augmentation | None:
     """What is done to a training example of a kind of data."""
     if column.kind == "image":
-        return augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
-    if config.crop_padding or config.flip or config.cutout or config.test_views != "plain":
+        crop, flip = config.crop_padding or 0, bool(config.flip)
+        return augment.augmentation(crop, flip, config.cutout, config.degrade)
+    changes = (config.crop_padding, config.flip, config.cutout, config.degrade)
+    if any(changes) or config.test_views != "plain":
         raise UserError(
-            "--crop-padding, --flip, --cutout and --test-views are for images; "
+            "--crop-padding, --flip, --cutout, --degrade and --test-views are for images; "
             f"{config.data} has none"
         )
     if column.kind == "sound":
@@ -245,7 +247,7 @@ def _first_state(
     def prepared(variables: dict[str, Any]) -> dict[str, Any]:
         if start is not None:
             return start.into("classifier", variables)
-        if column.kind != "image":
+        if column.kind != "image" or config.network not in models.CLASSIFIERS:
             return variables
         prepare = models.CLASSIFIERS[given(config.network)].prepare
         if prepare is None:

@@ -50,6 +50,7 @@ def augmented(config: Classify) -> str:
         f"changed by RandAugment ({config.rand_augment})" if config.rand_augment else "",
         f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
         "mirrored, half of them" if config.flip else "",
+        f"degraded with probability {config.degrade:g}" if config.degrade else "",
         f"blanked in a square of {config.cutout} pixels" if config.cutout else "",
         "blended in pairs (mixup)" if config.mixup else "",
     ]

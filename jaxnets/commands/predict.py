@@ -56,6 +56,11 @@ def run(config: Predict, session: Session) -> int:
                 continue
             good += 1
             told = ", ".join(f"{name} {share:.1%}" for name, share in record.top(config.top))
+            if trained.threshold is not None:
+                told = (
+                    f"estimate: {record.name} ({told}; from {trained.threshold:.1%} on it counts "
+                )
+                told += f"as {trained.class_names[1]})"
             print(f"{record.source}: {told}")
         if not good:
             raise UserError(f"none of the {bad:,} files can be used")
@@ -96,6 +101,8 @@ def _whole(path: Path) -> Iterator[Callable[[str], None]]:
 def _json(path: Path, top: int, trained: TrainedClassifier) -> Iterator[Callable[[Record], object]]:
     """Writes an object with what is known of the network and a record for each file."""
     about = {**trained.facts, "step": trained.step, "class_names": trained.class_names}
+    if trained.threshold is not None:
+        about |= {"what": "estimates", "threshold": trained.threshold}
     with _whole(path) as put:
         put(json.dumps(about, indent=2)[:-2] + ',\n  "predictions": [')
         comma = "\n"

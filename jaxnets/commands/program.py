@@ -19,7 +19,7 @@ import tyro
 
 from jaxnets import __version__
 from jaxnets.commands import flags, processes
-from jaxnets.commands.configs import classify, data, generate, quickstart, use
+from jaxnets.commands.configs import classify, data, generate, quickstart, spot, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError, printable
 from jaxnets.processes import distributed
@@ -34,6 +34,7 @@ COMMANDS: Commands = {
     "quickstart": (quickstart.Quickstart, "jaxnets.commands.quickstart"),
     "classify": (classify.Classify, "jaxnets.commands.classify"),
     "generate": (generate.Generate, "jaxnets.commands.generate"),
+    "spot": (spot.SpotCommand, "jaxnets.commands.spot"),
     "predict": (use.Predict, "jaxnets.commands.predict"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
     "report": (use.Report, "jaxnets.commands.report"),

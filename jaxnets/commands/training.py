@@ -201,6 +201,7 @@ def train(
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
     tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
     faster: Callable[[Any, DataSet, Mesh], estimate.Faster | None] = lambda *run: None,
+    load: Callable[[Any], DataSet] = lambda config: common.load_data(config, config.data),
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -212,10 +213,11 @@ def train(
       suit: fills in what depends on the data.
       tell: what is said at the start besides.
       faster: another run, for who has less time.
+      load: gives the data.
     """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(config, config.data)
+    dataset = load(config)
     config = suit(config, dataset)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)

@@ -56,6 +56,7 @@ class Description:
       fingerprint: of the data set.
       members: names of the networks that the run trains side by side, one or more.
       views: of a classifier, how it looks at an example (see `jaxnets.judge.evaluate.VIEWS`).
+      threshold: of a detector, the probability of its second class from which it says so.
       higher_is_better: how checkpoints rank.
     """
 
@@ -66,6 +67,7 @@ class Description:
     fingerprint: str
     members: Sequence[str]
     views: str = "plain"
+    threshold: float | None = None
     higher_is_better: bool = True
 
     @classmethod
@@ -135,13 +137,14 @@ class Description:
         }
         rest: Any = (columns, self.class_names, config or {}, step, facts, self.as_json())
         if self.kind == "classifier":
-            return TrainedClassifier(module, variables, *rest, views=self.views)
+            looks = {"views": self.views, "threshold": self.threshold}
+            return TrainedClassifier(module, variables, *rest, **looks)
         return TrainedGenerator(module, variables, *rest)
 
 
-def keep_description(folder: Path, description: Description) -> None:
-    """Writes `network.json` into the folder of a run, unless it is there."""
-    if not (folder / _FILE).exists():
+def keep_description(folder: Path, description: Description, *, anew: bool = False) -> None:
+    """Writes `network.json` into the folder of a run, unless it is there; `anew` in any case."""
+    if anew or not (folder / _FILE).exists():
         write_json(folder / _FILE, description.as_json())
 
 

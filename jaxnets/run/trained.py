@@ -41,7 +41,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       source: the file, or "row 3" of an array.
-      label: number of the most probable class.
+      label: number of the most probable class; of a detector, by its threshold.
       name: of that class.
       probability: of that class.
       probabilities: [K] float64 of all classes, in their order.
@@ -107,9 +107,12 @@ class TrainedClassifier(Trained):
     Attributes:
       views: how it looks at an image, the mean of which is what it says (see
         `jaxnets.judge.evaluate.VIEWS`).
+      threshold: of a detector, the probability of its second class from which it says so; None
+        says the most probable class.
     """
 
     views: str = "plain"
+    threshold: float | None = None
 
     @cached_property
     def _compiled(self) -> dict[int, Predict]:
@@ -165,6 +168,8 @@ class TrainedClassifier(Trained):
                     continue
                 of_all = next(probabilities)
                 label = int(of_all.argmax())
+                if self.threshold is not None:
+                    label = int(of_all[1] >= self.threshold)
                 name = self.class_names[label]
                 yield Prediction(
                     source, label, name, float(of_all[label]), of_all, self.class_names

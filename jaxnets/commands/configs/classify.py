@@ -13,6 +13,7 @@ from jaxnets.commands.configs.constraints import (
     DECAY,
     NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
     SWEPT,
     Needs,
     Range,
@@ -131,6 +132,9 @@ class AugmentOptions:
     usual, 0 is off. This and --resized-crop are for folder: and tfds:."""
     cutout: int = 0
     """Side of the square that is blanked out of training images; 0 is off."""
+    degrade: Annotated[float, SHARE] = 0.0
+    """Probability with which training images are blurred, shrunk and stretched, and compressed like
+    JPEG, each by a random strength; 0 is off."""
     mixup: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
     shift: Annotated[float, DECAY] = 0.1
@@ -197,8 +201,8 @@ class Classify(
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
-    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; m5 (of
-    waves); text_cnn or vdcnn (of texts)."""
+    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; npr or
+    spectrum (of a generator's traces); m5 (of waves); text_cnn or vdcnn (of texts)."""
     width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None

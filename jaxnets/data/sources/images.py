@@ -8,7 +8,9 @@ animations; more than 64 megapixels; damaged or foreign files.
 import contextlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +20,9 @@ import numpy as np
 from jaxnets.columns import Image
 from jaxnets.data.views import Views
 from jaxnets.errors import UserError
+from jaxnets.media.jpeg import quality_of, recompressed
 
-__all__ = ["MAX_PIXELS", "ImageFiles"]
+__all__ = ["MAX_PIXELS", "Header", "ImageFiles", "reread"]
 
 MAX_PIXELS = 64_000_000
 GREY = ("L", "1", "LA")
@@ -53,11 +56,13 @@ class _Unusable(Exception):
 
 
 class Header(NamedTuple):
-    """What the header of an image says: (height, width), and whether it is grey or has alpha."""
+    """What the header of an image says: (height, width), whether it is grey or has alpha, more."""
 
     size: tuple[int, int]
     grey: bool
     see_through: bool
+    format: str = ""
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class ImageFiles:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # turned by 90 degrees
                     width, height = height, width
                 see_through = image.mode in ALPHA or "transparency" in image.info
-                return Header((height, width), image.mode in GREY, see_through)
+                grey, kind = image.mode in GREY, image.format or ""
+                return Header((height, width), grey, see_through, kind, quality_of(image))
         except _Unusable as error:
             return str(error)
         except Exception as error:  # decoders raise nearly every type on damaged bytes
@@ -164,7 +170,7 @@ class ImageFiles:
         height, width, depth = column.shape
         try:
             with _open(path) as image:
-                box = None
+                box, image_format = None, image.format
                 if random is not None:
                     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                     across, down = image.size[::-1] if turned else image.size
@@ -183,6 +189,10 @@ class ImageFiles:
                 image = ImageOps.exif_transpose(image)
                 # Before resizing: palette indices and black-or-white pixels can't be averaged.
                 image = image.convert("L" if depth == 1 else "RGB")
+                if column.qualities and image_format != "JPEG":
+                    pixels = np.asarray(image)
+                    drawn = column.qualities[zlib.crc32(pixels.tobytes()) % len(column.qualities)]
+                    image = Image.fromarray(recompressed(pixels, drawn))
                 if box is not None:
                     w, h = image.size
                     edges = (left * w, top * h, right * w, bottom * h)
@@ -192,11 +202,39 @@ class ImageFiles:
                 if random is not None:
                     image = views.change(image, random)
                 array = np.asarray(image)
-                return array[..., None] if depth == 1 else array
+                if column.qualities:
+                    array = recompressed(array, min(column.qualities))
+                return array.reshape(column.shape)
         except _Unusable as error:
             return str(error)
         except Exception as error:
             return _reason(error, path)
+
+
+def reread(rows: np.ndarray, column: Image) -> np.ndarray:
+    """Images in memory as if they were read from lossless files: resized, cropped, compressed.
+
+    Args:
+      rows: [N, H, W, C] uint8.
+      column: what they become.
+
+    Returns:
+      [N, *column.shape] uint8.
+    """
+    from PIL import Image
+
+    reader = ImageFiles()
+
+    def read(row: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row).save(buffer, "PPM")
+        made = reader.row(buffer, column)
+        assert not isinstance(made, str), made
+        return made
+
+    with ThreadPoolExecutor() as pool:
+        made = [*pool.map(read, rows)]
+    return np.stack(made) if made else np.zeros((0, *column.shape), np.uint8)
 
 
 @contextlib.contextmanager
