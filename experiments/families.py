@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.benchmarks import timing
 from experiments.configs import Families
 from experiments.reproduce import spreads
+from experiments.studies import pace
 from jaxnets.commands import common, generate, judging, scoring, training
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.generate import NO_JUDGE, SHIPPED, Generate, resolve
@@ -29,7 +29,6 @@ from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.registry import check_name
 from jaxnets.run import runs
 from jaxnets.run.loop import fit
-from jaxnets.run.task import Lazily, take_feed
 from jaxnets.train.state import TrainState
 
 #: A tenth of Fashion-MNIST.
@@ -70,8 +69,6 @@ _COLUMNS: dict[str, tuple[str, str, float]] = {
     "recognised": ("recognised", ".2f", 100),
     "accuracy score": ("accuracy_score", ".2f", 100),
 }
-
-_ROUNDS, _WINDOW_SECONDS = 5, 1.0
 
 
 def run(config: Families, session: Session) -> Path:
@@ -141,48 +138,15 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
 
 
 def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) -> dict[str, float]:
-    """Seconds of a step of each, timed in turn; of an earlier call of the command if it has them.
+    """Seconds of a step of each entry."""
 
-    The least of several windows: what the machine needs when nothing else is on it.
-    """
-    path = root / "budget.json"
-    kept: dict[str, float] = read_json(path)["seconds_per_step"] if path.exists() else {}
-    missing = [name for name in config.names if name not in kept]
-    if not missing:
-        return {name: kept[name] for name in config.names}
-    runners: dict[str, timing.Runner] = {}
-    # Those that have a time already are timed again beside the new, whose times are scaled by
-    # what the machine does now to what it did then.
-    for name in (*missing, *kept):
-        runners[name] = _runner(_config_of(config, name, 0, root, 1.0), dataset, mesh)
-    found = {name: min(of) for name, of in timing.interleave(runners, _ROUNDS).items()}
-    pace = statistics.median([kept[name] / found[name] for name in kept]) if kept else 1.0
-    kept |= {name: found[name] * pace for name in missing}
-    write_json(path, {"seconds_per_step": kept, "machine": common.machine()})
-    return {name: kept[name] for name in config.names}
+    def runner(entry: str) -> Any:
+        options = _config_of(config, entry, 0, root, 1.0)
+        return pace.runner(options, generate.build(options, dataset, mesh).task, mesh)
 
-
-def _runner(config: Generate, dataset: DataSet, mesh: Mesh) -> Any:
-    """A training's compiled steps, to be timed."""
-    task = generate.build(config, dataset, mesh).task
-    per_call = config.steps_per_call
-    step: Any = task.step
-    if isinstance(step, Lazily):
-        # A whole period in one call, so that each step has its share.
-        per_call = given(config.penalty_every)
-        step = step.steps(0, per_call)
-    program = parallel.compile_step(
-        step,
-        mesh,
-        config.mode,
-        steps_per_call=per_call,
-        fetch=task.pipeline.fetch,
+    return pace.step_seconds(
+        root / "budget.json", {name: partial(runner, name) for name in config.names}
     )
-    state = parallel.replicate(task.init(), mesh)
-    source = parallel.replicate(task.pipeline.source, mesh)
-    feed = take_feed(task.pipeline, 0, per_call)
-    call = timing.chain(program, state, feed, source)
-    return timing.Runner(call, units=per_call, min_seconds=_WINDOW_SECONDS)
 
 
 @dataclasses.dataclass(frozen=True)
