@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import budget
 from experiments.configs import Families
 from experiments.reproduce import spreads
-from experiments.studies import pace
 from jaxnets.commands import common, generate, judging, scoring, training
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.generate import NO_JUDGE, SHIPPED, Generate, resolve
@@ -29,6 +28,7 @@ from jaxnets.judge.scoring import Judge, Looks, take
 from jaxnets.registry import check_name
 from jaxnets.run import runs
 from jaxnets.run.loop import fit
+from jaxnets.run.task import Task
 from jaxnets.train.state import TrainState
 
 #: A tenth of Fashion-MNIST.
@@ -83,7 +83,12 @@ def run(config: Families, session: Session) -> Path:
     generate.need_every_class(dataset)
     judge = judging.load_judge(config.judge or SHIPPED, dataset, mesh)
     runs.open_run(root, "families", {"data": config.data})
-    seconds = _step_seconds(config, root, dataset, mesh)
+
+    def built(entry: str) -> tuple[Task, Generate]:
+        options = _config_of(config, entry, 0, root, 1.0)
+        return generate.build(options, dataset, mesh).task, options
+
+    seconds = budget.step_seconds(root / "budget.json", config.names, built, mesh)
     contest = _Contest(config, session, root, dataset, mesh, judge, seconds)
     accuracy = judging.accuracy_of(judge, dataset)
     cells: list[dict[str, Any]] = []
@@ -137,18 +142,6 @@ def _score_epochs(config: Families, options: Generate) -> float | None:
     return options.score_epochs if config.score_epochs is None else config.score_epochs
 
 
-def _step_seconds(config: Families, root: Path, dataset: DataSet, mesh: Mesh) -> dict[str, float]:
-    """Seconds of a step of each entry."""
-
-    def runner(entry: str) -> Any:
-        options = _config_of(config, entry, 0, root, 1.0)
-        return pace.runner(options, generate.build(options, dataset, mesh).task, mesh)
-
-    return pace.step_seconds(
-        root / "budget.json", {name: partial(runner, name) for name in config.names}
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Contest:
     """What all trainings have in common; `seconds` are those of a step, by entry."""
@@ -163,7 +156,7 @@ class _Contest:
 
     def steps(self, entry: str, minutes: float) -> int:
         """The steps that an entry makes in so many minutes."""
-        return max(1, int(60 * minutes / self.seconds[entry]))
+        return budget.steps_in(minutes, self.seconds[entry])
 
 
 def _cell(contest: _Contest, entry: str, seed: int, minutes: float) -> dict[str, Any]:

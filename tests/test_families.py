@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import families
+from experiments import budget, families
 from experiments.configs import Families
 from jaxnets.commands.configs.presets import PRESETS
 from jaxnets.commands.session import Session
@@ -31,8 +31,8 @@ def made(tmp_path_factory, runs):
     narrow = {"generator": "dcgan", "width": 0.1}
     few.setitem(families.ENTRIES, "dcgan", narrow)
     few.setitem(families.ENTRIES, "few", {**narrow, "labels_per_class": 20, "penalty": "none"})
-    few.setattr(families, "_WINDOW_SECONDS", 0.01)
-    few.setattr(families, "_ROUNDS", 2)
+    few.setattr(budget, "WINDOW_SECONDS", 0.01)
+    few.setattr(budget, "ROUNDS", 2)
     families.run(config, Session())
     yield config, json.loads((folder / "out.json").read_text())
     few.undo()
@@ -68,7 +68,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(families, "_scores", no_training)
-    monkeypatch.setattr(families.pace, "runner", no_training)
+    monkeypatch.setattr(budget, "_runner", no_training)
     families.run(config, Session())
     assert json.loads(config.out.read_text()) == found
     assert "| few | 0.002 | 1 |" in capsys.readouterr().out

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from experiments.studies import pace
+from experiments import budget
 from experiments.studies.cells import Cell, Column, conduct
 from experiments.studies.configs import Teacher
 from jaxnets.commands import classify, common, generate, judging, teaching, training
@@ -28,6 +28,7 @@ from jaxnets.models import GENERATORS
 from jaxnets.registry import check_name
 from jaxnets.run import runs
 from jaxnets.run.loop import fit
+from jaxnets.run.task import Task
 
 #: What a row does -> what `generate` is told beside the teacher.
 WAYS: dict[str, dict[str, Any]] = {
@@ -128,21 +129,20 @@ class _Contest:
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Of a step of each training, by its name."""
+        names = [f"{gan}-{way}" for gan in self.config.gans for way in self.config.ways]
 
-        def runner(gan: str, way: str) -> Any:
-            options = self._options(gan, way, 0, 1.0)
-            return pace.runner(options, self._built(options).task, self.mesh)
+        def built(name: str) -> tuple[Task, Options]:
+            options = self._options(*name.split("-"), 0, 1.0)
+            return self._built(options).task, options
 
-        pairs = [(gan, way) for gan in self.config.gans for way in self.config.ways]
-        runners = {f"{gan}-{way}": partial(runner, gan, way) for gan, way in pairs}
-        return pace.step_seconds(self.root / "budget.json", runners)
+        return budget.step_seconds(self.root / "budget.json", names, built, self.mesh)
 
     def values(self, gan: str, way: str) -> dict[str, Any]:
         """What the scores of a training depend on, besides its name and its seed."""
         options = self._options(gan, way, 0, 1.0)
         of_run = common.experiment_values(options)
         return {
-            "steps": max(1, int(60 * self.config.minutes / self.seconds[f"{gan}-{way}"])),
+            "steps": budget.steps_in(self.config.minutes, self.seconds[f"{gan}-{way}"]),
             "judge": self.judge.digest,
             "teacher": self.teacher.digest,
             "options": {k: v for k, v in of_run.items() if k not in ("epochs", "seed")},

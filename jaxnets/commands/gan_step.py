@@ -17,6 +17,7 @@ from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.reading import TEACHER
 from jaxnets.commands.teaching import Teacher
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
@@ -64,6 +65,11 @@ class Built:
     def train(self) -> Split:
         """The images that the first, or only, member is trained on."""
         return self.trains[0]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `config.json` keeps of the teacher."""
+        return {} if self.teacher is None else {TEACHER: self.teacher.digest}
 
     def trained(self, state: TrainState) -> TrainedGenerator:
         """The generator of one member's state, whole on this process."""

@@ -115,7 +115,7 @@ def fitted(images: Any, shape: tuple[int, ...]) -> Any:
     """Images [B, H, W, C] as [B, *shape]: grey or colour, then bilinear."""
     channels, wanted = images.shape[-1], shape[-1]
     if (channels, wanted) == (3, 1):
-        images = (images * jnp.array(_GREY, images.dtype)).sum(axis=-1, keepdims=True)
+        images = (images @ jnp.array(_GREY, images.dtype))[..., None]
     elif channels != wanted:
         images = jnp.repeat(images, wanted, axis=-1)
     return jax.image.resize(images, (len(images), *shape), "bilinear")
@@ -144,8 +144,11 @@ def _standardised(scales: Callable[..., Any], dataset: DataSet) -> Callable[...,
 
     @jax.jit
     def measured(images: Any) -> Any:
-        axes = (0, 1, 2)
-        return {k: (f.mean(axes), jnp.sqrt(f.var(axes).mean())) for k, f in scales(images).items()}
+        numbers = {}
+        for name, each in scales(images).items():
+            variances = each.var(axis=(0, 1, 2))
+            numbers[name] = each.mean(axis=(0, 1, 2), keepdims=True), jnp.sqrt(variances.mean())
+        return numbers
 
     moments = jax.tree.map(np.asarray, measured(images))
 

@@ -224,7 +224,7 @@ def open_run(
     """
     values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
     if built is not None:
-        values |= starting.fingerprint(built.start)
+        values |= {**starting.fingerprint(built.start), **getattr(built, "fingerprints", {})}
     processes.check_data(dataset.name, dataset.fingerprint)
 
     def make() -> Path:
