@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from jaxnets import data, losses
-from jaxnets.commands import classify, generate, teaching
+from jaxnets.commands import classify, generate, teaching, training
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.generate import Generate, read_again, resolve
 from jaxnets.commands.configs.reading import config_from
@@ -153,27 +153,38 @@ def test_features_of_a_teacher_are_standardised_and_images_fitted(teacher, digit
     np.testing.assert_allclose(teaching.fitted(grey, (8, 8, 3))[..., 2], grey[..., 0])
 
 
-@pytest.mark.parametrize("teach", ["distil", "match", "project"])
-def test_a_run_with_a_teacher_goes_on_to_the_same_bits_and_samples_without_it(
-    teach, teacher, digits, tmp_path, capsys
-):
-    folder = tmp_path / "own"
+@pytest.mark.parametrize("teach", ["distil", "match"])
+def test_both_players_are_taught_by_the_step_that_is_made(teach, teacher, digits):
+    built = generate.build(resolve(asked(teacher=teacher, teach=teach)), digits, make_mesh(1))
+    state = built.task.init()
+    batch = {
+        "inputs": jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32),
+        "target": jax.ShapeDtypeStruct((16,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((16,), jnp.bool_),
+    }
+    metrics = jax.eval_shape(built.task.step, state, batch)[1]
+    assert {"distil": "distillation", "match": "cnn_matching"}[teach] in metrics
+    assert ("taught" in state.nets["discriminator"].params) == (teach == "distil")
+    assert built.fingerprints == {"teacher_fingerprint": load_run(teacher).facts["weights"]}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_to_the_same_bits_and_samples_without_its_teacher(teacher, tmp_path, capsys):
     copy = tmp_path / "cnn"
     shutil.copytree(teacher, copy)
-    config = asked(teacher=copy, teach=teach, save_every=0.02)
-    whole = generate.run(dataclasses.replace(config, run_dir=folder), Session())
-    assert "before any augmentation" in (text := capsys.readouterr().out) or "sees images" in text
+    config = asked(teacher=copy, teach="project", save_every=0.02)
+    whole = generate.run(dataclasses.replace(config, run_dir=tmp_path / "own"), Session())
+    assert f"the teacher {copy} sees images augmented" in capsys.readouterr().out
     part = dataclasses.replace(config, run_dir=tmp_path / "parts")
     generate.run(dataclasses.replace(part, epochs=0.03), Session())
     generate.run(part, Session())
     shutil.rmtree(copy)  # samples need the run alone
     one, two = (load_run(path).sample(4) for path in (whole, part.run_dir))
     np.testing.assert_array_equal(one, two)
-    record = json.loads((folder / "config.json").read_text())["config"]
+    record = json.loads((whole / "config.json").read_text())["config"]
     assert record["teacher_fingerprint"] == load_run(teacher).facts["weights"]
-    resolved = resolve(config)
-    kept = read_again(config_from(Generate, record))
-    assert (kept.teach, kept.teacher_weight) == (resolved.teach, resolved.teacher_weight)
+    kept, resolved = read_again(config_from(Generate, record)), resolve(config)
+    assert (kept.teach, kept.loss, kept.penalty) == (resolved.teach, "hinge", "none")
 
 
 def test_the_judge_must_be_another_cnn(teacher, digits):
@@ -203,7 +214,10 @@ def test_what_goes_with_no_teacher_is_refused(options, message):
 
 
 def test_a_teacher_that_is_none_is_refused_before_there_is_a_folder(digits, tmp_path):
-    gan = generate.run(asked(run_dir=tmp_path / "gan"), Session())
+    gan = tmp_path / "gan"
+    config = resolve(asked(run_dir=gan))
+    built = generate.build(config, digits, make_mesh(1))
+    training.open_run("generate", config, digits, Session(), built)
     for folder, message in ((gan, "is a generator: a teacher"), (tmp_path / "x", "no run|not")):
         config = asked(teacher=folder, run_dir=tmp_path / "never")
         with pytest.raises(UserError, match=message):

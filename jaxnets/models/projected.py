@@ -11,7 +11,7 @@ from flax.typing import Dtype
 from jaxnets import ops
 from jaxnets.models.dcgan import project
 from jaxnets.nn.labels import class_weights
-from jaxnets.nn.layers import Conv, Dense
+from jaxnets.nn.layers import BatchNorm, Conv, Dense
 from jaxnets.typing import Array
 
 __all__ = ["ProjectedDiscriminator"]
@@ -29,9 +29,12 @@ class ProjectedDiscriminator(nn.Module):
     The CNN's features of S sizes are mixed by random convolutions that never learn: across channels
     by one of 1x1, then across sizes from the smallest to the largest, each joined by what is below
     it, enlarged, through one of 3x3. So no head can rest on the few channels that tell reals from
-    fakes most easily. Each head is a small CNN with spectral normalisation; a class adds the dot
-    product of its embedding with the head's last features. Features: "scale1", ... (mixed) and
-    "penultimate" [B, F] float32, those of all heads.
+    fakes most easily. Each head is a small CNN with spectral and batch normalisation, as in the
+    authors' code; a class adds the dot product of its embedding with the head's last features.
+
+    Features: "scale1", ... (mixed) and "penultimate" [B, F] float32, those of all heads. The mixing
+    lies in the collection "mixing", so it is part of a checkpoint and follows from the key that the
+    network is initialised with.
 
     Attributes:
       features: images -> name -> features [B, h, w, c], the largest first. Its weights are
@@ -39,9 +42,6 @@ class ProjectedDiscriminator(nn.Module):
       num_classes: None for a discriminator without classes.
       width: channels of the mixed features and of the heads.
       dtype: compute type of the heads.
-
-    The mixing lies in the collection "mixing", so it is part of a checkpoint and follows from the
-    key that the network is initialised with.
 
     Reference:
       Sauer et al. 2021, Projected GANs Converge Faster, arXiv:2111.01007.
@@ -96,9 +96,11 @@ class ProjectedDiscriminator(nn.Module):
                 kernel_init=_leaky_init,
                 dtype=self.dtype,
                 spectral_norm=True,
+                use_bias=False,
                 name=f"scale{scale}_conv{stage}",
             )
-            x = nn.leaky_relu(conv(x, train=train), 0.2)
+            norm = BatchNorm(dtype=self.dtype, name=f"scale{scale}_norm{stage}")
+            x = nn.leaky_relu(norm(conv(x, train=train), train=train), 0.2)
             if not halve:
                 break
         return x.reshape(len(x), -1).astype(jnp.float32)
