@@ -130,7 +130,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         **dict.fromkeys(("generator_fields", "discriminator_fields"), NO_FIELDS),
         **{key: [name for name in NO_NAME if name] for key in ("conditioning", "preset")},
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
-        "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
+        "teacher": [Path(text) for text in NO_RUN],
         "best_by": NO_NAME,
         "freeze": NO_NAME,  # and no --init-from
         "init_from": [*NO_RUN, "imagenet", "hf:", "hf:a", "x.pth", "x.safetensors", "file/x.pt"],

@@ -68,7 +68,7 @@ def test_what_is_finished_is_not_done_again(made, monkeypatch, capsys):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(families, "_scores", no_training)
-    monkeypatch.setattr(families, "_runner", no_training)
+    monkeypatch.setattr(budget, "_runner", no_training)
     families.run(config, Session())
     assert json.loads(config.out.read_text()) == found
     assert "| few | 0.002 | 1 |" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets.columns import Image
-from jaxnets.data import augment
+from jaxnets.data import augment, degrade
 from jaxnets.errors import UserError
 from jaxnets.media.jpeg import recompressed
 from jaxnets.models import classifier_of
@@ -63,7 +63,7 @@ def test_networks_of_traces_are_classifiers(name):
 def test_compression_is_that_of_the_encoder(quality):
     images = photographs()
     found = augment.apply(
-        lambda key, x: augment.compress(key, x, low=quality, high=quality),
+        lambda key, x: degrade.compress(key, x, low=quality, high=quality),
         jax.random.split(KEY, 4),
         images,
     )
@@ -76,10 +76,10 @@ def test_compression_is_that_of_the_encoder(quality):
 def test_resizing_is_that_of_jax_image():
     images = photographs()
     keys = jax.random.split(KEY, 4)
-    same = augment.apply(lambda k, x: augment.resize(k, x, least=1.0), keys, images)
+    same = augment.apply(lambda k, x: degrade.resize(k, x, least=1.0), keys, images)
     np.testing.assert_allclose(same, images, atol=1e-5)
     for key, image in zip(keys, images, strict=True):
-        found = augment.resize(key, image, least=0.3)
+        found = degrade.resize(key, image, least=0.3)
         side = round(20 * float(jax.random.uniform(key, (), jnp.float32, 0.3, 1.0)))
         small = jax.image.resize(image, (side, side, 1), "linear")
         np.testing.assert_allclose(found, jax.image.resize(small, image.shape, "linear"), atol=1e-4)
@@ -87,9 +87,9 @@ def test_resizing_is_that_of_jax_image():
 
 def test_a_blur_keeps_what_is_even_and_spreads_a_point():
     even = jnp.full((9, 9, 1), 0.5)
-    np.testing.assert_allclose(augment.blur(KEY, even), even, atol=1e-6)
+    np.testing.assert_allclose(degrade.blur(KEY, even), even, atol=1e-6)
     point = jnp.zeros((15, 15, 1)).at[7, 7].set(1.0)
-    spread = augment.blur(KEY, point, most=2.0)
+    spread = degrade.blur(KEY, point, most=2.0)
     assert float(spread.sum()) == pytest.approx(1, abs=1e-2) and float(spread[7, 7, 0]) < 0.9
     np.testing.assert_allclose(spread, spread.transpose(1, 0, 2), atol=1e-6)
 
@@ -100,5 +100,5 @@ def test_degrading_is_done_to_a_share_and_gradients_pass():
     half = augment.apply(augment.augmentation(degrading=0.5), keys, images)
     changed = np.abs(np.asarray(half - images)).max(axis=(1, 2, 3)) > 1e-6
     assert 0.6 < changed.mean() < 1  # one of three, each with one half
-    gradient = jax.grad(lambda x: augment.compress(KEY, x).sum())(images[0])
+    gradient = jax.grad(lambda x: degrade.compress(KEY, x).sum())(images[0])
     np.testing.assert_array_equal(gradient, jnp.ones_like(gradient))

@@ -105,10 +105,28 @@ class Spot(StudyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher(StudyOptions):
-    """A CNN's features in a GAN's training, four ways, judged by another CNN."""
+    """A CNN's features in a GAN's training, four ways, judged by another CNN.
+
+    Steps of all of them are timed in turn first, and minutes become numbers of steps, so what runs
+    beside a training changes no number.
+    """
 
     data: str = "fashion_mnist"
-    """Data set."""
+    """Data set: digits, fashion_mnist, tfds:NAME, or folder:PATH (one sub-folder a class)."""
+    image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="H [W]")] = None
+    """Size that images are resized to (folder:, tfds:)."""
+    gans: tuple[str, ...] = ("dcgan", "sngan")
+    """Families of generators."""
+    ways: tuple[str, ...] = ("none", "match", "distil", "project")
+    """What the teacher does."""
+    minutes: Annotated[float, POSITIVE] = 2.0
+    """Of each training, on a machine that does nothing else."""
+    teacher: Path | None = None
+    """A `classify` run, or imagenet; by default imagenet for colours, and else a LeNet-5 that the
+    study trains."""
+    judge: Path | None = None
+    """Another `classify` run; by default the CNN that comes with jaxnets, or one that the study
+    trains."""
 
 
 StudyCommand = (

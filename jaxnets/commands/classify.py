@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,7 @@ from jaxnets.commands.configs.classify import (
     resolve,
 )
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.reading import SAMPLES
 from jaxnets.commands.history import History
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split, augment
@@ -70,6 +71,11 @@ class Built:
     #: generated images among those of `train`
     added: samples.Added | None = None
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `config.json` keeps of those images."""
+        return {} if self.added is None else {SAMPLES: self.added.fingerprint}
+
 
 def describe(config: Classify, dataset: DataSet) -> Description:
     """The classifier that a resolved config names."""
@@ -93,12 +99,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         )
     size = given(config.batch_size)
     checks.check_batch(size, mesh, config.micro_batches)
-    seeds = populations.seeds(config)
-    of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
-    trains, held_outs, pools = zip(*(of_seed[seed] for seed in seeds), strict=True)
-    added = samples.added(config, dataset, trains[0])
-    if added is not None:  # a sweep's members have the same images
-        trains = (data.joined(trains[0], added.split),) * len(trains)
+    trains, held_outs, pools, added = _examples(config, dataset)
     description = describe(config, dataset)
     column = dataset.columns["inputs"]
     few_labels.check(config, column)
@@ -175,6 +176,25 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     return Built(task, description, model, trains[0], steps, judge, start, added)
 
 
+class _Examples(NamedTuple):
+    """What each member is trained on, what is held out, all that is left to train, and samples."""
+
+    trains: Sequence[Split]
+    held_outs: Sequence[Split | None]
+    pools: Sequence[Split]
+    added: samples.Added | None
+
+
+def _examples(config: Classify, dataset: DataSet) -> _Examples:
+    seeds = populations.seeds(config)
+    of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
+    trains, held_outs, pools = zip(*(of_seed[seed] for seed in seeds), strict=True)
+    added = samples.added(config, dataset, trains[0])
+    if added is not None:  # a sweep's members have the same images
+        trains = (data.joined(trains[0], added.split),) * len(trains)
+    return _Examples(trains, held_outs, pools, added)
+
+
 def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None, Split]:
     """The images that a member is trained on, those held out, and all that are left to train."""
     train, held_out = dataset.splits["train"], dataset.splits.get("validation")
@@ -236,7 +256,7 @@ def _first_state(
     config: Classify,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    trains: tuple[Split, ...],
+    trains: Sequence[Split],
     start: starting.Start | None,
     member: int,
 ) -> TrainState:

@@ -178,20 +178,6 @@ def worth(judge: Judge, dataset: DataSet, count: int) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 
-def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
-    """The classifier of a `classify` run as a function from images [B, H, W, C] to features.
-
-    It can be traced and differentiated; its weights stay as they are.
-    """
-    cnn = fitting(folder, dataset, "classifier", "a matching CNN", classes=False)
-
-    def features(images: Any) -> Any:
-        outputs: Any = cnn.module.apply(cnn.variables, images, train=False)
-        return outputs[1]["penultimate"]
-
-    return features
-
-
 def for_looking(config: T, mesh: Mesh) -> T:
     """The config of networks that will not be trained, with a batch that these devices divide."""
     options: Any = config

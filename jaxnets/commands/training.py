@@ -26,7 +26,6 @@ from jaxnets.commands import (
 )
 from jaxnets.commands.configs.constraints import MAX_STEPS
 from jaxnets.commands.configs.options import RunOptions, given
-from jaxnets.commands.configs.reading import SAMPLES
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.devices import parallel
@@ -270,9 +269,8 @@ def open_run(
     """
     values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
     if built is not None:
-        values |= starting.fingerprint(built.start)
-    if (added := getattr(built, "added", None)) is not None:
-        values[SAMPLES] = added.fingerprint
+        values |= {**starting.fingerprint(built.start), **getattr(built, "fingerprints", {})}
+    added = getattr(built, "added", None)
     processes.check_data(dataset.name, dataset.fingerprint)
 
     def make() -> Path:

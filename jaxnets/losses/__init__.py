@@ -15,6 +15,7 @@ from jaxnets.losses.penalties import PENALTIES as PENALTIES
 from jaxnets.losses.penalties import Penalty as Penalty
 from jaxnets.losses.penalties import penalty as penalty
 from jaxnets.losses.terms import Auxiliary as Auxiliary
+from jaxnets.losses.terms import Distillation as Distillation
 from jaxnets.losses.terms import FeatureMatching as FeatureMatching
 from jaxnets.losses.terms import LeCam as LeCam
 from jaxnets.losses.terms import Play as Play

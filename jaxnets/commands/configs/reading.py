@@ -20,6 +20,10 @@ FINGERPRINT = "data_fingerprint"
 WEIGHTS = "init_fingerprint"
 #: That which stands for the generated images among its training images.
 SAMPLES = "samples_fingerprint"
+#: That which stands for the weights of the CNN that teaches.
+TEACHER = "teacher_fingerprint"
+#: All that `config.json` has besides the fields of a config.
+FINGERPRINTS = (FINGERPRINT, WEIGHTS, SAMPLES, TEACHER)
 
 
 def need_kind(folder: Path, record: Mapping[str, Any], command: str) -> None:
@@ -56,8 +60,7 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
       UserError: for an unknown field, or a value of another type; it names the field and the value.
     """
-    marks = (FINGERPRINT, WEIGHTS, SAMPLES)
-    values = {name: value for name, value in values.items() if name not in marks}
+    values = {name: value for name, value in values.items() if name not in FINGERPRINTS}
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - fields)
