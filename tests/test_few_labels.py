@@ -51,7 +51,7 @@ def made(method, model, **options):
     image, latents = jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, tiny.LATENT))
     nets = {"classifier": make(model, jax.random.key(0), image, optimizer=sgd, ema=True)}
     if method == "gan":
-        generator, slow = tiny.TinyGenerator(), optax.sgd(RATE / 50)
+        generator, slow = tiny.TinyGenerator(), optax.sgd(0.01)
         nets["generator"] = make(generator, jax.random.key(1), latents, None, optimizer=slow)
         step = gan_step(common, generator, slow, latent_size=tiny.LATENT, **options)
     else:

@@ -18,6 +18,7 @@ from jaxnets.devices import parallel
 from jaxnets.errors import UserError
 from jaxnets.files import read_json
 from jaxnets.registry import check_name
+from jaxnets.run import runs
 from jaxnets.run.task import Task
 
 #: Of all methods: the network, and how it is looked at.
@@ -71,6 +72,7 @@ def run(config: FewLabels, session: Session) -> Path:
     def built(method: str) -> tuple[Task, Classify]:
         return classify.build(options(method), dataset, mesh).task, options(method)
 
+    runs.open_run(root, "study", {"study": study})
     seconds = budget.step_seconds(root / "budget.json", config.methods, built, mesh)
     steps = {name: budget.steps_in(minutes, seconds[name]) for name in config.methods}
 

@@ -125,24 +125,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     init = few_labels.first_state(config, dataset, feed.total_steps, init)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
 
-    def step_of(swept: Mapping[str, Any]) -> Step:
-        of = dataclasses.replace(config, **swept)
-        parts = (
-            models.classifier_of(column=column, **describe(of, dataset).network),
-            _loss(of, dataset, trains[0]),
-            _optimizer(of, feed.total_steps, frozen),
-        )
-        rest: Any = {
-            "augment": augmentation,
-            "ema_decay": of.ema_decay,
-            "micro_batches": of.micro_batches,
-            "frozen": frozen,
-        }
-        if few_labels.is_on(config):
-            common = Common(*parts, **rest, weak=weak)
-            return few_labels.step(of, column, common, feed.total_steps)
-        return classifier_step(*parts, **rest, mixup_alpha=of.mixup)
-
+    step_of = partial(_step, config, dataset, trains[0], weak, frozen, feed.total_steps)
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
     rare = training.rare_classes(config, dataset.columns)
 
@@ -193,6 +176,33 @@ def _examples(config: Classify, dataset: DataSet) -> _Examples:
     if added is not None:  # a sweep's members have the same images
         trains = (data.joined(trains[0], added.split),) * len(trains)
     return _Examples(trains, held_outs, pools, added)
+
+
+def _step(
+    config: Classify,
+    dataset: DataSet,
+    train: Split,
+    weak: augment.Augmentation | None,
+    frozen: Mapping[str, Any] | None,
+    total_steps: int,
+    swept: Mapping[str, Any],
+) -> Step:
+    """The step of a member whose numbers are those of the config, or swept."""
+    of, column = dataclasses.replace(config, **swept), dataset.columns["inputs"]
+    parts = (
+        models.classifier_of(column=column, **describe(of, dataset).network),
+        _loss(of, dataset, train),
+        _optimizer(of, total_steps, frozen),
+    )
+    rest: Any = {
+        "augment": few_labels.of_labelled(config, weak),
+        "ema_decay": of.ema_decay,
+        "micro_batches": of.micro_batches,
+        "frozen": frozen,
+    }
+    if few_labels.is_on(config):
+        return few_labels.step(of, column, Common(*parts, **rest, weak=weak), total_steps)
+    return classifier_step(*parts, **rest, mixup_alpha=of.mixup)
 
 
 def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split | None, Split]:

@@ -24,7 +24,7 @@ from jaxnets.train.descent import forward
 from jaxnets.train.freezing import Frozen
 from jaxnets.train.game import Game, Move, game_step
 from jaxnets.train.state import TrainState
-from jaxnets.typing import Array, Batch, PRNGKey, PyTree
+from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
 
 __all__ = ["Common", "Consistency", "consistency_step", "gan_step"]
 
@@ -207,20 +207,43 @@ def gan_step(
       Dai et al. 2017, Good Semi-supervised Learning That Requires a Bad GAN, arXiv:1705.09783, for
       the entropy.
     """
+    played = _Gan(common, generator, latent_size, fakes, weight, entropy_weight, consistency)
+    return common.game(
+        [
+            Move("classifier", played.discriminate, common.optimizer, frozen=common.frozen),
+            Move("generator", played.match, generator_optimizer, prefix="g_"),
+        ]
+    )
 
-    def generate(params: PyTree, model_state: PyTree, count: int, key: PRNGKey) -> Any:
+
+@dataclasses.dataclass(frozen=True)
+class _Gan:
+    """What both players' objectives share; see `gan_step`."""
+
+    common: Common
+    generator: nn.Module
+    latent_size: int
+    fakes: int
+    weight: Array | float
+    entropy_weight: Array | float
+    consistency: Consistency | None
+
+    def generate(self, params: PyTree, model_state: PyTree, count: int, key: PRNGKey) -> Any:
+        """So many images for each of `count` rows, and the generator's state after them."""
         latents_key, dropout_key = jax.random.split(key)
-        latents = sample_latents(latents_key, count, latent_size)
-        images, _, after = forward(generator, model_state, dropout_key)(params, latents, None)
+        latents = sample_latents(latents_key, self.fakes * count, self.latent_size)
+        images, _, after = forward(self.generator, model_state, dropout_key)(params, latents, None)
         return images, after
 
     def discriminate(
-        params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
-    ):
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        """The classifier's objective."""
+        common = self.common
         own_key, weak_key, fake_key, see_key, dropout_key = jax.random.split(key, 5)
         unlabelled, count, net = _rows(batch), len(batch["inputs"]), state.nets["generator"]
         real = _augmented(common.weak, unlabelled, weak_key)
-        fake, _ = generate(net.params, net.model_state, fakes * count, fake_key)
+        fake, _ = self.generate(net.params, net.model_state, count, fake_key)
         fake = _augmented(common.weak, jax.lax.stop_gradient(fake), see_key)
         of_labelled, of_real, after = common.look_at_both(
             params, model_state, dropout_key, common.labelled(batch, own_key), real
@@ -242,18 +265,22 @@ def gan_step(
             "entropy": entropy,
         }
         metrics |= {name: Mean.of(of, batch["mask"]) for name, of in told.items()}
-        values = values + weight * adversarial + entropy_weight * entropy
-        if consistency is not None:
+        values = values + self.weight * adversarial + self.entropy_weight * entropy
+        if self.consistency is not None:
             own_key = jax.random.fold_in(key, 1)
-            added, told = consistency(common, params, model_state, batch, own_key, state)
+            added, told = self.consistency(common, params, model_state, batch, own_key, state)
             values, metrics = values + added, metrics | told
         return values, (after, metrics)
 
-    def match(params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState):
+    def match(
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: PRNGKey, state: TrainState
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        """The generator's objective."""
+        common = self.common
         weak_key, fake_key, see_key, dropout_key = jax.random.split(key, 4)
         unlabelled, count, net = _rows(batch), len(batch["inputs"]), state.nets["classifier"]
         real = _augmented(common.weak, unlabelled, weak_key)
-        fake, model_state = generate(params, model_state, fakes * count, fake_key)
+        fake, model_state = self.generate(params, model_state, count, fake_key)
         fake = _augmented(common.weak, fake, see_key)
         means = []
         for images in (real, fake):
@@ -262,13 +289,6 @@ def gan_step(
             means.append(of.reshape(count, -1, *of.shape[1:]).mean(axis=1))
         distance = mean_distance(means[0], means[1], batch["mask"])
         return distance, (model_state, {"matching": Mean.of(distance, batch["mask"])})
-
-    return common.game(
-        [
-            Move("classifier", discriminate, common.optimizer, frozen=common.frozen),
-            Move("generator", match, generator_optimizer, prefix="g_"),
-        ]
-    )
 
 
 def _rows(batch: Batch) -> Array:

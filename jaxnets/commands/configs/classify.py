@@ -190,7 +190,6 @@ class Classify(
         "flip",
         "crop_padding",
         "labels_per_class",
-        "few_labels",
         "validation_fraction",
         "seed",
         "seeds",
