@@ -159,10 +159,9 @@ class _Bench:
             accuracy_score=False,
             run_dir=folder,
         )
-        images = training.images_left(config, self.dataset)
-        generate.run(
-            dataclasses.replace(config, epochs=self.config.gan_images / images), self.session
-        )
+        images = len(training.labelled(config, self.dataset.splits["train"], seed))
+        epochs = self.config.gan_images / images
+        generate.run(dataclasses.replace(config, epochs=epochs), self.session)
         return folder
 
 

@@ -266,7 +266,8 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
       dataset: the images.
     """
     size, rate = given(config.batch_size), given(config.learning_rate)
-    images = int(training.images_left(config, dataset) * (1 - config.validation_fraction))
+    train = training.labelled(config, dataset.splits["train"], config.seed)
+    images = int(len(train) * (1 - config.validation_fraction))
     steps = 1 if config.data in PRESETS or config.data.startswith(OWN_VALUES) else FEWEST_STEPS
     batch = training.fitting_batch(config, size, images, steps)
     if asked.batch_size is not None or batch == size:
