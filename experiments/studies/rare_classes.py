@@ -26,7 +26,8 @@ from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 
-#: method -> what it changes. Numbers are the best of a few tried on other seeds, with 30 images.
+#: method -> what it changes. Variants are there to choose the numbers of the others by, on seeds of
+#: their own (--first-seed 100).
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
     "oversample": {"balance": "oversample"},
@@ -37,8 +38,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.2},
     "gan": {},
     "gan-unfiltered": {},
+    # Variants.
+    "oversample-smooth": {"balance": "oversample", "label_smoothing": 0.1},
+    "softmax-smooth": {"balance": "softmax", "label_smoothing": 0.1},
+    "effective-0.99": {"balance": "effective", "balance_beta": 0.99},
+    "focal-2": {"loss": "focal", "focal_gamma": 2.0},
+    "focal-oversample": {"loss": "focal", "focal_gamma": 1.0, "balance": "oversample"},
+    "mixup-1": {"mixup": 1.0},
+    "mixup-oversample": {"mixup": 0.2, "balance": "oversample"},
+    "gan-200": {"per_class": 200},
+    "gan-200-oversample": {"per_class": 200, "balance": "oversample"},
 }
-_GANS = ("gan", "gan-unfiltered")
 #: Flag of blood cells, and the classes that are rare among them.
 _CELLS, _RARE_CELLS = "blood-cells:", ("WBC", "Platelets")
 _BATCH = 128
@@ -71,10 +81,10 @@ def run(config: RareClasses, session: Session) -> Path:
         Cell(
             {"images": count or "all", "method": method},
             seed,
-            {**values, **METHODS[method], "gan_images": config.gan_images * (method in _GANS)},
+            {**values, **METHODS[method], "gan_images": config.gan_images * _is_gan(method)},
         )
         for count in config.counts
-        for seed in range(config.seeds)
+        for seed in range(config.first_seed, config.first_seed + config.seeds)
         for method in sorted(config.methods, key=list(METHODS).index)
     ]
     about = {"study": study, "steps_of": f"batches of {_BATCH}", **values}
@@ -111,9 +121,9 @@ class _Bench:
         """The scores of one method, number of rare images and seed."""
         count, method = cell.row["images"], cell.row["method"]
         fields = {**self._images(count, cell.seed), **METHODS[method]}
-        if method in _GANS:
+        if _is_gan(method):
             fields["add_samples"] = self._gan(count, cell.seed)
-        if method == "gan":
+        if _is_gan(method) and method != "gan-unfiltered":
             judge = dataclasses.replace(cell, row={"images": count, "method": "oversample"})
             fields["keep_by"] = self._cnn(
                 {**self._images(count, cell.seed), **METHODS["oversample"]},
@@ -138,7 +148,8 @@ class _Bench:
         """The folder of a trained CNN: so many steps, whatever the number of images."""
         if (folder / "summary.json").exists():
             return folder
-        config = Classify(**fields, width=self.config.width, batch_size=_BATCH, label_smoothing=0.0)
+        fields = {"label_smoothing": 0.0, **fields}
+        config = Classify(**fields, width=self.config.width, batch_size=_BATCH)
         train = training.labelled(config, self.dataset.splits["train"], config.seed)
         added = samples.added(resolve(config), self.dataset, train)
         images = len(train) + (0 if added is None else len(added.split))
@@ -165,6 +176,11 @@ class _Bench:
         return folder
 
 
+def _is_gan(method: str) -> bool:
+    """Whether a method adds a GAN's samples."""
+    return method.startswith("gan")
+
+
 def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each GAN method against the best plain one, for every number of images and two scores.
 
@@ -180,8 +196,8 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "scores"
             ][score]
         for images, methods in of.items():
-            plain = [name for name in methods if name not in _GANS]
-            for gan in (name for name in methods if name in _GANS and plain):
+            plain = [name for name in methods if not _is_gan(name)]
+            for gan in (name for name in methods if _is_gan(name) and plain):
                 best = max(plain, key=lambda name: statistics.fmean(methods[name].values()))
                 pairs = methods[gan].keys() & methods[best].keys()
                 gaps = [methods[gan][seed] - methods[best][seed] for seed in sorted(pairs)]
