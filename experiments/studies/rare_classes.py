@@ -71,10 +71,9 @@ def run(config: RareClasses, session: Session) -> Path:
     """The study; gives its JSON file."""
     if unknown := [name for name in config.methods if name not in METHODS]:
         raise UserError(f"--methods has no {unknown[0]!r}; choose from {', '.join(METHODS)}")
-    root = config.run_dir or Path("runs") / "study-rare-classes"
-    config, study = _prepared(config, root), "rare-classes"
-    if config.data.startswith("folder:"):
-        study += "-cells" * bool(config.rare == _RARE_CELLS)
+    study = "rare-cells" if config.data.startswith(_CELLS) else "rare-classes"
+    root = config.run_dir or Path("runs") / f"study-{study}"
+    config = _prepared(config, root)
     bench = _Bench(config, common.load_data(Classify(), config.data), root, session)
     values = {name: getattr(config, name) for name in ("data", "rare", "others", "steps", "width")}
     cells = [
@@ -101,7 +100,7 @@ def _prepared(config: RareClasses, root: Path) -> RareClasses:
     """The config with blood cells as the folder of their crops, which is made here."""
     if not config.data.startswith(_CELLS):
         return config
-    crops = root / "crops"
+    crops = root.with_name(f"{root.name}-crops")
     if not crops.exists():
         made = blood_cells.crops(Path(config.data.removeprefix(_CELLS)), crops)
         print(", ".join(f"{what}: {count:,}" for what, count in made.items()), flush=True)
