@@ -174,7 +174,7 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("sample", "style_mixing"): [0, -1, 10**12, HUGE],
         ("sample", "truncation_sweep"): ["", " ", "0", "1.5", "0.5,,1", "nan", "x" * 5000, "-1"],
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
-        ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
+        ("generate", "metrics"): [name for name in NO_NAME if name],
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("families", "names"): [(name,) for name in NO_NAME] + [("dcgan", "dcgan")],
         ("families", "minutes"): [(1.0, 1.0)],

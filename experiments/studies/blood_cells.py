@@ -10,6 +10,7 @@ train, validation and test, so that no picture has cells on two sides.
 from __future__ import annotations
 
 import collections
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,8 @@ def crops(source: Path, out: Path, *, size: int = 32, margin: float = 0.1) -> di
     """
     if out.exists():
         raise UserError(f"{out} is there already; choose another folder for the crops")
+    half = out.with_name(f"{out.name}-unfinished")
+    shutil.rmtree(half, ignore_errors=True)
     counts: collections.Counter[str] = collections.Counter({"empty boxes": 0})
     for part, listed in _PARTS.items():
         names = source / "ImageSets" / "Main" / f"{listed}.txt"
@@ -60,10 +63,11 @@ def crops(source: Path, out: Path, *, size: int = 32, margin: float = 0.1) -> di
                     counts["empty boxes"] += 1
                     continue
                 kind = cell.findtext("name", "unnamed")
-                path = out / part / kind / f"{name}-{number:03}.png"
+                path = half / part / kind / f"{name}-{number:03}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(crop).resize((size, size), Image.Resampling.BOX).save(path)
                 counts[f"{part} {kind}"] += 1
+    half.rename(out)
     return dict(counts)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, POSITIVE, Range
+from jaxnets.commands.configs.constraints import COUNT, NOT_NEGATIVE, POSITIVE, SEED, Range
 from jaxnets.commands.configs.options import CacheOptions
 
 
@@ -56,7 +56,9 @@ class RareClasses(StudyOptions):
     """A rare class: a GAN's samples beside oversampling and other losses, at equal steps."""
 
     seeds: Annotated[int, COUNT] = 5
-    """Seeds 0, 1, ... up to this many."""
+    """How many seeds."""
+    first_seed: Annotated[int, SEED] = 0
+    """The first of them."""
     data: str = "fashion_mnist"
     """Data set; or blood-cells:PATH, the folder of BCCD's pictures and boxes: its cells are cut
     out, and its white cells and platelets are the rare classes."""
@@ -67,12 +69,12 @@ class RareClasses(StudyOptions):
     others: Annotated[int | None, COUNT] = 600
     """Training images of each other class; None, and blood cells, have all."""
     methods: tuple[str, ...] = METHODS
-    """What is compared."""
-    steps: Annotated[int, COUNT] = 300
+    """What is compared; `rare_classes.py` has variants besides."""
+    steps: Annotated[int, COUNT] = 250
     """Of every CNN, in batches of 128."""
     width: Annotated[float, POSITIVE] = 0.25
     """Factor on the channels of the CNN, a speed net."""
-    gan_images: Annotated[int, COUNT] = 120_000
+    gan_images: Annotated[int, COUNT] = 100_000
     """Images that each GAN's discriminator sees."""
     augment: str = "shift"
     """Differentiable augmentation of the GAN."""

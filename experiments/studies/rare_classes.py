@@ -26,7 +26,8 @@ from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 
-#: method -> what it changes. Numbers are the best of a few tried on other seeds, with 30 images.
+#: method -> what it changes. Variants are there to choose the numbers of the others by, on seeds of
+#: their own (--first-seed 100).
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
     "oversample": {"balance": "oversample"},
@@ -37,8 +38,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.2},
     "gan": {},
     "gan-unfiltered": {},
+    # Variants.
+    "oversample-smooth": {"balance": "oversample", "label_smoothing": 0.1},
+    "softmax-smooth": {"balance": "softmax", "label_smoothing": 0.1},
+    "effective-0.99": {"balance": "effective", "balance_beta": 0.99},
+    "focal-2": {"loss": "focal", "focal_gamma": 2.0},
+    "focal-oversample": {"loss": "focal", "focal_gamma": 1.0, "balance": "oversample"},
+    "mixup-1": {"mixup": 1.0},
+    "mixup-oversample": {"mixup": 0.2, "balance": "oversample"},
+    "gan-200": {"per_class": 200},
+    "gan-200-oversample": {"per_class": 200, "balance": "oversample"},
 }
-_GANS = ("gan", "gan-unfiltered")
 #: Flag of blood cells, and the classes that are rare among them.
 _CELLS, _RARE_CELLS = "blood-cells:", ("WBC", "Platelets")
 _BATCH = 128
@@ -61,20 +71,19 @@ def run(config: RareClasses, session: Session) -> Path:
     """The study; gives its JSON file."""
     if unknown := [name for name in config.methods if name not in METHODS]:
         raise UserError(f"--methods has no {unknown[0]!r}; choose from {', '.join(METHODS)}")
-    root = config.run_dir or Path("runs") / "study-rare-classes"
-    config, study = _prepared(config, root), "rare-classes"
-    if config.data.startswith("folder:"):
-        study += "-cells" * bool(config.rare == _RARE_CELLS)
+    study = "rare-cells" if config.data.startswith(_CELLS) else "rare-classes"
+    root = config.run_dir or Path("runs") / f"study-{study}"
+    config = _prepared(config, root)
     bench = _Bench(config, common.load_data(Classify(), config.data), root, session)
     values = {name: getattr(config, name) for name in ("data", "rare", "others", "steps", "width")}
     cells = [
         Cell(
             {"images": count or "all", "method": method},
             seed,
-            {**values, **METHODS[method], "gan_images": config.gan_images * (method in _GANS)},
+            {**values, **METHODS[method], "gan_images": config.gan_images * _is_gan(method)},
         )
         for count in config.counts
-        for seed in range(config.seeds)
+        for seed in range(config.first_seed, config.first_seed + config.seeds)
         for method in sorted(config.methods, key=list(METHODS).index)
     ]
     about = {"study": study, "steps_of": f"batches of {_BATCH}", **values}
@@ -91,7 +100,7 @@ def _prepared(config: RareClasses, root: Path) -> RareClasses:
     """The config with blood cells as the folder of their crops, which is made here."""
     if not config.data.startswith(_CELLS):
         return config
-    crops = root / "crops"
+    crops = root.with_name(f"{root.name}-crops")
     if not crops.exists():
         made = blood_cells.crops(Path(config.data.removeprefix(_CELLS)), crops)
         print(", ".join(f"{what}: {count:,}" for what, count in made.items()), flush=True)
@@ -111,9 +120,9 @@ class _Bench:
         """The scores of one method, number of rare images and seed."""
         count, method = cell.row["images"], cell.row["method"]
         fields = {**self._images(count, cell.seed), **METHODS[method]}
-        if method in _GANS:
+        if _is_gan(method):
             fields["add_samples"] = self._gan(count, cell.seed)
-        if method == "gan":
+        if _is_gan(method) and method != "gan-unfiltered":
             judge = dataclasses.replace(cell, row={"images": count, "method": "oversample"})
             fields["keep_by"] = self._cnn(
                 {**self._images(count, cell.seed), **METHODS["oversample"]},
@@ -138,7 +147,8 @@ class _Bench:
         """The folder of a trained CNN: so many steps, whatever the number of images."""
         if (folder / "summary.json").exists():
             return folder
-        config = Classify(**fields, width=self.config.width, batch_size=_BATCH, label_smoothing=0.0)
+        fields = {"label_smoothing": 0.0, **fields}
+        config = Classify(**fields, width=self.config.width, batch_size=_BATCH)
         train = training.labelled(config, self.dataset.splits["train"], config.seed)
         added = samples.added(resolve(config), self.dataset, train)
         images = len(train) + (0 if added is None else len(added.split))
@@ -159,11 +169,15 @@ class _Bench:
             accuracy_score=False,
             run_dir=folder,
         )
-        images = training.images_left(config, self.dataset)
-        generate.run(
-            dataclasses.replace(config, epochs=self.config.gan_images / images), self.session
-        )
+        images = len(training.labelled(config, self.dataset.splits["train"], seed))
+        epochs = self.config.gan_images / images
+        generate.run(dataclasses.replace(config, epochs=epochs), self.session)
         return folder
+
+
+def _is_gan(method: str) -> bool:
+    """Whether a method adds a GAN's samples."""
+    return method.startswith("gan")
 
 
 def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -181,8 +195,8 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "scores"
             ][score]
         for images, methods in of.items():
-            plain = [name for name in methods if name not in _GANS]
-            for gan in (name for name in methods if name in _GANS and plain):
+            plain = [name for name in methods if not _is_gan(name)]
+            for gan in (name for name in methods if _is_gan(name) and plain):
                 best = max(plain, key=lambda name: statistics.fmean(methods[name].values()))
                 pairs = methods[gan].keys() & methods[best].keys()
                 gaps = [methods[gan][seed] - methods[best][seed] for seed in sorted(pairs)]

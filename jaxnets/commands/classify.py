@@ -310,7 +310,8 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
       dataset: the images.
     """
     size, rate = given(config.batch_size), given(config.learning_rate)
-    images = int(training.images_left(config, dataset) * (1 - config.validation_fraction))
+    train = training.labelled(config, dataset.splits["train"], config.seed)
+    images = int(len(train) * (1 - config.validation_fraction))
     own = config.data in PRESETS or config.data.startswith(OWN_VALUES)
     # With unlabelled examples, an epoch is a pass over those.
     steps = 1 if own or few_labels.is_on(config) else FEWEST_STEPS

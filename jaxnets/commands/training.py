@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxnets import data
@@ -116,18 +115,6 @@ def rare_classes(config: RunOptions, columns: Mapping[str, Column]) -> dict[int,
             raise UserError(f"--rare names the class {names[label]} twice")
         rare[label] = None if alone else int(number)
     return rare
-
-
-def images_left(config: RunOptions, dataset: DataSet) -> int:
-    """How many training images --labels-per-class and --rare leave."""
-    train = dataset.splits["train"]
-    if config.labels_per_class is None and not config.rare:
-        return len(train)
-    counts = np.bincount(train.target, minlength=dataset.num_classes)
-    counts = np.minimum(counts, config.labels_per_class or counts)
-    for label, count in rare_classes(config, dataset.columns).items():
-        counts[label] = counts[label] if count is None else count
-    return int(counts.sum())
 
 
 def fitting_batch(config: RunOptions, size: int, images: int, steps: int) -> int:
