@@ -1,5 +1,6 @@
 """`spot`: both sides are made alike, a detector estimates, a mistake is one sentence."""
 
+import dataclasses
 import json
 import shutil
 from typing import Any
@@ -198,6 +199,9 @@ def test_a_detector_is_a_classifier_with_a_threshold(spotted, runs, cli, tmp_pat
     records = trained.predict(files)
     for record in records:
         assert record.label == int(record.probabilities[1] >= told.threshold)
+    for threshold in (0.0, 1.0):
+        asked = dataclasses.replace(trained, threshold=threshold).predict(samples)
+        assert {record.name for record in asked} == {"real" if threshold else "generated"}
     in_memory = trained.predict(reread(samples, column))
     assert [r.probability for r in records] == [r.probability for r in in_memory]
     code, out, _ = cli("predict", spotted, *files, "--json", tmp_path / "said.json")
@@ -216,12 +220,19 @@ def test_a_detector_is_tested_on_other_pictures(spotted, runs, cli, tmp_path):
     assert code == 2 and "is no detector" in err
 
 
-def test_samples_of_a_test_are_none_of_the_training(runs):
+def test_samples_of_a_test_are_none_of_the_training(runs, monkeypatch):
     sides = Sides(real="digits", generated=(str(runs["generate"]),), pictures=50)
-    drawn = [
+    seeds = []
+    sample = spotting._samples
+
+    def recorded(trained, counts, labels, seed):
+        seeds.append(seed)
+        return sample(trained, counts, labels, seed)
+
+    monkeypatch.setattr(spotting, "_samples", recorded)
+    both, test = (
         spotting.draw(sides, ImageOptions(), Image((8, 8, 1)), splits)
         for splits in (("train", "test"), ("test",))
-    ]
-    trained_on, tested_on = (each.pools[1]["test"] for each in drawn)
-    assert trained_on.shape == tested_on.shape and (trained_on != tested_on).any()
-    np.testing.assert_array_equal(drawn[0].pools[0]["test"], drawn[1].pools[0]["test"])
+    )
+    assert seeds[0] == sides.seed != seeds[1]
+    np.testing.assert_array_equal(both.pools[0]["test"], test.pools[0]["test"])
