@@ -51,7 +51,7 @@ def asked(**options):
 def scales(images):
     """A CNN of two sizes, the largest first."""
     half = images.reshape(-1, 4, 2, 4, 2, 1).mean(axis=(2, 4))
-    return {"large": images, "small": jnp.concatenate([half, half**2], axis=-1)}
+    return images, jnp.concatenate([half, half**2], axis=-1)
 
 
 def test_distillation_is_one_minus_the_cosine_of_real_images_alone():
@@ -140,12 +140,14 @@ def test_features_of_a_teacher_are_standardised_and_images_fitted(teacher, digit
     assert cnn is not None
     images = digits.columns["inputs"].decode(digits.splits["train"].inputs)
     seen = cnn.scales(images)
-    sides = [each.shape[1] for each in seen.values()]
+    sides = [each.shape[1] for each in seen]
     assert sides == sorted(set(sides), reverse=True) and sides[-1] > 1
-    for each in seen.values():
+    for each in seen:
         assert np.abs(each.mean(axis=(0, 1, 2))).max() < 0.2
         assert float(each.var(axis=(0, 1, 2)).mean()) == pytest.approx(1.0, abs=0.2)
-    assert cnn.pooled(images[:3]).shape == (3, cnn.size)
+    vector = cnn.pooled(images)
+    assert vector.shape[1] == cnn.size
+    assert float(vector.var(axis=0).sum()) == pytest.approx(1.0, abs=0.2)
     assert cnn.digest == load_run(teacher).facts["weights"]
     colour = jnp.concatenate([jnp.full((1, 4, 4, 1), v) for v in (1.0, 0.0, -1.0)], axis=-1)
     grey = teaching.fitted(colour, (8, 8, 1))

@@ -35,15 +35,16 @@ class Teacher:
     Attributes:
       name: network and data.
       digest: of its weights.
-      scales: images [B, H, W, C] in [-1, 1] -> name -> features [B, h, w, c]: the last of each size
-        from two pixels on, the largest first, each standardised over training images.
-      pooled: images -> [B, F] float32: the means of those over the pixels.
+      scales: images [B, H, W, C] in [-1, 1] -> features [B, h, w, c], ...: the last of each size
+        from two pixels on, the largest first.
+      pooled: images -> [B, F] float32: the features before the last layer; of a CNN that sees a
+        single pixel by then, the means of `scales`. Both are standardised over training images.
       size: F.
     """
 
     name: str
     digest: str
-    scales: Callable[[Any], dict[str, Any]]
+    scales: Callable[[Any], tuple[Any, ...]]
     pooled: Callable[[Any], Any]
     size: int
 
@@ -74,14 +75,10 @@ def load(config: Generate, dataset: DataSet) -> Teacher | None:
         trained = load_run(config.teacher)
         module, variables = trained.module, trained.variables
         name, weights = trained.facts["model"], trained.facts["weights"]
-    scales = _standardised(_scales(module, variables, shape), dataset)
-
-    def pooled(images: Any) -> Any:
-        means = [each.mean(axis=(1, 2)) for each in scales(images).values()]
-        return jnp.concatenate(means, axis=1).astype(jnp.float32)
-
-    like = jax.ShapeDtypeStruct((1, *column.shape), jnp.float32)
-    return Teacher(name, weights, scales, pooled, jax.eval_shape(pooled, like).shape[1])
+    seen = _standardised(_seen_by(module, variables, shape), dataset)
+    like = jax.eval_shape(seen, jax.ShapeDtypeStruct((1, *column.shape), jnp.float32))
+    size = like[1].shape[1]
+    return Teacher(name, weights, lambda x: seen(x)[0], lambda x: seen(x)[1], size)
 
 
 def told(config: Generate, dataset: DataSet) -> str:
@@ -94,7 +91,7 @@ def told(config: Generate, dataset: DataSet) -> str:
     text += "augmented" if config.teach == "project" else "before any augmentation"
     if taken != own:
         sizes = ["x".join(map(str, shape)) for shape in (own, taken)]
-        text += f", of {sizes[0]} resized to {sizes[1]} (bilinear)"
+        text += f", of {sizes[0]} as {sizes[1]} (bilinear)"
     return text
 
 
@@ -121,41 +118,46 @@ def fitted(images: Any, shape: tuple[int, ...]) -> Any:
     return jax.image.resize(images, (len(images), *shape), "bilinear")
 
 
-def _scales(module: nn.Module, variables: Any, shape: tuple[int, ...]) -> Callable[..., Any]:
-    """Images -> name -> features: the last of each size of at least two pixels."""
+def _seen_by(module: nn.Module, variables: Any, shape: tuple[int, ...]) -> Callable[..., Any]:
+    """Images -> (the last features of each size of at least two pixels, one vector [B, F])."""
 
-    def scales(images: Any) -> dict[str, Any]:
+    def seen(images: Any) -> Any:
         outputs: Any = module.apply(variables, fitted(images, shape), train=False)
-        of_size = {
-            each.shape[1:3]: (name, each)
-            for name, each in outputs[1].items()
-            if each.ndim == 4 and min(each.shape[1:3]) > 1
-        }
-        return dict(sorted(of_size.values(), key=lambda pair: -pair[1].shape[1]))
+        maps = {name: each for name, each in outputs[1].items() if each.ndim == 4}
+        of_size = {each.shape[1:3]: name for name, each in maps.items()}
+        scales = tuple(maps[name] for side, name in of_size.items() if min(side) > 1)
+        vector = outputs[1]["penultimate"]
+        if min(min(side) for side in of_size) == 1:
+            vector = jnp.concatenate([each.mean(axis=(1, 2)) for each in scales], axis=1)
+        return scales, vector.astype(jnp.float32)
 
-    return scales
+    return seen
 
 
-def _standardised(scales: Callable[..., Any], dataset: DataSet) -> Callable[..., Any]:
-    """The same with mean 0 in each channel and a mean variance of 1, over training images."""
+def _standardised(seen: Callable[..., Any], dataset: DataSet) -> Callable[..., Any]:
+    """The same with mean 0 in each channel and a mean variance of 1, over training images.
+
+    Of the vector, whose length counts in a loss, the variances add up to 1.
+    """
     train = dataset.splits["train"]
     rows = np.unique(np.linspace(0, len(train) - 1, _MEASURED).astype(int))
     images = next(iter(eval_batches(train.take(rows), len(rows))))["inputs"]
 
     @jax.jit
     def measured(images: Any) -> Any:
-        numbers = {}
-        for name, each in scales(images).items():
-            variances = each.var(axis=(0, 1, 2))
-            numbers[name] = each.mean(axis=(0, 1, 2), keepdims=True), jnp.sqrt(variances.mean())
-        return numbers
+        pairs = []
+        for each in jax.tree.leaves(seen(images)):
+            axes = tuple(range(each.ndim - 1))
+            deviation = jnp.sqrt(each.var(axes).mean() + 1e-12)
+            pairs.append((each.mean(axes, keepdims=True), deviation))
+        return pairs
 
     moments = jax.tree.map(np.asarray, measured(images))
 
-    def standardised(images: Any) -> dict[str, Any]:
-        return {
-            name: (each - moments[name][0]) / max(moments[name][1], np.float32(1e-6))
-            for name, each in scales(images).items()
-        }
+    def standardised(images: Any) -> Any:
+        leaves, tree = jax.tree.flatten(seen(images))
+        pairs = zip(leaves, moments, strict=True)
+        *scales, vector = [(each - mean) / deviation for each, (mean, deviation) in pairs]
+        return tree.unflatten([*scales, vector / vector.shape[1] ** 0.5])
 
     return standardised

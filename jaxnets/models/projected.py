@@ -1,6 +1,6 @@
 """Projected GAN: a discriminator that looks at images through a frozen CNN."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -37,8 +37,7 @@ class ProjectedDiscriminator(nn.Module):
     network is initialised with.
 
     Attributes:
-      features: images -> name -> features [B, h, w, c], the largest first. Its weights are
-        constants.
+      features: images -> features [B, h, w, c], ..., the largest first. Its weights are constants.
       num_classes: None for a discriminator without classes.
       width: channels of the mixed features and of the heads.
       dtype: compute type of the heads.
@@ -47,7 +46,7 @@ class ProjectedDiscriminator(nn.Module):
       Sauer et al. 2021, Projected GANs Converge Faster, arXiv:2111.01007.
     """
 
-    features: Callable[[Array], Mapping[str, Array]]
+    features: Callable[[Array], Sequence[Array]]
     num_classes: int | None = None
     width: int = 64
     dtype: Dtype = jnp.float32
@@ -56,7 +55,7 @@ class ProjectedDiscriminator(nn.Module):
     def __call__(
         self, x: Array, label: Array | None = None, *, train: bool
     ) -> tuple[Array, dict[str, Array]]:
-        seen = list(self.features(x).values())
+        seen = self.features(x)
         mixed: list[Array] = []
         for scale, one in reversed(list(enumerate(seen, start=1))):
             y = self._mix(one, (1, 1), f"channels{scale}")
