@@ -151,6 +151,12 @@ class ImageFiles:
         """[H, W, C] uint8, or why the file can't be used."""
         return self.view(path, column, None, Views())
 
+    def fitted(self, image: Any, size: tuple[int, int]) -> Any:
+        """The picture in (width, height): resized until it covers that, and the rest cut off."""
+        from PIL import Image, ImageOps
+
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+
     def view(
         self,
         path: Path | io.BytesIO,
@@ -188,7 +194,7 @@ class ImageFiles:
                     edges = (left * w, top * h, right * w, bottom * h)
                     image = image.resize((width, height), Image.Resampling.BICUBIC, box=edges)
                 elif image.size != (width, height):
-                    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                    image = self.fitted(image, (width, height))
                 if random is not None:
                     image = views.change(image, random)
                 array = np.asarray(image)
