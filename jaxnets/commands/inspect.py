@@ -68,7 +68,7 @@ class Backbone:
 
     network: Mapping[str, Any]
     variables: Mapping[str, Any]
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     usual: tuple[str, ...] = ()
 
 
@@ -85,7 +85,7 @@ def backbone(config: Inspect) -> Backbone:
         return Backbone(network, variables, (side, side, 3), _LAYERS[config.method])
     check_path(config.features, "--features")
     trained = load_run(config.features)
-    column = getattr(trained, "columns", {}).get("inputs")
+    column = trained.columns["inputs"]
     if not isinstance(trained, TrainedClassifier) or column.kind != "image":
         raise UserError(f"--features {config.features} is no run of `classify` on pictures")
     if column.shape[-1] not in (1, 3):
@@ -108,14 +108,12 @@ def _network(config: Inspect, cnn: Backbone | None, shape: Any, pictures: int) -
     network = dict(cnn.network)
     module = models.classifier_of(network.pop("name"), Image(cnn.shape), **network)
     try:
-        places = layers_of(module, shape)
-    except UserError:
-        raise
-    except Exception as error:  # of whatever kind a layer raises for another number of inputs
+        places = layers_of(module, cnn.variables, shape)
+    except UserError as error:
         height, width, _ = cnn.shape
         raise UserError(
-            f"the network of --features {config.features} takes no pictures of {shape[0]}x"
-            f"{shape[1]}; leave --image-size out: its own are {height}x{width}"
+            f"--features {config.features}: {error}; leave --image-size out for its own, {height}x"
+            f"{width}"
         ) from error
     layers = config.layers or cnn.usual or tuple(places)[-3 if config.method == "padim" else -2 :]
     for layer in layers:
@@ -215,8 +213,9 @@ def _learn(
 ) -> None:
     """Learns, sets the threshold, and saves both; no test picture is seen."""
     fields = dict(description.network)
-    module = models.make_inspector(fields.pop("name"), description.inputs, **fields)
-    example = jnp.zeros((1, *description.inputs.shape))
+    column: Any = description.inputs
+    module = models.make_inspector(fields.pop("name"), column, **fields)
+    example = jnp.zeros((1, *column.shape))
     variables: Any = jax.jit(lambda key: module.init(key, example, train=False))(
         jax.random.key(config.seed)
     )

@@ -23,7 +23,7 @@ from jaxnets.typing import Array, PyTree
 __all__ = ["Scored", "bank_size", "learn_padim", "learn_patchcore", "measure", "score", "threshold"]
 
 #: Pictures of one call; embeddings that a coreset is chosen from at a time.
-_BATCH, _CHUNK_BYTES = 16, 256 << 20
+_BATCH, _CHUNK_BYTES = 16, 64 << 20
 #: Numbers that patches are compared by while a coreset is chosen.
 _PROJECTED = 64
 #: Added to a covariance, as a share of its mean variance.
@@ -106,7 +106,10 @@ def _moments(embed: Callable[[Any], Array], train: Split, *, apart: bool) -> tup
       train: pictures.
       apart: whether each position has its own.
     """
-    first, total, products, count = None, 0.0, 0.0, 0
+    first: Any = None
+    total: Any = 0.0
+    products: Any = 0.0
+    count = 0
 
     @jax.jit
     def sums(seen: Array, mask: Array, centre: Array) -> tuple[Array, Array]:
@@ -119,7 +122,7 @@ def _moments(embed: Callable[[Any], Array], train: Split, *, apart: bool) -> tup
     for batch in eval_batches(train, _BATCH):
         seen = embed(batch["inputs"])
         if first is None:  # near the mean, so that the difference of squares keeps its digits
-            first = seen[batch["mask"]].mean(axis=0 if apart else (0, 1))
+            first = seen[batch["mask"]].mean(axis=0 if apart else (0, 1), keepdims=True)
         of_batch = sums(seen, batch["mask"], first)
         total, products = (
             np.asarray(x, np.float64) + y for x, y in zip(of_batch, (total, products), strict=True)
@@ -127,7 +130,8 @@ def _moments(embed: Callable[[Any], Array], train: Split, *, apart: bool) -> tup
         count += int(batch["mask"].sum()) * (1 if apart else seen.shape[1])
     shift = total / count
     covariance = products / count - shift[..., :, None] * shift[..., None, :]
-    return np.asarray(first, np.float64) + shift, covariance
+    centre = np.asarray(first, np.float64).reshape(shift.shape)
+    return centre + shift, covariance
 
 
 def _inverse_root(covariance: np.ndarray) -> np.ndarray:

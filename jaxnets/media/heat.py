@@ -1,5 +1,7 @@
 """Heat maps laid over pictures."""
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -22,12 +24,13 @@ def painted(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
         large / small for large, small in zip(images.shape[1:3], maps.shape[1:], strict=True)
     ]
     if factors != [1, 1]:
-        maps = ndimage.zoom(maps, (1, *factors), order=1, grid_mode=True, mode="nearest")
+        zoomed: Any = ndimage.zoom(maps, (1, *factors), order=1, grid_mode=True, mode="nearest")
+        maps = zoomed
     share = 0.6 * maps[..., None]
     return ((1 - share) * images + share * np.array(_RED)).astype(np.uint8)
 
 
 def outlined(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Pictures [N, H, W, 3] uint8 with the outlines of masks [N, H, W] bool, two pixels wide."""
-    inner = ndimage.binary_erosion(masks, np.ones((1, 3, 3)), iterations=2, border_value=0)
+    inner: Any = ndimage.binary_erosion(masks, np.ones((1, 3, 3)), iterations=2, border_value=0)
     return np.where((masks & ~inner)[..., None], np.array(_OUTLINE, np.uint8), images)

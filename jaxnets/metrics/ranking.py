@@ -4,6 +4,8 @@ All sort the scores once and treat equal ones as one step, so that the order of 
 matter. Nothing is binned.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
@@ -58,7 +60,8 @@ def per_region_overlap(maps: ArrayLike, masks: ArrayLike, *, limit: float = 0.3)
     scores, positive = _checked(maps, masks)
     shares, regions = np.zeros(positive.shape), 0
     for share, mask in zip(shares, positive, strict=True):
-        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        labeled: Any = ndimage.label(mask, np.ones((3, 3)))
+        labels, count = labeled
         sizes = np.bincount(labels.ravel(), minlength=1)
         share[mask] = 1 / sizes[labels[mask]]
         regions += count
@@ -92,4 +95,4 @@ def _steps(
     sorted_scores, hit = scores.ravel()[order], positive.ravel()[order]
     last = np.append(np.flatnonzero(np.diff(sorted_scores)), len(order) - 1)
     values = hit.astype(np.float64) if weights is None else weights.ravel()[order]
-    return tuple(np.append(0, np.cumsum(of)[last]) for of in (values, ~hit))
+    return np.append(0, np.cumsum(values)[last]), np.append(0, np.cumsum(~hit)[last])

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from jaxnets import ops
 from jaxnets.columns import Image
@@ -95,7 +96,7 @@ class Padim(nn.Module):
 
     def __call__(self, images: Array) -> tuple[None, Array]:
         """Maps [B, H, W, C] to distances [B, h, w]."""
-        apart = self.embed(images) - self.mean.value
+        apart = self.embed(images) - self.mean.value[None]
         scaled = jnp.einsum("bpd,ped->bpe", apart, self.root.value)
         return None, jnp.linalg.norm(scaled, axis=-1).reshape(-1, *self.embedding.grid)
 
@@ -138,7 +139,7 @@ class PatchCore(nn.Module):
     def embed(self, images: Array) -> Array:
         """Whitened patches and their places, [B, h w, D + 2]."""
         height, width = self.embedding.grid
-        white = (self.see(images) - self.mean.value) @ self.root.value.T
+        white = (self.see(images) - self.mean.value[None, None]) @ self.root.value.T
         places = np.stack(np.meshgrid(*map(_unit, (height, width)), indexing="ij"), axis=-1)
         places = (self.place * self.size**0.5 * places.reshape(-1, 2)).astype(np.float32)
         places = jnp.broadcast_to(places, (len(white), *places.shape))
@@ -167,8 +168,8 @@ def _unit(count: int) -> np.ndarray:
 
 def _squares(x: Array, bank: Array) -> Array:
     """Squared distances [N, M] of rows [N, D] to those of a bank [M, D]."""
-    of = jnp.square(x).sum(axis=1)[:, None] + jnp.square(bank).sum(axis=1) - 2 * x @ bank.T
-    return jnp.maximum(of, 0)
+    of_both = jnp.square(x).sum(axis=1)[:, None] + jnp.square(bank).sum(axis=1)[None]
+    return jnp.maximum(of_both - 2 * x @ bank.T, 0)
 
 
 def _nearest(x: Array, bank: Array) -> tuple[Array, Array]:
@@ -255,7 +256,7 @@ class FAnoGan(nn.Module):
         for i, (y, x) in enumerate(corners):
             total = total.at[:, y : y + size, x : x + size].add(pixels[:, i])
             count[y : y + size, x : x + size] += 1
-        return scores.reshape(patches.shape[:2]).max(axis=1), total / count
+        return scores.reshape(patches.shape[:2]).max(axis=1), total / count[None]
 
 
 class Inspector(nn.Module):
@@ -339,11 +340,14 @@ def make_inspector(name: str, column: Image, **fields: Any) -> Inspector:
     return Inspector(METHODS[name](fields, column))
 
 
-def layers_of(network: nn.Module, shape: Sequence[int]) -> Mapping[str, tuple[int, ...]]:
-    """The features of a network that have places: name -> (h, w, C).
+def layers_of(
+    network: nn.Module, variables: Mapping[str, Any], shape: Sequence[int]
+) -> Mapping[str, tuple[int, ...]]:
+    """The features of a network that have places: name -> (h, w, C), the largest maps first.
 
     Args:
       network: `(images, train) -> (output, features)`.
+      variables: its own.
       shape: (H, W, C) of its images.
 
     Raises:
@@ -352,10 +356,14 @@ def layers_of(network: nn.Module, shape: Sequence[int]) -> Mapping[str, tuple[in
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
     def features(x: Array) -> Any:
-        return network.init_with_output(jax.random.key(0), x, train=False)[0][1]  # type: ignore[index]
+        outputs: Any = network.apply(variables, x, train=False)
+        return outputs[1]
 
-    shapes = jax.eval_shape(features, images)
+    try:
+        shapes = jax.eval_shape(features, images)
+    except ScopeParamShapeError as error:
+        raise UserError(f"the network takes no pictures of {shape[0]}x{shape[1]}") from error
     places = {name: x.shape[1:] for name, x in shapes.items() if x.ndim == 4 and x.shape[1] > 1}
     if not places:
         raise UserError("none of the network's features has places, so that it can't be inspected")
-    return places
+    return dict(sorted(places.items(), key=lambda item: -item[1][0] * item[1][1]))

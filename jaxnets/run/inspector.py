@@ -1,4 +1,4 @@
-"""A trained inspector and what one does with it: how faulty the pictures in files are, and where."""
+"""Trained inspectors and what one does with them: which pictures are faulty, and where."""
 
 from __future__ import annotations
 

@@ -163,8 +163,8 @@ def load_run(folder: str | Path, *, member: str | int | None = None, best: bool 
     It reads the run's folder and nothing else; that may have come from another machine.
 
     Args:
-      folder: of a run of `classify`, `generate` or `inspect`; or a file that `export --format safetensors`
-        made of one.
+      folder: of a run of `classify`, `generate` or `inspect`; or a file that `export --format
+        safetensors` made of one.
       member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
         first.
       best: whether the best state is taken where states are ranked; else the last.
@@ -245,7 +245,9 @@ def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...
     network = dict(told.network)
     name = network.pop("name")
     if told.kind != "generator":
-        make = models.classifier_of if told.kind == "classifier" else models.make_inspector
+        make: Any = {"classifier": models.classifier_of, "inspector": models.make_inspector}[
+            told.kind
+        ]
         module = make(name, column, **network)
         return module, (jax.ShapeDtypeStruct((1, *column.shape), column.dtype),)
     module = models.make_generator(name, image_shape=column.shape, **network)

@@ -30,8 +30,8 @@ def joined(state: TrainState, **params: Any) -> dict[str, Any]:
 def encoder_step(module: FAnoGan, optimizer: optax.GradientTransformation) -> Game:
     """Moves `state.nets["encoder"]` to where the generator makes a patch again.
 
-    It minimises `|x - G(E x)|^2 / n + kappa |f(x) - f(G(E x))|^2 / n_f`, the score itself; generator
-    and discriminator stay as they are.
+    It minimises `|x - G(E x)|^2 / n + kappa |f(x) - f(G(E x))|^2 / n_f`, the score itself, while
+    generator and discriminator stay as they are.
 
     Args:
       module: see `FAnoGan`.

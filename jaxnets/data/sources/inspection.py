@@ -26,6 +26,8 @@ GOOD = "good"
 #: Fewer faultless pictures say nothing of how they vary.
 _FEWEST = 10
 _MASKS = "ground_truth"
+#: From which ratio on it is told that pictures are distorted.
+_DISTORTED = 1.1
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class WholePictures(ImageFiles):
         from PIL import Image as Pillow
 
         return image.resize(size, Pillow.Resampling.BICUBIC)
+
+    def changed(self, headers: Sequence[Header], column: Image) -> list[str]:
+        """How far pictures are distorted."""
+        height, width, _ = column.shape
+        ratios = np.array([h.size[1] / h.size[0] for h in headers]) * height / width
+        most = float(np.maximum(ratios, 1 / ratios).max())
+        if most < _DISTORTED:
+            return []
+        return [
+            f"{height}x{width} distorts pictures, by at most {most:.1f} to 1: they are resized as "
+            "a whole, and nothing is cut off"
+        ]
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,7 @@ def load_inspection(
     with ThreadPoolExecutor() as pool, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         _check_sizes(root, {m: p for p, m in zip(test, masks, strict=True) if m}, pool)
-    extra = {"background": background} if background else {}
-    reader = WholePictures(image_size=image_size, channels=channels, **extra)
+    reader = WholePictures(image_size, channels, background or "white")
     dataset = load_files(name, reader, skip_bad=False, layout=layout)
     return Inspection(dataset, masks, test)
 
