@@ -104,7 +104,7 @@ def test_padim_is_the_mahalanobis_distance_of_every_position():
         covariance += 0.01 * np.trace(covariance) / 10 * np.eye(10)
         apart = test[place] - train[:, place].mean(axis=0)
         wanted = np.sqrt(apart @ np.linalg.solve(covariance, apart))
-        assert float(small.reshape(-1)[place]) == pytest.approx(wanted, rel=1e-3)
+        assert float(np.asarray(small).ravel()[place]) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_patchcore_is_the_distance_to_the_nearest_patch_of_the_bank():
@@ -262,10 +262,11 @@ def test_a_run_is_made_used_and_measured_again(tiles, workplace, cli, runs):
     assert code == 0 and load_run(workplace / "run").facts == trained.facts
 
     code, out, err = cli(
-        "predict", "run", tiles / "test", *"--out maps --json a.json --csv a.csv".split()
+        "predict", "run", tiles / "test", "--out", "maps", "--json", "a.json", "--csv", "a.csv"
     )
     assert code == 0, err
-    assert Pillow.open(workplace / "maps/spot/000.png.png").size == (40, 20)
+    with Pillow.open(workplace / "maps/spot/000.png.png") as picture:
+        assert picture.size == (40, 20)
     told = json.loads((workplace / "a.json").read_text())
     records = trained.predict(tiles / "test")
     assert [r["score"] for r in told["predictions"]] == pytest.approx([r.score for r in records])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +217,9 @@ def _learn(
     column: Any = description.inputs
     module = models.make_inspector(fields.pop("name"), column, **fields)
     example = jnp.zeros((1, *column.shape))
-    variables: Any = jax.jit(lambda key: module.init(key, example, train=False))(
-        jax.random.key(config.seed)
-    )
+    init = partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), example)  # all of them are learnt
+    variables: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(shapes))
     if cnn is None:
         variables = anogan.learn(config, module, variables, train, held_out, folder, session)
     else:
@@ -246,10 +247,10 @@ def evaluate(
 ) -> tuple[dict[str, Any], Scored, Scored | None]:
     """The numbers of a run on test pictures, and what it says of them and of held-out ones."""
     test: Split = pictures.dataset.splits["test"]
-    scored = inspection.score(trained.module, trained.variables, test)  # type: ignore[arg-type]
+    scored = inspection.score(trained.module, trained.variables, test)
     held = None
     if held_out is not None:
-        held = inspection.score(trained.module, trained.variables, held_out)  # type: ignore[arg-type]
+        held = inspection.score(trained.module, trained.variables, held_out)
     masks = pictures.masked() if any(pictures.masks) else None
     names = pictures.dataset.class_names
     numbers = inspection.measure(scored, test.target, names, trained.threshold, masks)
@@ -340,7 +341,7 @@ def _pictures(
         there = np.stack([masks.get(int(r), np.zeros(images.shape[1:3], bool)) for r in rows])
         cells = np.stack([plain, outlined(hot, there)], axis=1).reshape(-1, *plain.shape[1:])
         names = [
-            f"{pictures.dataset.class_names[test.target[r]]} {pictures.paths[r].stem[:12]} "
+            f"{pictures.dataset.class_names[test.target[r]]} {pictures.paths[r].stem[:24]} "
             f"({scored.scores[r]:.3g})"
             for r in rows
         ]
@@ -349,9 +350,14 @@ def _pictures(
     return [figure(heading, rows) for heading, rows in groups.items() if len(rows)]
 
 
+def read_again(config: Inspect, size: tuple[int, int], channels: int) -> Inspection:
+    """The pictures of a run as its column has them."""
+    return read(dataclasses.replace(config, image_size=size), channels, None)
+
+
 def evaluate_again(folder: Path, config: Inspect) -> tuple[DataSet, int, dict[str, Any]]:
     """The pictures of a run as they are now, its step and its numbers."""
     trained: TrainedInspector = load_run(folder)
     height, width, channels = trained.columns["inputs"].shape
-    pictures = read(dataclasses.replace(config, image_size=(height, width)), channels, None)
+    pictures = read_again(config, (height, width), channels)
     return pictures.dataset, trained.step, evaluate(trained, pictures)[0]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ class Scored:
     maps: np.ndarray
 
 
-def score(module: Inspector, variables: PyTree, split: Split, batch_size: int = _BATCH) -> Scored:
+def score(module: nn.Module, variables: PyTree, split: Split, batch_size: int = _BATCH) -> Scored:
     """Scores and maps of pictures; each depends on its own picture alone."""
     look = jax.jit(partial(apply, module))
     scores, maps = [], []

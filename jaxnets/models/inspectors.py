@@ -248,15 +248,26 @@ class FAnoGan(nn.Module):
         """Maps [B, H, W, C] to scores [B] and residuals [B, H, W]."""
         size, shape = self.patch, images.shape[:3]
         rows, columns = (starts(side, size, size // 2) for side in shape[1:])
-        corners = [(y, x) for y in rows for x in columns]
-        patches = jnp.stack([images[:, y : y + size, x : x + size] for y, x in corners], axis=1)
+        corners = jnp.array([(y, x) for y in rows for x in columns], jnp.int32)
+        part = (shape[0], size, size)
+
+        def cut(corner: Array) -> Array:
+            start = (0, corner[0], corner[1], 0)
+            return jax.lax.dynamic_slice(images, start, (*part, images.shape[-1]))
+
+        patches = jax.vmap(cut)(corners)  # [n, B, s, s, C]
         scores, pixels = self.residuals(patches.reshape(-1, *patches.shape[2:]))
-        pixels = pixels.reshape(*patches.shape[:2], size, size)
-        total, count = jnp.zeros(shape), np.zeros(shape[1:], np.float32)
-        for i, (y, x) in enumerate(corners):
-            total = total.at[:, y : y + size, x : x + size].add(pixels[:, i])
-            count[y : y + size, x : x + size] += 1
-        return scores.reshape(patches.shape[:2]).max(axis=1), total / count[None]
+        pixels = pixels.reshape(-1, *part)
+
+        def add(i: Array, sums: Array) -> Array:
+            start = (0, corners[i, 0], corners[i, 1])
+            both = jnp.stack([pixels[i], jnp.ones(part)])
+            there = jax.lax.dynamic_slice(sums, (0, *start), both.shape)
+            return jax.lax.dynamic_update_slice(sums, there + both, (0, *start))
+
+        # A loop, because so many additions one by one take minutes to compile.
+        total, count = jax.lax.fori_loop(0, len(corners), add, jnp.zeros((2, *shape)))
+        return scores.reshape(-1, shape[0]).max(axis=0), total / count
 
 
 class Inspector(nn.Module):

@@ -46,11 +46,11 @@ class GanOptions:
 
     patch: Annotated[int, Range(least=8, most=64), _GAN] = 32
     """Side of the patches that the GAN makes."""
-    gan_steps: Annotated[int, COUNT, _GAN] = 4000
+    gan_steps: Annotated[int, COUNT, _GAN] = 2000
     """Steps of the WGAN-GP, each of --critic-updates and one of the generator."""
-    critic_updates: Annotated[int, COUNT, _GAN] = 3
+    critic_updates: Annotated[int, Range(least=1, most=8), _GAN] = 3
     """Updates of the discriminator in a step."""
-    encoder_steps: Annotated[int, COUNT, _GAN] = 4000
+    encoder_steps: Annotated[int, COUNT, _GAN] = 2000
     """Steps of the encoder, after them."""
     batch_size: Annotated[int, Range(least=2), _GAN] = 64
     """Patches of an update."""
