@@ -131,9 +131,20 @@ class Teacher(StudyOptions):
     trains."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Inspection(StudyOptions):
+    """Faulty parts: PaDiM, PatchCore and f-AnoGAN, measured on pictures, on pixels and in time."""
+
+    data: str = "folder:magnetic_tiles"
+    """folder:PATH, laid out as MVTec AD."""
+    methods: tuple[str, ...] = ("padim", "patchcore", "patchcore 256", "f-anogan")
+    """Any of padim, patchcore, patchcore 256 (pixels a side, in place of 224) and f-anogan."""
+
+
 StudyCommand = (
     Annotated[FewLabels, tyro.conf.subcommand("few-labels")]
     | Annotated[RareClasses, tyro.conf.subcommand("rare-classes")]
     | Annotated[Spot, tyro.conf.subcommand("spot")]
     | Annotated[Teacher, tyro.conf.subcommand("teacher")]
+    | Annotated[Inspection, tyro.conf.subcommand("inspect")]
 )

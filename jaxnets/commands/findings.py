@@ -23,6 +23,7 @@ from jaxnets.errors import UserError
 from jaxnets.judge.evaluate import Classification
 from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
+from jaxnets.media.heat import painted
 from jaxnets.run.guard import LearningWatch
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
@@ -214,7 +215,7 @@ def told_cases(
         if images.shape[-1] not in (1, 3):
             images = images.mean(axis=-1, keepdims=True)
         shown = np.broadcast_to(images, (*images.shape[:3], 3)).astype(np.uint8)
-        cells = [shown] if maps is None else [shown, _painted(shown, maps)]
+        cells = [shown] if maps is None else [shown, painted(shown, maps)]
         labels = [
             f"{names[test.target[r]]}: taken for {names[said[r]]} ({sure[r]:.0%})"
             if said[r] != test.target[r]
@@ -231,12 +232,6 @@ def told_cases(
         sections.append(figure(mistakes, "Mistakes, the most certain first", where))
     sections.append(figure(doubtful, "Cases that it was least certain of", where))
     return sections
-
-
-def _painted(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Images [N, H, W, 3] uint8 with red where maps [N, H, W] are 1."""
-    share = 0.6 * maps[..., None]
-    return ((1 - share) * images + share * np.array([255, 0, 0])).astype(np.uint8)
 
 
 def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "TrainedGenerator",
     "Unreadable",
     "class_of",
+    "usable",
 ]
 
 #: Examples, or images, of one call of a network; fewer are padded.
@@ -68,6 +69,21 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+def usable(records: Iterable[Any]) -> list[Any]:
+    """All records of a stream.
+
+    Raises:
+      UserError: if a file can't be used; it names up to ten of them.
+    """
+    every = list(records)
+    bad = [record for record in every if isinstance(record, Unreadable)]
+    if bad:
+        told = ", ".join(f"{source} ({reason})" for source, reason in bad[:10])
+        more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+        raise UserError(f"can't predict from {told}{more}")
+    return every
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """A network of a run, ready for use.
@@ -98,6 +114,17 @@ class Trained:
     @cached_property
     def _placed(self) -> Any:
         return jax.device_put(self.variables)
+
+    def _rows(self, rows: np.ndarray) -> Iterator[Example]:
+        """Stored rows as examples."""
+        column = self.columns["inputs"]
+        if rows.shape[1:] != column.shape or rows.dtype != column.stored:
+            wanted = ", ".join(map(str, ("N", *column.shape)))
+            raise UserError(
+                f"this network takes rows [{wanted}] {column.stored} ({column.kind}), not "
+                f"{list(rows.shape)} {rows.dtype}"
+            )
+        return (Example(f"row {i}", row) for i, row in enumerate(rows))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,13 +171,7 @@ class TrainedClassifier(Trained):
         Raises:
           UserError: names the files that can't be used, or rows of another shape or type.
         """
-        records = list(self.stream(inputs))
-        bad = [record for record in records if isinstance(record, Unreadable)]
-        if bad:
-            told = ", ".join(f"{source} ({reason})" for source, reason in bad[:10])
-            more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-            raise UserError(f"can't predict from {told}{more}")
-        return [record for record in records if isinstance(record, Prediction)]
+        return [r for r in usable(self.stream(inputs)) if isinstance(r, Prediction)]
 
     def stream(self, inputs: Any) -> Iterator[Prediction | Unreadable]:
         """As `predict`, one record after the other, for more files than memory would hold.
@@ -178,14 +199,7 @@ class TrainedClassifier(Trained):
     def _examples(self, inputs: Any) -> Iterator[Example]:
         column = self.columns["inputs"]
         if isinstance(inputs, np.ndarray | jax.Array):
-            rows = np.asarray(inputs)
-            if rows.shape[1:] != column.shape or rows.dtype != column.stored:
-                wanted = ", ".join(map(str, ("N", *column.shape)))
-                raise UserError(
-                    f"this network takes rows [{wanted}] {column.stored} ({column.kind}), not "
-                    f"{list(rows.shape)} {rows.dtype}"
-                )
-            return (Example(f"row {i}", row) for i, row in enumerate(rows))
+            return self._rows(np.asarray(inputs))
         several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         texts = [each for each in several if isinstance(each, str)]
         if isinstance(column, Tokens) and len(texts) == len(several):

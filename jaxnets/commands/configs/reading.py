@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +26,18 @@ TEACHER = "teacher_fingerprint"
 FINGERPRINTS = (FINGERPRINT, WEIGHTS, SAMPLES, TEACHER)
 
 
-def need_kind(folder: Path, record: Mapping[str, Any], command: str) -> None:
+def need_kind(
+    folder: Path,
+    record: Mapping[str, Any],
+    command: str,
+    kinds: Sequence[str] = ("classify", "generate"),
+) -> None:
     """Fails for a run that a command does not take; arguments as for `config_of_run`."""
-    if record["experiment"] not in ("classify", "generate"):
+    if record["experiment"] not in kinds:
+        *others, last = (f"`{kind}`" for kind in kinds)
         raise UserError(
             f"{folder} is a run of `{record['experiment']}`; `{command}` takes those of "
-            "`classify` and `generate`"
+            f"{', '.join(others)} and {last}"
         )
 
 

@@ -137,6 +137,10 @@ class ImageFiles:
                 f"{see_through:,} of {len(headers):,} images may be transparent and are laid on "
                 f"{self.background}; --background chooses another colour"
             )
+        return notes + self.changed(headers, column)
+
+    def changed(self, headers: Sequence[Header], column: Image) -> list[str]:
+        """What resizing changes, where it changes much."""
         height, width, _ = column.shape
         ratios = np.array([header.size[1] / header.size[0] for header in headers])
         cut = 1 - np.minimum(ratios * height / width, width / (ratios * height))
@@ -146,16 +150,22 @@ class ImageFiles:
             short = min(height, width)
             better = (short, round(short * usual)) if usual >= 1 else (round(short / usual), short)
             advice = f"; --image-size {better[0]} {better[1]} suits most of them better"
-            notes.append(
+            return [
                 f"{height}x{width} cuts more than {_CROPPED:.0%} away from {cropped:,} of "
                 f"{len(headers):,} images, at most {cut.max():.0%}"
                 + (advice if better != (height, width) else "")
-            )
-        return notes
+            ]
+        return []
 
     def row(self, path: Path | io.BytesIO, column: Image) -> np.ndarray | str:
         """[H, W, C] uint8, or why the file can't be used."""
         return self.view(path, column, None, Views())
+
+    def fitted(self, image: Any, size: tuple[int, int]) -> Any:
+        """The picture in (width, height): resized until it covers that, and the rest cut off."""
+        from PIL import Image, ImageOps
+
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
 
     def view(
         self,
@@ -198,7 +208,7 @@ class ImageFiles:
                     edges = (left * w, top * h, right * w, bottom * h)
                     image = image.resize((width, height), Image.Resampling.BICUBIC, box=edges)
                 elif image.size != (width, height):
-                    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                    image = self.fitted(image, (width, height))
                 if random is not None:
                     image = views.change(image, random)
                 array = np.asarray(image)
