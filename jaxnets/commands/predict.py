@@ -22,7 +22,7 @@ from jaxnets.errors import UserError
 from jaxnets.files import check_writable, cleaning, new_folder, write_files
 from jaxnets.run.inspector import Inspected, TrainedInspector
 from jaxnets.run.load import load_run, read_description
-from jaxnets.run.trained import Prediction, Trained, Unreadable
+from jaxnets.run.trained import Prediction, TrainedClassifier, Unreadable
 
 Record = Prediction | Inspected | Unreadable
 
@@ -141,7 +141,9 @@ def _whole(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def _json(path: Path, top: int, trained: Trained) -> Iterator[Callable[[Record], object]]:
+def _json(
+    path: Path, top: int, trained: TrainedInspector | TrainedClassifier
+) -> Iterator[Callable[[Record], object]]:
     """Writes an object with what is known of the network and a record for each file."""
     about: dict[str, Any] = {**trained.facts, "step": trained.step}
     if isinstance(trained, TrainedInspector):

@@ -24,6 +24,7 @@ from jaxnets.errors import UserError
 from jaxnets.files import write_json
 from jaxnets.judge import evaluate
 from jaxnets.media import report
+from jaxnets.metrics.ranking import auroc, average_precision
 from jaxnets.metrics.threshold import best_threshold
 from jaxnets.processes import distributed
 from jaxnets.run.load import keep_description, load_run, read_description
@@ -101,8 +102,6 @@ def measured(scores: np.ndarray, split: Split, threshold: float) -> dict[str, fl
       `threshold`, `detector_accuracy` (at the threshold), `false_alarms` (share of the real
       pictures), `average_precision`, `auroc`, and for each generator `found/NAME`.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     said, truth = scores >= threshold, split.target > 0
     source: Any = split.columns["source"]
     found = {
@@ -114,8 +113,8 @@ def measured(scores: np.ndarray, split: Split, threshold: float) -> dict[str, fl
         "threshold": threshold,
         "detector_accuracy": float((said == truth).mean()),
         "false_alarms": float(said[~truth].mean()),
-        "average_precision": float(average_precision_score(truth, scores)),
-        "auroc": float(roc_auc_score(truth, scores)),
+        "average_precision": average_precision(scores, truth),
+        "auroc": auroc(scores, truth),
         **found,
     }
 

@@ -16,12 +16,9 @@ from jaxnets.data.dividing import stratified_indices
 from jaxnets.devices.parallel import gathered, own_copy, spread
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
-from jaxnets.metrics.classification import (
-    average_precision,
-    balanced_accuracy,
-    calibration_error,
-)
+from jaxnets.metrics.classification import balanced_accuracy, calibration_error
 from jaxnets.metrics.frechet import frechet_distance
+from jaxnets.metrics.ranking import average_precision
 from jaxnets.processes import distributed
 from jaxnets.registry import Registry
 from jaxnets.train.state import TrainState
@@ -149,11 +146,13 @@ class Classification:
 
     @cached_property
     def average_precision(self) -> np.ndarray:
-        """[K] of each class, by the probability that it is given; NaN where it does not occur."""
+        """[K] of each class, by the probability that it is given; NaN where there is no other."""
         shares = log_softmax(self.logits.astype(np.float64), axis=1)
-        return np.array(
-            [average_precision(shares[:, k], self.labels == k) for k in range(shares.shape[1])]
-        )
+        areas = np.full(shares.shape[1], np.nan)
+        for label in np.unique(self.labels):
+            if not (of_class := self.labels == label).all():
+                areas[label] = average_precision(shares[:, label], of_class)
+        return areas
 
 
 def classification(

@@ -3,7 +3,6 @@
 Those of generated images take features or logits of a judge, whole.
 """
 
-from jaxnets.metrics.classification import average_precision as average_precision
 from jaxnets.metrics.classification import balanced_accuracy as balanced_accuracy
 from jaxnets.metrics.classification import calibration_error as calibration_error
 from jaxnets.metrics.collapse import least_class_share as least_class_share

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-__all__ = ["average_precision", "balanced_accuracy", "calibration_error"]
+__all__ = ["balanced_accuracy", "calibration_error"]
 
 
 def balanced_accuracy(confusion: ArrayLike) -> float:
@@ -33,20 +33,3 @@ def calibration_error(logits: ArrayLike, labels: ArrayLike, *, bins: int = 15) -
     gap = (values.argmax(axis=1) == np.asarray(labels)) - confidence
     place = np.ceil(confidence * bins).astype(int)
     return float(np.abs(np.bincount(place, gap)).sum() / len(gap)) if len(gap) else float("nan")
-
-
-def average_precision(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Average precision, `sum_i (recall_i - recall_(i-1)) precision_i` over falling thresholds.
-
-    NaN where nothing is positive.
-
-    Args:
-      scores: [N], the higher the more surely positive; equal ones share a threshold.
-      positive: [N] booleans.
-    """
-    values, right = np.asarray(scores), np.asarray(positive, bool)
-    order = np.argsort(-values, kind="stable")
-    hits = np.cumsum(right[order])
-    ends = np.flatnonzero(np.diff(values[order], append=np.nan))  # the last of each score
-    gained = np.diff(hits[ends], prepend=0)
-    return float((gained * hits[ends] / (ends + 1)).sum() / hits[-1]) if hits[-1:].any() else np.nan
