@@ -29,7 +29,7 @@ from hostile_pools import (
 )
 
 from experiments.configs import Families, Reproduce
-from jaxnets.commands.configs import classify, data, generate, quickstart, use
+from jaxnets.commands.configs import classify, data, generate, quickstart, spot, use
 from jaxnets.commands.configs.constraints import Range, constraints
 
 SEED = 0
@@ -42,6 +42,9 @@ TRAIN: dict[str, Any] = {"data": "digits", "epochs": 0.05, "batch_size": 16, "de
 COMMANDS: dict[str, Any] = {
     "classify": classify.Classify(**TRAIN, network="lenet5", eval_every=1.0),
     "generate": generate.Generate(**TRAIN, width=0.1),
+    "spot train": spot.SpotTrain(
+        real="digits", generated=("folder:pictures",), epochs=0.05, devices=1
+    ),
     "evaluate": use.Evaluate(Path("gan")),
     "report": use.Report(Path("gan")),
     "sample": use.Sample(Path("gan")),
@@ -113,6 +116,8 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         "count": [10**12, HUGE],
         "per_class": [10**9, HUGE],
         "labels_per_class": [*few, 10**6, HUGE],
+        "rare": [("nothing=3",), ("3=0",), ("3=-1",), ("3=1000000",), ("3=1", "3=2"), ("",)],
+        **{key: [Path(text) for text in NO_RUN] for key in ("add_samples", "keep_by")},
         "image_size": [(0,), (-1,), (10**6,), (HUGE,), (8, -HUGE), (8, 8, 8), ()],
         "background": ["no colour", " ", "#12", "x" * 5000, "\udcff"],
         "devices": [*few, 99, HUGE],
@@ -125,7 +130,7 @@ def pools(draw: random.Random) -> dict[str, Pool]:
         **dict.fromkeys(("generator_fields", "discriminator_fields"), NO_FIELDS),
         **{key: [name for name in NO_NAME if name] for key in ("conditioning", "preset")},
         "sweep": [*(name for name in NO_NAME if name), *NO_SWEEP],
-        "matching_cnn": [Path(text) for text in NO_RUN],  # and no --matching-weight
+        "teacher": [Path(text) for text in NO_RUN],
         "best_by": NO_NAME,
         "freeze": NO_NAME,  # and no --init-from
         "init_from": [*NO_RUN, "imagenet", "hf:", "hf:a", "x.pth", "x.safetensors", "file/x.pt"],
@@ -169,10 +174,12 @@ def _own_pools() -> dict[tuple[str, str], Pool]:
         ("sample", "style_mixing"): [0, -1, 10**12, HUGE],
         ("sample", "truncation_sweep"): ["", " ", "0", "1.5", "0.5,,1", "nan", "x" * 5000, "-1"],
         ("evaluate", "metrics"): [name for name in NO_NAME if name],
-        ("generate", "metrics"): [*(name for name in NO_NAME if name), "frechet"],  # and no --judge
+        ("generate", "metrics"): [name for name in NO_NAME if name],
         ("evaluate", "samples"): [1, 0, -1, HUGE],  # without --metrics
         ("families", "names"): [(name,) for name in NO_NAME] + [("dcgan", "dcgan")],
         ("families", "minutes"): [(1.0, 1.0)],
+        ("spot train", "real"): NO_DATA,
+        ("spot train", "generated"): [(), *((text,) for text in [*NO_RUN, "digits"])],
         ("reproduce", "out"): [Path(text) for text in NOT_A_FILE],
         ("reproduce", "run_dir"): [Path(text) for text in ("file", "file/x", "a\0b", "x" * 300)],
         ("reproduce", "judge"): [Path("gan"), Path("nowhere")],
@@ -276,6 +283,14 @@ LINES: list[tuple[str, ...]] = [
     ("sample gan --images --out full", "notes.txt"),
     ("sample gan --images --out file", "is a file"),
     ("marks image.png --key",),
+    ("inspect --method f-anogan", "folder:PATH"),
+    ("inspect --data digits --method f-anogan", "folder:PATH"),
+    ("inspect --data folder:full --method f-anogan", "no faultless picture"),
+    ("inspect --data folder:nowhere --method f-anogan", "not there"),
+    ("inspect --data folder:full --method f-anogan --image-size 0", "image size"),
+    ("inspect --data folder:full --coreset 0.5", "--coreset needs --method patchcore"),
+    ("inspect --data folder:full --method f-anogan --false-alarms 1", "--false-alarms"),
+    ("inspect --data folder:full --features gan", "no checkpoint"),
     ("marks full", "holds no images"),
     ("reproduce classify-digits --judge classifier", "--judge"),
     ("reproduce classify-digitz", "classify-digits"),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 #: What the folders that `furnish` makes were run with.
 RUNS: dict[str, dict[str, Any]] = {
     "classifier": {"data": "digits", "network": "lenet5", "batch_size": 16, "epochs": 0.05},
@@ -44,9 +46,12 @@ def network_text(name: str) -> str:
 
 
 def furnish(folder: Path) -> None:
-    """Makes what the paths of the cases name: a file, a folder, and two runs."""
+    """Makes what the paths of the cases name: a file, a folder, pictures, and two runs."""
     (folder / "file").write_text("not yours")
     (folder / "image.png").write_bytes(IMAGE)
+    (folder / "pictures").mkdir()
+    for number in range(32):
+        Image.new("L", (8, 8), 7 * number).save(folder / "pictures" / f"{number}.png")
     (folder / "full").mkdir()
     (folder / "full" / "notes.txt").write_text("keep")
     for name in RUNS:

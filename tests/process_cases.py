@@ -4,11 +4,9 @@ import contextlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-from jaxnets.processes.lines import key_of
-from jaxnets.processes.meeting import Hello
+from jaxnets.processes.door import Hello
 
-SECRET = "correct horse battery staple"
-KEY = key_of(SECRET)
+SECRET = b"correct horse battery staple"
 
 #: Nothing takes so many seconds, unless someone can hold it up.
 LONG = 60.0
@@ -16,8 +14,8 @@ LONG = 60.0
 
 def hello(index, count=2, **changes):
     """What process `index` of here says of itself."""
-    said = {"versions": {"jaxnets": "1"}, "config": {"seed": 0, "width": None}, **changes}
-    return Hello(index, count, f"process 1{index} of here", **said)
+    setup = {"jaxnets": "1", "seed": 0, "width": None, **changes}
+    return Hello(index, count, f"process 1{index} of here", setup)
 
 
 def in_threads(function, *arguments):

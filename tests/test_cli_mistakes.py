@@ -184,8 +184,8 @@ def test_a_file_of_values_stands_before_the_flags(tmp_path):
     assert (config.epochs, config.image_size, config.flip) == (5.0, (24, 72), False)
     assert config.network == "lenet5" and config.width is None
     kept = tmp_path / "config.json"
-    kept.write_text('{"config": {"balance_classes": true, "width": null}}')
-    assert commands.parse(["classify", f"--config={kept}"]).balance_classes
+    kept.write_text('{"config": {"balance": "weights", "width": null}}')
+    assert commands.parse(["classify", f"--config={kept}"]).balance == "weights"
     for text, told in (("epoch = 3", "is it --epochs?"), ("epochs 3", "neither TOML nor JSON")):
         path.write_text(text)
         with pytest.raises(UserError, match=told):

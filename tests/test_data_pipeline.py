@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnets.columns import Image
 from jaxnets.data import (
+    LazyRows,
     Order,
     ResidentPipeline,
     Split,
@@ -97,6 +99,35 @@ def test_streaming_equals_resident_bit_for_bit(workers):
             assert_same(batches(streaming, first_step, steps), batches(resident, first_step, steps))
     finally:
         streaming.close()
+
+
+@pytest.mark.parametrize("make", [ResidentPipeline, partial(StreamingPipeline, workers=0)])
+def test_each_process_is_fed_its_rows_of_the_same_batches(make):
+    whole, *parts = (
+        make(make_split(), 8, 3, rows=rows).feed(3, 2)
+        for rows in (None, *(slice(first, first + 2) for first in range(0, 8, 2)))
+    )
+
+    def check(all_of_them, *of_each):
+        np.testing.assert_array_equal(np.concatenate(of_each, axis=1), all_of_them)
+
+    jax.tree.map(check, whole, *parts)
+
+
+def test_what_another_process_feeds_is_not_read():
+    seen = []
+
+    def read(row, column, random):
+        seen.append(row)
+        return np.zeros((2, 2, 1), np.uint8)
+
+    labels = np.zeros(40, np.int32)
+    rows = LazyRows(np.arange(40), labels, Image((2, 2, 1)), read)
+    split = Split(rows, labels, columns={"inputs": Image((2, 2, 1))})
+    pipeline = StreamingPipeline(split, 8, 0, workers=0, rows=slice(6, 8))
+    pipeline.feed(0, 1)
+    assert seen == pipeline.order.indices(0, 1)[0, 6:8].tolist()
+    pipeline.close()
 
 
 def test_consecutive_feeds_go_on_with_one_reader(monkeypatch):

@@ -115,7 +115,7 @@ def test_choices_of_a_classifier(workplace):
         "classify",
         TINY,
         "--network lenet5 --optimizer adam --schedule cosine --warmup 0.1 "
-        "--loss focal --balance-classes --crop-padding 1 --cutout 3 --mixup 0.4 --dropout 0.2 "
+        "--loss focal --balance weights --crop-padding 1 --cutout 3 --mixup 0.4 --dropout 0.2 "
         "--micro-batches 2 --dtype bfloat16 --validation-fraction 0.2 --patience 1 "
         "--eval-every 0.02 --memory-budget-mb 0 --run-dir cnn",
     )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxnets.commands import findings
 from jaxnets.data import DataSet, Split
+from jaxnets.judge.evaluate import classification
 
 SIDE = 8
 
@@ -39,13 +40,15 @@ def data() -> DataSet:
 
 
 def test_classes_are_told_from_the_worst(data):
-    table = findings.by_class(np.array([[1, 1], [0, 4]]), data)
+    sure, labels = 5.0 * np.eye(2), np.array([0, 0, 1, 1, 1, 1])
+    told = classification(sure[[0, 1, 1, 1, 1, 1]], labels)
+    table = findings.by_class([told], data)
     assert list(table.rows) == [
-        ("dark", 15, 2, "50.0%", "100.0%"),
-        ("bright", 15, 4, "100.0%", "80.0%"),
+        ("dark", 15, 2, "50.0%", "100.0%", "66.7%"),
+        ("bright", 15, 4, "100.0%", "80.0%", "80.0%"),
     ]
-    never = findings.by_class(np.array([[0, 0], [2, 0]]), data)
-    assert never.rows[0][3:] == ("none", "0.0%") or never.rows[1][3:] == ("none", "0.0%")
+    never = findings.by_class([classification(sure[[0, 0]], np.array([1, 1]))], data)
+    assert ("none", "0.0%", "none") in [row[3:] for row in never.rows]
 
 
 def test_mistakes_and_doubts_are_drawn_with_where_it_looked(data):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from experiments.benchmarks import torch_steps
 from experiments.benchmarks.torch_networks import make_twin
+from jaxnets.commands.configs.options import given
 from jaxnets.judge import evaluate
 from jaxnets.train import optimizers
 
@@ -63,7 +64,7 @@ class TorchTraining:
             form,
             device,
             dtype=config.dtype,
-            label_smoothing=config.label_smoothing,
+            label_smoothing=given(config.label_smoothing),
         )
         reach = config.crop_padding or 0
         padded = np.pad(train.inputs, [(0, 0), (reach, reach), (reach, reach), (0, 0)], "reflect")

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from experiments.studies.configs import FewLabels, RareClasses, Spot, Teacher
+from experiments.studies.configs import FewLabels, Inspection, RareClasses, Spot, Teacher
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.session import Session
 
@@ -16,6 +16,7 @@ STUDIES: dict[type, str] = {
     RareClasses: "rare_classes",
     Spot: "spot",
     Teacher: "teacher",
+    Inspection: "inspect",
 }
 
 

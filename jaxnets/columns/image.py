@@ -59,10 +59,14 @@ class Image:
     Attributes:
       shape: (H, W, C).
       background: the colour that transparent pictures are laid on when they are read.
+      qualities: of JPEG files, so that pictures bear the same traces whatever files they come
+        from: what is no JPEG becomes one, of one of these qualities; resized and cropped, all go
+        through JPEG of the lowest. Empty leaves pictures as they are.
     """
 
     shape: tuple[int, int, int]
     background: str = dataclasses.field(default="white", compare=False)
+    qualities: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     kind = "image"
     stored = np.dtype(np.uint8)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from jaxnets.commands import (
     few_labels,
     findings,
     populations,
+    samples,
     starting,
     training,
 )
@@ -35,6 +36,7 @@ from jaxnets.commands.configs.classify import (
     resolve,
 )
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.reading import SAMPLES
 from jaxnets.commands.history import History
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split, augment
@@ -66,6 +68,13 @@ class Built:
     #: (state of one member, split) -> how well it does
     judge: Callable[[TrainState, Split], Classification]
     start: starting.Start | None
+    #: generated images among those of `train`
+    added: samples.Added | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `config.json` keeps of those images."""
+        return {} if self.added is None else {SAMPLES: self.added.fingerprint}
 
 
 def describe(config: Classify, dataset: DataSet) -> Description:
@@ -90,9 +99,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         )
     size = given(config.batch_size)
     checks.check_batch(size, mesh, config.micro_batches)
-    seeds = populations.seeds(config)
-    of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
-    trains, held_outs, pools = zip(*(of_seed[seed] for seed in seeds), strict=True)
+    trains, held_outs, pools, added = _examples(config, dataset)
     description = describe(config, dataset)
     column = dataset.columns["inputs"]
     few_labels.check(config, column)
@@ -120,10 +127,11 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
 
     step_of = partial(_step, config, dataset, trains[0], weak, frozen, feed.total_steps)
     predict = evaluate.make_predict(model, mesh, views=config.test_views)
+    rare = training.rare_classes(config, dataset.columns)
 
     def judge(of: TrainState, split: Split) -> Classification:
         logits, _ = predict(of.nets["classifier"].averaged, split)
-        return evaluate.classification(logits, split.target)
+        return evaluate.classification(logits, split.target, tuple(rare))
 
     def scores(of: TrainState, member: int) -> dict[str, float]:
         splits = {"test": dataset.splits["test"], "validation": held_outs[member]}
@@ -147,7 +155,27 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
         warn=findings.watch(config, dataset),
     )
     start = start and start.telling(init)
-    return Built(task, description, model, trains[0], feed.steps_per_epoch, judge, start)
+    steps = feed.steps_per_epoch
+    return Built(task, description, model, trains[0], steps, judge, start, added)
+
+
+class _Examples(NamedTuple):
+    """What each member is trained on, what is held out, all that is left to train, and samples."""
+
+    trains: Sequence[Split]
+    held_outs: Sequence[Split | None]
+    pools: Sequence[Split]
+    added: samples.Added | None
+
+
+def _examples(config: Classify, dataset: DataSet) -> _Examples:
+    seeds = populations.seeds(config)
+    of_seed = {seed: _splits(config, dataset, seed) for seed in set(seeds)}
+    trains, held_outs, pools = zip(*(of_seed[seed] for seed in seeds), strict=True)
+    added = samples.added(config, dataset, trains[0])
+    if added is not None:  # a sweep's members have the same images
+        trains = (data.joined(trains[0], added.split),) * len(trains)
+    return _Examples(trains, held_outs, pools, added)
 
 
 def _step(
@@ -182,16 +210,19 @@ def _splits(config: Classify, dataset: DataSet, seed: int) -> tuple[Split, Split
     train, held_out = dataset.splits["train"], dataset.splits.get("validation")
     if config.validation_fraction:
         train, held_out = data.split_validation(train, config.validation_fraction, seed)
-    return training.labelled(config, train, seed), held_out, train
+    pool = training.labelled(dataclasses.replace(config, labels_per_class=None), train, seed)
+    return training.labelled(config, train, seed), held_out, pool
 
 
 def _augmentation(config: Classify, column: Column) -> augment.Augmentation | None:
     """What is done to a training example of a kind of data."""
     if column.kind == "image":
-        return augment.augmentation(config.crop_padding or 0, bool(config.flip), config.cutout)
-    if config.crop_padding or config.flip or config.cutout or config.test_views != "plain":
+        crop, flip = config.crop_padding or 0, bool(config.flip)
+        return augment.augmentation(crop, flip, config.cutout, config.degrade)
+    changes = (config.crop_padding, config.flip, config.cutout, config.degrade)
+    if any(changes) or config.test_views != "plain":
         raise UserError(
-            "--crop-padding, --flip, --cutout and --test-views are for images; "
+            "--crop-padding, --flip, --cutout, --degrade and --test-views are for images; "
             f"{config.data} has none"
         )
     if column.kind == "sound":
@@ -202,17 +233,19 @@ def _augmentation(config: Classify, column: Column) -> augment.Augmentation | No
 
 
 def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax.Array]:
-    """The loss, with class weights where they are balanced."""
-    weights = None
-    if config.balance_classes:
-        counts = np.bincount(train.target, minlength=dataset.num_classes)
-        weights = len(train) / (dataset.num_classes * np.maximum(counts, 1))
-    return partial(
+    """The loss, with what balances the classes."""
+    counts, weights = np.bincount(train.target, minlength=dataset.num_classes), None
+    if config.balance == "weights":
+        weights = losses.inverse_weights(counts)
+    elif config.balance == "effective":
+        weights = losses.effective_weights(counts, config.balance_beta)
+    loss = partial(
         losses.CLASSIFICATION_LOSSES[config.loss],
         label_smoothing=config.label_smoothing,
-        class_weights=None if weights is None else jnp.asarray(weights, jnp.float32),
+        class_weights=weights,
         **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),
     )
+    return losses.balanced_softmax(loss, counts) if config.balance == "softmax" else loss
 
 
 def _optimizer(
@@ -233,7 +266,7 @@ def _first_state(
     config: Classify,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    trains: tuple[Split, ...],
+    trains: Sequence[Split],
     start: starting.Start | None,
     member: int,
 ) -> TrainState:
@@ -244,7 +277,7 @@ def _first_state(
     def prepared(variables: dict[str, Any]) -> dict[str, Any]:
         if start is not None:
             return start.into("classifier", variables)
-        if column.kind != "image":
+        if column.kind != "image" or config.network not in models.CLASSIFIERS:
             return variables
         prepare = models.CLASSIFIERS[given(config.network)].prepare
         if prepare is None:
@@ -277,10 +310,8 @@ def suited(asked: Classify, config: Classify, dataset: DataSet) -> Classify:
       dataset: the images.
     """
     size, rate = given(config.batch_size), given(config.learning_rate)
-    images = len(dataset.splits["train"])
-    if config.labels_per_class is not None:
-        images = min(images, config.labels_per_class * dataset.num_classes)
-    images = int(images * (1 - config.validation_fraction))
+    train = training.labelled(config, dataset.splits["train"], config.seed)
+    images = int(len(train) * (1 - config.validation_fraction))
     own = config.data in PRESETS or config.data.startswith(OWN_VALUES)
     # With unlabelled examples, an epoch is a pass over those.
     steps = 1 if own or few_labels.is_on(config) else FEWEST_STEPS
@@ -333,6 +364,7 @@ def run(config: Classify, session: Session) -> Path:
     if dataset.columns["inputs"].kind == "tokens":
         accuracy, model = baseline.tfidf_accuracy(built.train, test)
         numbers = {**numbers, "linear_test_accuracy": accuracy, "linear_model": model}
+    numbers = {**numbers, "classes": findings.class_numbers(judged, dataset.class_names)}
     common.write_summary(folder, numbers, done.result)
     history, variables = History(folder, done.config), first.nets["classifier"].averaged
     trained = built.description.trained(built.model, variables, int(first.step))

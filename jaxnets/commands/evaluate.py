@@ -14,7 +14,9 @@ from jaxnets.commands import (
     checks,
     classify,
     common,
+    findings,
     generate,
+    inspect,
     judging,
     pictures,
     populations,
@@ -25,6 +27,7 @@ from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints, sweeps
 from jaxnets.commands.configs import generate as generate_config
 from jaxnets.commands.configs.generate import Generate
+from jaxnets.commands.configs.inspect import Inspect
 from jaxnets.commands.configs.reading import config_of_run, need_kind
 from jaxnets.commands.configs.use import Evaluate
 from jaxnets.commands.gan_step import Built
@@ -50,8 +53,8 @@ def run(config: Evaluate, session: Session) -> None:
     if config.samples is not None and not config.metrics:
         raise UserError("--samples needs scores to take: choose some with --metrics")
     constraints.check(config)
-    measures = {"classify": _classifier, "generate": _gan}
-    need_kind(config.run, record, "evaluate")
+    measures = {"classify": _classifier, "generate": _gan, "inspect": _inspector}
+    need_kind(config.run, record, "evaluate", tuple(measures))
     dataset, step, numbers = measures[record["experiment"]](config, record, mesh)
     why = provenance.changes(config.run, record["config"], dataset)
     if why is not None:
@@ -64,16 +67,35 @@ def run(config: Evaluate, session: Session) -> None:
     print(json.dumps(content, indent=2))
 
 
-def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
-    """The images of a run of `classify`, its step and its numbers."""
+def _no_gan(config: Evaluate, what: str) -> None:
+    """Fails for flags that are for runs of `generate` alone."""
     for flag, value in (("--judge", config.judge), ("--metrics", config.metrics)):
         if value:
-            raise UserError(f"{config.run} is a classifier; {flag} is for runs of `generate`")
+            raise UserError(f"{config.run} is {what}; {flag} is for runs of `generate`")
+
+
+def _inspector(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
+    """The images of a run of `inspect`, its step and its numbers."""
+    _no_gan(config, "an inspector")
+    options = config_of_run(config.run, record, Inspect, lambda options: options)
+    return inspect.evaluate_again(config.run, options)
+
+
+def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
+    """The images of a run of `classify`, its step and its numbers."""
+    _no_gan(config, "a classifier")
     options = config_of_run(config.run, record, classify_config.Classify, classify_config.resolve)
     dataset = common.load_data(options, options.data)
     built = classify.build(judging.for_looking(options, mesh), dataset, mesh)
     state = judging.trained(config.run, built.task, mesh)
     numbers = built.task.evaluate(state)
+    test = dataset.splits["test"]
+    judged = [
+        built.judge(member, test)
+        for member in populations.members(options, state)
+        if not populations.has_diverged(member)
+    ]
+    numbers = {**numbers, "classes": findings.class_numbers(judged, dataset.class_names)}
     for sentence in sweeps.winners(options, populations.names(options), numbers)[1]:
         print(sentence, file=sys.stderr)
     return dataset, int(state.step), numbers

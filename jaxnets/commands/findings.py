@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import scipy
 
-from jaxnets.commands import populations
+from jaxnets.commands import common, populations, training
 from jaxnets.commands.configs.classify import Classify
 from jaxnets.commands.configs.options import given
 from jaxnets.commands.history import History
@@ -23,11 +23,21 @@ from jaxnets.errors import UserError
 from jaxnets.judge.evaluate import Classification
 from jaxnets.judge.grad_cam import grad_cam
 from jaxnets.media import report
+from jaxnets.media.heat import painted
 from jaxnets.run.guard import LearningWatch
 from jaxnets.run.trained import TrainedClassifier
 from jaxnets.typing import PyTree
 
-__all__ = ["augmented", "by_class", "next_steps", "of_data", "told_cases", "watch", "write"]
+__all__ = [
+    "augmented",
+    "by_class",
+    "class_numbers",
+    "next_steps",
+    "of_data",
+    "told_cases",
+    "watch",
+    "write",
+]
 
 #: Cases of a kind that are drawn, and classes of so few training examples that are named.
 _CASES, _SCARCE = 6, 20
@@ -41,6 +51,7 @@ def augmented(config: Classify) -> str:
         f"changed by RandAugment ({config.rand_augment})" if config.rand_augment else "",
         f"shifted by up to {config.crop_padding} pixels" if config.crop_padding else "",
         "mirrored, half of them" if config.flip else "",
+        f"degraded with probability {config.degrade:g}" if config.degrade else "",
         f"blanked in a square of {config.cutout} pixels" if config.cutout else "",
         "blended in pairs (mixup)" if config.mixup else "",
     ]
@@ -60,6 +71,9 @@ _ROWS = {
     "test_balanced_accuracy": ("mean recall of the classes", ".2%"),
     "test_loss": ("test loss (mean negative log-likelihood)", ".4f"),
     "test_calibration_error": ("expected calibration error", ".4f"),
+    "test_rare_recall": ("recall of the rare classes", ".2%"),
+    "test_rare_average_precision": ("average precision of the rare classes", ".2%"),
+    "test_others_accuracy": ("accuracy on the other classes", ".2%"),
     "linear_test_accuracy": ("test accuracy of {linear_model}", ".2%"),
 }
 
@@ -98,12 +112,14 @@ def of_data(
     """
     column, test = dataset.columns["inputs"], dataset.splits["test"]
     confusion = np.sum([one.confusion for one in judged], axis=0)
+    seen = training.labelled(history.config, dataset.splits["train"], history.config.seed)
+    dataset = dataclasses.replace(dataset, splits={**dataset.splits, "train": seen})
     values = {**history.numbers, "epoch": math.inf if history.summary else history.epoch}
     last = [r["accuracy"] for r in history.records if r.get("accuracy") is not None][-1:]
     values["accuracy"] = last[0] if last else math.nan
     parts: list[report.Section] = [
         next_steps(watch(history.config, dataset)(values), dataset),
-        by_class(confusion, dataset),
+        by_class(judged, dataset),
         report.Figure(
             report.confusion_svg(confusion, dataset.class_names),
             "How many test examples of each class are taken for which.",
@@ -120,11 +136,27 @@ def of_data(
     return parts
 
 
-def by_class(confusion: np.ndarray, dataset: DataSet) -> report.Table:
-    """Precision and recall of each class, the worst recall first."""
+def class_numbers(
+    judged: Sequence[Classification], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Recall and average precision of each class, by its name: means over what was judged."""
+    numbers = {
+        "recall": np.mean([one.recall for one in judged], axis=0),
+        "average_precision": np.mean([one.average_precision for one in judged], axis=0),
+    }
+    return {
+        name: common.finite({what: float(of[k]) for what, of in numbers.items()})
+        for k, name in enumerate(names)
+    }
+
+
+def by_class(judged: Sequence[Classification], dataset: DataSet) -> report.Table:
+    """Recall, precision and average precision of each class, the worst recall first."""
+    confusion = np.sum([one.confusion for one in judged], axis=0)
     right, there, said = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     trained = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
     recall = right / np.maximum(there, 1)
+    ranked = np.mean([one.average_precision for one in judged], axis=0)
 
     def share(of: Any, total: Any) -> str:
         return f"{of / total:.1%}" if total else "none"
@@ -136,13 +168,22 @@ def by_class(confusion: np.ndarray, dataset: DataSet) -> report.Table:
             int(there[k]),
             share(right[k], there[k]),
             share(right[k], said[k]),
+            "none" if math.isnan(ranked[k]) else f"{ranked[k]:.1%}",
         )
         for k in np.argsort(recall, kind="stable")
     ]
-    header = ("class", "for training", "for testing", "recall", "precision")
+    header = (
+        "class",
+        "for training",
+        "for testing",
+        "recall",
+        "precision",
+        "average precision",
+    )
     note = (
         "Recall: share of the class that is recognised. Precision: share of what is taken for the "
-        "class that is of it."
+        "class that is of it; average precision: its mean over all thresholds of the class's "
+        "probability."
     )
     return report.Table(rows, header=header, note=note, heading="Classes")
 
@@ -174,7 +215,7 @@ def told_cases(
         if images.shape[-1] not in (1, 3):
             images = images.mean(axis=-1, keepdims=True)
         shown = np.broadcast_to(images, (*images.shape[:3], 3)).astype(np.uint8)
-        cells = [shown] if maps is None else [shown, _painted(shown, maps)]
+        cells = [shown] if maps is None else [shown, painted(shown, maps)]
         labels = [
             f"{names[test.target[r]]}: taken for {names[said[r]]} ({sure[r]:.0%})"
             if said[r] != test.target[r]
@@ -193,12 +234,6 @@ def told_cases(
     return sections
 
 
-def _painted(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Images [N, H, W, 3] uint8 with red where maps [N, H, W] are 1."""
-    share = 0.6 * maps[..., None]
-    return ((1 - share) * images + share * np.array([255, 0, 0])).astype(np.uint8)
-
-
 def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:
     """What to try next, in words."""
     counts = np.bincount(dataset.splits["train"].target, minlength=dataset.num_classes)
@@ -208,7 +243,7 @@ def next_steps(warnings: Mapping[str, str], dataset: DataSet) -> report.Text:
         said = [
             *said,
             f"Fewer than {_SCARCE} training examples: {some_of(scarce)}. More of them help most; "
-            "--balance-classes weighs them up.",
+            "--balance oversample shows them more often.",
         ]
     if not said:
         said = ["Nothing stands out. --seeds 3 says how far the numbers vary by chance."]

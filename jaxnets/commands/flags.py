@@ -33,7 +33,7 @@ from tyro.constructors import (
 )
 
 from jaxnets.commands.configs.constraints import flag as flag_of
-from jaxnets.commands.configs.reading import FINGERPRINT, WEIGHTS
+from jaxnets.commands.configs.reading import FINGERPRINTS
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
@@ -270,7 +270,7 @@ def _flags_of_file(path: Path, hints: Mapping[str, Any]) -> list[str]:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         values = values.get("config", values)
         # A run's own file also says which data and weights it began with.
-        values = {k: v for k, v in dict(values).items() if k not in (FINGERPRINT, WEIGHTS)}
+        values = {k: v for k, v in dict(values).items() if k not in FINGERPRINTS}
         pairs = [(flag_of(str(name)), value) for name, value in values.items()]
     except OSError as error:
         raise UserError(f"--config {path} can't be read: {error.strerror}") from error

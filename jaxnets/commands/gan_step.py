@@ -17,11 +17,16 @@ from jaxnets.commands.configs import sweeps
 from jaxnets.commands.configs.constraints import ends, is_ramp
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.configs.reading import TEACHER
+from jaxnets.commands.teaching import Teacher
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import Sample
 from jaxnets.judge.scoring import Judge
 from jaxnets.models import make_discriminator, make_generator
+from jaxnets.models.classifiers import scale_widths
+from jaxnets.models.conditioning import TaughtDiscriminator
+from jaxnets.models.projected import ProjectedDiscriminator
 from jaxnets.run.load import Description
 from jaxnets.run.task import Lazily, Task
 from jaxnets.run.trained import TrainedGenerator
@@ -29,6 +34,9 @@ from jaxnets.train import optimizers, state, steps
 from jaxnets.train.game import Game
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
+
+#: Channels of the heads on a teacher's features, times --width.
+_HEADS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +59,17 @@ class Built:
     metrics: Sequence[str]
     conditional: bool
     start: starting.Start | None
+    teacher: Teacher | None = None
 
     @property
     def train(self) -> Split:
         """The images that the first, or only, member is trained on."""
         return self.trains[0]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `config.json` keeps of the teacher."""
+        return {} if self.teacher is None else {TEACHER: self.teacher.digest}
 
     def trained(self, state: TrainState) -> TrainedGenerator:
         """The generator of one member's state, whole on this process."""
@@ -93,11 +107,15 @@ def _of_both(config: Generate, dataset: DataSet) -> dict[str, Any]:
     }
 
 
-def networks(config: Generate, dataset: DataSet) -> Any:
+def networks(config: Generate, dataset: DataSet, teacher: Teacher | None = None) -> Any:
     """The (generator, discriminator) that a resolved config names."""
     shape = dataset.columns["inputs"].shape
     arguments = dict(describe(config, dataset).network)
     generator = make_generator(arguments.pop("name"), image_shape=shape, **arguments)
+    if teacher is not None and config.teach == "project":
+        both = _of_both(config, dataset)
+        (both["width"],) = scale_widths((_HEADS,), both["width"])
+        return generator, ProjectedDiscriminator(teacher.scales, **both)
     discriminator = make_discriminator(
         config.discriminator or given(config.generator),
         image_shape=shape,
@@ -108,6 +126,8 @@ def networks(config: Generate, dataset: DataSet) -> Any:
         spectral_norm=config.spectral_norm,
         **_of_both(config, dataset),
     )
+    if teacher is not None and config.teach == "distil":
+        discriminator = TaughtDiscriminator(discriminator, teacher.size)
     return generator, discriminator
 
 
@@ -197,7 +217,7 @@ def keeps_average(config: Generate) -> bool:
     return max(span) > 0 or sweeps.is_swept(config, "ema_half_life")
 
 
-def _terms(numbers: Numbers, penalised: bool, matched: Callable[..., Any] | None) -> list[Any]:
+def _terms(numbers: Numbers, penalised: bool, teacher: Teacher | None) -> list[Any]:
     """The terms of both players' losses; the costly ones only where the step is to have them."""
     config, terms = numbers.config, []
     every = given(config.penalty_every)
@@ -209,7 +229,10 @@ def _terms(numbers: Numbers, penalised: bool, matched: Callable[..., Any] | None
     if penalised and sweeps.uses(config, "path_length_weight"):
         terms.append(losses.PathLength(_times(numbers.of("path_length_weight"), every)))
     if sweeps.uses(config, "matching_weight"):
-        terms.append(losses.FeatureMatching(numbers.of("matching_weight"), matched))
+        terms.append(losses.FeatureMatching(numbers.of("matching_weight")))
+    if teacher is not None and config.teach != "project":
+        term = {"distil": losses.Distillation, "match": losses.FeatureMatching}[given(config.teach)]
+        terms.append(term(features=teacher.pooled, weight=numbers.of("teacher_weight")))
     if config.conditioning == "auxiliary" and sweeps.uses(config, "auxiliary_weight"):
         weight = numbers.of("auxiliary_weight")
         terms += [losses.Auxiliary(player, weight) for player in ("discriminator", "generator")]
@@ -220,7 +243,7 @@ def maker(
     config: Generate,
     nets: tuple[Any, Any],
     total_steps: int,
-    matched: Callable[..., Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> Callable[..., Game]:
     """How a member's step is made: `(numbers swept, penalised) -> step`.
 
@@ -228,7 +251,7 @@ def maker(
       config: resolved.
       nets: generator and discriminator.
       total_steps: of the run.
-      matched: images -> features that are matched; None for the discriminator's.
+      teacher: the CNN that helps, if one does.
     """
     adversarial = losses.adversarial_loss(given(config.loss))
     # What is unknown is refused now, and not when the step is first traced.
@@ -248,7 +271,7 @@ def maker(
             latent_size=given(config.latent_size),
             conditional=config.conditional,
             discriminator_steps=given(config.discriminator_steps),
-            terms=_terms(numbers, penalised, matched),
+            terms=_terms(numbers, penalised, teacher),
             augment=augmentation,
             augment_probability=probability,
             ema_decay=numbers.ema_decay(),

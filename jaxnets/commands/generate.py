@@ -24,6 +24,7 @@ from jaxnets.commands import (
     populations,
     scoring,
     starting,
+    teaching,
     training,
 )
 from jaxnets.commands.configs import presets, sweeps
@@ -59,7 +60,8 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     feed = training.make_feed(config, trains, config.step_images, mesh)
     checks.total_steps(given(config.score_epochs), len(trains[0]), "score_epochs")
     description = gan_step.describe(config, dataset)
-    nets = gan_step.networks(config, dataset)
+    teacher = teaching.load(config, dataset)
+    nets = gan_step.networks(config, dataset, teacher)
     shape = trains[0].inputs.shape[1:]
     keys = partial(_keys, config)
     classes = description.network["num_classes"]
@@ -67,13 +69,13 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
     init = gan_step.first_state(config, nets, shape, feed.total_steps, keys, start)
     checks.network_fits(config, lambda: populations.init(config, init), mesh)
     gan_step.check_penalty(config, nets[1], shape)
-    cnn = config.matching_cnn
-    matched = None if cnn is None else judging.features_of(cnn, dataset)
-    step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, matched))
+    step = gan_step.whole_step(config, gan_step.maker(config, nets, feed.total_steps, teacher))
     sample = sampling.make_sample(
         nets[0], latent_size=given(config.latent_size), conditional=config.conditional
     )
     judge = judging.load_judge(config.cnn, dataset, mesh) if config.cnn else None
+    if teacher is not None:
+        teacher.check_judge(judge)
     names, said = _metrics(config, judge, dataset), set[str]()
 
     def samples_like(of: TrainState, like: np.ndarray, seed: int = 1) -> Split:
@@ -125,6 +127,7 @@ def build(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
         names,
         config.conditional,
         start and start.telling(init),
+        teacher,
     )
 
 
@@ -293,6 +296,8 @@ def suited(asked: Generate, config: Generate, dataset: DataSet) -> Generate:
     sides = dataset.columns["inputs"].shape[:2]
     if all(24 < side <= 32 for side in sides) and _left_to_preset(asked):
         changes |= presets.small_widths(given(config.preset))
+        if config.teach == "project":
+            changes["discriminator_widths"] = None
     return dataclasses.replace(config, **changes)
 
 
@@ -302,11 +307,12 @@ def _left_to_preset(asked: Generate) -> bool:
     return all(getattr(asked, name) is None for name in names)
 
 
-def _augmented(config: Generate, dataset: DataSet) -> str:
-    """What is done to images before the discriminator sees them."""
-    if not config.augment:
-        return "images are not augmented"
-    return f"the discriminator sees real and generated images augmented: {config.augment}"
+def _seen(config: Generate, dataset: DataSet) -> str:
+    """What is done to images before the discriminator sees them, and a teacher."""
+    text = "images are not augmented"
+    if config.augment:
+        text = f"the discriminator sees real and generated images augmented: {config.augment}"
+    return "; ".join(filter(None, [text, teaching.told(config, dataset)]))
 
 
 def _build_checked(config: Generate, dataset: DataSet, mesh: Mesh) -> Built:
@@ -319,7 +325,7 @@ def run(config: Generate, session: Session) -> Path:
     """The command; gives the run's folder."""
     asked, config = config, resolve(config)
     suit, faster = partial(suited, asked), partial(_faster, asked)
-    done = training.train("generate", config, _build_checked, session, suit, _augmented, faster)
+    done = training.train("generate", config, _build_checked, session, suit, _seen, faster)
     config, built, dataset, result = done.config, done.built, done.dataset, done.result
     numbers = evaluate_generator(
         config, built, dataset, done.mesh, result.state, done.folder / "accuracy_score"

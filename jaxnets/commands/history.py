@@ -32,6 +32,7 @@ def keep(
     """Writes how a run begins into its folder, for its reports, unless it is there."""
     if (folder / _FILE).exists():
         return
+    seeds = getattr(config, "seeds", 1)
     machine, train, names = common.machine(), dataset.splits["train"], dataset.class_names
     splits = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
     counts = np.bincount(train.target, minlength=len(names)) if names else np.zeros(0)
@@ -43,7 +44,7 @@ def keep(
     rows = {
         "command": f"{session.program} {shlex.join(session.arguments)}",
         "begun": time.strftime("%Y-%m-%d %H:%M"),
-        "seed": f"{config.seed}" + f", and {config.seeds - 1} more" * (config.seeds > 1),
+        "seed": f"{config.seed}" + f", and {seeds - 1} more" * (seeds > 1),
         "versions": ", ".join(f"{n} {machine[n]}" for n in ("jaxnets", "jax", "flax", "python")),
         "machine": f"{machine['devices']} x {machine['device']}, {machine['cores']} CPU cores",
         "data": f"{dataset.name}: {splits}; {common.classes(len(names))}",

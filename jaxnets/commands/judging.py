@@ -19,6 +19,7 @@ from jaxnets.commands import classify, common, populations, scoring, training
 from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.configs.generate import IMAGENET, SHIPPED, SHIPPED_JUDGES
 from jaxnets.commands.configs.options import given
+from jaxnets.commands.samples import fitting
 from jaxnets.data import DataSet, Split
 from jaxnets.devices.parallel import replicate
 from jaxnets.errors import UserError
@@ -26,7 +27,6 @@ from jaxnets.judge import evaluate
 from jaxnets.judge.scoring import Judge, Looks
 from jaxnets.models.pretrained import load_pretrained
 from jaxnets.run.checkpoint import Checkpoints
-from jaxnets.run.load import load_run, read_description
 from jaxnets.run.loop import fit
 from jaxnets.run.runs import newest_checkpoint
 from jaxnets.run.task import Task
@@ -97,7 +97,7 @@ def load_judge(folder: Path, dataset: DataSet, mesh: Mesh) -> Judge:
         return imagenet_judge(dataset)
     if folder == SHIPPED:
         folder = shipped_cnn(dataset.name)
-    judge = _classifier(folder, dataset, "judge")
+    judge: TrainedClassifier = fitting(folder, dataset, "classifier", "a judge", classes=False)
     predict = evaluate.make_predict(judge.module, mesh)
     return Judge(
         look=partial(predict, judge.variables),
@@ -178,43 +178,13 @@ def worth(judge: Judge, dataset: DataSet, count: int) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 
-def features_of(folder: Path, dataset: DataSet) -> Callable[[Any], Any]:
-    """The classifier of a `classify` run as a function from images [B, H, W, C] to features.
-
-    It can be traced and differentiated; its weights stay as they are.
-    """
-    cnn = _classifier(folder, dataset, "matching CNN")
-
-    def features(images: Any) -> Any:
-        outputs: Any = cnn.module.apply(cnn.variables, images, train=False)
-        return outputs[1]["penultimate"]
-
-    return features
-
-
-def _classifier(folder: Path, dataset: DataSet, what: str) -> TrainedClassifier:
-    """A trained classifier for images of the size that a data set has."""
-    told = read_description(folder)
-    if told.kind != "classifier":
-        raise UserError(f"{folder} is a run of `generate`; a {what} must be one of `classify`")
-    own, column = told.inputs, dataset.columns["inputs"]
-    if own != column:
-        shapes = ["x".join(map(str, each.shape)) for each in (own, column)]
-        raise UserError(
-            f"the {what} {folder} takes {own.kind}s of {shapes[0]}, and those of {dataset.name} "
-            f"are {column.kind}s of {shapes[1]}"
-        )
-    trained: TrainedClassifier = load_run(folder)
-    return trained
-
-
 def for_looking(config: T, mesh: Mesh) -> T:
     """The config of networks that will not be trained, with a batch that these devices divide."""
     options: Any = config
     size = -(-options.batch_size // mesh.size) * mesh.size
     changes: dict[str, Any] = {"batch_size": size, "micro_batches": 1, "init_from": None}
     if hasattr(config, "mixup"):
-        changes["mixup"] = 0.0
+        changes |= {"mixup": 0.0, "add_samples": None}
     return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]
 
 

@@ -67,7 +67,7 @@ def _describe(path: Path) -> str:
         return f"{text}, unfinished"
     try:
         summary = read_json(path.parent / "summary.json")
-        shown = ("test_accuracy", "classification_accuracy_score", "frechet")
+        shown = ("test_accuracy", "classification_accuracy_score", "frechet", "auroc")
         numbers = [f"{name} {summary[name]:.4g}" for name in shown if summary.get(name) is not None]
     except (UserError, OSError, AttributeError, TypeError, ValueError):
         return f"{text} (its summary.json cannot be read)"

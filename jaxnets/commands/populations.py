@@ -60,6 +60,7 @@ def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) 
         "memory_budget_bytes": config.memory_budget_mb << 20,
         "workers": config.workers,
         "rows": parallel.own_rows(mesh, batch_size),
+        "balanced": config.balance == "oversample" and "target" in splits[0].arrays,
     }
     if size(config) == 1:
         return data.make_pipeline(splits[0], batch_size, config.seed, **options)

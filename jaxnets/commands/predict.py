@@ -1,4 +1,4 @@
-"""Tell the classes of files with a trained classifier."""
+"""Tell the classes of files with a trained classifier, or faulty parts with an inspector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from jaxnets.commands.configs.use import Predict
 from jaxnets.commands.session import Session
 from jaxnets.data.sources.single import list_files
 from jaxnets.errors import UserError
-from jaxnets.files import check_writable, cleaning, new_folder
+from jaxnets.files import check_writable, cleaning, new_folder, write_files
+from jaxnets.run.inspector import Inspected, TrainedInspector
 from jaxnets.run.load import load_run, read_description
 from jaxnets.run.trained import Prediction, TrainedClassifier, Unreadable
 
-Record = Prediction | Unreadable
+Record = Prediction | Inspected | Unreadable
 
 
 def run(config: Predict, session: Session) -> int:
@@ -33,12 +34,18 @@ def run(config: Predict, session: Session) -> int:
         if path is not None:
             check_writable(path, flag)
     member = populations.name_of(config.member)
-    if read_description(config.run, member=member).kind != "classifier":
-        raise UserError(f"{config.run} is a run of `generate`; predictions need one of `classify`")
+    kind = read_description(config.run, member=member).kind
+    if kind not in ("classifier", "inspector"):
+        raise UserError(
+            f"{config.run} is a run of `generate`; predictions need one of `classify` or `inspect`"
+        )
+    if config.out is not None and kind != "inspector":
+        raise UserError("--out is for heat maps, which a run of `inspect` makes")
     paths = list_files(config.files)
     if not paths:
         raise UserError(f"there are no files in {', '.join(config.files)}")
-    trained: TrainedClassifier = load_run(config.run, member=member)
+    trained: Any = load_run(config.run, member=member)
+    names = heat_names(config.out, paths) if config.out is not None else {}
     good = bad = 0
     with contextlib.ExitStack() as stack:
         writers: list[Callable[[Record], object]] = []
@@ -47,6 +54,8 @@ def run(config: Predict, session: Session) -> int:
         if config.csv is not None:
             top = min(config.top, len(trained.class_names))
             writers.append(stack.enter_context(_csv(config.csv, top)))
+        if config.out is not None:
+            writers.append(partial(_heat_map, trained, names))
         for record in trained.stream(paths):
             for write in writers:
                 write(record)
@@ -55,13 +64,52 @@ def run(config: Predict, session: Session) -> int:
                 print(f"{record.source}: can't be used: {record.reason}", file=sys.stderr)
                 continue
             good += 1
-            told = ", ".join(f"{name} {share:.1%}" for name, share in record.top(config.top))
-            print(f"{record.source}: {told}")
+            print(f"{record.source}: {_told(record, config.top, trained.threshold)}")
         if not good:
             raise UserError(f"none of the {bad:,} files can be used")
     if bad:
         print(f"{bad:,} of {good + bad:,} files can't be used", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _told(record: Prediction | Inspected, top: int, threshold: float | None) -> str:
+    """What is said of a file, in a line."""
+    if isinstance(record, Inspected):
+        return f"{_verdict(record)}, score {record.score:.4g}"
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in record.top(top))
+    if threshold is None:
+        return shares
+    counts = f"from {threshold:.1%} on it counts as {record.class_names[1]}"
+    return f"estimate: {record.name} ({shares}; {counts})"
+
+
+def _verdict(record: Inspected) -> str:
+    return "faulty" if record.faulty else "faultless"
+
+
+def heat_names(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    """File -> where its heat map goes: by its path below the folder that all files share.
+
+    Raises:
+      UserError: for two files that would share a heat map, or a folder that can't be written.
+    """
+    check_writable(folder / "heat-map.png", "--out")
+    folders = [str(path.absolute().parent) for path in paths]
+    shared = Path(os.path.commonpath(folders))
+    names = {str(path): folder / f"{path.absolute().relative_to(shared)}.png" for path in paths}
+    if len(set(names.values())) < len(names):
+        raise UserError("two of the files would have the same heat map; name each file once")
+    return names
+
+
+def _heat_map(trained: TrainedInspector, names: Mapping[str, Path], record: Record) -> None:
+    """Writes the picture of a record with its heat map."""
+    from PIL import Image
+
+    if isinstance(record, Inspected):
+        buffer = io.BytesIO()
+        Image.fromarray(trained.picture(record)).save(buffer, "PNG")
+        write_files({names[record.source]: buffer.getvalue()})
 
 
 @contextlib.contextmanager
@@ -93,9 +141,17 @@ def _whole(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def _json(path: Path, top: int, trained: TrainedClassifier) -> Iterator[Callable[[Record], object]]:
+def _json(
+    path: Path, top: int, trained: TrainedInspector | TrainedClassifier
+) -> Iterator[Callable[[Record], object]]:
     """Writes an object with what is known of the network and a record for each file."""
-    about = {**trained.facts, "step": trained.step, "class_names": trained.class_names}
+    about: dict[str, Any] = {**trained.facts, "step": trained.step}
+    if isinstance(trained, TrainedInspector):
+        about["threshold"] = trained.threshold
+    else:
+        about["class_names"] = trained.class_names
+        if trained.threshold is not None:
+            about |= {"what": "estimates", "threshold": trained.threshold}
     with _whole(path) as put:
         put(json.dumps(about, indent=2)[:-2] + ',\n  "predictions": [')
         comma = "\n"
@@ -105,6 +161,8 @@ def _json(path: Path, top: int, trained: TrainedClassifier) -> Iterator[Callable
             told: dict[str, Any] = {"file": record.source}
             if isinstance(record, Unreadable):
                 told["error"] = record.reason
+            elif isinstance(record, Inspected):
+                told |= {"faulty": record.faulty, "score": record.score}
             else:
                 told |= {"class": record.name, "label": record.label}
                 told["probabilities"] = dict(record.top(top))
@@ -126,10 +184,15 @@ def _csv(path: Path, top: int) -> Iterator[Callable[[Record], object]]:
             put(line.getvalue())
 
         further = [f"{what}_{n}" for n in range(2, top + 1) for what in ("class", "probability")]
-        row("file", "class", "probability", *further)
+        if top:
+            row("file", "class", "probability", *further)
+        else:  # there are no classes
+            row("file", "score", "verdict")
 
         def write(record: Record) -> None:
-            if isinstance(record, Prediction):
+            if isinstance(record, Inspected):
+                row(record.source, record.score, _verdict(record))
+            elif isinstance(record, Prediction):
                 row(record.source, *(part for pair in record.top(top) for part in pair))
 
         yield write

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import os
 import select
 import signal
@@ -12,6 +11,7 @@ import sys
 import typing
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from inspect import cleandoc
 from operator import or_
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ import tyro
 
 from jaxnets import __version__
 from jaxnets.commands import flags, processes
-from jaxnets.commands.configs import classify, data, generate, quickstart, use
+from jaxnets.commands.configs import classify, data, generate, inspect, quickstart, spot, use
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError, printable
 from jaxnets.processes import distributed
@@ -34,6 +34,8 @@ COMMANDS: Commands = {
     "quickstart": (quickstart.Quickstart, "jaxnets.commands.quickstart"),
     "classify": (classify.Classify, "jaxnets.commands.classify"),
     "generate": (generate.Generate, "jaxnets.commands.generate"),
+    "inspect": (inspect.Inspect, "jaxnets.commands.inspect"),
+    "spot": (spot.SpotCommand, "jaxnets.commands.spot"),
     "predict": (use.Predict, "jaxnets.commands.predict"),
     "evaluate": (use.Evaluate, "jaxnets.commands.evaluate"),
     "report": (use.Report, "jaxnets.commands.report"),
@@ -174,7 +176,7 @@ def _kinds(config: Any) -> list[type]:
 
 def _description(config: Any) -> str:
     """What a command, or each of its subcommands, does."""
-    return "\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in _kinds(config))
+    return "\n".join(cleandoc(kind.__doc__ or "") for kind in _kinds(config))
 
 
 def _end(code: int, said: str, together: bool) -> int:

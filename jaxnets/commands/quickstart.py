@@ -204,7 +204,5 @@ def run(config: Quickstart, session: Session) -> Path:
 def _together(few: Split, samples: Split) -> Split:
     """The few real images, repeated until they are a fifth of the whole, and the samples."""
     copies = max(1, len(samples) // (4 * len(few)))
-    return Split(
-        np.concatenate([np.tile(few.inputs, (copies, 1, 1, 1)), samples.inputs]),
-        np.concatenate([np.tile(few.target, copies), samples.target]),
-    )
+    made = few.replace(inputs=samples.inputs, target=samples.target)
+    return data.joined(*[few] * copies, made)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 #: Commands whose --run-dir is the folder of all their runs.
-_OF_MANY_RUNS = ("reproduce", "families")
+_OF_MANY_RUNS = ("reproduce", "families", "study")
 
 
 @dataclasses.dataclass

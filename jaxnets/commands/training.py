@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnets import data
+from jaxnets.columns import Column
 from jaxnets.commands import (
     checks,
     common,
@@ -22,15 +23,18 @@ from jaxnets.commands import (
     provenance,
     starting,
 )
+from jaxnets.commands.configs.constraints import MAX_STEPS
 from jaxnets.commands.configs.options import RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.devices import parallel
+from jaxnets.errors import UserError
 from jaxnets.processes.distributed import writes
 from jaxnets.run import runs
 from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
+from jaxnets.run.trained import class_of
 from jaxnets.run.writers import OpenWriter, TensorBoard, WeightsAndBiases, import_wandb
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
@@ -81,10 +85,36 @@ class Feed:
 
 
 def labelled(config: RunOptions, images: Split, seed: int) -> Split:
-    """The training images that --labels-per-class leaves."""
-    if config.labels_per_class is None:
+    """The training images that --labels-per-class and --rare leave."""
+    rare = {k: n for k, n in rare_classes(config, images.columns).items() if n is not None}
+    if config.labels_per_class is None and not rare:
         return images
-    return data.take_per_class(images, config.labels_per_class, seed)
+    return data.take_per_class(images, config.labels_per_class, seed, rare=rare)
+
+
+def rare_classes(config: RunOptions, columns: Mapping[str, Column]) -> dict[int, int | None]:
+    """The classes that --rare names, and how many training images of each it leaves; None for all.
+
+    Raises:
+      UserError: for an unknown class, one that is named twice, or a number below 1.
+    """
+    names = getattr(columns.get("target"), "names", ())
+    rare: dict[int, int | None] = {}
+    if config.rare and not names:
+        raise UserError(f"--rare names classes, and {config.data} has none")
+    for text in config.rare:
+        name, equals, number = text.rpartition("=")
+        alone = not equals or text in names
+        if not alone and not (number.isdecimal() and 1 <= int(number) <= MAX_STEPS):
+            raise UserError(f"--rare takes CLASS=N, as in 3=30, with N of 1 or more; got {text!r}")
+        try:
+            label = class_of(names, text if alone else name)
+        except UserError as error:
+            raise UserError(f"--rare {text}: {error}") from error
+        if label in rare:
+            raise UserError(f"--rare names the class {names[label]} twice")
+        rare[label] = None if alone else int(number)
+    return rare
 
 
 def fitting_batch(config: RunOptions, size: int, images: int, steps: int) -> int:
@@ -157,6 +187,7 @@ def train(
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
     tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
     faster: Callable[[Any, DataSet, Mesh], estimate.Faster | None] = lambda *run: None,
+    load: Callable[[Any], DataSet] = lambda config: common.load_data(config, config.data),
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -168,10 +199,11 @@ def train(
       suit: fills in what depends on the data.
       tell: what is said at the start besides.
       faster: another run, for who has less time.
+      load: gives the data.
     """
     processes.start(config, session.hint)
     mesh = parallel.make_mesh(config.devices)
-    dataset = common.load_data(config, config.data)
+    dataset = load(config)
     config = suit(config, dataset)
     built = build(config, dataset, mesh)
     options = fit_options(config, built.steps_per_epoch)
@@ -224,7 +256,8 @@ def open_run(
     """
     values = {**common.experiment_values(config), **provenance.fingerprint(dataset)}
     if built is not None:
-        values |= starting.fingerprint(built.start)
+        values |= {**starting.fingerprint(built.start), **getattr(built, "fingerprints", {})}
+    added = getattr(built, "added", None)
     processes.check_data(dataset.name, dataset.fingerprint)
 
     def make() -> Path:
@@ -240,7 +273,11 @@ def open_run(
         provenance.keep(folder, dataset)
         if writes() and built is not None:
             keep_description(folder, built.description)
-            how = f"{len(built.train):,} examples" + f" {told}" * bool(told)
+            how = f"{len(built.train):,} examples"
+            if added is not None:
+                how += f", {len(added.split):,} of them synthetic ({added.told})"
+                added.keep(folder)
+            how += f" {told}" * bool(told)
             history.keep(folder, built.task.name, session, config, dataset, how)
         return folder
 
@@ -249,6 +286,8 @@ def open_run(
         start = built.start.told if built is not None and built.start is not None else ""
         print(f"run folder: {session.run_dir}\n{start}".rstrip(), flush=True)
         common.print_notes(dataset)
+        if added is not None:
+            print(f"note: {added.told}", flush=True)
         if told:
             print(f"note: {told}", flush=True)
     return session.run_dir

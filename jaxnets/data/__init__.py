@@ -3,7 +3,7 @@
 from jaxnets.columns import normalise, to_uint8
 from jaxnets.data.cache import cache_dir
 from jaxnets.data.dataset import DataSet, Split, missing_classes
-from jaxnets.data.dividing import split_validation, take_per_class
+from jaxnets.data.dividing import joined, split_validation, take_per_class
 from jaxnets.data.inspect import contact_sheet, describe, example_page
 from jaxnets.data.lazy import LazyRows
 from jaxnets.data.order import Order
@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "eval_batches",
     "example_page",
+    "joined",
     "load",
     "make_pipeline",
     "missing_classes",

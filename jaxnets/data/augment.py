@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnets.data.degrade import blur, compress, resize
 from jaxnets.errors import UserError
 from jaxnets.registry import Registry
 from jaxnets.typing import Array, Metrics, PRNGKey, traced
@@ -264,13 +265,24 @@ def apply(function: Augmentation, keys: Array, images: Array) -> Array:
     return jax.vmap(function)(keys, images)
 
 
-def augmentation(crop_padding: int = 0, flip: bool = False, cutout_size: int = 0) -> Augmentation:
-    """The usual augmentation of a classifier's images: crop, flip, cutout, each off by default."""
+def augmentation(
+    crop_padding: int = 0, flip: bool = False, cutout_size: int = 0, degrading: float = 0.0
+) -> Augmentation:
+    """What is done to a classifier's images: crop, flip, cutout, each off by default.
+
+    With the probability `degrading` each, they are first blurred, resized and compressed, as
+    pictures are that have been passed on.
+
+    Reference: Wang et al. 2020, CNN-generated images are surprisingly easy to spot... for now,
+      arXiv:1912.11035
+    """
     functions: list[Augmentation] = []
     if crop_padding:
         functions.append(lambda key, image: random_crop(key, image, padding=crop_padding))
     if flip:
         functions.append(random_flip)
+    if degrading:
+        functions += [sometimes(change, degrading) for change in (blur, resize, compress)]
     if cutout_size:
         functions.append(lambda key, image: cutout(key, image, size=cutout_size))
     return compose(*functions)

@@ -1,7 +1,7 @@
 """The fixed ways to divide a data set, with copies on one side."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxnets.errors import UserError
 
 __all__ = [
     "first_copies",
+    "joined",
     "row_hashes",
     "set_apart",
     "split_validation",
@@ -121,31 +122,52 @@ def split_validation(split: Split, fraction: float, seed: int) -> tuple[Split, S
     return split.take(rest), split.take(validation)
 
 
-def take_per_class(split: Split, n: int, seed: int) -> Split:
-    """`n` examples of each class, for learning from few labels.
+def take_per_class(
+    split: Split, n: int | None, seed: int, *, rare: Mapping[int, int] | None = None
+) -> Split:
+    """Some examples of each class, for learning from few labels, or with rare classes.
 
-    A larger `n` with the same seed contains the smaller choice.
+    A larger number with the same seed contains the smaller choice.
 
     Args:
       split: where to choose from.
-      n: how many of each class.
+      n: how many of each class; None for all.
       seed: chooses which.
+      rare: label -> how many of that class instead.
 
     Returns:
       The chosen rows, in their order in `split`.
 
     Raises:
-      UserError: a class has fewer than `n` examples, or `n` is not positive.
+      UserError: a class has fewer examples than are asked for, or that number is not positive.
     """
+    rare = rare or {}
     classes, counts = np.unique(split.target, return_counts=True)
-    if n < 1 or not len(classes) or n > counts.min():
+    there = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+    target: Any = split.columns["target"]
+    for label, count in rare.items():
+        if not 1 <= count <= (most := there.get(label, 0)):
+            name = target.name(label)
+            raise UserError(f"can't take {count} examples of the rare class {name}: it has {most}")
+    others = {label: count for label, count in there.items() if label not in rare}
+    if n is not None and (n < 1 or n > min(others.values(), default=n if rare else 0)):
         smallest = "none exist"
-        if len(classes):
-            target: Any = split.columns["target"]
-            smallest = f"class {target.name(classes[counts.argmin()])} has {counts.min()}"
+        if others:
+            least = min(others, key=lambda label: others[label])
+            smallest = f"class {target.name(least)} has {others[least]}"
         raise UserError(f"can't take {n} examples of each class: {smallest}")
     rows = [
-        generator(seed, int(label)).permutation(np.flatnonzero(split.target == label))[:n]
-        for label in classes
+        generator(seed, label).permutation(np.flatnonzero(split.target == label))[
+            : rare.get(label, n)
+        ]
+        for label in there
     ]
     return split.take(np.sort(np.concatenate(rows)))
+
+
+def joined(*splits: Split) -> Split:
+    """The examples of all splits, one after the other; each must hold the same kinds of data."""
+    first = splits[0]
+    names = first.arrays
+    arrays: dict[str, Any] = {n: np.concatenate([s.arrays[n] for s in splits]) for n in names}
+    return first.replace(**arrays)

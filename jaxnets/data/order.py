@@ -28,10 +28,25 @@ class Order:
 
     Epoch `e` is a permutation drawn by NumPy's Philox generator under the key (seed, e). Safe to
     call from several threads.
+
+    With labels, every class has the same share of each epoch: none of its examples comes once more
+    before all of them have come, and of a class with more than its share an epoch has some.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
-        """Raises UserError unless 1 <= batch_size <= num_examples."""
+    def __init__(
+        self, num_examples: int, batch_size: int, seed: int, labels: np.ndarray | None = None
+    ) -> None:
+        """Sets the order up.
+
+        Args:
+          num_examples: of an epoch.
+          batch_size: examples in a batch.
+          seed: of the order.
+          labels: of the examples [N] integers, for equal shares of the classes.
+
+        Raises:
+          UserError: unless 1 <= batch_size <= num_examples.
+        """
         if batch_size < 1:
             raise UserError(f"the batch size must be 1 or more, not {batch_size}")
         if batch_size > num_examples:
@@ -42,11 +57,12 @@ class Order:
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
+        self._labels = labels
         self._lock = threading.Lock()
         self._permutations: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Order, (self.num_examples, self.batch_size, self.seed)
+        return Order, (self.num_examples, self.batch_size, self.seed, self._labels)
 
     def indices(self, first_step: int, steps: int) -> np.ndarray:
         """Positions of the examples of `steps` batches from `first_step` on.
@@ -74,10 +90,23 @@ class Order:
         with self._lock:
             permutation = self._permutations.pop(epoch, None)
             if permutation is None:
-                permutation = generator(self.seed, epoch).permutation(
-                    np.arange(self.num_examples, dtype=np.int32)
-                )
+                draw = generator(self.seed, epoch)
+                permutation = draw.permutation(self._epoch(draw))
             self._permutations[epoch] = permutation
             while len(self._permutations) > EPOCHS_KEPT:
                 self._permutations.popitem(last=False)
             return permutation
+
+    def _epoch(self, draw: np.random.Generator) -> np.ndarray:
+        """The positions of an epoch's examples, int32, not yet in order."""
+        if self._labels is None:
+            return np.arange(self.num_examples, dtype=np.int32)
+        classes = draw.permutation(np.unique(self._labels))
+        share, over = divmod(self.num_examples, len(classes))
+        parts = []
+        for place, label in enumerate(classes):
+            count = share + (place < over)
+            rows = np.flatnonzero(self._labels == label)
+            rounds = -(-count // len(rows))
+            parts.append(np.concatenate([draw.permutation(rows) for _ in range(rounds)])[:count])
+        return np.concatenate(parts).astype(np.int32)

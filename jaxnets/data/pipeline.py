@@ -51,11 +51,21 @@ def _check_classes(split: Split, num_classes: int) -> None:
     classes.check(split.target, "the training examples")
 
 
+def _order(split: Split, batch_size: int, seed: int, balanced: bool) -> Order:
+    return Order(len(split), batch_size, seed, split.target if balanced else None)
+
+
 class ResidentPipeline:
     """All examples stay on the device as stored; a step is sent its positions and gathers them."""
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, *, rows: slice | None = None
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        *,
+        rows: slice | None = None,
+        balanced: bool = False,
     ) -> None:
         """Sets the pipeline up.
 
@@ -65,9 +75,10 @@ class ResidentPipeline:
           seed: of the order.
           rows: those of every batch that this process feeds (see
             `jaxnets.devices.parallel.own_rows`); by default all.
+          balanced: whether classes come equally often (see `Order`).
         """
         self._rows = slice(None) if rows is None else rows
-        self.order = Order(len(split), batch_size, seed)
+        self.order = _order(split, batch_size, seed, balanced)
         self.batch_size = batch_size
         self.num_examples = len(split)
         self._split = split
@@ -160,6 +171,7 @@ class StreamingPipeline:
         *,
         workers: int | None = None,
         rows: slice | None = None,
+        balanced: bool = False,
     ) -> None:
         """Sets the pipeline up; reading starts with the first `feed`.
 
@@ -171,8 +183,9 @@ class StreamingPipeline:
             By default as many as there are cores, and two threads. The batches are the same.
           rows: those of every batch that this process reads and feeds (see
             `jaxnets.devices.parallel.own_rows`); by default all.
+          balanced: whether classes come equally often (see `Order`).
         """
-        self.order = Order(len(split), batch_size, seed)
+        self.order = _order(split, batch_size, seed, balanced)
         self.batch_size = batch_size
         self.num_examples = len(split)
         self.source: PyTree = {}
@@ -300,6 +313,7 @@ def make_pipeline(
     memory_budget_bytes: int = 4 << 30,
     workers: int | None = None,
     rows: slice | None = None,
+    balanced: bool = False,
 ) -> ResidentPipeline | StreamingPipeline:
     """The resident pipeline where `split` fits into the budget, else the streaming one.
 
@@ -311,13 +325,15 @@ def make_pipeline(
       workers: of the streaming pipeline.
       rows: those of every batch that this process feeds, where there are several (see
         `jaxnets.devices.parallel.own_rows`); by default all.
+      balanced: whether classes come equally often (see `Order`): rare ones are oversampled.
 
     Raises:
       UserError: if the batch is larger than the split.
     """
+    shared: Any = {"rows": rows, "balanced": balanced}
     if split.nbytes <= memory_budget_bytes and not split.lazy:
-        return ResidentPipeline(split, batch_size, seed, rows=rows)
-    return StreamingPipeline(split, batch_size, seed, workers=workers, rows=rows)
+        return ResidentPipeline(split, batch_size, seed, **shared)
+    return StreamingPipeline(split, batch_size, seed, workers=workers, **shared)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,8 +1,8 @@
 """Networks at work on whole splits: predictions, samples, and the numbers that judge them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 from jaxnets.metrics.classification import balanced_accuracy, calibration_error
 from jaxnets.metrics.frechet import frechet_distance
+from jaxnets.metrics.ranking import average_precision
 from jaxnets.processes import distributed
 from jaxnets.registry import Registry
 from jaxnets.train.state import TrainState
@@ -125,23 +126,44 @@ class Classification:
 
     Attributes:
       metrics: `accuracy`, `balanced_accuracy` (mean recall over the classes), `loss` (mean
-        negative log-likelihood) and `calibration_error` (expected, 15 bins).
+        negative log-likelihood) and `calibration_error` (expected, 15 bins); of rare classes
+        `rare_recall` and `rare_average_precision`, means over them, and `others_accuracy`.
       confusion: [K, K] counts, true class by predicted class.
       logits: [N, K], of which this was said.
+      labels: [N], the true classes.
     """
 
     metrics: dict[str, float]
     confusion: np.ndarray
     logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def recall(self) -> np.ndarray:
+        """[K] share of each class that is recognised; NaN where it does not occur."""
+        there = self.confusion.sum(axis=1)
+        return np.where(there, np.diag(self.confusion) / np.maximum(there, 1), np.nan)
+
+    @cached_property
+    def average_precision(self) -> np.ndarray:
+        """[K] of each class, by the probability that it is given; NaN where there is no other."""
+        shares = log_softmax(self.logits.astype(np.float64), axis=1)
+        areas = np.full(shares.shape[1], np.nan)
+        for label in np.unique(self.labels):
+            if not (of_class := self.labels == label).all():
+                areas[label] = average_precision(shares[:, label], of_class)
+        return areas
 
 
-def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
-    """Judges logits [N, K] against labels [N]."""
+def classification(
+    logits: np.ndarray, labels: np.ndarray, rare: Sequence[int] = ()
+) -> Classification:
+    """Judges logits [N, K] against labels [N], rare classes apart from the others."""
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(labels, logits.argmax(axis=1), labels=range(logits.shape[1]))
     log_likelihood = log_softmax(logits.astype(np.float64), axis=1)
-    return Classification(
+    told = Classification(
         metrics={
             "accuracy": float(np.trace(counts) / counts.sum()),
             "balanced_accuracy": balanced_accuracy(counts),
@@ -150,7 +172,17 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> Classification:
         },
         confusion=counts,
         logits=logits,
+        labels=labels,
     )
+    if rare:
+        others = ~np.isin(labels, rare)
+        right = logits.argmax(axis=1)[others] == labels[others]
+        told.metrics.update(
+            rare_recall=float(told.recall[[*rare]].mean()),
+            rare_average_precision=float(told.average_precision[[*rare]].mean()),
+            others_accuracy=float(right.mean()) if others.any() else float("nan"),
+        )
+    return told
 
 
 def to_look_at(state: TrainState) -> TrainState:

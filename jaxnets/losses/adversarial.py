@@ -1,7 +1,8 @@
 """What a discriminator and a generator minimise, by name.
 
-Every function takes the logits of reals and fakes, [B] each, and returns one value per pair.
-Only the relativistic generator looks at the reals.
+Every function takes the logits of reals and fakes, [B] each, and returns one value per pair; of a
+discriminator with S heads, [B, S], it is the sum over the heads. Only the relativistic generator
+looks at the reals.
 """
 
 import dataclasses
@@ -48,9 +49,10 @@ class AdversarialLoss:
 
 def _checked(objective: _Objective) -> _Objective:
     def loss(real_logits: Array, fake_logits: Array) -> Array:
-        chex.assert_rank([real_logits, fake_logits], 1)
+        chex.assert_rank([real_logits, fake_logits], {1, 2})
         chex.assert_equal_shape([real_logits, fake_logits])
-        return objective(real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32))
+        values = objective(real_logits.astype(jnp.float32), fake_logits.astype(jnp.float32))
+        return values if values.ndim == 1 else values.sum(axis=1)
 
     return loss
 

@@ -21,6 +21,7 @@ from jaxnets.typing import Array, Batch, Metrics, PRNGKey, PyTree
 
 __all__ = [
     "Auxiliary",
+    "Distillation",
     "FeatureMatching",
     "LeCam",
     "Play",
@@ -39,7 +40,7 @@ class Side(NamedTuple):
 
     Attributes:
       inputs: [B, *spatial, C].
-      logits: [B].
+      logits: [B], or [B, S] of a discriminator with S heads.
       features: name -> [B, ...].
     """
 
@@ -78,8 +79,8 @@ class Play:
     latents: Array
 
     def mean(self, values: Array) -> Mean:
-        """The metric of values [B], over the examples that count."""
-        return Mean.of(values, self.batch["mask"])
+        """The metric of values [B], or of several heads [B, S], over the examples that count."""
+        return Mean.of(values.reshape(len(values), -1).mean(axis=1), self.batch["mask"])
 
 
 class Term(abc.ABC):
@@ -161,13 +162,47 @@ class FeatureMatching(Term):
     player = "generator"
 
     def __call__(self, play: Play, key: PRNGKey) -> tuple[Array, Metrics]:
-        """Values [B], all the same number, and the metric `matching`."""
+        """Values [B], all the same number, and the metric `matching` (`cnn_matching` of a CNN)."""
         real, fake = (
             side.features["penultimate"] if self.features is None else self.features(side.inputs)
             for side in (play.real, play.fake)
         )
         values = mean_distance(real, fake, play.batch["mask"])
-        return values, {"matching": play.mean(values)}
+        name = "matching" if self.features is None else "cnn_matching"
+        return values, {name: play.mean(values)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Term):
+    """`1 - cos(h(D(x)), f(x))` of real images x: the discriminator learns what a frozen CNN sees.
+
+    h(D(x)) are the discriminator's "taught" features, a linear layer on its "penultimate"; see
+    `jaxnets.models.conditioning.TaughtDiscriminator`. The CNN sees images before augmentation.
+
+    Attributes:
+      features: images [B, H, W, C] in [-1, 1] -> features f [B, F] of a CNN that stays as it is.
+      weight: its factor.
+
+    Reference:
+      GAT, arXiv 2026: `L_D + c sum(1 - cos(h_D(x), f(x)))` on real images, with c = 1.
+    """
+
+    features: Callable[[Array], Array]
+    weight: Weight = 1.0
+    reads_features = True
+
+    def __call__(self, play: Play, key: PRNGKey) -> tuple[Array, Metrics]:
+        """Values [B] in [0, 2] and the metric `distillation`."""
+        if "taught" not in play.real.features:
+            raise UserError(
+                "this discriminator has no features to be taught; wrap it in "
+                "jaxnets.models.conditioning.TaughtDiscriminator"
+            )
+        taught = play.real.features["taught"].astype(jnp.float32)
+        seen = jax.lax.stop_gradient(self.features(play.real.inputs)).astype(jnp.float32)
+        chex.assert_equal_shape([taught, seen])
+        values = 1.0 - optax.cosine_similarity(taught, seen, epsilon=1e-6)
+        return values, {"distillation": play.mean(values)}
 
 
 def mean_distance(real: Array, fake: Array, mask: Array) -> Array:

@@ -21,6 +21,9 @@ from jaxnets.metrics.neighbours import Memorisation as Memorisation
 from jaxnets.metrics.neighbours import Neighbours as Neighbours
 from jaxnets.metrics.neighbours import memorisation as memorisation
 from jaxnets.metrics.neighbours import nearest_neighbours as nearest_neighbours
+from jaxnets.metrics.ranking import auroc as auroc
+from jaxnets.metrics.ranking import average_precision as average_precision
+from jaxnets.metrics.ranking import per_region_overlap as per_region_overlap
 from jaxnets.metrics.scores import IntraClassFrechet as IntraClassFrechet
 from jaxnets.metrics.scores import Recognised as Recognised
 from jaxnets.metrics.scores import check_classes as check_classes

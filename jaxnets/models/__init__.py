@@ -10,3 +10,4 @@ from jaxnets.models.gans import GENERATORS as GENERATORS
 from jaxnets.models.gans import make_discriminator as make_discriminator
 from jaxnets.models.gans import make_gan as make_gan
 from jaxnets.models.gans import make_generator as make_generator
+from jaxnets.models.inspectors import make_inspector as make_inspector

@@ -2,7 +2,7 @@
 
 Those of `CLASSIFIERS` map images [B, H, W, C] to `(logits [B, K] float32, features)`; `features`
 names the intermediates, "penultimate" [B, F] float32 among them. They classify sounds too, as
-pictures; what sees waves or tokens is among `OTHER_CLASSIFIERS`.
+pictures; what sees waves, tokens or a generator's traces is among `OTHER_CLASSIFIERS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ from jaxnets.models.pixels import IMAGENET
 from jaxnets.models.resnet import RESNETS, WIDE_RESNETS, ResNet, WideResNet
 from jaxnets.models.sounds import M5, OnLogMel
 from jaxnets.models.texts import VDCNN, TextCNN
+from jaxnets.models.traces import OnNeighbours, Spectrum
 from jaxnets.nn.frontends import LogMel, SpecAugment
 from jaxnets.registry import Registry, check_name
 from jaxnets.typing import traced
@@ -149,10 +150,27 @@ def _vdcnn(column: Tokens, width: float, **fields: Any) -> nn.Module:
     return VDCNN(vocabulary=column.size, widths=widths, **fields)
 
 
+def _npr(column: Column, width: float, **fields: Any) -> nn.Module:
+    _check_traces("npr", column)
+    return OnNeighbours(ResNet(blocks=(2, 2), widths=scale_widths((32, 64), width), **fields))
+
+
+def _spectrum(column: Column, width: float, **fields: Any) -> nn.Module:
+    _check_traces("spectrum", column)
+    return Spectrum(**fields)
+
+
+def _check_traces(name: str, column: Column) -> None:
+    if min(column.shape[:2]) < 8:
+        height, wide, _ = column.shape
+        raise UserError(f"{name} needs images of at least 8x8 pixels, got {height}x{wide}")
+
+
 _ROWS = {"image": "images", "sound": "sounds", "tokens": "texts"}
 
 #: Kind of column -> name -> `(column, width, **fields) -> module` on such rows.
 OTHER_CLASSIFIERS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "image": {"npr": _npr, "spectrum": _spectrum},
     "sound": {"m5": _m5},
     "tokens": {"text_cnn": _text_cnn, "vdcnn": _vdcnn},
 }

@@ -10,7 +10,13 @@ from jaxnets.nn.labels import class_weights
 from jaxnets.registry import Registry
 from jaxnets.typing import Array
 
-__all__ = ["CONDITIONING", "AuxiliaryClassifier", "ConcatenatedClass", "TrunkDiscriminator"]
+__all__ = [
+    "CONDITIONING",
+    "AuxiliaryClassifier",
+    "ConcatenatedClass",
+    "TaughtDiscriminator",
+    "TrunkDiscriminator",
+]
 
 
 class AuxiliaryClassifier(nn.Module):
@@ -73,6 +79,30 @@ class ConcatenatedClass(nn.Module):
         )
         plane = embedding(weights).reshape(-1, *size, 1).astype(x.dtype)
         return self.discriminator(jnp.concatenate([x, plane], axis=-1), None, train=train)
+
+
+class TaughtDiscriminator(nn.Module):
+    """A discriminator that learns a CNN's features beside its own task.
+
+    Its logits are those of the discriminator inside; the features have "taught" [B, size] float32
+    too, a linear layer on "penultimate", for `jaxnets.losses.Distillation`.
+
+    Attributes:
+      discriminator: `(images, label, train) -> (logits [B], features)`.
+      size: how many features the CNN has.
+    """
+
+    discriminator: nn.Module
+    size: int
+
+    @nn.compact
+    def __call__(
+        self, x: Array, label: Array | None = None, *, train: bool
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Maps images [B, H, W, C], and labels, to logits [B] and features."""
+        logits, features = self.discriminator(x, label, train=train)
+        phi = features["penultimate"].reshape(x.shape[0], -1).astype(jnp.float32)
+        return logits, {**features, "taught": nn.Dense(self.size, name="taught")(phi)}
 
 
 class TrunkDiscriminator(nn.Module):

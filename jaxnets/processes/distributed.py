@@ -5,11 +5,12 @@ all processes, and the functions below let the processes agree on what each of t
 what is on disk, which signals came, who is still there. In an ordinary process, which never called
 `start`, they do nothing.
 
-With the same JAXNETS_SECRET in the environment of all, only processes that know it can join, and
-what they tell each other is signed: our own messages and those of jax's coordination service. Not
-encrypted, and not covered at all, are the connections over which arrays go between devices (gloo on
-CPUs, NCCL on GPUs): those libraries open ports of their own. Without a secret, processes must be on
-one machine or in one private network, and whoever reaches the port while they meet can join.
+With the same JAXNETS_SECRET in the environment of all, only processes that know it can join; jax's
+coordination service is reached through their lines alone. After that nothing is signed or
+encrypted, so the network between them must be one in which nobody changes what others send. Not
+covered at all are the connections over which arrays go between devices (gloo on CPUs, NCCL on
+GPUs): those libraries open ports of their own. Without a secret, processes must be on one machine
+or in one private network, and whoever reaches the port while they meet can join.
 """
 
 import contextlib
@@ -26,8 +27,9 @@ from typing import Any, TypeVar
 
 from jaxnets import __version__
 from jaxnets.errors import UserError
-from jaxnets.processes.lines import key_of
-from jaxnets.processes.meeting import Hello, meet
+from jaxnets.processes.door import Hello
+from jaxnets.processes.lines import own_secret
+from jaxnets.processes.meeting import meet
 from jaxnets.processes.peers import Peers
 from jaxnets.processes.relay import relayed
 
@@ -75,7 +77,8 @@ def start(
       coordinator: "host:port"; process 0 runs on that host and listens on that port.
       process_count: how many processes there are.
       process_id: which of them this is, from 0.
-      timeout: seconds that each waits for the others to come.
+      timeout: seconds that each waits for the others to come; those that came before process 0 wait
+        as long again for its answer.
       config: what this process was told to do, as JSON types. It must be the same in all.
       hint: what to add to the news, in the middle of the run, that a process is gone.
 
@@ -98,12 +101,9 @@ def start(
         index=process_id,
         count=process_count,
         name=f"process {os.getpid()} of {socket.gethostname()}",
-        versions={"jaxnets": __version__, **versions},
-        config=config or {},
+        setup={"jaxnets": __version__, **versions, **(config or {})},
     )
-    secret = os.environ.get("JAXNETS_SECRET")
-    key = None if secret is None else key_of(secret)
-    peers = Peers(process_id, *meet(coordinator, own, timeout, key))
+    peers = Peers(process_id, *meet(coordinator, own, timeout, own_secret()))
     peers.hint = hint
     # jax warns of variables that name a proxy, which gRPC does not ask on the way to a Unix socket.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)

@@ -1,44 +1,33 @@
-"""Lines between processes: frames over TCP, signed where the processes share a secret.
+"""Lines between processes: messages over TCP, once both ends have proved that they know the secret.
 
-Both ends of a new line shake hands. With a secret each sends a number that it has never used
-before (a nonce) and proves, by an HMAC over both, that it knows the secret; the secret itself does
-not travel. What was overheard proves nothing a second time, because the nonces are others then; nor
-does what an end has said itself, because the two ends sign with different keys. From then on every
-frame is signed with a key of this line and this direction, and numbered. Frames are signed and not
-encrypted: who can listen can read them.
-
-A frame is its length in four bytes, its content, and the signature if there is one.
+Frames and proof are those of `multiprocessing.connection`, and the content is JSON: nothing that
+arrives is ever unpickled. Each end signs random bytes of the other's; the secret itself does not
+travel. What follows is neither signed nor encrypted: whoever can read or change what is sent on the
+network can read or change that too.
 """
 
 import contextlib
-import hashlib
-import hmac
-import itertools
 import json
 import os
-import secrets
-import select
 import socket
-import struct
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
 from jaxnets.errors import UserError
 
-__all__ = ["Gone", "Line", "OtherSecret", "Stranger", "key_of"]
+__all__ = ["Gone", "Line", "OtherSecret", "Stranger", "own_secret"]
 
-#: Longest frame of a process that belongs to the run, and of one that has yet to prove it.
+#: Longest message of a process that belongs to the run, and of one that has yet to prove it.
 _LONGEST = 1 << 24
 _LONGEST_GREETING = 256
 
 _SHORTEST_SECRET = 16
-#: Makes guesses at an overheard proof slow; takes each process some hundredths of a second, once.
-_ROUNDS = 100_000
 
-_PROTOCOL = "jaxnets processes 2"
-_NO = b"another secret"
+_WITH_SECRET = b"jaxnets processes 3, with a secret"
+_WITHOUT_SECRET = b"jaxnets processes 3, without a secret"
 
 
 class Gone(Exception):
@@ -59,22 +48,23 @@ class OtherSecret(Stranger):
         super().__init__(f"{why}; set the same in all processes")
 
 
-def key_of(secret: str) -> bytes:
-    """The key that processes with the same secret share.
+def own_secret() -> bytes | None:
+    """The secret of this process, out of its environment; None if it has none.
 
     Raises:
-      UserError: if the secret is too short to be one.
+      UserError: if it is too short to be one.
     """
-    if len(secret) < _SHORTEST_SECRET:
+    secret = os.environ.get("JAXNETS_SECRET")
+    if secret is not None and len(secret) < _SHORTEST_SECRET:
         raise UserError(
             f"JAXNETS_SECRET has {len(secret)} characters; give it at least {_SHORTEST_SECRET}, "
             "the same ones in all processes, or unset it"
         )
-    return hashlib.pbkdf2_hmac("sha256", os.fsencode(secret), b"jaxnets", _ROUNDS)
+    return None if secret is None else os.fsencode(secret)
 
 
 class Line:
-    """A TCP connection that carries frames in both directions.
+    """A TCP connection that carries messages in both directions.
 
     One thread may receive while others send.
     """
@@ -82,63 +72,41 @@ class Line:
     def __init__(self, connection: socket.socket):
         connection.setblocking(True)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._buffer = connection, bytearray()
+        self._connection = Connection(connection.detach())
         self._sending = threading.Lock()
-        self._out: Callable[[bytes], bytes] | None = None
-        self._in: Callable[[bytes], bytes] | None = None
 
-    def shake_hands(self, key: bytes | None, seconds: float, *, hosts: bool) -> None:
-        """Finds out whether the other end belongs to the same run, and signs from then on.
+    def shake_hands(self, secret: bytes | None, *, hosts: bool) -> None:
+        """Finds out whether the other end belongs to the same run.
 
         Args:
-          key: what both know; None if this process has no secret.
-          seconds: how long all of it may take.
+          secret: what both know; None if this process has no secret.
           hosts: whether this is the end that listened. It proves itself after the other has, so
             that nobody who just knocks gets anything to guess the secret from.
 
         Raises:
           Stranger: if it does not.
-          TimeoutError, Gone: if it does not say.
+          Gone: if it does not say.
         """
-        deadline = time.monotonic() + seconds
-
-        def hear() -> bytes:
-            try:
-                return self.receive_bytes(deadline - time.monotonic(), _LONGEST_GREETING)
-            except ValueError:
-                raise Stranger from None
-
-        nonce = None if key is None else secrets.token_hex(32)
-        own = json.dumps({"protocol": _PROTOCOL, "nonce": nonce}).encode()
-        if not hosts:
-            self.send_bytes(own)
-        other = hear()
-        theirs = _nonce_of(other)
-        if hosts:
-            self.send_bytes(own)
-        if key is None and theirs is None:
-            return
-        if key is None:
-            raise OtherSecret("has a JAXNETS_SECRET and this process has none")
-        if theirs is None:
-            raise OtherSecret("has no JAXNETS_SECRET and this process has one")
-        guest, host = (other, own) if hosts else (own, other)
-
-        def derive(purpose: bytes) -> bytes:
-            return _sign(key, purpose + struct.pack(">I", len(guest)) + guest + host)
-
-        if hosts:
-            if not hmac.compare_digest(hear(), derive(b"the guest knows")):
-                self.send_bytes(_NO)
-                raise OtherSecret
-            self.send_bytes(derive(b"the host knows"))
-        else:
-            self.send_bytes(derive(b"the guest knows"))
-            if not hmac.compare_digest(hear(), derive(b"the host knows")):
-                raise OtherSecret
-        guest_speaks = _signer(derive(b"the guest speaks"))
-        host_speaks = _signer(derive(b"the host speaks"))
-        self._out, self._in = (host_speaks, guest_speaks) if hosts else (guest_speaks, host_speaks)
+        own = _WITHOUT_SECRET if secret is None else _WITH_SECRET
+        with self._faults():
+            self._connection.send_bytes(own)
+            other = self._connection.recv_bytes(_LONGEST_GREETING)
+            if other not in (_WITH_SECRET, _WITHOUT_SECRET):
+                raise Stranger
+            if secret is None:
+                if other == own:
+                    return
+                raise OtherSecret("has a JAXNETS_SECRET and this process has none")
+            if other != own:
+                raise OtherSecret("has no JAXNETS_SECRET and this process has one")
+            # Unlike keys for the two, so that no guest's answer is of use to a false host.
+            guest, host = b"guest " + secret, b"host " + secret
+            if hosts:
+                deliver_challenge(self._connection, guest)
+                answer_challenge(self._connection, host)
+            else:
+                answer_challenge(self._connection, guest)
+                deliver_challenge(self._connection, host)
 
     def send(self, value: Any) -> None:
         """Sends a value of JSON types.
@@ -146,99 +114,59 @@ class Line:
         Raises:
           Gone: if there is no one to receive it.
         """
-        self.send_bytes(json.dumps(value).encode())
-
-    def send_bytes(self, content: bytes) -> None:
-        """Sends bytes; raises as `send` does."""
         try:
             with self._sending:
-                signature = b"" if self._out is None else self._out(content)
-                self._socket.sendall(struct.pack(">I", len(content)) + content + signature)
+                self._connection.send_bytes(json.dumps(value).encode())
         except OSError as error:
             raise Gone from error
 
-    def receive(self, seconds: float, longest: int = _LONGEST) -> Any:
-        """The next value.
+    def receive(self, seconds: float | None = None, longest: int = _LONGEST) -> Any:
+        """The next value, of which it accepts only so many bytes.
 
         Raises:
-          TimeoutError: if none has come after so many seconds.
+          TimeoutError: if none has begun to come after so many seconds.
           Gone: if none will come.
-          ValueError: if what came is too long, is not signed by the other end, or is no JSON.
+          Stranger: if what came is too long, or no JSON.
         """
-        try:
-            return json.loads(self.receive_bytes(seconds, longest))
-        except RecursionError:
-            raise ValueError("lists within lists without an end") from None
-
-    def receive_bytes(self, seconds: float, longest: int = _LONGEST) -> bytes:
-        """The next bytes, of which it accepts only so many; raises as `receive` does."""
-        deadline = time.monotonic() + seconds
-        self._fill(4, deadline)
-        (length,) = struct.unpack_from(">I", self._buffer)
-        if length > longest:
-            raise ValueError(f"a message of {length} bytes")
-        end = 4 + length + (0 if self._in is None else hashlib.sha256().digest_size)
-        self._fill(end, deadline)
-        content, signature = bytes(self._buffer[4 : 4 + length]), self._buffer[4 + length : end]
-        del self._buffer[:end]
-        if self._in is not None and not hmac.compare_digest(signature, self._in(content)):
-            raise ValueError("a message with a wrong signature")
-        return content
-
-    def _fill(self, length: int, deadline: float) -> None:
-        """Reads until the buffer has so many bytes."""
-        ready = select.poll()
-        while len(self._buffer) < length:
-            try:
-                ready.register(self._socket, select.POLLIN)
-                arrived = ready.poll(max(0.0, deadline - time.monotonic()) * 1000)
-                data = self._socket.recv(1 << 16) if arrived else b""
-            except (OSError, ValueError) as error:  # closed: here, or at the other end
-                raise Gone from error
-            if not arrived:
-                raise TimeoutError
-            if not data:
-                raise Gone
-            self._buffer += data
+        with self._faults():
+            if seconds is not None and not self._connection.poll(max(0.0, seconds)):
+                raise TimeoutError("no answer")
+            return json.loads(self._connection.recv_bytes(longest))
 
     def is_gone(self) -> bool:
-        """Whether the other end has closed it; to be asked between messages."""
+        """Whether the other end has closed it; to be asked where nothing is to be received."""
+        return self._connection.poll(0)
+
+    @contextlib.contextmanager
+    def closed_after(self, seconds: float) -> Iterator[None]:
+        """Closes it if the block takes longer, even if bytes arrive all the time."""
+        timer = threading.Timer(seconds, self.close)
+        timer.daemon = True
+        timer.start()
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+            yield
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
-        """Closes it; the other end, and a thread that listens at this one, find it gone."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        """Ends it; the other end, and a thread that listens at this one, find it gone."""
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as connection,
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
 
-
-def _signer(key: bytes) -> Callable[[bytes], bytes]:
-    """Signs what goes one way over one line; the other end signs it too, and compares.
-
-    The contents are numbered, so the same content gets another signature later.
-    """
-    numbers = itertools.count(1)
-    return lambda content: _sign(key, struct.pack(">Q", next(numbers)) + content)
-
-
-def _sign(key: bytes, content: bytes) -> bytes:
-    return hmac.digest(key, content, "sha256")
-
-
-def _nonce_of(greeting: bytes) -> str | None:
-    """The nonce that the other end has sent, None if it has no secret."""
-    try:
-        content = json.loads(greeting)
-    except ValueError:
-        raise Stranger from None
-    if not (isinstance(content, dict) and content.get("protocol") == _PROTOCOL):
-        raise Stranger
-    nonce = content.get("nonce")
-    if not (nonce is None or isinstance(nonce, str)):
-        raise Stranger
-    return nonce
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Gives the errors of a connection the names of this module."""
+        try:
+            yield
+        except TimeoutError:
+            raise
+        except (AuthenticationError, AssertionError):
+            raise OtherSecret from None
+        except (ValueError, RecursionError):
+            raise Stranger from None
+        except (EOFError, OSError) as error:
+            # A connection reads no more once something too long has come.
+            raise (Gone if self._connection.readable else Stranger) from error

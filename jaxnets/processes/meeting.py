@@ -8,68 +8,36 @@ These lines then stay, for `jaxnets.processes.peers`.
 """
 
 import contextlib
-import dataclasses
 import json
-import math
-import sys
+import queue
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from jaxnets.errors import UserError
-from jaxnets.processes.door import (
-    HANDSHAKE_SECONDS,
-    Door,
-    address_of,
-    check_reach,
-    connect,
-    is_loopback,
-    listen,
-)
+from jaxnets.processes.door import HANDSHAKE_SECONDS, Hello, address_of, connect, listen, open_door
 from jaxnets.processes.lines import Gone, Line, OtherSecret, Stranger
 
-__all__ = ["Hello", "meet"]
+__all__ = ["meet"]
 
-#: Process 0 goes on for so long to tell those who come late why there is no run.
-_TURN_AWAY_SECONDS = 3.0
+#: Once there can be no run, process 0 waits for so long for others that were started with it, to
+#: tell them why.
+_LATE_SECONDS = 3.0
 
 _RETRY_SECONDS = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class Hello:
-    """What a process says of itself.
-
-    Attributes:
-      index: its number, from 0.
-      count: how many there are, it believes.
-      name: host and process number, for people.
-      versions: name -> version of what must be the same everywhere.
-      config: what it was told to do, as JSON types; must be the same everywhere.
-    """
-
-    index: int
-    count: int
-    name: str
-    versions: Mapping[str, str]
-    config: Mapping[str, Any]
-
-
-class _Refusal(Exception):
-    """Why there is no run."""
-
-
 def meet(
-    address: str, own: Hello, seconds: float, key: bytes | None = None
+    address: str, own: Hello, seconds: float, secret: bytes | None = None
 ) -> tuple[dict[int, Line], list[str]]:
     """Brings the processes of a run together.
 
     Args:
       address: "host:port" of process 0.
       own: what this process says.
-      seconds: how long it waits for the others.
-      key: of the secret that all of them know (see `jaxnets.processes.lines`). Without one they
-        must be on one machine or in one private network, where anyone may join or block the run.
+      seconds: how long process 0 waits for the others; and the others for process 0, and then once
+        more for its answer, so that they hear it whoever was started first.
+      secret: that all of them know. Without one they must be on one machine or in one private
+        network, where anyone may join or block the run.
 
     Returns:
       Lines to the others by their numbers: process 0 has one to each, the others have one to
@@ -80,106 +48,46 @@ def meet(
         one with another secret, or a public address and none.
     """
     host, port = address_of(address)
-    deadline = time.monotonic() + seconds
-    if key is None:
-        check_reach(host)
     if own.index:
-        line, names = _join(address, own, deadline, seconds, key)
+        line, names = _join(address, own, seconds, secret)
         return {0: line}, names
-    listener = listen(host, port)
-    if key is None and not is_loopback(host):
-        _warn(
-            "there is no JAXNETS_SECRET, so whoever in this private network reaches port "
-            f"{port} can join or block the run; set the same in all processes"
-        )
-    with contextlib.closing(Door(listener, key, own.count, _warn)) as door:
-        return _receive_all(door, own, deadline, seconds)
-
-
-def _warn(sentence: str) -> None:
-    print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    with open_door(listen(host, port, secret), secret, own.count) as arrivals:
+        return _receive_all(arrivals, own, seconds)
 
 
 def _receive_all(
-    door: Door, own: Hello, deadline: float, seconds: float
+    arrivals: queue.SimpleQueue[tuple[Line, Hello]], own: Hello, seconds: float
 ) -> tuple[dict[int, Line], list[str]]:
+    """Process 0: lets the others in, and tells all of them how that ended."""
+    deadline = time.monotonic() + seconds
     lines: dict[int, Line] = {}
-    names = {0: own.name}
-    with contextlib.ExitStack() as refused:
-        refused.callback(lambda: [line.close() for line in lines.values()])
+    refused: list[Line] = []
+    names, wrong = {0: own.name}, None
+    while len(lines) + len(refused) < own.count - 1:
         try:
-            while len(lines) < own.count - 1:
-                arrival = _next(door, deadline)
-                if arrival is None:
-                    raise _Refusal(_missing(own, lines, seconds) + _turned_away(door))
-                line, hello = arrival
-                # It may have waited for process 0, and its time is over earlier.
-                theirs = time.monotonic() + 0.9 * hello["seconds"]
-                if theirs < deadline:
-                    deadline, seconds = theirs, hello["timeout"]
-                try:
-                    _compare(own, hello, lines, names)
-                except _Refusal as refusal:
-                    _refuse(line, str(refusal))
-                    raise
-                lines[hello["index"]], names[hello["index"]] = line, hello["name"]
-        except _Refusal as refusal:
-            for line in lines.values():
-                _refuse(line, str(refusal))
-            if time.monotonic() < deadline:  # the others are on their way
-                _turn_away(door, str(refusal), own.count - 1 - len(lines))
-            raise UserError(str(refusal)) from None
-        refused.pop_all()
-    ordered = [names[i] for i in range(own.count)]
-    for line in lines.values():
+            line, hello = arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            wrong = wrong or _missing(own, lines, seconds)
+            break
+        if hello.index in lines and lines[hello.index].is_gone():
+            lines.pop(hello.index).close()  # it was ended and started again
+        difference = _difference(own, hello, {i: names[i] for i in (0, *lines)})
+        if difference is None:
+            lines[hello.index], names[hello.index] = line, hello.name
+            continue
+        refused.append(line)
+        if wrong is None:
+            wrong = difference
+            deadline = min(deadline, time.monotonic() + _LATE_SECONDS)
+    ordered = [names.get(i, "") for i in range(own.count)]
+    for line in (*lines.values(), *refused):
         with contextlib.suppress(Gone):  # that it has died is found by `jaxnets.processes.peers`
-            line.send({"yes": ordered})
+            line.send({"yes": ordered} if wrong is None else {"no": wrong})
+        if wrong is not None:
+            line.close()
+    if wrong is not None:
+        raise UserError(wrong)
     return lines, ordered
-
-
-def _refuse(line: Line, sentence: str) -> None:
-    with contextlib.suppress(Gone):
-        line.send({"no": sentence})
-    line.close()
-
-
-def _next(door: Door, deadline: float) -> tuple[Line, dict[str, Any]] | None:
-    """The next process that comes and what it says; None if none does in time."""
-    while (arrival := door.next(deadline - time.monotonic())) is not None:
-        if _is_hello(arrival[1]):
-            return arrival
-        arrival[0].close()
-    return None
-
-
-def _is_hello(hello: Any) -> bool:
-    """Whether what came is what `_join` sends."""
-    if not isinstance(hello, dict):
-        return False
-    kinds = {"index": int, "count": int, "name": str, "versions": dict, "config": dict}
-    kinds |= {"seconds": (int, float), "timeout": (int, float)}
-    if not all(isinstance(hello.get(name), kind) for name, kind in kinds.items()):
-        return False
-    return (
-        0 <= hello["index"] < hello["count"]
-        and 0 <= hello["seconds"] < math.inf
-        and 0 <= hello["timeout"] < math.inf
-    )
-
-
-def _turn_away(door: Door, sentence: str, expected: int) -> None:
-    """Tells those who come in the next moments: they were started together with the others."""
-    deadline = time.monotonic() + _TURN_AWAY_SECONDS
-    while expected > 0 and (arrival := _next(door, deadline)) is not None:
-        _refuse(arrival[0], sentence)
-        expected -= 1
-
-
-def _turned_away(door: Door) -> str:
-    """What else to know where processes are missing."""
-    return "".join(
-        f"; one came from {address} that {why}" for why, address in door.turned_away.items()
-    )
 
 
 def _missing(own: Hello, lines: Mapping[int, Line], seconds: float) -> str:
@@ -192,73 +100,60 @@ def _missing(own: Hello, lines: Mapping[int, Line], seconds: float) -> str:
     )
 
 
-def _compare(
-    own: Hello, hello: dict[str, Any], lines: dict[int, Line], names: Mapping[int, str]
-) -> None:
-    """Raises _Refusal if a process does not belong to this run."""
-    index = hello["index"]
-    for name, version in own.versions.items():
-        if hello["versions"].get(name) != version:
-            raise _Refusal(
-                f"process {index} has {name} {hello['versions'].get(name)} and process 0 has "
-                f"{version}; install the same version everywhere"
-            )
-    if hello["count"] != own.count:
-        raise _Refusal(
-            f"process {index} was started with --process-count {hello['count']} and process 0 with "
-            f"{own.count}; give all of them the same"
-        )
-    if index in lines and lines[index].is_gone():
-        lines.pop(index).close()  # it was ended and started again
-    if index in names and index in {0, *lines}:
-        raise _Refusal(
-            f"two processes were started with --process-id {index} ({names[index]} and "
-            f"{hello['name']}); give each its own of 0 to {own.count - 1}"
-        )
-    asked, here = hello["config"], json.loads(json.dumps(own.config))
+def _difference(own: Hello, other: Hello, names: Mapping[int, str]) -> str | None:
+    """Why a process does not belong to this run; None if it does.
+
+    Args:
+      own: what process 0 says.
+      other: what the process says.
+      names: number -> name of those that are here.
+    """
+    here = json.loads(json.dumps({"--process-count": own.count, **own.setup}))
+    there = {"--process-count": other.count, **other.setup}
     differ = [
-        f"{name} (there {asked.get(name)!r}, in process 0 {here.get(name)!r})"
-        for name in sorted({*asked, *here})
-        if asked.get(name) != here.get(name)
+        f"{name} (there {there.get(name)!r}, in process 0 {here.get(name)!r})"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
     ]
     if differ:
-        raise _Refusal(
-            f"process {index} was started with another configuration: {', '.join(differ)}; start "
-            "all processes with the same flags"
+        return (
+            f"process {other.index} differs from process 0: {', '.join(differ)}; install the same "
+            "versions everywhere, and start all processes with the same flags"
         )
+    if other.index in names:
+        return (
+            f"two processes were started with --process-id {other.index} ({names[other.index]} and "
+            f"{other.name}); give each its own of 0 to {own.count - 1}"
+        )
+    return None
 
 
-def _join(
-    address: str, own: Hello, deadline: float, seconds: float, key: bytes | None
-) -> tuple[Line, list[str]]:
+def _join(address: str, own: Hello, seconds: float, secret: bytes | None) -> tuple[Line, list[str]]:
+    """The others: find process 0, and hear its answer."""
     host, port = address_of(address)
+    deadline = time.monotonic() + seconds
     why = "nobody listened there"
-    nobody = "what listened there was no process 0 that waits for others"
     while (left := deadline - time.monotonic()) > 0:
+        line = None
         try:
-            line = connect(host, port, key, min(left, HANDSHAKE_SECONDS))
-        except OSError as error:
-            why = f"it could not be reached ({error.strerror or error})"
+            line = connect(host, port, secret, min(left, HANDSHAKE_SECONDS))
+            line.send(own)
+            match line.receive(seconds + HANDSHAKE_SECONDS):
+                case {"yes": names}:
+                    return line, names
+                case {"no": wrong}:
+                    raise UserError(wrong)
+            raise Gone
         except OtherSecret as error:
             raise UserError(f"the coordinator at {address} {error}") from None
+        except Gone:
+            why = "what listened there was no process 0 that waits for others"
         except Stranger as error:
             why = f"it {error}"
-        except Gone:
-            why = nobody
-        else:
-            hello = {**dataclasses.asdict(own), "seconds": left, "timeout": seconds}
-            try:
-                line.send(hello)
-                answer = line.receive(deadline - time.monotonic())
-            except TimeoutError:
-                answer, why = None, "it was there and did not answer"
-            except (Gone, ValueError):
-                answer, why = None, nobody
-            if isinstance(answer, dict) and "yes" in answer:
-                return line, answer["yes"]
+        except OSError as error:
+            why = f"it could not be reached ({error.strerror or error})"
+        if line is not None:
             line.close()
-            if isinstance(answer, dict) and "no" in answer:
-                raise UserError(answer["no"])
         time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
     raise UserError(
         f"there is no coordinator at {address}: within {seconds:g} s, {why}; start process 0 "

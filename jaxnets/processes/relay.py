@@ -14,16 +14,14 @@ closed is not passed on.
 import base64
 import contextlib
 import itertools
-import queue
 import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jaxnets.files import cleaning
 from jaxnets.processes.peers import Peers
@@ -46,24 +44,23 @@ def relayed(peers: Peers, seconds: float) -> Iterator[str]:
     """
     # The path of a socket has hardly more than a hundred characters.
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
-    inboxes: dict[tuple[int, int], queue.SimpleQueue[bytes]] = {}
+    ends: dict[tuple[int, int], socket.socket] = {}
 
-    def begin(other: int, stream: int, reach: Callable[[], socket.socket]) -> None:
-        inbox = inboxes[other, stream] = queue.SimpleQueue()
-        _start(_carry, partial(peers.send, other, kind="jax", stream=stream), inbox, reach)
+    def begin(other: int, stream: int, end: socket.socket) -> None:
+        ends[other, stream] = end
+        _start(_carry, end, partial(peers.send, other, kind="jax", stream=stream))
 
-    def receive(other: int, message: Mapping[str, Any]) -> None:
-        stream = message["stream"]
-        if (other, stream) not in inboxes:  # process 0 hears of it for the first time
-            begin(other, stream, lambda: _patiently(place, time.monotonic() + seconds))
-        inboxes[other, stream].put(base64.b64decode(message["data"]))
+    def receive(other: int, stream: int, data: str) -> None:
+        with contextlib.suppress(OSError):  # jax has closed it
+            if (other, stream) not in ends:  # process 0 hears of it for the first time
+                begin(other, stream, _patiently(place, time.monotonic() + seconds))
+            ends[other, stream].sendall(base64.b64decode(data))
 
     def lead() -> None:
         """In the other processes: whoever connects to the socket is led to process 0."""
         with contextlib.suppress(OSError):  # closed: jax has started
             for stream in itertools.count():
-                near = listener.accept()[0]
-                begin(0, stream, lambda near=near: near)
+                begin(0, stream, listener.accept()[0])
 
     peers.on_jax = receive
     with (
@@ -79,19 +76,10 @@ def relayed(peers: Peers, seconds: float) -> Iterator[str]:
         yield f"unix:{place}"
 
 
-def _carry(
-    send: Callable[..., None], inbox: queue.SimpleQueue[bytes], reach: Callable[[], socket.socket]
-) -> None:
-    """Carries one connection of jax: what comes out of it to the line, the inbox into it."""
-
-    def deliver() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near.sendall(inbox.get())
-
-    with contextlib.suppress(OSError), reach() as near:
-        _start(deliver)
-        while data := near.recv(_CHUNK):
+def _carry(end: socket.socket, send: Callable[..., None]) -> None:
+    """Sends what comes out of one connection of jax over the line."""
+    with contextlib.suppress(OSError), end:
+        while data := end.recv(_CHUNK):
             send(data=base64.b64encode(data).decode())
 
 

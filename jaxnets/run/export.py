@@ -88,6 +88,7 @@ def describe(trained: Trained) -> dict[str, Any]:
         "network": " ".join(repr(trained.module).split()),
         "class_names": list(trained.class_names),
         "columns": {name: to_json(column) for name, column in trained.columns.items()},
+        **({"threshold": trained.threshold} if classes and trained.threshold is not None else {}),
         **({} if classes else {"mark": provenance.record(trained.facts)}),
     }
 

@@ -24,6 +24,7 @@ from jaxnets.files import read_json, write_json
 from jaxnets.judge.evaluate import digest
 from jaxnets.run.checkpoint import Checkpoints
 from jaxnets.run.export import read_safetensors
+from jaxnets.run.inspector import TrainedInspector
 from jaxnets.run.integrity import (
     Damaged,
     changed,
@@ -48,14 +49,15 @@ class Description:
     """What it takes to build a run's network again, as values that JSON can hold.
 
     Attributes:
-      kind: "classifier" or "generator".
-      network: arguments of `jaxnets.models.classifier_of` without the column, or of
-        `jaxnets.models.make_generator` without the shape of images.
+      kind: "classifier", "generator" or "inspector".
+      network: arguments of `jaxnets.models.classifier_of` or `jaxnets.models.make_inspector`
+        without the column, or of `jaxnets.models.make_generator` without the shape of images.
       columns: name -> column, as `jaxnets.columns.to_json` gives it.
       data: name of the data set.
       fingerprint: of the data set.
       members: names of the networks that the run trains side by side, one or more.
       views: of a classifier, how it looks at an example (see `jaxnets.judge.evaluate.VIEWS`).
+      threshold: of a detector, the probability of its second class from which it says so.
       higher_is_better: how checkpoints rank.
     """
 
@@ -66,6 +68,7 @@ class Description:
     fingerprint: str
     members: Sequence[str]
     views: str = "plain"
+    threshold: float | None = None
     higher_is_better: bool = True
 
     @classmethod
@@ -90,7 +93,7 @@ class Description:
                 raise ValueError(f"format {content['format']!r}, members {told.members!r}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} does not describe a network: {first_line(error)}") from error
-        if told.kind not in ("classifier", "generator"):
+        if told.kind not in _KINDS:
             raise UserError(f"{path} describes a {told.kind!r}, which this version does not know")
         return told
 
@@ -118,7 +121,7 @@ class Description:
         step: int,
         config: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The network with these weights: a `TrainedClassifier` or a `TrainedGenerator`.
+        """The network with these weights: a `TrainedClassifier`, `-Generator` or `-Inspector`.
 
         Args:
           module: that was built as described.
@@ -135,13 +138,22 @@ class Description:
         }
         rest: Any = (columns, self.class_names, config or {}, step, facts, self.as_json())
         if self.kind == "classifier":
-            return TrainedClassifier(module, variables, *rest, views=self.views)
-        return TrainedGenerator(module, variables, *rest)
+            looks = {"views": self.views, "threshold": self.threshold}
+            return TrainedClassifier(module, variables, *rest, **looks)
+        return _KINDS[self.kind](module, variables, *rest)
 
 
-def keep_description(folder: Path, description: Description) -> None:
-    """Writes `network.json` into the folder of a run, unless it is there."""
-    if not (folder / _FILE).exists():
+#: Kind of network -> what a run of it gives.
+_KINDS: dict[str, Any] = {
+    "classifier": TrainedClassifier,
+    "generator": TrainedGenerator,
+    "inspector": TrainedInspector,
+}
+
+
+def keep_description(folder: Path, description: Description, *, anew: bool = False) -> None:
+    """Writes `network.json` into the folder of a run, unless it is there; `anew` in any case."""
+    if anew or not (folder / _FILE).exists():
         write_json(folder / _FILE, description.as_json())
 
 
@@ -154,14 +166,15 @@ def load_run(folder: str | Path, *, member: str | int | None = None, best: bool 
     It reads the run's folder and nothing else; that may have come from another machine.
 
     Args:
-      folder: of a run of `classify` or `generate`; or a file that `export --format safetensors`
-        made of one.
+      folder: of a run of `classify`, `generate` or `inspect`; or a file that `export --format
+        safetensors` made of one.
       member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
         first.
       best: whether the best state is taken where states are ranked; else the last.
 
     Returns:
-      A `TrainedClassifier` or a `TrainedGenerator` (see `jaxnets.run.trained`).
+      A `TrainedClassifier` or a `TrainedGenerator` (see `jaxnets.run.trained`), or a
+      `TrainedInspector` (see `jaxnets.run.inspector`).
 
     Raises:
       UserError: if the folder is not that of a run, or says nothing of its network, or holds no
@@ -234,8 +247,11 @@ def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...
     """The module, and shapes of inputs to initialise it with."""
     network = dict(told.network)
     name = network.pop("name")
-    if told.kind == "classifier":
-        module = models.classifier_of(name, column, **network)
+    if told.kind != "generator":
+        make: Any = {"classifier": models.classifier_of, "inspector": models.make_inspector}[
+            told.kind
+        ]
+        module = make(name, column, **network)
         return module, (jax.ShapeDtypeStruct((1, *column.shape), column.dtype),)
     module = models.make_generator(name, image_shape=column.shape, **network)
     labels = None if network["num_classes"] is None else jax.ShapeDtypeStruct((1,), jnp.int32)

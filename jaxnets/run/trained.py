@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "TrainedGenerator",
     "Unreadable",
     "class_of",
+    "usable",
 ]
 
 #: Examples, or images, of one call of a network; fewer are padded.
@@ -41,7 +42,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       source: the file, or "row 3" of an array.
-      label: number of the most probable class.
+      label: number of the most probable class; of a detector, by its threshold.
       name: of that class.
       probability: of that class.
       probabilities: [K] float64 of all classes, in their order.
@@ -66,6 +67,21 @@ class Unreadable(NamedTuple):
 
     source: str
     reason: str
+
+
+def usable(records: Iterable[Any]) -> list[Any]:
+    """All records of a stream.
+
+    Raises:
+      UserError: if a file can't be used; it names up to ten of them.
+    """
+    every = list(records)
+    bad = [record for record in every if isinstance(record, Unreadable)]
+    if bad:
+        told = ", ".join(f"{source} ({reason})" for source, reason in bad[:10])
+        more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+        raise UserError(f"can't predict from {told}{more}")
+    return every
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,6 +115,17 @@ class Trained:
     def _placed(self) -> Any:
         return jax.device_put(self.variables)
 
+    def _rows(self, rows: np.ndarray) -> Iterator[Example]:
+        """Stored rows as examples."""
+        column = self.columns["inputs"]
+        if rows.shape[1:] != column.shape or rows.dtype != column.stored:
+            wanted = ", ".join(map(str, ("N", *column.shape)))
+            raise UserError(
+                f"this network takes rows [{wanted}] {column.stored} ({column.kind}), not "
+                f"{list(rows.shape)} {rows.dtype}"
+            )
+        return (Example(f"row {i}", row) for i, row in enumerate(rows))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedClassifier(Trained):
@@ -107,9 +134,12 @@ class TrainedClassifier(Trained):
     Attributes:
       views: how it looks at an image, the mean of which is what it says (see
         `jaxnets.judge.evaluate.VIEWS`).
+      threshold: of a detector, the probability of its second class from which it says so; None
+        says the most probable class.
     """
 
     views: str = "plain"
+    threshold: float | None = None
 
     @cached_property
     def _compiled(self) -> dict[int, Predict]:
@@ -141,13 +171,7 @@ class TrainedClassifier(Trained):
         Raises:
           UserError: names the files that can't be used, or rows of another shape or type.
         """
-        records = list(self.stream(inputs))
-        bad = [record for record in records if isinstance(record, Unreadable)]
-        if bad:
-            told = ", ".join(f"{source} ({reason})" for source, reason in bad[:10])
-            more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-            raise UserError(f"can't predict from {told}{more}")
-        return [record for record in records if isinstance(record, Prediction)]
+        return [r for r in usable(self.stream(inputs)) if isinstance(r, Prediction)]
 
     def stream(self, inputs: Any) -> Iterator[Prediction | Unreadable]:
         """As `predict`, one record after the other, for more files than memory would hold.
@@ -165,6 +189,8 @@ class TrainedClassifier(Trained):
                     continue
                 of_all = next(probabilities)
                 label = int(of_all.argmax())
+                if self.threshold is not None:
+                    label = int(of_all[1] >= self.threshold)
                 name = self.class_names[label]
                 yield Prediction(
                     source, label, name, float(of_all[label]), of_all, self.class_names
@@ -173,14 +199,7 @@ class TrainedClassifier(Trained):
     def _examples(self, inputs: Any) -> Iterator[Example]:
         column = self.columns["inputs"]
         if isinstance(inputs, np.ndarray | jax.Array):
-            rows = np.asarray(inputs)
-            if rows.shape[1:] != column.shape or rows.dtype != column.stored:
-                wanted = ", ".join(map(str, ("N", *column.shape)))
-                raise UserError(
-                    f"this network takes rows [{wanted}] {column.stored} ({column.kind}), not "
-                    f"{list(rows.shape)} {rows.dtype}"
-                )
-            return (Example(f"row {i}", row) for i, row in enumerate(rows))
+            return self._rows(np.asarray(inputs))
         several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         texts = [each for each in several if isinstance(each, str)]
         if isinstance(column, Tokens) and len(texts) == len(several):

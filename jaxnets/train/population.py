@@ -183,8 +183,7 @@ def make_population_pipeline(
     seeds: Sequence[int],
     *,
     memory_budget_bytes: int = 4 << 30,
-    workers: int | None = None,
-    rows: slice | None = None,
+    **options: Any,
 ) -> PopulationPipeline:
     """The pipeline of a population, each member fed as `make_pipeline` would feed it alone.
 
@@ -195,9 +194,7 @@ def make_population_pipeline(
       seeds: of the members' orders.
       memory_budget_bytes: what the images may take of a device's memory; beyond it they are
         streamed.
-      workers: processes or threads that read for each member, where the images are streamed.
-      rows: those of a member's every batch that this process feeds, where there are several (see
-        `jaxnets.devices.parallel.own_rows`); by default all.
+      **options: further ones of `make_pipeline`, for every member.
 
     Raises:
       UserError: if the batch is larger than a split, or the splits differ in size.
@@ -206,9 +203,7 @@ def make_population_pipeline(
     needed = splits[0].nbytes if shared else sum(split.nbytes for split in splits)
     budget = needed if needed <= memory_budget_bytes else -1
     members = [
-        make_pipeline(
-            split, batch_size, seed, memory_budget_bytes=budget, workers=workers, rows=rows
-        )
+        make_pipeline(split, batch_size, seed, memory_budget_bytes=budget, **options)
         for split, seed in zip(splits, seeds, strict=True)
     ]
     return PopulationPipeline(members, shared=shared)

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxnets.commands.configs import few_labels, sweeps
+from jaxnets.commands.configs.balance import BalanceOptions
 from jaxnets.commands.configs.constraints import (
     COUNT,
     DECAY,
     NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
     SWEPT,
     Needs,
     Range,
@@ -107,8 +109,6 @@ class LossOptions:
     """Exponent of the focal loss."""
     label_smoothing: Annotated[float | None, DECAY, SWEPT] = None
     """Share of the target that is spread over all classes."""
-    balance_classes: bool = False
-    """Weigh classes by the inverse of their frequency in the training images."""
     dropout: Annotated[float | None, DECAY, SWEPT] = None
     """Share of units that dropout zeroes, where the network has dropout."""
 
@@ -132,6 +132,9 @@ class AugmentOptions:
     usual, 0 is off. This and --resized-crop are for folder: and tfds:."""
     cutout: int = 0
     """Side of the square that is blanked out of training images; 0 is off."""
+    degrade: Annotated[float, SHARE] = 0.0
+    """Probability with which training images are blurred, shrunk and stretched, and compressed like
+    JPEG, each by a random strength; 0 is off."""
     mixup: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Parameter of mixup's Beta distribution; 0 is off."""
     shift: Annotated[float, DECAY] = 0.1
@@ -163,6 +166,7 @@ class EvaluationOptions:
 class Classify(
     OptimizerOptions,
     LossOptions,
+    BalanceOptions,
     AugmentOptions,
     FewLabelOptions,
     EvaluationOptions,
@@ -196,8 +200,8 @@ class Classify(
 
     network: str | None = None
     """lenet5, alexnet, vgg11, vgg16, resnet_3x2, resnet18, resnet34, resnet50, wide_resnet_16_4,
-    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; m5 (of
-    waves); text_cnn or vdcnn (of texts)."""
+    wide_resnet_28_10, efficientnet_lite0 or speed_net, which see sounds as spectrograms; npr or
+    spectrum (of a generator's traces); m5 (of waves); text_cnn or vdcnn (of texts)."""
     width: Annotated[float | None, POSITIVE] = None
     """Factor on every number of channels; 1 is the published size."""
     batch_size: Annotated[int | None, COUNT] = None
@@ -252,6 +256,7 @@ def resolve(config: Classify) -> Classify:
         check_needs(asked, config)
     for one in sweeps.each(config):
         check_numbers(one)
+    check_needs(config, config)
     sweeps.check(config)
     if config.patience is not None and config.eval_every == 0:
         raise UserError("--patience counts evaluations: set --eval-every above 0")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import types
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from jaxnets.commands.configs import presets, sweeps
+from jaxnets.commands.configs import presets, sweeps, teaching
 from jaxnets.commands.configs.constraints import (
     COUNT,
     DECAY,
@@ -24,6 +24,7 @@ from jaxnets.commands.configs.constraints import (
     is_ramp,
 )
 from jaxnets.commands.configs.options import RunOptions, check_numbers, given, with_preset
+from jaxnets.commands.configs.teaching import TeacherOptions
 from jaxnets.errors import UserError
 
 #: What --judge may be besides the folder of a run, and the data that a CNN comes with jaxnets for.
@@ -120,9 +121,7 @@ class LossOptions:
     --penalty-every."""
     matching_weight: Annotated[float, NOT_NEGATIVE, SWEPT] = 0.0
     """Weight of a generator loss that pulls the mean features of samples towards those of real
-    images (feature matching)."""
-    matching_cnn: Path | None = None
-    """Folder of a `classify` run, whose features are matched; by default the discriminator's."""
+    images (feature matching), by the discriminator; for those of a trained CNN see --teacher."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,13 @@ class JudgeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Generate(
-    NetworkOptions, LossOptions, AugmentOptions, OptimizerOptions, JudgeOptions, RunOptions
+    NetworkOptions,
+    LossOptions,
+    TeacherOptions,
+    AugmentOptions,
+    OptimizerOptions,
+    JudgeOptions,
+    RunOptions,
 ):
     """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
 
@@ -237,6 +242,8 @@ class Generate(
     fashion_mnist."""
     conditional: bool = True
     """Give both networks the class of each image; then a class can be asked for."""
+    balance: Literal["none", "oversample"] = "none"
+    """oversample: show all classes equally often, however few images they have."""
     batch_size: Annotated[int | None, COUNT] = None
     """Images that one discriminator update sees, over all devices."""
     judge: Path | None = None
@@ -287,7 +294,7 @@ def resolve(config: Generate) -> Generate:
         values = {**values, "generator_widths": None, "discriminator_widths": None}
     if config.discriminator not in (None, values["generator"]):
         values |= {"discriminator_widths": None, "discriminator_fields": None}
-    values["discriminator"] = values["generator"]
+    values |= {"discriminator": values["generator"], **teaching.values(config)}
     if config.penalty in _LAMBDAS:
         values["penalty_weight"] = _LAMBDAS[config.penalty]
     swept = sweeps.sweep_of(config)
@@ -356,10 +363,7 @@ def _check_what_belongs_together(config: Generate) -> None:
         raise UserError(
             f"--conditioning {config.conditioning} needs classes: leave --no-conditional out"
         )
-    if config.matching_cnn is not None and not sweeps.uses(config, "matching_weight"):
-        raise UserError(
-            "--matching-cnn needs feature matching: say how much with --matching-weight"
-        )
+    teaching.check(config)
     if config.metrics and config.cnn is None:
         raise UserError("--metrics needs a CNN to look at samples: name its run with --judge")
     if config.keep_best > 0 and (config.cnn is None or config.eval_every == 0):

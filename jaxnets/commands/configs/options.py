@@ -204,6 +204,10 @@ class RunOptions(
     """How many devices to use; by default all."""
     labels_per_class: int | None = None
     """Train on this many images of each class only."""
+    rare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS[=N] ...")] = ()
+    """Train on only N images of a class, by its name or number. `classify` reports recall and
+    average precision of these classes, and the accuracy of the others; of CLASS alone all images
+    stay."""
 
 
 #: A run may go on by other processes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,14 +18,26 @@ T = TypeVar("T")
 FINGERPRINT = "data_fingerprint"
 #: That which stands for the weights that the run began with.
 WEIGHTS = "init_fingerprint"
+#: That which stands for the generated images among its training images.
+SAMPLES = "samples_fingerprint"
+#: That which stands for the weights of the CNN that teaches.
+TEACHER = "teacher_fingerprint"
+#: All that `config.json` has besides the fields of a config.
+FINGERPRINTS = (FINGERPRINT, WEIGHTS, SAMPLES, TEACHER)
 
 
-def need_kind(folder: Path, record: Mapping[str, Any], command: str) -> None:
+def need_kind(
+    folder: Path,
+    record: Mapping[str, Any],
+    command: str,
+    kinds: Sequence[str] = ("classify", "generate"),
+) -> None:
     """Fails for a run that a command does not take; arguments as for `config_of_run`."""
-    if record["experiment"] not in ("classify", "generate"):
+    if record["experiment"] not in kinds:
+        *others, last = (f"`{kind}`" for kind in kinds)
         raise UserError(
             f"{folder} is a run of `{record['experiment']}`; `{command}` takes those of "
-            "`classify` and `generate`"
+            f"{', '.join(others)} and {last}"
         )
 
 
@@ -54,7 +66,7 @@ def config_from(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
       UserError: for an unknown field, or a value of another type; it names the field and the value.
     """
-    values = {name: value for name, value in values.items() if name not in (FINGERPRINT, WEIGHTS)}
+    values = {name: value for name, value in values.items() if name not in FINGERPRINTS}
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - fields)

@@ -16,7 +16,7 @@ from jaxnets.data.views import Views
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
-__all__ = ["DATA_SOURCES", "load"]
+__all__ = ["DATA_SOURCES", "load", "size_of"]
 
 #: Options that a source may ignore; any other must be one that it takes.
 _ALWAYS = ("data_dir", "skip_bad", "decoding")
@@ -93,7 +93,7 @@ def load(
         raise UserError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
     options = {
         "data_dir": None if data_dir is None else _directory(data_dir),
-        "image_size": None if image_size is None else _size(image_size),
+        "image_size": None if image_size is None else size_of(image_size),
         "channels": channels,
         "background": background,
         "skip_bad": skip_bad,
@@ -117,7 +117,12 @@ def load(
     return load_it(name, **{option: options[option] for option in takes})
 
 
-def _size(image_size: Sequence[int] | int) -> tuple[int, int]:
+def size_of(image_size: Sequence[int] | int) -> tuple[int, int]:
+    """(height, width) of images, of which both or one for both are given.
+
+    Raises:
+      UserError: for any other numbers.
+    """
     sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
     if len(sides) not in (1, 2):
         raise UserError(f"the image size is one number, or a height and a width, not {sides}")

@@ -66,7 +66,12 @@ class FileReader(Protocol):
 
 
 def load_files(
-    name: str, reader: FileReader, *, skip_bad: bool, decoding: Decoding | None = None
+    name: str,
+    reader: FileReader,
+    *,
+    skip_bad: bool,
+    decoding: Decoding | None = None,
+    layout: Layout | None = None,
 ) -> DataSet:
     """Reads a folder with a sub-folder for each class.
 
@@ -76,12 +81,13 @@ def load_files(
       reader: of the files.
       skip_bad: leave unusable files out and count them, instead of an error.
       decoding: of images: when they are decoded.
+      layout: of the folder, where it has no such sub-folders.
 
     Raises:
       UserError: the folder is no such folder, or holds files that can't be used.
     """
     root = root_of(name)
-    layout = find_layout(root, reader.what)
+    layout = layout or find_layout(root, reader.what)
     paths = {split: [file.path for file in files] for split, files in layout.splits.items()}
     options = [layout.class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
 

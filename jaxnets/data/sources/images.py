@@ -8,7 +8,9 @@ animations; more than 64 megapixels; damaged or foreign files.
 import contextlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +20,9 @@ import numpy as np
 from jaxnets.columns import Image
 from jaxnets.data.views import Views
 from jaxnets.errors import UserError
+from jaxnets.media.jpeg import quality_of, recompressed
 
-__all__ = ["MAX_PIXELS", "ImageFiles"]
+__all__ = ["MAX_PIXELS", "Header", "ImageFiles", "reread"]
 
 MAX_PIXELS = 64_000_000
 GREY = ("L", "1", "LA")
@@ -53,11 +56,13 @@ class _Unusable(Exception):
 
 
 class Header(NamedTuple):
-    """What the header of an image says: (height, width), and whether it is grey or has alpha."""
+    """What the header of an image says: (height, width), whether it is grey or has alpha, more."""
 
     size: tuple[int, int]
     grey: bool
     see_through: bool
+    format: str = ""
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class ImageFiles:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # turned by 90 degrees
                     width, height = height, width
                 see_through = image.mode in ALPHA or "transparency" in image.info
-                return Header((height, width), image.mode in GREY, see_through)
+                grey, kind = image.mode in GREY, image.format or ""
+                return Header((height, width), grey, see_through, kind, quality_of(image))
         except _Unusable as error:
             return str(error)
         except Exception as error:  # decoders raise nearly every type on damaged bytes
@@ -131,6 +137,10 @@ class ImageFiles:
                 f"{see_through:,} of {len(headers):,} images may be transparent and are laid on "
                 f"{self.background}; --background chooses another colour"
             )
+        return notes + self.changed(headers, column)
+
+    def changed(self, headers: Sequence[Header], column: Image) -> list[str]:
+        """What resizing changes, where it changes much."""
         height, width, _ = column.shape
         ratios = np.array([header.size[1] / header.size[0] for header in headers])
         cut = 1 - np.minimum(ratios * height / width, width / (ratios * height))
@@ -140,16 +150,22 @@ class ImageFiles:
             short = min(height, width)
             better = (short, round(short * usual)) if usual >= 1 else (round(short / usual), short)
             advice = f"; --image-size {better[0]} {better[1]} suits most of them better"
-            notes.append(
+            return [
                 f"{height}x{width} cuts more than {_CROPPED:.0%} away from {cropped:,} of "
                 f"{len(headers):,} images, at most {cut.max():.0%}"
                 + (advice if better != (height, width) else "")
-            )
-        return notes
+            ]
+        return []
 
     def row(self, path: Path | io.BytesIO, column: Image) -> np.ndarray | str:
         """[H, W, C] uint8, or why the file can't be used."""
         return self.view(path, column, None, Views())
+
+    def fitted(self, image: Any, size: tuple[int, int]) -> Any:
+        """The picture in (width, height): resized until it covers that, and the rest cut off."""
+        from PIL import Image, ImageOps
+
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
 
     def view(
         self,
@@ -164,7 +180,7 @@ class ImageFiles:
         height, width, depth = column.shape
         try:
             with _open(path) as image:
-                box = None
+                box, image_format = None, image.format
                 if random is not None:
                     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                     across, down = image.size[::-1] if turned else image.size
@@ -183,20 +199,52 @@ class ImageFiles:
                 image = ImageOps.exif_transpose(image)
                 # Before resizing: palette indices and black-or-white pixels can't be averaged.
                 image = image.convert("L" if depth == 1 else "RGB")
+                if column.qualities and image_format != "JPEG":
+                    pixels = np.asarray(image)
+                    drawn = column.qualities[zlib.crc32(pixels.tobytes()) % len(column.qualities)]
+                    image = Image.fromarray(recompressed(pixels, drawn))
                 if box is not None:
                     w, h = image.size
                     edges = (left * w, top * h, right * w, bottom * h)
                     image = image.resize((width, height), Image.Resampling.BICUBIC, box=edges)
                 elif image.size != (width, height):
-                    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+                    image = self.fitted(image, (width, height))
                 if random is not None:
                     image = views.change(image, random)
                 array = np.asarray(image)
-                return array[..., None] if depth == 1 else array
+                if column.qualities:
+                    array = recompressed(array, min(column.qualities))
+                return array.reshape(column.shape)
         except _Unusable as error:
             return str(error)
         except Exception as error:
             return _reason(error, path)
+
+
+def reread(rows: np.ndarray, column: Image) -> np.ndarray:
+    """Images in memory as if they were read from lossless files: resized, cropped, compressed.
+
+    Args:
+      rows: [N, H, W, C] uint8.
+      column: what they become.
+
+    Returns:
+      [N, *column.shape] uint8.
+    """
+    from PIL import Image
+
+    reader = ImageFiles()
+
+    def read(row: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row).save(buffer, "PPM")
+        made = reader.row(buffer, column)
+        assert not isinstance(made, str), made
+        return made
+
+    with ThreadPoolExecutor() as pool:
+        made = [*pool.map(read, rows)]
+    return np.stack(made) if made else np.zeros((0, *column.shape), np.uint8)
 
 
 @contextlib.contextmanager

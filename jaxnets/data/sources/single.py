@@ -60,13 +60,16 @@ def list_files(names: Iterable[str | Path]) -> list[Path]:
     return paths
 
 
-def read_examples(paths: Sequence[Path], column: Column) -> Iterator[Example]:
+def read_examples(
+    paths: Sequence[Path], column: Column, reader: FileReader | None = None
+) -> Iterator[Example]:
     """The examples in files, in their order, read and decoded by threads ahead of the caller.
 
     Args:
       paths: images, sounds, or texts: a file of texts is a table (CSV, TSV, JSON lines), each line
         of which is an example, or one text.
       column: of the network's inputs; rows are of it.
+      reader: of files of its kind; by default the one that reads folders of them.
 
     Raises:
       UserError: for a kind of data that is not in files.
@@ -82,7 +85,7 @@ def read_examples(paths: Sequence[Path], column: Column) -> Iterator[Example]:
                 Example(where, fault or column.rows([text])[0])
                 for where, text, fault in read_texts(path)
             ]
-        return [Example(str(path), _READERS[column.kind].row(path, column))]
+        return [Example(str(path), (reader or _READERS[column.kind]).row(path, column))]
 
     waiting: deque[Future[list[Example]]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
