@@ -131,11 +131,11 @@ def test_the_discriminator_is_the_classifier_with_logsumexp_for_real():
 def test_the_generator_comes_closer_to_the_mean_features():
     of = batch()
     now, step = made("gan", Linear(), weight=0.0, fakes=4 * RATIO)
-    step, first = jax.jit(step), None
+    step, distances = jax.jit(step), []
     for _ in range(30):
         now, metrics = step(now, of)
-        first = metrics["matching"].compute() if first is None else first
-    assert metrics["matching"].compute() < 0.5 * first
+        distances.append(metrics["matching"].compute())
+    assert distances[-1] < 0.5 * distances[0]
 
 
 #: With what they are told.
@@ -150,7 +150,8 @@ METHODS = {
 def test_one_step_is_the_same_on_eight_devices(method):
     told = {**METHODS[method], "common": {"augment": WEAK, "weak": WEAK}}
     results = []
-    for devices, mode in ((1, "jit"), (8, "jit"), (8, "pmap")):
+    ways: list[tuple[int, parallel.Mode]] = [(1, "jit"), (8, "jit"), (8, "pmap")]
+    for devices, mode in ways:
         start, step = made(method, tiny.TinyClassifier(), **told)
         mesh = parallel.make_mesh(devices)
         after, metrics = parallel.compile_step(step, mesh, mode)(
@@ -194,13 +195,10 @@ _FEW = ("classify", "--data", "digits", "--network", "lenet5", "--labels-per-cla
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_command_trains_resumes_and_the_run_can_be_used(method, cli, workplace):
-    few = (*_FEW, "--few-labels", method, "--seeds", 2 if method == "gan" else 1)
-    few = (*few, "--batch-size", 8, "--devices", 2, "--unlabelled-ratio", 2)
-    assert (
-        cli(*few, "--epochs", 0.06, "--run-dir", "a", "--schedule", "constant", "--warmup", 0)[0]
-        == 0
-    )
-    whole = (*few, "--schedule", "constant", "--warmup", 0, "--epochs", 0.12)
+    few = (*_FEW, "--few-labels", method, "--seeds", 1 + (method == "pseudo"), "--batch-size", 8)
+    few = (*few, "--devices", 2, "--schedule", "constant", "--warmup", 0)
+    assert cli(*few, "--epochs", 0.06, "--run-dir", "a")[0] == 0
+    whole = (*few, "--epochs", 0.12)
     assert cli(*whole, "--run-dir", "a")[0] == 0
     assert cli(*whole, "--run-dir", "b")[0] == 0
     a, b = (json.loads((workplace / name / "summary.json").read_text()) for name in "ab")

@@ -10,9 +10,8 @@ from typing import Any
 from experiments import budget
 from experiments.studies.cells import Cell, Column, conduct
 from experiments.studies.configs import FewLabels
-from jaxnets.commands import classify, common
+from jaxnets.commands import classify, common, training
 from jaxnets.commands.configs.classify import Classify, resolve
-from jaxnets.commands.configs.options import given
 from jaxnets.commands.session import Session
 from jaxnets.devices import parallel
 from jaxnets.errors import UserError
@@ -26,12 +25,16 @@ _ALL: dict[str, Any] = {"width": 0.25, "eval_every": 0.0, "pictures": False}
 
 #: Method -> what `classify` is told beyond its defaults for few labels.
 METHODS: dict[str, dict[str, Any]] = {
-    "none": {"batch_size": 32, "learning_rate": 0.2},
-    "none-strong": {"batch_size": 32, "learning_rate": 0.2, "strong_augment": True},
+    "none": {"learning_rate": 0.2},
+    "none-strong": {"learning_rate": 0.2, "strong_augment": True},
     "pseudo": {"few_labels": "pseudo"},
     "fixmatch": {"few_labels": "fixmatch"},
     "gan": {"few_labels": "gan"},
+    "gan-fixmatch": {"few_labels": "gan-fixmatch"},
 }
+
+#: Labelled examples of a batch, where there are so many.
+_BATCH = 64
 
 #: Against which the others save errors.
 _ALONE = "none"
@@ -51,7 +54,7 @@ def run(config: FewLabels, session: Session) -> Path:
         raise UserError(f"--methods needs {_ALONE}, which the others are compared with")
     digits = config.data == "digits"
     labels = config.labels_per_class or (5 if digits else 100)
-    minutes = config.minutes or (0.3 if digits else 2.0)
+    minutes = config.minutes or (0.3 if digits else 2.2)
     study = f"few-labels-{config.data.rpartition(':')[2].replace('/', '-')}"
     root = config.run_dir or Path("runs") / f"study-{study}"
     mesh = parallel.make_mesh(1)
@@ -59,15 +62,12 @@ def run(config: FewLabels, session: Session) -> Path:
     dataset = common.load_data(base, config.data)
 
     def options(method: str, seed: int = 0, steps: int = 1) -> Classify:
-        one = dataclasses.replace(base, seed=seed, **METHODS[method])
-        one = classify.suited(one, resolve(one), dataset)
-        examples = len(dataset.splits["train"])
-        a_step = given(one.batch_size)
-        if one.few_labels == "none":
-            examples = labels * dataset.num_classes
-        else:
-            a_step *= one.unlabelled_ratio
-        return dataclasses.replace(one, epochs=steps * a_step / examples)
+        examples = labels * dataset.num_classes
+        size = training.fitting_batch(base, _BATCH, examples, 1)
+        one = resolve(dataclasses.replace(base, seed=seed, batch_size=size, **METHODS[method]))
+        if one.few_labels != "none":
+            size, examples = size * one.unlabelled_ratio, len(dataset.splits["train"])
+        return dataclasses.replace(one, epochs=steps * size / examples)
 
     def built(method: str) -> tuple[Task, Classify]:
         return classify.build(options(method), dataset, mesh).task, options(method)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxnets.columns import Column
 from jaxnets.commands import populations, training
 from jaxnets.commands.configs.classify import Classify
-from jaxnets.commands.configs.few_labels import GANS
+from jaxnets.commands.configs.few_labels import GANS, SURE
 from jaxnets.commands.configs.options import given
 from jaxnets.data import DataSet, Split, augment
 from jaxnets.data.pipeline import WithUnlabelled
@@ -102,10 +102,12 @@ def step(config: Classify, column: Column, common: Common, total_steps: int) -> 
       common: what all methods need.
       total_steps: of the run.
     """
-    strong = None if config.few_labels == "pseudo" else _strong(config, column, common.weak)
-    consistency = Consistency(config.threshold, strong, config.unlabelled_weight)
+    consistency = None
+    if config.few_labels in SURE:
+        strong = None if config.few_labels == "pseudo" else _strong(config, column, common.weak)
+        consistency = Consistency(given(config.threshold), strong, config.unlabelled_weight)
     if config.few_labels not in GANS:
-        return consistency_step(common, consistency)
+        return consistency_step(common, given(consistency))
     return gan_step(
         common,
         _generator(config, column),
@@ -114,7 +116,7 @@ def step(config: Classify, column: Column, common: Common, total_steps: int) -> 
         fakes=_FAKES,
         weight=config.adversarial_weight,
         entropy_weight=config.entropy_weight,
-        consistency=consistency if config.few_labels == "gan-fixmatch" else None,
+        consistency=consistency,
     )
 
 

@@ -231,7 +231,7 @@ def resolve(config: Classify) -> Classify:
     if kind == "texts:" and config.unit == "characters":
         values["network"] = "vdcnn"
     if config.few_labels != "none":
-        values |= few_labels.PRESET
+        values |= few_labels.PRESET | few_labels.METHODS.get(config.few_labels, {})
     config = with_preset(config, {name: values[name] for name in ("network", "optimizer")})
     # A preset is tuned for its network and optimizer; momentum with or without Nesterov's is one.
     momentum = ("sgd", "nesterov")
@@ -251,7 +251,9 @@ def resolve(config: Classify) -> Classify:
     if (sweep := sweeps.sweep_of(config)) is not None:
         # The greatest, which is above zero: a part of the step that it turns on is there.
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
-    check_needs(asked, config)
+    # A config that is resolved already does not tell what was asked for from what was filled.
+    if any(getattr(asked, name) is None for name in values):
+        check_needs(asked, config)
     for one in sweeps.each(config):
         check_numbers(one)
     check_needs(config, config)
