@@ -107,7 +107,7 @@ def test_feature_distance_is_that_of_the_means_of_what_counts():
 def test_features_of_another_network_are_matched():
     means = losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2)))
     start, step = tiny.gan(terms=[means], penalty=None)
-    matching = jax.jit(lambda *given: step(*given)[1]["matching"])
+    matching = jax.jit(lambda *given: step(*given)[1]["cnn_matching"])
     assert 0 < matching(start, tiny.batch()).compute() < 4
 
 
