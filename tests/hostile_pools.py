@@ -57,7 +57,7 @@ CALLED = {
     "micro_batches": ["divisible"],
     "channels": ["channels", "memory"],
     "steps_per_call": ["memory"],
-    "generated": ["exported", "jaxnets export", "run folder", "folder of a run"],
+    "generated": ["exported", "jaxnets export", "run folder", "folder of a run", "named twice"],
     "batch_size": ["batch size", "memory"],
     "labels_per_class": ["examples of each class"],
     "per_class": ["examples of each class", "--per-class"],

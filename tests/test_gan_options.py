@@ -107,7 +107,7 @@ def test_feature_distance_is_that_of_the_means_of_what_counts():
 def test_features_of_another_network_are_matched():
     means = losses.FeatureMatching(1.0, lambda images: images.mean(axis=(1, 2)))
     start, step = tiny.gan(terms=[means], penalty=None)
-    matching = jax.jit(lambda *given: step(*given)[1]["matching"])
+    matching = jax.jit(lambda *given: step(*given)[1]["cnn_matching"])
     assert 0 < matching(start, tiny.batch()).compute() < 4
 
 
@@ -318,7 +318,7 @@ def test_a_sweep_takes_the_place_of_a_presets_ramp():
 
 def test_flags_of_a_swept_term_are_taken(tmp_path):
     cnn = gan_config.Generate(teacher=tmp_path, sweep="teacher_weight=0.1,1")
-    assert gan_config.resolve(cnn).teacher_weight == 1
+    assert gan_config.resolve(cnn).teach == "distil"
 
 
 def test_a_wasserstein_critic_does_not_say_how_sure_it_is():

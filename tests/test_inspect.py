@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -242,12 +243,15 @@ def test_a_folder_that_is_not_right_is_refused(tiles, how, words):
 
 # ------------------------------------------------------------------------- the command
 
-GAN = "--method f-anogan --image-size 32 --patch 16 --gan-steps 4 --encoder-steps 4 --width 0.1"
+GAN = (
+    "--method f-anogan --image-size 32 --patch 16 --gan-steps 4 --encoder-steps 4 --width 0.1 "
+    "--batch-size 8 --critic-updates 1"
+)
 
 
 def test_a_run_is_made_used_and_measured_again(tiles, workplace, cli, runs):
-    line = ["inspect", "--data", f"folder:{tiles}", *GAN.split(), "--batch-size", "8"]
-    line += ["--critic-updates", "1", "--run-dir", "run"]
+    line = ["inspect", "--data", f"folder:{tiles}", "--features", runs["classify"]]
+    line += ["--run-dir", "run"]
     code, out, err = cli(*line)
     assert code == 0, err
     assert "it is their highest score" in out
@@ -279,6 +283,18 @@ def test_a_run_is_made_used_and_measured_again(tiles, workplace, cli, runs):
     assert cli("sample", "run")[0] == 2 and cli("report", "run")[0] == 2
     code, _, err = cli("predict", runs["classify"], tiles, "--out", "maps")
     assert code == 2 and "--out is for heat maps" in err
+
+
+@pytest.mark.slow
+def test_an_f_anogan_is_trained_and_goes_on(tiles, workplace, cli):
+    line = ["inspect", "--data", f"folder:{tiles}", *GAN.split(), "--run-dir", "run"]
+    code, _, err = cli(*line)
+    assert code == 0, err
+    before = load_run(workplace / "run")
+    # Without the result, both trainings have ended already, and it is made again to the same bits.
+    shutil.rmtree(workplace / "run/checkpoints")
+    code, _, err = cli(*line)
+    assert code == 0 and load_run(workplace / "run").facts == before.facts, err
 
 
 def test_a_classifiers_features_and_their_mistakes(tiles, workplace, cli, runs):

@@ -74,4 +74,4 @@ def test_errors():
     with pytest.raises(UserError, match=r'"hing".*minimax, non_saturating.*relativistic'):
         adversarial_loss("hing")
     with pytest.raises(AssertionError):
-        adversarial_loss("hinge").d_loss(jnp.zeros((4, 1)), jnp.zeros((4, 1)))
+        adversarial_loss("hinge").d_loss(jnp.zeros((4, 1, 1)), jnp.zeros((4, 1, 1)))

@@ -89,25 +89,34 @@ def test_a_population_is_judged_by_a_population(workplace):
 
 
 #: Field of `classify` -> a number that changes what two steps leave, where 0.5 does not.
-SWEPT = {"weight_decay": 2.0, "clip_norm": 0.01, "focal_gamma": 4.0}
+SWEPT = {"weight_decay": 2.0, "clip_norm": 0.01, "focal_gamma": 4.0, "gan_learning_rate": 1e-3}
+
+#: Field of `classify` -> what it needs.
+_FEW = {"labels_per_class": 5, "batch_size": 8}
+_PSEUDO, _GAN = {"few_labels": "pseudo", **_FEW}, {"few_labels": "gan", **_FEW}
+NEEDED = {
+    "focal_gamma": {"loss": "focal"},
+    "threshold": _PSEUDO,
+    "unlabelled_weight": {**_PSEUDO, "threshold": 0.05},
+    **dict.fromkeys(("adversarial_weight", "entropy_weight", "gan_learning_rate"), _GAN),
+}
 
 
 @pytest.mark.parametrize("field", [name for name, _ in constraints(Classify, Swept)])
 def test_a_classifier_of_a_sweep_is_the_run_with_its_value(field):
-    loss = "focal" if field == "focal_gamma" else "cross_entropy"
+    flags = {"data": "digits", "network": "lenet5", "warmup": 0, **NEEDED.get(field, {})}
     dataset = data.load("digits")
 
-    def trained(**flags):
-        config = resolve(Classify(data="digits", network="lenet5", loss=loss, warmup=0, **flags))
+    def trained(**swept):
+        config = resolve(Classify(**flags, **swept))
         task = classify.build(config, dataset, parallel.make_mesh(1)).task
         state, step, source = task.init(), jax.jit(task.step), jax.device_put(task.pipeline.source)
         for i in range(2):
             feed = jax.tree.map(lambda leaf: leaf[0], task.pipeline.feed(i, 1))
             state, _ = step(state, task.pipeline.fetch(source, feed))
         return [
-            jax.tree.leaves((n.params, n.ema))
-            for s in populations.members(config, state)
-            for n in s.nets.values()
+            jax.tree.leaves([(net.params, net.ema) for net in member.nets.values()])
+            for member in populations.members(config, state)
         ]
 
     value = SWEPT.get(field, 0.5)

@@ -47,7 +47,7 @@ _COLUMNS = (
     Column("Frechet, by the judge", "frechet"),
     Column("precision", "precision", ".3f"),
     Column("recall", "recall", ".3f"),
-    Column("Frechet, by the teacher", "frechet_by_teacher"),
+    Column("Frechet, by the teacher", "frechet_by_teacher", ".4f"),
     Column("ms a step", "milliseconds", ".1f"),
 )
 
@@ -162,14 +162,17 @@ class _Contest:
         result = fit(built.task, given(options.run_dir), self.mesh, loop)
         samples = built.samples_like(result.state, self.dataset.splits["test"].target)
         looks = Looks(self.judge, samples, self.dataset, built.train, options.conditional)
-        names = ("frechet", "precision", "recall")
-        scores = {score.name: float(score.value) for score in take(names, looks)}
         by_teacher = dataclasses.replace(looks, judge=self._as_judge)
-        (score,) = take(["frechet"], by_teacher)
-        scores["frechet_by_teacher"] = float(score.value)
-        scores["milliseconds"] = 1e3 * self.seconds[f"{gan}-{way}"]
-        scores["images"] = images
-        return scores
+
+        def value(name: str, of: Looks) -> float:
+            return float(take([name], of)[0].value)
+
+        return {
+            **{name: value(name, looks) for name in ("frechet", "precision", "recall")},
+            "frechet_by_teacher": value("frechet", by_teacher),
+            "milliseconds": 1e3 * self.seconds[f"{gan}-{way}"],
+            "images": images,
+        }
 
     @cached_property
     def _as_judge(self) -> Judge:

@@ -42,6 +42,10 @@ _WITHIN = 0.95
 _SEEN = ("rare", "labels_per_class")
 
 
+class NoneKept(UserError):
+    """--keep-by keeps no sample of a class."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Added:
     """Samples that join the training images.
@@ -89,8 +93,8 @@ def added(config: Classify, dataset: DataSet, train: Split) -> Added | None:
       train: those that the run is trained on.
 
     Raises:
-      UserError: for a run that is of another kind, size, number of channels or classes, and where
-        no sample of a class is kept.
+      UserError: for a run that is of another kind, size, number of channels or classes.
+      NoneKept: where no sample of a class is kept.
     """
     if config.add_samples is None:
         return None
@@ -159,7 +163,7 @@ def _filled(
             break
     names: Any = train.columns["target"]
     if none := [names.name(k) for k in np.flatnonzero((left == wanted) & (wanted > 0))]:
-        raise UserError(
+        raise NoneKept(
             f"--keep-by {config.keep_by} keeps no sample of {', '.join(none)}: it takes them for "
             "other classes, or they are far from real images of the class; train the GAN for "
             "longer, or leave --keep-by out"

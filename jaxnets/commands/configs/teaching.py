@@ -17,7 +17,7 @@ _WEIGHED = Needs(
 
 #: What a way of teaching sets where nothing else is asked for.
 VALUES: dict[str, dict[str, Any]] = {
-    "distil": {"teacher_weight": 1.0},
+    "distil": {"teacher_weight": 5.0},
     "match": {"teacher_weight": 1.0},
     "project": {
         "loss": "hinge",
@@ -41,7 +41,7 @@ class TeacherOptions:
     teach: Annotated[Literal["distil", "match", "project"] | None, _TEACHER] = None
     """distil: the discriminator learns the CNN's features of real images beside its own task.
     match: the generator pulls the mean features of samples towards those of real images. project:
-    in place of the discriminator, small heads on the CNN's features. By default match."""
+    in place of the discriminator, small heads on the CNN's features. By default distil."""
     teacher_weight: Annotated[float | None, NOT_NEGATIVE, _WEIGHED, SWEPT] = None
     """Weight of what --teach adds to a loss; of distil and match."""
 
@@ -50,7 +50,7 @@ def values(config: Any) -> dict[str, Any]:
     """What fills the fields that are None, before a preset does."""
     if config.teacher is None:
         return {}
-    teach = config.teach or "match"
+    teach = config.teach or "distil"
     return {"teach": teach, **VALUES[teach]}
 
 
