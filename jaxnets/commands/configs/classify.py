@@ -225,7 +225,6 @@ def resolve(config: Classify) -> Classify:
     Raises:
       UserError: for a value that no run can be made with.
     """
-    asked = config
     kind = config.data if config.data in PRESETS else config.data.partition(":")[0] + ":"
     values = {**PRESETS["default"], **PRESETS.get(kind, {})}
     if kind == "texts:" and config.unit == "characters":
@@ -251,9 +250,6 @@ def resolve(config: Classify) -> Classify:
     if (sweep := sweeps.sweep_of(config)) is not None:
         # The greatest, which is above zero: a part of the step that it turns on is there.
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
-    # A config that is resolved already does not tell what was asked for from what was filled.
-    if any(getattr(asked, name) is None for name in values):
-        check_needs(asked, config)
     for one in sweeps.each(config):
         check_numbers(one)
     check_needs(config, config)

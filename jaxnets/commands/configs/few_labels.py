@@ -24,8 +24,9 @@ PRESET: dict[str, Any] = {
 }
 METHODS: dict[str, dict[str, Any]] = {
     "pseudo": {"threshold": 0.95},
-    "fixmatch": {"threshold": 0.8},
-    "gan-fixmatch": {"threshold": 0.8},
+    # On Fashion-MNIST with 100, 0.5 had 13.0% errors after 700 steps, 0.8 had 13.4%.
+    "fixmatch": {"threshold": 0.5},
+    "gan-fixmatch": {"threshold": 0.5},
 }
 
 #: Methods in which the classifier is a GAN's discriminator, and those that take what the network is
@@ -58,7 +59,7 @@ class FewLabelOptions:
     """Unlabelled examples for each labelled one of a batch."""
     threshold: Annotated[float | None, SHARE, _SURE, SWEPT] = None
     """Least probability at which a class is taken for a label; by default 0.95 for pseudo, else
-    0.8."""
+    0.5."""
     unlabelled_weight: Annotated[float, NOT_NEGATIVE, _SURE, SWEPT] = 1.0
     """Weight of what is learned of such labels."""
     adversarial_weight: Annotated[float, NOT_NEGATIVE, _GAN, SWEPT] = 0.1
