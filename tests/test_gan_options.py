@@ -318,7 +318,7 @@ def test_a_sweep_takes_the_place_of_a_presets_ramp():
 
 def test_flags_of_a_swept_term_are_taken(tmp_path):
     cnn = gan_config.Generate(teacher=tmp_path, sweep="teacher_weight=0.1,1")
-    assert gan_config.resolve(cnn).teacher_weight == 1
+    assert gan_config.resolve(cnn).teacher_weight == 5
 
 
 def test_a_wasserstein_critic_does_not_say_how_sure_it_is():

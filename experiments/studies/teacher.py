@@ -132,7 +132,8 @@ class _Contest:
         names = [f"{gan}-{way}" for gan in self.config.gans for way in self.config.ways]
 
         def built(name: str) -> tuple[Task, Options]:
-            options = self._options(*name.split("-"), 0, 1.0)
+            gan, way = name.split("-")
+            options = self._options(gan, way, 0, 1.0)
             return self._built(options).task, options
 
         return budget.step_seconds(self.root / "budget.json", names, built, self.mesh)
