@@ -170,7 +170,7 @@ def test_weights_are_read_back_by_name(tmp_path):
     assert {"constants/whitening/kernel", "params/head/kernel"} <= set(names)
     assert told["kind"] == "classifier" and told["network"].startswith("SpeedNet(")
     assert json.loads(told["class_names"]) == [*NAMES] and told["step"] == "1"
-    image = {"kind": "image", "shape": [16, 16, 3], "background": "white"}
+    image = {"kind": "image", "shape": [16, 16, 3], "background": "white", "qualities": []}
     assert json.loads(told["columns"])["inputs"] == image
     path.write_bytes(b"no such thing")
     with pytest.raises(jn.UserError, match=r"cannot read .*net\.safetensors"):

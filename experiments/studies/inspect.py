@@ -62,7 +62,8 @@ def run(config: Inspection, session: Session) -> Path:
         "study": "inspect",
         "command": "python -m experiments study inspect --data folder:PATH",
         "data": Path(config.data.partition(":")[2]).name,
-        "chosen_by": "every second test picture, from the first; auroc_other_half is of the others",
+        "chosen_by": "every second test picture, from the first (some choices by all of them); "
+        "auroc_other_half is of the others",
     }
     return conduct(
         "inspect",
