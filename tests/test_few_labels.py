@@ -15,7 +15,9 @@ import tiny
 from experiments import budget
 from experiments.studies import few_labels as study
 from experiments.studies.configs import FewLabels
-from jaxnets import losses
+from jaxnets import data, losses
+from jaxnets.commands import classify
+from jaxnets.commands.configs.classify import Classify, resolve
 from jaxnets.commands.session import Session
 from jaxnets.data import ResidentPipeline, Split, augment
 from jaxnets.data.pipeline import WithUnlabelled
@@ -246,3 +248,24 @@ def test_the_study_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert by_method["pseudo"]["saved"]["mean"] == pytest.approx(saved)
     with pytest.raises(Exception, match="none, which the others"):
         study.run(dataclasses.replace(config, methods=("gan",)), Session())
+
+
+def test_images_that_rare_leaves_out_are_not_unlabelled_ones():
+    dataset, rare = data.load("digits"), 3
+    config = resolve(
+        Classify(
+            data="digits",
+            network="lenet5",
+            batch_size=8,
+            labels_per_class=5,
+            few_labels="pseudo",
+            rare=(f"{rare}=7",),
+            balance="oversample",
+        )
+    )
+    others = int((dataset.splits["train"].target != rare).sum())
+    task = classify.build(config, dataset, parallel.make_mesh(1)).task
+    assert task.pipeline.num_examples == others + 7
+    source = jax.device_put(task.pipeline.source)
+    feed = jax.tree.map(lambda leaf: leaf[0], task.pipeline.feed(0, 1))
+    assert task.pipeline.fetch(source, feed)["unlabelled"].shape == (8, 2, 8, 8, 1)

@@ -18,7 +18,7 @@ from jaxnets.data.sources.single import Example, list_files, read_examples
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 from jaxnets.media.heat import painted
-from jaxnets.run.trained import Trained, Unreadable, usable
+from jaxnets.run.trained import Trained, Unreadable, by_batches, usable
 
 __all__ = ["Inspected", "TrainedInspector"]
 
@@ -72,16 +72,13 @@ class TrainedInspector(Trained):
 
     def stream(self, inputs: Any) -> Iterator[Inspected | Unreadable]:
         """As `predict`, one record after the other; a file that can't be used is among them."""
-        todo, limit = self._examples(inputs), self.threshold
-        while part := list(islice(todo, _BATCH)):
-            rows = [example.row for example in part if isinstance(example.row, np.ndarray)]
-            looked = iter(self._inspected(np.stack(rows)) if rows else ())
-            for source, row in part:
-                if isinstance(row, str):
-                    yield Unreadable(source, row)
-                    continue
-                score, heat = next(looked)
-                yield Inspected(source, float(score), bool(score > limit), heat)
+        limit = self.threshold
+        for source, said in by_batches(self._examples(inputs), _BATCH, self._inspected):
+            if isinstance(said, str):
+                yield Unreadable(source, said)
+                continue
+            score, heat = said
+            yield Inspected(source, float(score), bool(score > limit), heat)
 
     def _inspected(self, rows: np.ndarray) -> list[tuple[np.float32, np.ndarray]]:
         """(score, map) of up to a batch of stored rows, padded to a power of two."""

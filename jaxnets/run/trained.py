@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -82,6 +82,26 @@ def usable(records: Iterable[Any]) -> list[Any]:
         more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
         raise UserError(f"can't predict from {told}{more}")
     return every
+
+
+def by_batches(
+    examples: Iterator[Example], size: int, look: Callable[[np.ndarray], Iterable[Any]]
+) -> Iterator[tuple[str, Any]]:
+    """What a network says of examples, in their order; one that can't be used keeps its reason.
+
+    Args:
+      examples: rows, or why there is none.
+      size: the most rows of one call.
+      look: rows [N, ...] -> an answer for each.
+
+    Yields:
+      (source, answer), or (source, reason) with a text.
+    """
+    while part := list(islice(examples, size)):
+        rows = [example.row for example in part if isinstance(example.row, np.ndarray)]
+        answers = iter(look(np.stack(rows)) if rows else ())
+        for source, row in part:
+            yield source, row if isinstance(row, str) else next(answers)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,22 +199,18 @@ class TrainedClassifier(Trained):
         Files are read and decoded by threads while the network works on those before. One that
         can't be used is among the records, and the others go on.
         """
-        todo = self._examples(inputs)
-        while part := list(islice(todo, _BATCH)):
-            rows = [example.row for example in part if isinstance(example.row, np.ndarray)]
-            probabilities = iter(_softmax(self._logits(np.stack(rows))) if rows else ())
-            for source, row in part:
-                if isinstance(row, str):
-                    yield Unreadable(source, row)
-                    continue
-                of_all = next(probabilities)
-                label = int(of_all.argmax())
-                if self.threshold is not None:
-                    label = int(of_all[1] >= self.threshold)
-                name = self.class_names[label]
-                yield Prediction(
-                    source, label, name, float(of_all[label]), of_all, self.class_names
-                )
+        answered = by_batches(
+            self._examples(inputs), _BATCH, lambda rows: _softmax(self._logits(rows))
+        )
+        for source, of_all in answered:
+            if isinstance(of_all, str):
+                yield Unreadable(source, of_all)
+                continue
+            label = int(of_all.argmax())
+            if self.threshold is not None:
+                label = int(of_all[1] >= self.threshold)
+            name = self.class_names[label]
+            yield Prediction(source, label, name, float(of_all[label]), of_all, self.class_names)
 
     def _examples(self, inputs: Any) -> Iterator[Example]:
         column = self.columns["inputs"]
