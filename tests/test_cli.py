@@ -97,9 +97,10 @@ def test_samples_of_a_class(cli, copies):
     assert cli("sample", folder, "--class-label", 3, "--count", 2, "--out", "few")[0] == 0
     with np.load("few.npz") as content:
         np.testing.assert_array_equal(content["images"], images[:2])
-    assert cli("sample", folder, "--count", 12, "--truncation", 0.5, "--out", "all")[0] == 0
+    assert cli("sample", folder, "--count", 12, "--truncation", 0.5, "--out", "all.png")[0] == 0
     with np.load("all.npz") as content:
         assert content["labels"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert Path("all.png").exists() and not Path("all.png.png").exists()
 
 
 def test_list_shows_what_there_is_and_the_runs(cli, runs):

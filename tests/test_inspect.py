@@ -150,6 +150,19 @@ def test_the_threshold_keeps_its_promise_and_falls_back_to_the_highest_score():
     assert inspection.threshold(np.arange(20.0), 0.01) == 19
 
 
+def test_pixels_are_measured_by_fault_too():
+    labels, masks = np.array([0, 1, 2]), np.zeros((3, 4, 4), bool)
+    masks[1:, :2] = True
+    maps = masks.astype(np.float32)
+    maps[2] = 0.0  # nothing is found of the second fault
+    scored = inspection.Scored(np.arange(3.0), maps)
+    numbers = inspection.measure(
+        scored, labels, ("good", "seen", "missed"), 0.5, (np.arange(3), masks)
+    )
+    assert numbers["pixel_auroc/seen"] == 1.0 and numbers["pixel_auroc/missed"] == 0.5
+    assert numbers["pixel_auroc"] == pytest.approx(0.75)
+
+
 def test_windows_cover_an_axis_and_parts_are_cut_at_them():
     assert starts(33, 16, 8) == [0, 8, 16, 17] and starts(16, 16, 8) == [0]
     images = pictures(3)

@@ -272,11 +272,21 @@ def _write(
     rows = [(told, f"{numbers[n]:{form}}") for n, (told, form) in _ROWS.items() if n in numbers]
     kinds = [
         [name, int((dataset.splits["test"].target == label).sum())]
-        + [numbers.get(f"{n}/{name}") for n in ("auroc", "average_precision", "recall")]
+        + [
+            numbers.get(f"{n}/{name}")
+            for n in ("auroc", "average_precision", "recall", "pixel_auroc")
+        ]
         for label, name in enumerate(dataset.class_names)
         if label
     ]
-    header = ["fault", "pictures", "AUROC", "average precision", "told at the threshold"]
+    header = [
+        "fault",
+        "pictures",
+        "AUROC",
+        "average precision",
+        "told at the threshold",
+        "AUROC of pixels",
+    ]
     notes = report.Text("\n\n".join(about["notes"]), "About the data")
     sections: list[report.Section] = [
         report.Table([*about["rows"].items()], heading="The run"),

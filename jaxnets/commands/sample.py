@@ -108,6 +108,8 @@ def _places(config: Sample, label: int | None) -> dict[str, Path]:
     if not out.name:
         raise UserError(f"--out {out} names no file; give a path such as {out / 'samples'}")
     ends = {"grid": ".png", "arrays": ".npz", "record": ".json"}
+    if out.suffix in ends.values():
+        out = out.with_suffix("")
     for what, asked in (
         ("walk", config.interpolate),
         ("mixing", config.style_mixing),

@@ -259,8 +259,9 @@ def measure(
 
     Returns:
       Names -> numbers: `auroc` and `average_precision` of all faults and of each, `false_alarms`
-      and `recall` at the threshold, `pixel_auroc` and `pixel_pro`; those that there is no faulty
-      or no faultless picture for are left out.
+      and `recall` at the threshold, `pixel_auroc` of all faults and of each, and `pixel_pro`;
+      those that there is no faulty or no faultless picture for are left out. What is said of one
+      fault is measured on its pictures and the faultless ones.
     """
     faulty, numbers = labels > 0, dict[str, Any]()
     said = scored.scores > limit
@@ -283,6 +284,11 @@ def measure(
             numbers[f"recall{suffix}"] = float(said[of].mean())
     if masks is not None and masks[1].any():
         maps = scored.maps[masks[0]]
-        numbers["pixel_auroc"] = metrics.auroc(maps, masks[1])
+        of_masked = labels[masks[0]]
+        for label, name in enumerate(names):
+            kept = slice(None) if not label else (of_masked == label) | (of_masked == 0)
+            if masks[1][kept].any() and not masks[1][kept].all():
+                suffix = f"/{name}" if label else ""
+                numbers[f"pixel_auroc{suffix}"] = metrics.auroc(maps[kept], masks[1][kept])
         numbers["pixel_pro"] = metrics.per_region_overlap(maps, masks[1])
     return numbers

@@ -113,8 +113,9 @@ class Sample(PictureOptions, CacheOptions):
     seed: Annotated[int, SEED] = 0
     """Other seeds give other images."""
     out: Path | None = None
-    """Path of the files, without .png, .npz, .json, -walk.png, -mixing.png and -truncation.png, and
-    of the folder of --images; by default inside the run's samples/."""
+    """Path of the files (their endings .png, .npz and .json, -walk.png, -mixing.png and
+    -truncation.png are added) and of the folder of --images; by default inside the run's
+    samples/."""
     images: bool = False
     """Write each image as a PNG of its own as well, into a folder."""
     watermark: str | None = None
