@@ -39,6 +39,17 @@ COMMANDS = {
         {"DATA": "'digits'", "OPTIONS": "''", "EPOCHS": 0.1},
         ["Frechet distance", "16 samples of 3", "8 images", '"frechet_judge": "speed_net'],
     ),
+    "cnn_and_gan_together": (
+        {
+            "DATA": "'digits'",
+            "LABELS": 5,
+            "RARE": "'3'",
+            "COUNT": 10,
+            "CNN_STEPS": 60,
+            "GAN_EPOCHS": 5,
+        },
+        ["fixmatch: ", "with-samples: recall of 3", "taught: Frechet distance", "'auroc': "],
+    ),
 }
 
 
@@ -160,4 +171,5 @@ def test_a_notebook_of_commands_runs(name, tmp_path):
     for words in told:
         assert words in text, text[-3000:]
     assert "error: " not in text and "Warning" not in text
-    assert len(outputs_of(notebook, "image/png")) == (2 if name == "classify_your_images" else 4)
+    pictures = {"classify_your_images": 2, "generate_images": 4, "cnn_and_gan_together": 1}
+    assert len(outputs_of(notebook, "image/png")) == pictures[name]

@@ -41,7 +41,7 @@ class FewLabels(StudyOptions):
     labels_per_class: Annotated[int | None, COUNT] = None
     """Labels of each class; by default 5 for digits, 100 for other data."""
     minutes: Annotated[float | None, Range(above=0, below=1e6)] = None
-    """Of each training; by default 0.3 for digits, 2.2 for other data."""
+    """Of each training; by default 0.3 for digits, 3 for other data."""
     seeds: Annotated[int, COUNT] = 5
     """Draws of labels 0, 1, ... up to this many."""
 

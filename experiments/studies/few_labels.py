@@ -54,7 +54,7 @@ def run(config: FewLabels, session: Session) -> Path:
         raise UserError(f"--methods needs {_ALONE}, which the others are compared with")
     digits = config.data == "digits"
     labels = config.labels_per_class or (5 if digits else 100)
-    minutes = config.minutes or (0.3 if digits else 2.2)
+    minutes = config.minutes or (0.3 if digits else 3.0)
     study = f"few-labels-{config.data.rpartition(':')[2].replace('/', '-')}"
     root = config.run_dir or Path("runs") / f"study-{study}"
     mesh = parallel.make_mesh(1)
