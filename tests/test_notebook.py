@@ -105,7 +105,7 @@ def execute(notebook, folder):
     }
     client = nbclient.NotebookClient(
         notebook,
-        timeout=200,
+        timeout=600,
         startup_timeout=60,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
@@ -160,6 +160,7 @@ def test_a_run_gives_no_warnings_and_names_the_devices(executed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_notebook_of_commands_runs(name, tmp_path):
     notebook = read(NOTEBOOK.with_stem(name))
