@@ -8,6 +8,11 @@ from jaxnets.metrics.classification import calibration_error as calibration_erro
 from jaxnets.metrics.collapse import least_class_share as least_class_share
 from jaxnets.metrics.collapse import mean_squared_distance as mean_squared_distance
 from jaxnets.metrics.collapse import relative_spread as relative_spread
+from jaxnets.metrics.detection import BoxesFound as BoxesFound
+from jaxnets.metrics.detection import BoxesThere as BoxesThere
+from jaxnets.metrics.detection import coco_scores as coco_scores
+from jaxnets.metrics.detection import overlaps as overlaps
+from jaxnets.metrics.detection import voc_average_precision as voc_average_precision
 from jaxnets.metrics.frechet import estimate_note as estimate_note
 from jaxnets.metrics.frechet import frechet_distance as frechet_distance
 from jaxnets.metrics.judgement import Judgement as Judgement
