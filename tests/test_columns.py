@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import columns
-from jaxnets.columns import Classes, Image, Sound, Tokens
+from jaxnets.columns import Boxes, Classes, Image, Sound, Tokens
 from jaxnets.data import DataSet, ResidentPipeline, Split, StreamingPipeline, eval_batches
 from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
@@ -29,6 +29,7 @@ EXAMPLES = {
     "sound": Sound(8000, 400),
     "tokens": Tokens(("good", "bad"), 5),
     "classes": Classes(("cat", "dog", "fox")),
+    "boxes": Boxes(("cell", "plate"), 5),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.columns.boxes import Boxes
 from jaxnets.columns.classes import Classes
 from jaxnets.columns.column import Column
 from jaxnets.columns.image import Image, normalise, to_uint8
@@ -15,6 +16,7 @@ from jaxnets.errors import UserError
 
 __all__ = [
     "KINDS",
+    "Boxes",
     "Classes",
     "Column",
     "Image",
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 #: Name -> the class of a kind of column.
-KINDS: dict[str, type] = {kind.kind: kind for kind in (Image, Sound, Tokens, Classes)}
+KINDS: dict[str, type] = {kind.kind: kind for kind in (Image, Sound, Tokens, Classes, Boxes)}
 
 
 def to_json(column: Column) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def train(
     suit: Callable[[Any, DataSet], Any] = lambda config, dataset: config,
     tell: Callable[[Any, DataSet], str] = lambda config, dataset: "",
     faster: Callable[[Any, DataSet, Mesh], estimate.Faster | None] = lambda *run: None,
-    load: Callable[[Any], DataSet] = lambda config: common.load_data(config, config.data),
+    load: Callable[[Any], DataSet] = lambda config: of_classes(config),
 ) -> Finished[B]:
     """Loads the data, opens the run's folder and trains to the end.
 
@@ -213,6 +213,21 @@ def train(
     tell_time = partial(estimate.told, config, mesh, other)
     task = dataclasses.replace(built.task, tell_time=tell_time)
     return Finished(config, mesh, dataset, built, folder, fit(task, folder, mesh, options))
+
+
+def of_classes(config: Any) -> DataSet:
+    """The data that a config names.
+
+    Raises:
+      UserError: if they have boxes, not classes.
+    """
+    dataset = common.load_data(config, config.data)
+    if dataset.columns["target"].kind == "boxes":
+        raise UserError(
+            f"{dataset.name} has boxes around objects, and this command is for pictures of one "
+            "class each"
+        )
+    return dataset
 
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnets.columns import Classes, Column, Image, infer, to_json
+from jaxnets.columns import Boxes, Classes, Column, Image, infer, to_json
 from jaxnets.data.lazy import LazyRows
 from jaxnets.errors import UserError
 
@@ -206,7 +206,7 @@ class DataSet:
             for array, rows in split.arrays.items():
                 split.columns[array].check(rows, f'the split "{which}"')
         target = self.columns.get("target")
-        names = target.names if isinstance(target, Classes) else ()
+        names = target.names if isinstance(target, Classes | Boxes) else ()
         object.__setattr__(self, "class_names", names)
         if not self.fingerprint:
             seen = {which: digests(split) for which, split in splits.items()}

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxnets.columns.boxes import IGNORED, NOTHING
 from jaxnets.data.dataset import DataSet, Split
 from jaxnets.data.dividing import row_hashes
 from jaxnets.errors import UserError
 from jaxnets.files import check_path, write_files
 from jaxnets.media import report
+from jaxnets.media.boxes import drawn
 
 __all__ = ["contact_sheet", "describe", "example_page"]
 
@@ -101,6 +103,8 @@ def contact_sheet(
 ) -> None:
     """Writes a PNG with one row for each class: its name and its first `per_class` examples.
 
+    Of pictures with boxes, those that have an object of the class, with all their boxes.
+
     Args:
       dataset: what to show.
       path: file to write.
@@ -118,20 +122,37 @@ def contact_sheet(
     if per_class < 1:
         raise UserError(f"per_class must be 1 or more, not {per_class}")
     part = dataset.splits[split]
-    cell = dataset.num_classes * max(*part.inputs.shape[1:3], _CELL) ** 2
+    height, width, depth = part.inputs.shape[1:]
+    boxes = part.columns["target"].kind == "boxes"
+    cell = dataset.num_classes * max(height, width, _CELL) ** 2
     if per_class * cell > _MAX_PIXELS:
         most = _MAX_PIXELS // cell
         advice = f"choose at most {most}" if most else "resize the images"
         raise UserError(
             f"{per_class} examples of each class make a sheet of more than a gigapixel; {advice}"
         )
-    cells = np.zeros((dataset.num_classes, per_class, *part.inputs.shape[1:]), np.uint8)
+    depth = 3 if boxes else depth
+    cells = np.zeros((dataset.num_classes, per_class, height, width, depth), np.uint8)
     for label in range(dataset.num_classes):
-        rows = np.flatnonzero(part.target == label)[:per_class]
-        cells[label, : len(rows)] = part.inputs[rows]
+        if boxes:
+            there = (part.target[..., 4] == label) & (part.target[..., 5] != NOTHING)
+            rows = np.flatnonzero(there.any(axis=1))[:per_class]
+            for place, row in enumerate(rows):
+                cells[label, place] = _with_boxes(part.inputs[row], part.target[row])
+        else:
+            rows = np.flatnonzero(part.target == label)[:per_class]
+            cells[label, : len(rows)] = part.inputs[rows]
     names = [name[:15] for name in dataset.class_names]
     sheet = report.grid_png(cells.reshape(-1, *cells.shape[2:]), per_class, row_labels=names)
     _write(path, lambda: write_files({Path(path): sheet}))
+
+
+def _with_boxes(picture: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """A picture with the boxes of a row [M, 6] of `Boxes`."""
+    there = row[row[:, 5] != NOTHING]
+    height, width = picture.shape[:2]
+    corners = there[:, :4] * [width, height, width, height]
+    return drawn(picture, corners, there[:, 4], ignored=there[:, 5] == IGNORED)
 
 
 def _write(path: str | Path, write: Callable[[], object]) -> None:

@@ -17,8 +17,8 @@ class Named(ImageOptions, MediaOptions):
     """Which data set, and how it is read."""
 
     name: tyro.conf.Positional[str]
-    """digits, fashion_mnist, tfds:NAME[/config][:version], folder:PATH, sounds:PATH or
-    texts:PATH."""
+    """digits, fashion_mnist, tfds:NAME[/config][:version], folder:PATH, objects:PATH
+    (pictures with boxes: Pascal VOC, COCO or YOLO), sounds:PATH or texts:PATH."""
 
 
 @dataclasses.dataclass(frozen=True)

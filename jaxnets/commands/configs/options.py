@@ -51,9 +51,10 @@ class ImageOptions:
     """Where prepared TFDS data sets lie (tfds:NAME); by default TFDS's own folder."""
     image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="H [W]")] = None
     """Height and width, or one number for both: images are resized until they cover this, and
-    what is beyond is cut off (folder:, tfds:). By default the size that all have."""
+    what is beyond is cut off (folder:, tfds:); of objects: they are fitted in whole. By default
+    the size that all have."""
     channels: Literal[1, 3] | None = None
-    """Convert to grey (1) or colour (3) (folder:, tfds:)."""
+    """Convert to grey (1) or colour (3) (folder:, objects:, tfds:)."""
     background: str | None = None
     """Colour that transparent images are laid on (folder:), such as black or #808080; by default
     white."""

@@ -8,6 +8,7 @@ from jaxnets.columns.tokens import Unit
 from jaxnets.data.dataset import DataSet
 from jaxnets.data.sources.folder import load_files
 from jaxnets.data.sources.images import MAX_PIXELS, ImageFiles
+from jaxnets.data.sources.objects import load_objects
 from jaxnets.data.sources.prepared import load_shipped, load_tfds
 from jaxnets.data.sources.sounds import SoundFiles
 from jaxnets.data.sources.streamed import Decoding
@@ -29,6 +30,10 @@ def _folder(
     return load_files(name, ImageFiles(**options), skip_bad=skip_bad, decoding=decoding)
 
 
+def _objects(name: str, **options: Any) -> DataSet:
+    return load_objects(name, **options).dataset
+
+
 def _sounds(name: str, *, skip_bad: bool, **options: Any) -> DataSet:
     return load_files(name, SoundFiles(**options), skip_bad=skip_bad)
 
@@ -40,6 +45,7 @@ DATA_SOURCES: dict[str, tuple[Callable[..., DataSet], tuple[str, ...]]] = {
     "fashion_mnist": (load_shipped, ("data_dir",)),
     "tfds:": (load_tfds, ("data_dir", "image_size", "channels", "decoding")),
     "folder:": (_folder, ("skip_bad", "image_size", "channels", "background", "decoding")),
+    "objects:": (_objects, ("skip_bad", "image_size", "channels", "background")),
     "sounds:": (_sounds, ("skip_bad", "rate", "seconds")),
     "texts:": (load_texts, ("skip_bad", "unit")),
 }
@@ -63,12 +69,13 @@ def load(
 
     Args:
       name: "digits", "fashion_mnist", "tfds:NAME[/config][:version]", "folder:PATH",
-        "sounds:PATH" or "texts:PATH".
+        "objects:PATH", "sounds:PATH" or "texts:PATH".
       data_dir: where prepared data of TensorFlow Datasets lies.
-      image_size: (height, width), or one number for both, to resize and crop to (tfds:, folder:).
-      channels: 1 or 3 to convert to (tfds:, folder:).
-      background: colour that transparent images are laid on (folder:); by default white.
-      skip_bad: leave unusable files out and count them (folder:, sounds:,
+      image_size: (height, width), or one number for both, to resize and crop to (tfds:, folder:)
+        or to fit into (objects:).
+      channels: 1 or 3 to convert to (tfds:, folder:, objects:).
+      background: colour that transparent images are laid on (folder:, objects:); by default white.
+      skip_bad: leave unusable files, and boxes, out and count them (folder:, objects:, sounds:,
         texts:).
       decode_ahead: gigabytes that decoded images may take in the cache (folder:, tfds:); where they
         would take more, each is decoded when it is needed.

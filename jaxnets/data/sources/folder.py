@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxnets.columns import Classes, Column
+from jaxnets.columns import Classes, Column, to_json
 from jaxnets.data.cache import Staging, cached
-from jaxnets.data.dataset import DataSet
+from jaxnets.data.dataset import DataSet, array_digest
 from jaxnets.data.listing import Listing, some_of, told_bad
 from jaxnets.data.sources.images import ImageFiles
 from jaxnets.data.sources.layout import File, Layout, find_layout
@@ -90,6 +90,9 @@ def load_files(
     layout = layout or find_layout(root, reader.what)
     paths = {split: [file.path for file in files] for split, files in layout.splits.items()}
     options = [layout.class_names, asdict(reader), skip_bad]  # type: ignore[call-overload]
+    if layout.target is not None:  # classes are told by the folders that files are in
+        labels = [np.asarray(file.label) for files in layout.splits.values() for file in files]
+        options += [to_json(layout.target), array_digest(np.stack(labels))]
 
     def build(staging: Staging) -> int:
         return _build(root, layout, staging, reader, skip_bad)
@@ -212,13 +215,14 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
     """Decodes into `staging`, and counts the files that can't be used."""
     bad: dict[Path, str] = {}
     with ThreadPoolExecutor() as pool:
-        files = [file for part in layout.splits.values() for file in part]
-        headers = dict(zip(files, pool.map(lambda f: reader.header(f.path), files), strict=True))
-        bad |= {file.path: h for file, h in headers.items() if isinstance(h, str)}
+        every = [file.path for part in layout.splits.values() for file in part]
+        headers = dict(zip(every, pool.map(reader.header, every), strict=True))
+        bad |= {path: h for path, h in headers.items() if isinstance(h, str)}
         good = [h for h in headers.values() if not isinstance(h, str)]
         if good:
             column = reader.column(good, root)
-            columns = {"inputs": column, "target": Classes(layout.class_names)}
+            target = layout.target or Classes(layout.class_names)
+            columns = {"inputs": column, "target": target}
             for split, part in layout.splits.items():
                 usable = [file for file in part if file.path not in bad]
                 out = staging.split(split, max(1, len(usable)), columns)
@@ -230,7 +234,7 @@ def _build(root: Path, layout: Layout, staging: Staging, reader: FileReader, ski
                     out.inputs[count], out.target[count] = row, file.label
                     count += 1
                 staging.drop_after(split, count)
-                if skip_bad:
+                if skip_bad and layout.target is None:
                     layout.check_usable(root, split, out.target[:count], len(bad), reader.what)
             staging.notes += reader.notes(good, column)
     if bad and (not skip_bad or not good):

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from jaxnets.columns import Column
 from jaxnets.data.listing import some_of
 from jaxnets.errors import UserError
 from jaxnets.files import check_path
 
-__all__ = ["File", "Layout", "find_layout", "visible_files"]
+__all__ = ["File", "Layout", "find_layout", "split_of", "visible_files"]
 
 _SPLIT = re.compile(
     r"(?:(?P<train>train|training)|(?P<test>test|testing)"
@@ -32,10 +34,10 @@ _HIDDEN, _LINKED = "hidden file{}", "linked folder{} inside a class"
 
 @dataclass(frozen=True)
 class File:
-    """A file, and the number of its class."""
+    """A file, and the number of its class, or another row of what is to be said of it."""
 
     path: Path
-    label: int
+    label: Any
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Layout:
       splits: "train", and "test" and "validation" where the folder has them -> files.
       class_names: in alphabetical order; that of the folder itself where it has no sub-folders.
       notes: sentences that count and name what in the folder is not used.
+      target: what the labels of the files are; None for classes.
     """
 
     splits: dict[str, list[File]]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    target: Column | None = None
 
     def check_usable(
         self, root: Path, split: str, labels: Iterable[int], bad: int, what: str
@@ -122,21 +126,23 @@ def find_layout(root: Path, what: str) -> Layout:
     return Layout(splits, tuple(names), notes)
 
 
+def split_of(name: str) -> str:
+    """The split that a folder or file is named after; "" where it is none."""
+    found = _SPLIT.fullmatch(name)
+    return (found.lastgroup or "") if found else ""
+
+
 def _splits(root: Path, inside: Sequence[str]) -> dict[str, Path]:
     """Split -> its folder; empty where the sub-folders are classes.
 
     A folder whose name could be that of a split is one if it has sub-folders itself, or if all of
     its neighbours could be: "valid" beside "invalid" is a class.
     """
-    split_of = {}
-    for name in inside:
-        found = _SPLIT.fullmatch(name)
-        if found is not None and found.lastgroup is not None:
-            split_of[name] = found.lastgroup
-    if len(split_of) < len(inside):
-        split_of = {name: split for name, split in split_of.items() if _subfolders(root / name)}
+    named = {name: split for name in inside if (split := split_of(name))}
+    if len(named) < len(inside):
+        named = {name: split for name, split in named.items() if _subfolders(root / name)}
     parts: dict[str, Path] = {}
-    for name, split in split_of.items():
+    for name, split in named.items():
         if split in parts:
             raise UserError(
                 f"{root} has two folders for the same split, {parts[split].name} and {name}; put "
