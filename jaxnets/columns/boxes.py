@@ -12,10 +12,12 @@ from jaxnets.files import write_json
 from jaxnets.media.provenance import record
 from jaxnets.media.report import Table
 
-__all__ = ["IGNORED", "NOTHING", "OBJECT", "Boxes"]
+__all__ = ["IGNORED", "NOTHING", "OBJECT", "STRIDE", "Boxes"]
 
 #: What a row of a picture is: filling, an object, or one that counts neither way.
 NOTHING, OBJECT, IGNORED = 0, 1, 2
+#: Pixels from one place of a detector's maps to the next.
+STRIDE = 4
 
 
 @dataclasses.dataclass(frozen=True)
