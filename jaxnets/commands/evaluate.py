@@ -14,6 +14,7 @@ from jaxnets.commands import (
     checks,
     classify,
     common,
+    detect,
     findings,
     generate,
     inspect,
@@ -25,7 +26,9 @@ from jaxnets.commands import (
 )
 from jaxnets.commands.configs import classify as classify_config
 from jaxnets.commands.configs import constraints, sweeps
+from jaxnets.commands.configs import detect as detect_config
 from jaxnets.commands.configs import generate as generate_config
+from jaxnets.commands.configs.detect import Detect
 from jaxnets.commands.configs.generate import Generate
 from jaxnets.commands.configs.inspect import Inspect
 from jaxnets.commands.configs.reading import config_of_run, need_kind
@@ -53,7 +56,8 @@ def run(config: Evaluate, session: Session) -> None:
     if config.samples is not None and not config.metrics:
         raise UserError("--samples needs scores to take: choose some with --metrics")
     constraints.check(config)
-    measures = {"classify": _classifier, "generate": _gan, "inspect": _inspector}
+    measures = {"classify": _classifier, "generate": _gan}
+    measures |= {"inspect": _inspector, "detect": _detector}
     need_kind(config.run, record, "evaluate", tuple(measures))
     dataset, step, numbers = measures[record["experiment"]](config, record, mesh)
     why = provenance.changes(config.run, record["config"], dataset)
@@ -79,6 +83,16 @@ def _inspector(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measure
     _no_gan(config, "an inspector")
     options = config_of_run(config.run, record, Inspect, lambda options: options)
     return inspect.evaluate_again(config.run, options)
+
+
+def _detector(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:
+    """The pictures of a run of `detect`, its step and its numbers."""
+    _no_gan(config, "a detector")
+    options = config_of_run(config.run, record, Detect, detect_config.resolve)
+    objects = detect.read(options)
+    built = detect.build(judging.for_looking(options, mesh), objects, mesh)
+    state = judging.trained(config.run, built.task, mesh)
+    return objects.dataset, int(state.step), built.task.evaluate(state)
 
 
 def _classifier(config: Evaluate, record: dict[str, Any], mesh: Mesh) -> _Measured:

@@ -35,7 +35,8 @@ def keep(
     seeds = getattr(config, "seeds", 1)
     machine, train, names = common.machine(), dataset.splits["train"], dataset.class_names
     splits = ", ".join(f"{len(split):,} {name}" for name, split in dataset.splits.items())
-    counts = np.bincount(train.target, minlength=len(names)) if names else np.zeros(0)
+    target: Any = train.columns.get("target")
+    counts = target.counts(train.target) if names else np.zeros(0)
     each = ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
     if len(names) > _CLASSES:
         each = f"{counts.min():,} to {counts.max():,}"

@@ -185,6 +185,8 @@ def for_looking(config: T, mesh: Mesh) -> T:
     changes: dict[str, Any] = {"batch_size": size, "micro_batches": 1, "init_from": None}
     if hasattr(config, "mixup"):
         changes |= {"mixup": 0.0, "add_samples": None}
+    if hasattr(config, "mosaic"):
+        changes |= {"mosaic": 0.0}
     return dataclasses.replace(options, **changes)  # type: ignore[no-any-return]
 
 

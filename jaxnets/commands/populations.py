@@ -56,11 +56,12 @@ def folder_of(config: RunOptions, member: int, folder: Path) -> Path:
 
 def pipeline(config: Any, splits: Sequence[Split], batch_size: int, mesh: Mesh) -> Feeder:
     """What feeds the run: `splits` are the training images of each member."""
+    balance = getattr(config, "balance", "none")  # a detector's data have no classes to balance
     options: Any = {
         "memory_budget_bytes": config.memory_budget_mb << 20,
         "workers": config.workers,
         "rows": parallel.own_rows(mesh, batch_size),
-        "balanced": config.balance == "oversample" and "target" in splits[0].arrays,
+        "balanced": balance == "oversample" and "target" in splits[0].arrays,
     }
     if size(config) == 1:
         return data.make_pipeline(splits[0], batch_size, config.seed, **options)

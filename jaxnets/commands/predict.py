@@ -1,4 +1,4 @@
-"""Tell the classes of files with a trained classifier, or faulty parts with an inspector."""
+"""Tell the classes of files, faulty parts or the objects in pictures, by a trained network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ from jaxnets.commands.session import Session
 from jaxnets.data.sources.single import list_files
 from jaxnets.errors import UserError
 from jaxnets.files import check_writable, cleaning, new_folder, write_files
+from jaxnets.run.detector import Found, TrainedDetector
 from jaxnets.run.inspector import Inspected, TrainedInspector
 from jaxnets.run.load import load_run, read_description
 from jaxnets.run.trained import Prediction, TrainedClassifier, Unreadable
 
-Record = Prediction | Inspected | Unreadable
+Record = Prediction | Inspected | Found | Unreadable
 
 
 def run(config: Predict, session: Session) -> int:
@@ -35,12 +37,13 @@ def run(config: Predict, session: Session) -> int:
             check_writable(path, flag)
     member = populations.name_of(config.member)
     kind = read_description(config.run, member=member).kind
-    if kind not in ("classifier", "inspector"):
+    if kind == "generator":
         raise UserError(
-            f"{config.run} is a run of `generate`; predictions need one of `classify` or `inspect`"
+            f"{config.run} is a run of `generate`; predictions need one of `classify`, `detect` or "
+            "`inspect`"
         )
-    if config.out is not None and kind != "inspector":
-        raise UserError("--out is for heat maps, which a run of `inspect` makes")
+    if config.out is not None and kind == "classifier":
+        raise UserError("--out is for pictures, which runs of `inspect` and `detect` make")
     paths = list_files(config.files)
     if not paths:
         raise UserError(f"there are no files in {', '.join(config.files)}")
@@ -53,9 +56,9 @@ def run(config: Predict, session: Session) -> int:
             writers.append(stack.enter_context(_json(config.json, config.top, trained)))
         if config.csv is not None:
             top = min(config.top, len(trained.class_names))
-            writers.append(stack.enter_context(_csv(config.csv, top)))
+            writers.append(stack.enter_context(_csv(config.csv, top, trained)))
         if config.out is not None:
-            writers.append(partial(_heat_map, trained, names))
+            writers.append(partial(_picture, trained, names))
         for record in trained.stream(paths):
             for write in writers:
                 write(record)
@@ -72,15 +75,27 @@ def run(config: Predict, session: Session) -> int:
     return 1 if bad else 0
 
 
-def _told(record: Prediction | Inspected, top: int, threshold: float | None) -> str:
+def _told(record: Prediction | Inspected | Found, top: int, threshold: float | None) -> str:
     """What is said of a file, in a line."""
     if isinstance(record, Inspected):
         return f"{_verdict(record)}, score {record.score:.4g}"
+    if isinstance(record, Found):
+        counts = Counter(record.names).most_common()
+        return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in record.top(top))
     if threshold is None:
         return shares
     counts = f"from {threshold:.1%} on it counts as {record.class_names[1]}"
     return f"estimate: {record.name} ({shares}; {counts})"
+
+
+def _object(record: Found, number: int) -> dict[str, Any]:
+    """An object of a picture as JSON has it."""
+    return {
+        "class": record.names[number],
+        "score": round(float(record.scores[number]), 4),
+        "box": [round(float(x), 1) for x in record.boxes[number]],
+    }
 
 
 def _verdict(record: Inspected) -> str:
@@ -102,11 +117,11 @@ def heat_names(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
     return names
 
 
-def _heat_map(trained: TrainedInspector, names: Mapping[str, Path], record: Record) -> None:
-    """Writes the picture of a record with its heat map."""
+def _picture(trained: Any, names: Mapping[str, Path], record: Record) -> None:
+    """Writes the picture of a record with its heat map or its boxes."""
     from PIL import Image
 
-    if isinstance(record, Inspected):
+    if not isinstance(record, Unreadable):
         buffer = io.BytesIO()
         Image.fromarray(trained.picture(record)).save(buffer, "PNG")
         write_files({names[record.source]: buffer.getvalue()})
@@ -142,7 +157,7 @@ def _whole(path: Path) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def _json(
-    path: Path, top: int, trained: TrainedInspector | TrainedClassifier
+    path: Path, top: int, trained: TrainedInspector | TrainedClassifier | TrainedDetector
 ) -> Iterator[Callable[[Record], object]]:
     """Writes an object with what is known of the network and a record for each file."""
     about: dict[str, Any] = {**trained.facts, "step": trained.step}
@@ -150,7 +165,7 @@ def _json(
         about["threshold"] = trained.threshold
     else:
         about["class_names"] = trained.class_names
-        if trained.threshold is not None:
+        if isinstance(trained, TrainedClassifier) and trained.threshold is not None:
             about |= {"what": "estimates", "threshold": trained.threshold}
     with _whole(path) as put:
         put(json.dumps(about, indent=2)[:-2] + ',\n  "predictions": [')
@@ -161,6 +176,9 @@ def _json(
             told: dict[str, Any] = {"file": record.source}
             if isinstance(record, Unreadable):
                 told["error"] = record.reason
+            elif isinstance(record, Found):
+                told |= {"height": record.size[0], "width": record.size[1]}
+                told["objects"] = [_object(record, i) for i in range(len(record.boxes))]
             elif isinstance(record, Inspected):
                 told |= {"faulty": record.faulty, "score": record.score}
             else:
@@ -174,7 +192,7 @@ def _json(
 
 
 @contextlib.contextmanager
-def _csv(path: Path, top: int) -> Iterator[Callable[[Record], object]]:
+def _csv(path: Path, top: int, trained: Any) -> Iterator[Callable[[Record], object]]:
     """Writes a table with a line for each file that could be used."""
     with _whole(path) as put:
 
@@ -184,7 +202,9 @@ def _csv(path: Path, top: int) -> Iterator[Callable[[Record], object]]:
             put(line.getvalue())
 
         further = [f"{what}_{n}" for n in range(2, top + 1) for what in ("class", "probability")]
-        if top:
+        if isinstance(trained, TrainedDetector):
+            row("file", "class", "score", "left", "top", "right", "bottom")
+        elif top:
             row("file", "class", "probability", *further)
         else:  # there are no classes
             row("file", "score", "verdict")
@@ -192,6 +212,10 @@ def _csv(path: Path, top: int) -> Iterator[Callable[[Record], object]]:
         def write(record: Record) -> None:
             if isinstance(record, Inspected):
                 row(record.source, record.score, _verdict(record))
+            elif isinstance(record, Found):
+                for i in range(len(record.boxes)):
+                    told = _object(record, i)
+                    row(record.source, told["class"], told["score"], *told["box"])
             elif isinstance(record, Prediction):
                 row(record.source, *(part for pair in record.top(top) for part in pair))
 

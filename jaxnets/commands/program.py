@@ -19,7 +19,16 @@ import tyro
 
 from jaxnets import __version__
 from jaxnets.commands import flags, processes
-from jaxnets.commands.configs import classify, data, generate, inspect, quickstart, spot, use
+from jaxnets.commands.configs import (
+    classify,
+    data,
+    detect,
+    generate,
+    inspect,
+    quickstart,
+    spot,
+    use,
+)
 from jaxnets.commands.session import Session
 from jaxnets.errors import UserError, printable
 from jaxnets.processes import distributed
@@ -34,6 +43,7 @@ COMMANDS: Commands = {
     "quickstart": (quickstart.Quickstart, "jaxnets.commands.quickstart"),
     "classify": (classify.Classify, "jaxnets.commands.classify"),
     "generate": (generate.Generate, "jaxnets.commands.generate"),
+    "detect": (detect.Detect, "jaxnets.commands.detect"),
     "inspect": (inspect.Inspect, "jaxnets.commands.inspect"),
     "spot": (spot.SpotCommand, "jaxnets.commands.spot"),
     "predict": (use.Predict, "jaxnets.commands.predict"),

@@ -5,6 +5,7 @@ from jaxnets.models.classifiers import OTHER_CLASSIFIERS as OTHER_CLASSIFIERS
 from jaxnets.models.classifiers import ClassifierSpec as ClassifierSpec
 from jaxnets.models.classifiers import classifier_of as classifier_of
 from jaxnets.models.classifiers import make_classifier as make_classifier
+from jaxnets.models.detectors import make_detector as make_detector
 from jaxnets.models.gans import DISCRIMINATORS as DISCRIMINATORS
 from jaxnets.models.gans import GENERATORS as GENERATORS
 from jaxnets.models.gans import make_discriminator as make_discriminator

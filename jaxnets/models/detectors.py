@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxnets import ops
-from jaxnets.columns import Image
 from jaxnets.columns.boxes import STRIDE
 from jaxnets.errors import UserError
 from jaxnets.models.classifiers import classifier_of
@@ -187,7 +186,7 @@ def pyramid_of(network: nn.Module, shape: Sequence[int]) -> tuple[str, ...]:
     return tuple(of_size[size] for size in sizes)
 
 
-def make_detector(name: str, column: Image, *, backbone: Mapping[str, Any], **fields: Any) -> Any:
+def make_detector(name: str, column: Any, *, backbone: Mapping[str, Any], **fields: Any) -> Any:
     """Builds a detector.
 
     Args:

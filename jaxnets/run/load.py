@@ -17,12 +17,13 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from jaxnets import __version__, models
-from jaxnets.columns import Classes, Column, from_json, to_json
+from jaxnets.columns import Boxes, Classes, Column, from_json, to_json
 from jaxnets.data import DataSet
 from jaxnets.errors import UserError
 from jaxnets.files import read_json, write_json
 from jaxnets.judge.evaluate import digest
 from jaxnets.run.checkpoint import Checkpoints
+from jaxnets.run.detector import TrainedDetector
 from jaxnets.run.export import read_safetensors
 from jaxnets.run.inspector import TrainedInspector
 from jaxnets.run.integrity import (
@@ -49,8 +50,8 @@ class Description:
     """What it takes to build a run's network again, as values that JSON can hold.
 
     Attributes:
-      kind: "classifier", "generator" or "inspector".
-      network: arguments of `jaxnets.models.classifier_of` or `jaxnets.models.make_inspector`
+      kind: "classifier", "generator", "inspector" or "detector".
+      network: arguments of `jaxnets.models.classifier_of`, `make_inspector` or `make_detector`
         without the column, or of `jaxnets.models.make_generator` without the shape of images.
       columns: name -> column, as `jaxnets.columns.to_json` gives it.
       data: name of the data set.
@@ -108,7 +109,7 @@ class Description:
         if self.network["num_classes"] is None or "target" not in self.columns:
             return ()
         target = from_json(self.columns["target"])
-        return target.names if isinstance(target, Classes) else ()
+        return target.names if isinstance(target, Classes | Boxes) else ()
 
     def as_json(self) -> dict[str, Any]:
         """Values that JSON can hold."""
@@ -121,7 +122,7 @@ class Description:
         step: int,
         config: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The network with these weights: a `TrainedClassifier`, `-Generator` or `-Inspector`.
+        """The network with these weights: a `Trained...` of its kind.
 
         Args:
           module: that was built as described.
@@ -148,6 +149,7 @@ _KINDS: dict[str, Any] = {
     "classifier": TrainedClassifier,
     "generator": TrainedGenerator,
     "inspector": TrainedInspector,
+    "detector": TrainedDetector,
 }
 
 
@@ -166,15 +168,16 @@ def load_run(folder: str | Path, *, member: str | int | None = None, best: bool 
     It reads the run's folder and nothing else; that may have come from another machine.
 
     Args:
-      folder: of a run of `classify`, `generate` or `inspect`; or a file that `export --format
-        safetensors` made of one.
+      folder: of a run of `classify`, `generate`, `inspect` or `detect`; or a file that `export
+        --format safetensors` made of one.
       member: of a run with several networks (`--seeds`, `--sweep`): name or number; by default the
         first.
       best: whether the best state is taken where states are ranked; else the last.
 
     Returns:
       A `TrainedClassifier` or a `TrainedGenerator` (see `jaxnets.run.trained`), or a
-      `TrainedInspector` (see `jaxnets.run.inspector`).
+      `TrainedInspector` (see `jaxnets.run.inspector`) or a `TrainedDetector` (see
+      `jaxnets.run.detector`).
 
     Raises:
       UserError: if the folder is not that of a run, or says nothing of its network, or holds no
@@ -248,9 +251,11 @@ def _build(told: Description, column: Column) -> tuple[nn.Module, tuple[Any, ...
     network = dict(told.network)
     name = network.pop("name")
     if told.kind != "generator":
-        make: Any = {"classifier": models.classifier_of, "inspector": models.make_inspector}[
-            told.kind
-        ]
+        make: Any = {
+            "classifier": models.classifier_of,
+            "inspector": models.make_inspector,
+            "detector": models.make_detector,
+        }[told.kind]
         module = make(name, column, **network)
         return module, (jax.ShapeDtypeStruct((1, *column.shape), column.dtype),)
     module = models.make_generator(name, image_shape=column.shape, **network)

@@ -66,8 +66,8 @@ def detector_step(
         if views is not None:
             images, rows = jax.vmap(views)(axis.example_keys(view_key, count), images, rows)
         maps, _, after = forward(trained, model_state, dropout_key)(params, images)
-        size, classes = images.shape[1:3], maps["heat"].shape[-1]
-        targets = jax.vmap(lambda of: targets_of(of, size, classes))(rows)
+        (_, height, width, _), classes = images.shape, maps["heat"].shape[-1]
+        targets = jax.vmap(lambda of: targets_of(of, (height, width), classes))(rows)
         heat, box = detection_losses(maps, corners(maps), targets)
         values = heat + box_weight * box
         told = {"loss": values, "heat_loss": heat, "box_loss": box}

@@ -22,7 +22,7 @@ class Evaluate(CacheOptions):
     """Measure a run's networks on the test images; prints the numbers, and keeps them as JSON."""
 
     run: PositionalRun
-    """Folder of a `classify`, `generate` or `inspect` run."""
+    """Folder of a `classify`, `generate`, `inspect` or `detect` run."""
     judge: Path | None = None
     """For a GAN: the CNN whose features measure Frechet distances, as for `generate`; by default
     the run's own, else the one that comes with jaxnets."""
@@ -52,14 +52,14 @@ class Report(CacheOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Predict(CacheOptions):
-    """Tell the classes of pictures, sounds or texts, or which pictures show faulty parts.
+    """Tell the classes of pictures, sounds or texts, faulty parts, or the objects in pictures.
 
     They get the preprocessing of the training. A file that can't be used is named, and the others
     go on; then the exit code is 1.
     """
 
     run: PositionalRun
-    """Folder of a `classify` or `inspect` run."""
+    """Folder of a `classify`, `inspect` or `detect` run."""
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Files, folders with files at any depth, or patterns such as 'pictures/*.jpg'. A CSV, TSV or
     JSON lines file has a text in each line."""
@@ -69,9 +69,10 @@ class Predict(CacheOptions):
     """Write what is said of each file, and by which network, to this file."""
     csv: Path | None = None
     """Write a table to this file: file, class and probability, the next classes after them; or
-    file, score and whether it is faulty."""
+    file, score and whether it is faulty; or file, class, score and corners of every object."""
     out: Path | None = None
-    """Of an `inspect` run: write each picture with its heat map as a PNG into this folder."""
+    """Of an `inspect` or `detect` run: write each picture with its heat map, or with boxes around
+    its objects, as a PNG into this folder."""
     member: str | None = None
     """Of a run with --seeds or --sweep: the network with this seed or value; by default the
     first."""

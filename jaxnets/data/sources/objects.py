@@ -27,7 +27,7 @@ from jaxnets.data.sources.images import Header, ImageFiles
 from jaxnets.data.sources.layout import File, Layout, visible_files
 from jaxnets.errors import UserError
 
-__all__ = ["Letterboxed", "Objects", "Picture", "load_objects", "placed"]
+__all__ = ["Letterboxed", "Objects", "Picture", "load_objects", "placed", "shares_of_pixels"]
 
 #: What a picture does not fill of its frame.
 _GREY = 128
@@ -43,6 +43,17 @@ def placed(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
     """
     scale = min(frame[0] / size[0], frame[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def shares_of_pixels(size: tuple[int, int], frame: tuple[int, int]) -> np.ndarray:
+    """[4] factors that make shares of a frame of the pixels of a picture that lies in it.
+
+    Args:
+      size: (height, width) of the picture.
+      frame: of the frame.
+    """
+    height, width = placed(size, frame)
+    return np.array([width / size[1] / frame[1], height / size[0] / frame[0]] * 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +288,8 @@ def _divided(
 
 def _row(one: Picture, column: Boxes, frame: tuple[int, int]) -> np.ndarray:
     """A picture's objects in shares of the frame that it lies in."""
-    inner = placed(one.size, frame)
-    scale = np.array([inner[1] / one.size[1] / frame[1], inner[0] / one.size[0] / frame[0]] * 2)
-    return column.rows(np.minimum(one.boxes * scale, 1.0), one.labels, one.ignored)
+    shares = np.minimum(one.boxes * shares_of_pixels(one.size, frame), 1.0)
+    return column.rows(shares, one.labels, one.ignored)
 
 
 def _counted(pictures: Mapping[str, Sequence[Picture]]) -> list[str]:
