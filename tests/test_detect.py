@@ -3,6 +3,8 @@
 import csv
 import json
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -66,6 +68,14 @@ def test_a_run_is_made_used_and_measured_again(scenes, workplace, cli):
     assert code == 0, err
     assert json.loads(out)["test_ap"] == pytest.approx(summary["test_ap"])
 
+    code, out, err = cli("export", "run", "--out", "net.stablehlo")
+    assert code == 0 and out.startswith("detector, "), err
+    about = json.loads((workplace / "net.stablehlo.json").read_text())
+    assert set(about["outputs"]) == {"boxes", "labels", "scores"} and "mark" not in about
+    program = jax.export.deserialize((workplace / "net.stablehlo").read_bytes())
+    rows = np.stack([np.asarray(Pillow.open(scenes / "test" / f"{i}.png")) for i in (12, 13)])
+    exported = program.call(rows)
+
     big = workplace / "big.png"
     scene(big, 99, (64, 160))  # of another shape: it lies in a part of the frame
     trained = load_run(workplace / "run")
@@ -74,8 +84,11 @@ def test_a_run_is_made_used_and_measured_again(scenes, workplace, cli):
     assert (record.boxes >= 0).all() and record.boxes[:, 2].max() <= 160
     assert record.boxes[:, 3].max() <= 64 and record.boxes[:, 3].max() > 32
     assert list(record.scores) == sorted(record.scores, reverse=True)
-    rows = np.stack([np.asarray(Pillow.open(scenes / "test" / f"{i}.png")) for i in (12, 13)])
     of_rows = trained.predict(rows, least=0.0)
+    sides = [SIZE[1], SIZE[0], SIZE[1], SIZE[0]]
+    np.testing.assert_allclose(
+        np.asarray(exported["boxes"][0]) * sides, of_rows[0].boxes, atol=1e-2
+    )
     of_files = trained.predict([scenes / "test" / f"{i}.png" for i in (12, 13)], least=0.0)
     for one, two in zip(of_rows, of_files, strict=True):
         np.testing.assert_allclose(one.boxes, two.boxes, atol=1e-3)

@@ -17,6 +17,9 @@ from jaxnets import __version__, ops
 from jaxnets.columns import to_json
 from jaxnets.errors import UserError
 from jaxnets.media import provenance
+from jaxnets.models.detectors import boxes_of
+from jaxnets.run.detector import TrainedDetector
+from jaxnets.run.inspector import TrainedInspector
 from jaxnets.run.integrity import first_line
 from jaxnets.run.trained import Trained, TrainedClassifier, TrainedGenerator
 
@@ -62,13 +65,34 @@ def _network(trained: Trained) -> tuple[_Network, dict[str, jax.ShapeDtypeStruct
         made: Any = module.apply(variables, latents, labels, train=False)
         return {"images": column.encode(made[0])}
 
-    if isinstance(trained, TrainedClassifier):
-        return classify, {"inputs": jax.ShapeDtypeStruct(column.shape, column.stored)}
-    assert isinstance(trained, TrainedGenerator)
+    def inspect(variables: Any, inputs: jax.Array) -> dict[str, jax.Array]:
+        said: Any = module.apply(variables, column.decode(inputs), train=False)
+        return {"scores": said[0], "maps": said[1]["map"]}
+
+    def detect(variables: Any, inputs: jax.Array) -> dict[str, jax.Array]:
+        maps: Any = module.apply(variables, column.decode(inputs), train=False)
+        height, width = column.shape[:2]
+        return boxes_of(maps[0], (height, width))
+
+    looks: dict[str, _Network] = {"classifier": classify, "inspector": inspect, "detector": detect}
+    if not isinstance(trained, TrainedGenerator):
+        seen = {"inputs": jax.ShapeDtypeStruct(column.shape, column.stored)}
+        return looks[_kind(trained)], seen
     rows = {"latents": jax.ShapeDtypeStruct((trained.latent_size,), np.float32)}
     if trained.conditional:
         rows["labels"] = jax.ShapeDtypeStruct((), np.int32)
     return generate, rows
+
+
+def _kind(trained: Trained) -> str:
+    """What a network is."""
+    kinds: dict[type, str] = {
+        TrainedClassifier: "classifier",
+        TrainedGenerator: "generator",
+        TrainedInspector: "inspector",
+        TrainedDetector: "detector",
+    }
+    return kinds[type(trained)]
 
 
 def _in_batches(rows: Mapping[str, jax.ShapeDtypeStruct], size: Any) -> list[jax.ShapeDtypeStruct]:
@@ -80,16 +104,17 @@ def describe(trained: Trained) -> dict[str, Any]:
 
     What a generator makes has to carry the `mark`.
     """
-    classes = isinstance(trained, TrainedClassifier)
+    limit = trained.threshold if isinstance(trained, TrainedClassifier | TrainedInspector) else None
+    makes = isinstance(trained, TrainedGenerator)
     return {
         "software": f"jaxnets {__version__}",
-        "kind": "classifier" if classes else "generator",
+        "kind": _kind(trained),
         **trained.facts,
         "network": " ".join(repr(trained.module).split()),
         "class_names": list(trained.class_names),
         "columns": {name: to_json(column) for name, column in trained.columns.items()},
-        **({"threshold": trained.threshold} if classes and trained.threshold is not None else {}),
-        **({} if classes else {"mark": provenance.record(trained.facts)}),
+        **({} if limit is None else {"threshold": limit}),
+        **({"mark": provenance.record(trained.facts)} if makes else {}),
     }
 
 
@@ -108,6 +133,10 @@ def interface(trained: Trained) -> dict[str, Any]:
         "logits": "one for each class, in the order of class_names",
         "probabilities": "softmax of the logits",
         "images": _ROWS["image"],
+        "scores": "the higher, the more unusual, or the surer of an object",
+        "maps": "how unusual each pixel is",
+        "boxes": "left, top, right and bottom in shares of the image, which holds a picture of "
+        "another shape in its upper left corner",
     }
 
     def told(name: str, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class ImageOptions:
     """Gigabytes that decoded images may take in the cache (folder:, tfds:). Where they would take
     more, each is decoded when it is needed."""
     skip_bad: bool = False
-    """Leave out images that cannot be used, and count them, instead of stopping (folder:,
-    sounds:, texts:)."""
+    """Leave out images, and boxes, that cannot be used, and count them, instead of stopping
+    (folder:, objects:, sounds:, texts:)."""
 
 
 @dataclasses.dataclass(frozen=True)
