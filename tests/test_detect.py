@@ -131,6 +131,7 @@ def test_a_detector_starts_from_another_and_goes_on(scenes, workplace, cli):
     ("flags", "words"),
     [
         (["--data", "folder:x"], "is no folder of pictures with boxes"),
+        (["--rare", "red=3"], "choose among classes"),
         (["--network", "speed_net"], "a detector needs features of 8x12"),
         (["--batch-size", 6, "--mosaic", 1], "choose a multiple of 4"),
         (["--freeze", "stage1"], "--freeze needs weights"),

@@ -47,7 +47,7 @@ from jaxnets.nn.frontends import perturb
 from jaxnets.processes import distributed
 from jaxnets.run.load import Description
 from jaxnets.run.task import Ranking, Task
-from jaxnets.train import freezing, optimizers, state
+from jaxnets.train import freezing, state
 from jaxnets.train.few_labels import Common
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step, classifier_step
@@ -118,7 +118,7 @@ def build(config: Classify, dataset: DataSet, mesh: Mesh) -> Built:
     if config.freeze is not None:
         example = jnp.zeros((1, *column.shape), column.dtype)
         frozen = freezing.frozen_up_to(model, example, config.freeze)
-    optimizer = _optimizer(config, feed.total_steps, frozen)
+    optimizer = training.optimizer(config, feed.total_steps, frozen)
     start = starting.begin(config, config.network, ["classifier"], dataset.num_classes)
     seen = pools if few_labels.is_on(config) else trains
     init = partial(_first_state, config, model, optimizer, seen, start)
@@ -192,7 +192,7 @@ def _step(
     parts = (
         models.classifier_of(column=column, **describe(of, dataset).network),
         _loss(of, dataset, train),
-        _optimizer(of, total_steps, frozen),
+        training.optimizer(of, total_steps, frozen),
     )
     rest: Any = {
         "augment": few_labels.of_labelled(config, weak),
@@ -246,20 +246,6 @@ def _loss(config: Classify, dataset: DataSet, train: Split) -> Callable[..., jax
         **({"gamma": config.focal_gamma} if config.loss == "focal" else {}),
     )
     return losses.balanced_softmax(loss, counts) if config.balance == "softmax" else loss
-
-
-def _optimizer(
-    config: Classify, total_steps: int, frozen: Mapping[str, Any] | None
-) -> optax.GradientTransformation:
-    rate = given(config.learning_rate)
-    optimizer = optimizers.make_optimizer(
-        given(config.optimizer),
-        optimizers.make_schedule(config.schedule, rate, total_steps, config.warmup),
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        momentum=config.momentum,
-    )
-    return optimizer if frozen is None else freezing.all_but(frozen["params"], optimizer)
 
 
 def _first_state(

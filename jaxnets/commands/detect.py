@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from jaxnets.commands import checks, common, populations, starting, training
@@ -35,7 +34,7 @@ from jaxnets.models.detectors import make_detector
 from jaxnets.processes import distributed
 from jaxnets.run.load import Description, load_run, read_description
 from jaxnets.run.task import Ranking, Task
-from jaxnets.train import freezing, optimizers, state
+from jaxnets.train import freezing, state
 from jaxnets.train.detection import detector_step
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
@@ -113,7 +112,7 @@ def build(config: Detect, objects: Objects, mesh: Mesh) -> Built:
     if config.freeze is not None:
         frozen = freezing.frozen_up_to(model, example, config.freeze)
     start = _start(config, dataset.num_classes)
-    optimizer = partial(_optimizer, total_steps=feed.total_steps, frozen=frozen)
+    optimizer = partial(training.optimizer, total_steps=feed.total_steps, frozen=frozen)
 
     def init(member: int) -> TrainState:
         init_key, run_key = jax.random.split(jax.random.key(populations.seeds(config)[member]))
@@ -178,20 +177,6 @@ def _ranking(config: Detect, dataset: DataSet) -> Ranking | None:
     if "validation" not in dataset.splits:
         raise UserError("--keep-best needs pictures to watch: a list or folder for validation")
     return Ranking("validation_ap50")
-
-
-def _optimizer(
-    config: Detect, total_steps: int, frozen: Mapping[str, Any] | None
-) -> optax.GradientTransformation:
-    rate = given(config.learning_rate)
-    optimizer = optimizers.make_optimizer(
-        given(config.optimizer),
-        optimizers.make_schedule(config.schedule, rate, total_steps, config.warmup),
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        momentum=config.momentum,
-    )
-    return optimizer if frozen is None else freezing.all_but(frozen["params"], optimizer)
 
 
 @dataclasses.dataclass(frozen=True)

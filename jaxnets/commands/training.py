@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from jaxnets import data
@@ -36,6 +37,7 @@ from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
 from jaxnets.run.trained import class_of
 from jaxnets.run.writers import OpenWriter, TensorBoard, WeightsAndBiases, import_wandb
+from jaxnets.train import freezing, optimizers
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
 
@@ -134,6 +136,27 @@ def make_feed(config: RunOptions, trains: Sequence[Split], step_images: int, mes
     steps_per_epoch = len(trains[0]) / step_images
     total_steps = checks.total_steps(given(config.epochs), steps_per_epoch)
     return Feed(pipeline, steps_per_epoch, total_steps)
+
+
+def optimizer(
+    config: Any, total_steps: int, frozen: Mapping[str, Any] | None
+) -> optax.GradientTransformation:
+    """The optimizer that a resolved config with `OptimizerOptions` names.
+
+    Args:
+      config: of the run.
+      total_steps: of the run, over which the learning rate changes.
+      frozen: the variables that it leaves alone (see `jaxnets.train.freezing`).
+    """
+    rate = given(config.learning_rate)
+    chosen = optimizers.make_optimizer(
+        given(config.optimizer),
+        optimizers.make_schedule(config.schedule, rate, total_steps, config.warmup),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        momentum=config.momentum,
+    )
+    return chosen if frozen is None else freezing.all_but(frozen["params"], chosen)
 
 
 def make_task(

@@ -101,6 +101,11 @@ def resolve(config: Detect) -> Detect:
         raise UserError(
             f"--data {config.data!r} is no folder of pictures with boxes: write --data objects:PATH"
         )
+    if config.labels_per_class is not None or config.rare:
+        raise UserError(
+            "--labels-per-class and --rare choose among classes, and pictures with boxes "
+            "have none of their own"
+        )
     config = with_preset(config, PRESET)
     if (sweep := sweeps.sweep_of(config)) is not None:
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
