@@ -74,6 +74,7 @@ def test_unknown_names_list_the_known_ones():
         "fashion_mnist",
         "tfds:",
         "folder:",
+        "objects:",
         "sounds:",
         "texts:",
     ]

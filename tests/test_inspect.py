@@ -295,7 +295,7 @@ def test_a_run_is_made_used_and_measured_again(tiles, workplace, cli, runs):
     assert json.loads(out)["auroc"] == pytest.approx(summary["auroc"])
     assert cli("sample", "run")[0] == 2 and cli("report", "run")[0] == 2
     code, _, err = cli("predict", runs["classify"], tiles, "--out", "maps")
-    assert code == 2 and "--out is for heat maps" in err
+    assert code == 2 and "--out is for pictures" in err
 
 
 @pytest.mark.slow
