@@ -20,8 +20,8 @@ from jaxnets.registry import check_name
 from jaxnets.run import runs
 from jaxnets.run.task import Task
 
-#: Of all methods: the network, and how it is looked at.
-_ALL: dict[str, Any] = {"width": 0.25, "eval_every": 0.0, "pictures": False}
+#: Of all methods: the network, and that nothing is looked at or saved before the end.
+_ALL: dict[str, Any] = {"width": 0.25, "eval_every": 0.0, "save_every": 0.0, "pictures": False}
 
 #: Method -> what `classify` is told beyond its defaults for few labels.
 METHODS: dict[str, dict[str, Any]] = {
