@@ -75,6 +75,7 @@ def test_a_run_is_looked_at_twenty_times_at_most():
     assert training.fit_options(config, 10).eval_every == 10
     assert training.fit_options(cnn_config.Classify(epochs=100.0), 10).eval_every == 50
     assert training.fit_options(cnn_config.Classify(epochs=100.0), 10).save_every == 10
+    assert training.fit_options(cnn_config.Classify(epochs=4000.0), 1.5).save_every == 60
     rare = cnn_config.Classify(epochs=100.0, eval_every=2.0, save_every=0.0)
     assert training.fit_options(rare, 10).eval_every == 20
     assert training.fit_options(rare, 10).save_every == 0

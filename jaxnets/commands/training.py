@@ -73,8 +73,9 @@ class Built(Protocol):
 
 B = TypeVar("B", bound=Built)
 
-#: Evaluations of a run that does not say how often: at most one an epoch, and so many in all.
-LOOKS = 20
+#: Evaluations and checkpoints of a run that does not say how often: at most one an epoch, and so
+#: many in all. An epoch of 50 images is soon over, and 4,000 checkpoints took most of a run's time.
+LOOKS, SAVES = 20, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +256,10 @@ def of_classes(config: Any) -> DataSet:
 
 def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
     """The loop's options, with epochs turned into steps."""
-    eval_every = options.eval_every
-    if eval_every is None:
-        eval_every = max(1.0, given(options.epochs) / LOOKS)
+    eval_every, save_every = (
+        max(1.0, given(options.epochs) / times) if asked is None else asked
+        for asked, times in ((options.eval_every, LOOKS), (options.save_every, SAVES))
+    )
 
     def steps(epochs: float) -> int:
         return 0 if epochs <= 0 else max(1, round(epochs * steps_per_epoch))
@@ -272,7 +274,7 @@ def fit_options(options: RunOptions, steps_per_epoch: float) -> FitOptions:
         shard_params=options.shard_params,
         log_every=options.log_every,
         eval_every=steps(eval_every),
-        save_every=steps(options.save_every),
+        save_every=steps(save_every),
         keep=options.keep,
         keep_best=options.keep_best,
         max_rollbacks=options.max_rollbacks,

@@ -128,8 +128,9 @@ class CheckpointOptions:
     eval_every: Annotated[float | None, NOT_NEGATIVE] = None
     """Epochs between evaluations; 0 evaluates at the end only. By default after each epoch, and 20
     times at most."""
-    save_every: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Epochs between checkpoints; 0 saves at the end only."""
+    save_every: Annotated[float | None, NOT_NEGATIVE] = None
+    """Epochs between checkpoints; 0 saves at the end only. By default after each epoch, and 100
+    times at most."""
     keep: Annotated[int, COUNT] = 2
     """How many of the latest checkpoints are kept."""
     keep_best: Annotated[int, NOT_NEGATIVE] = 0
