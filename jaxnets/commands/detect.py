@@ -135,7 +135,7 @@ def build(config: Detect, objects: Objects, mesh: Mesh) -> Built:
             views=BoxViews(of.zoom, of.stretch, of.flip, of.colour),
             mosaics=of.mosaic,
             box_weight=of.box_weight,
-            ema_decay=of.ema_decay,
+            ema_decay=None if of.ema_decay is None else partial(_averaging, of.ema_decay),
             micro_batches=of.micro_batches,
             frozen=frozen,
         )
@@ -169,6 +169,11 @@ def build(config: Detect, objects: Objects, mesh: Mesh) -> Built:
     )
     told = None if start is None else start.telling(init)
     return Built(task, description, model, train, feed.steps_per_epoch, told)
+
+
+def _averaging(decay: Any, step: Any) -> Any:
+    """The decay of the average at a step: less at first, or short runs keep their beginning."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def _ranking(config: Detect, dataset: DataSet) -> Ranking | None:
