@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from jaxnets.commands import detect
 from jaxnets.media.boxes import drawn
 from jaxnets.run.load import load_run
 
@@ -131,7 +132,7 @@ def test_a_detector_starts_from_another_and_goes_on(scenes, workplace, cli):
     ("flags", "words"),
     [
         (["--data", "folder:x"], "is no folder of pictures with boxes"),
-        (["--rare", "red=3"], "choose among classes"),
+        (["--rare", "red=3"], "--rare"),
         (["--network", "speed_net"], "a detector needs features of 8x12"),
         (["--batch-size", 6, "--mosaic", 1], "choose a multiple of 4"),
         (["--freeze", "stage1"], "--freeze needs weights"),
@@ -141,6 +142,18 @@ def test_a_detector_starts_from_another_and_goes_on(scenes, workplace, cli):
 def test_mistakes_are_told_before_the_training(flags, words, scenes, cli):
     code, _, err = cli("detect", "--data", f"objects:{scenes}", *SMALL, "--epochs", 1, *flags)
     assert code == 2 and words in err
+
+
+def test_ignored_objects_are_no_mistakes_of_a_report():
+    boxes, labels = np.array([[0.0, 0, 9, 9], [20, 20, 29, 29]]), np.array([0, 1])
+    for ignored, found, said, wrong in (
+        ([False, False], boxes, labels, 0),
+        ([False, False], boxes[:1], labels[:1], 1),  # a miss
+        ([False, True], boxes[:1], labels[:1], 0),
+        ([False, True], boxes, labels, 0),
+        ([False, False], boxes, labels[::-1], 4),  # two misses, two false alarms
+    ):
+        assert detect._wrong(boxes, labels, np.array(ignored), found, said) == wrong
 
 
 def test_boxes_are_drawn_where_they_are():

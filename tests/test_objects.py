@@ -70,6 +70,7 @@ def coco(root):
                         "category_id": {"cat": 17, "dog": 18}[kind],
                         "bbox": [left, top, right - left, bottom - top],
                         "iscrowd": int(kind == "dog" and name == "b"),
+                        **({"area": 77.0} if kind == "dog" else {}),
                     }
                 )
         content = {
@@ -124,6 +125,10 @@ def test_three_layouts_say_the_same(kind, tmp_path):
             )
             np.testing.assert_allclose(one.boxes, corners, atol=1e-3)
             hard = one.path.stem == "b" and kind != "YOLO"
+            of_boxes = [(r - left) * (b - top) for _, left, top, r, b in wanted]
+            dogs = [kind == "COCO" and thing[0] == "dog" for thing in wanted]
+            areas = np.where(dogs, 77.0, of_boxes)  # where an area is written, it counts
+            np.testing.assert_allclose(one.areas, areas, rtol=1e-5)
             assert (there[:, 5] == 2).all() == (hard or not len(there))
     assert any("1 of 4 pictures have no object (c" in note for note in dataset.notes)
 

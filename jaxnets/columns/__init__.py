@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets.columns.boxes import Boxes
-from jaxnets.columns.classes import Classes
+from jaxnets.columns.classes import Classes, class_of
 from jaxnets.columns.column import Column
 from jaxnets.columns.image import Image, normalise, to_uint8
 from jaxnets.columns.sound import Sound
@@ -22,6 +22,7 @@ __all__ = [
     "Image",
     "Sound",
     "Tokens",
+    "class_of",
     "from_json",
     "infer",
     "normalise",

@@ -1,6 +1,7 @@
 """A column of classes: one label for each example."""
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jaxnets.files import write_json
 from jaxnets.media.provenance import record
 from jaxnets.media.report import Table
 
-__all__ = ["Classes"]
+__all__ = ["Classes", "class_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,3 +89,31 @@ class Classes:
     def statistics(self, rows: np.ndarray) -> dict[str, Any]:
         """`class_counts`, by name."""
         return {"class_counts": dict(zip(self.names, self.counts(rows).tolist(), strict=True))}
+
+
+def class_of(names: Sequence[str], label: str | int) -> int:
+    """The number of a class that is asked for by its name or its number.
+
+    A text is a name first, in any case if no other name differs in its case alone; else a number.
+
+    Raises:
+      UserError: if there is no such class, it names those that come near; or no class at all.
+    """
+    if not names:
+        raise UserError("this network was trained without classes: ask for none of them")
+    if isinstance(label, str):
+        folded = [name.casefold() for name in names]
+        for known, wanted in ((list(names), label), (folded, label.casefold())):
+            if known.count(wanted) == 1:
+                return known.index(wanted)
+    with_number = str(label).strip()
+    if with_number.isdecimal() and int(with_number) < len(names):
+        return int(with_number)
+    near = difflib.get_close_matches(str(label), names, 3, 0.5)
+    told = ", ".join(
+        name if name == str(number) else f"{number} {name}"
+        for number, name in enumerate(names[:10])
+    )
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+    raise UserError(f"there is no class {str(label)[:60]!r}; {hint} classes are {told}{more}")

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from jaxnets.commands import checks, common, populations, starting, training
@@ -29,12 +30,13 @@ from jaxnets.judge import detection
 from jaxnets.judge.evaluate import to_look_at
 from jaxnets.media import report
 from jaxnets.media.boxes import drawn
-from jaxnets.metrics import BoxesFound, overlaps
+from jaxnets.metrics import overlaps
 from jaxnets.models.detectors import make_detector
 from jaxnets.processes import distributed
-from jaxnets.run.load import Description, load_run, read_description
+from jaxnets.run.detector import TrainedDetector
+from jaxnets.run.load import Description, read_description
 from jaxnets.run.task import Ranking, Task
-from jaxnets.train import freezing, state
+from jaxnets.train import freezing, optimizers, state
 from jaxnets.train.detection import detector_step
 from jaxnets.train.state import TrainState
 from jaxnets.train.steps import Step
@@ -135,7 +137,7 @@ def build(config: Detect, objects: Objects, mesh: Mesh) -> Built:
             views=BoxViews(of.zoom, of.stretch, of.flip, of.colour),
             mosaics=of.mosaic,
             box_weight=of.box_weight,
-            ema_decay=None if of.ema_decay is None else partial(_averaging, of.ema_decay),
+            ema_decay=None if of.ema_decay is None else _averaging(of.ema_decay),
             micro_batches=of.micro_batches,
             frozen=frozen,
         )
@@ -171,9 +173,9 @@ def build(config: Detect, objects: Objects, mesh: Mesh) -> Built:
     return Built(task, description, model, train, feed.steps_per_epoch, told)
 
 
-def _averaging(decay: Any, step: Any) -> Any:
-    """The decay of the average at a step: less at first, or short runs keep their beginning."""
-    return jnp.minimum(decay, (1 + step) / (10 + step))
+def _averaging(decay: Any) -> optax.Schedule:
+    """The decay at a step, warmed up: a short run would keep its beginning."""
+    return optimizers.half_life_decay(jnp.log(0.5) / jnp.log(decay), 1)
 
 
 def _ranking(config: Detect, dataset: DataSet) -> Ranking | None:
@@ -259,11 +261,14 @@ def run(config: Detect, session: Session) -> Path:
     if not distributed.writes():
         return done.folder
     common.write_summary(done.folder, done.result.metrics, done.result)
-    _report(History(done.folder, done.config), loaded[-1], load_run(done.folder))
+    first = to_look_at(populations.members(done.config, done.result.state)[0])
+    weights = first.nets["detector"].averaged
+    trained = done.built.description.trained(done.built.model, weights, int(first.step))
+    _report(History(done.folder, done.config), loaded[-1], trained)
     return done.folder
 
 
-def _report(history: History, objects: Objects, trained: Any) -> None:
+def _report(history: History, objects: Objects, trained: TrainedDetector) -> None:
     """Writes the report of a run, and prints its table."""
     numbers, names = history.numbers, objects.dataset.class_names
     rows = [(told, f"{numbers[n]:.4f}") for n, told in _ROWS.items() if n in numbers]
@@ -282,21 +287,25 @@ def _report(history: History, objects: Objects, trained: Any) -> None:
     history.write(rows, sections)
 
 
-def _mistakes(objects: Objects, trained: Any) -> report.Figure:
+def _mistakes(objects: Objects, trained: TrainedDetector) -> report.Figure:
     """The test pictures with the most misses and false alarms, beside what there is."""
-    pictures = objects.pictures["test"]
-    test = objects.dataset.splits["test"]
-    look = detection.look_with(trained.module)
-    found = detection.find(look, trained.variables, test, pictures, _LEAST)
-    wrong = [_wrong(one, f) for one, f in zip(pictures, found, strict=True)]
-    worst = np.argsort(wrong, kind="stable")[::-1][:_DRAWN]
+    test, pictures = objects.dataset.splits["test"], objects.pictures["test"]
     height, width = test.inputs.shape[1:3]
+    found = trained.predict(np.asarray(test.inputs), least=_LEAST)
+    scales = [shares_of_pixels(one.size, (height, width)) for one in pictures]
+    # In pixels of the frames, which the network sees.
+    boxes = [
+        one.boxes * scale * [width, height, width, height]
+        for one, scale in zip(pictures, scales, strict=True)
+    ]
+    told = zip(pictures, boxes, found, strict=True)
+    wrong = [_wrong(of, one.labels, one.ignored, f.boxes, f.labels) for one, of, f in told]
+    worst = np.argsort(wrong, kind="stable")[::-1][:_DRAWN]
     cells = []
     for row in worst:
-        there, said = pictures[row], found[row]
-        scale = shares_of_pixels(there.size, (height, width)) * [width, height, width, height]
-        for of in (there, said):
-            cells.append(drawn(test.inputs[row], of.boxes * scale, of.labels))
+        one = pictures[row]
+        cells.append(drawn(test.inputs[row], boxes[row], one.labels, ignored=one.ignored))
+        cells.append(drawn(test.inputs[row], found[row].boxes, found[row].labels))
     grid = report.grid_png(
         np.stack(cells),
         2,
@@ -307,8 +316,9 @@ def _mistakes(objects: Objects, trained: Any) -> report.Figure:
     return report.Figure(grid, caption, "The most misses and false alarms")
 
 
-def _wrong(one: Any, found: BoxesFound) -> int:
-    """Objects that are missed, and boxes that belong to none."""
-    alike = one.labels[:, None] == found.labels[None]
-    close = (overlaps(one.boxes, found.boxes) >= 0.5) & alike
-    return int((~close.any(axis=1)).sum() + (~close.any(axis=0)).sum())
+def _wrong(
+    boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray, found: np.ndarray, said: np.ndarray
+) -> int:
+    """Objects [K] that are missed, ignored ones left out, and found boxes [D] of none."""
+    close = (overlaps(boxes, found) >= 0.5) & (labels[:, None] == said[None])
+    return int((~close.any(axis=1) & ~ignored).sum() + (~close.any(axis=0)).sum())

@@ -67,7 +67,7 @@ def run(config: Predict, session: Session) -> int:
                 print(f"{record.source}: can't be used: {record.reason}", file=sys.stderr)
                 continue
             good += 1
-            print(f"{record.source}: {_told(record, config.top, trained.threshold)}")
+            print(f"{record.source}: {_told(record, config.top, trained)}")
         if not good:
             raise UserError(f"none of the {bad:,} files can be used")
     if bad:
@@ -75,7 +75,7 @@ def run(config: Predict, session: Session) -> int:
     return 1 if bad else 0
 
 
-def _told(record: Prediction | Inspected | Found, top: int, threshold: float | None) -> str:
+def _told(record: Prediction | Inspected | Found, top: int, trained: Any) -> str:
     """What is said of a file, in a line."""
     if isinstance(record, Inspected):
         return f"{_verdict(record)}, score {record.score:.4g}"
@@ -83,6 +83,7 @@ def _told(record: Prediction | Inspected | Found, top: int, threshold: float | N
         counts = Counter(record.names).most_common()
         return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in record.top(top))
+    threshold = trained.threshold
     if threshold is None:
         return shares
     counts = f"from {threshold:.1%} on it counts as {record.class_names[1]}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnets import data
+from jaxnets.columns import class_of
 from jaxnets.commands import checks, common, populations
 from jaxnets.commands.configs import constraints
 from jaxnets.commands.configs.use import Sample
@@ -23,7 +24,7 @@ from jaxnets.errors import UserError
 from jaxnets.files import check_writable, write_files
 from jaxnets.media import provenance, report, watermark
 from jaxnets.run.load import Description, load_run, read_description
-from jaxnets.run.trained import TrainedGenerator, class_of
+from jaxnets.run.trained import TrainedGenerator
 
 #: The p-value from which on a batch's own watermark counts as too weak.
 _WEAK = 0.001

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxnets import data
-from jaxnets.columns import Column
+from jaxnets.columns import Column, class_of
 from jaxnets.commands import (
     checks,
     common,
@@ -25,7 +25,7 @@ from jaxnets.commands import (
     starting,
 )
 from jaxnets.commands.configs.constraints import MAX_STEPS
-from jaxnets.commands.configs.options import RunOptions, given
+from jaxnets.commands.configs.options import ClassRunOptions, RunOptions, given
 from jaxnets.commands.session import Session
 from jaxnets.data import DataSet, Split
 from jaxnets.devices import parallel
@@ -35,7 +35,6 @@ from jaxnets.run import runs
 from jaxnets.run.load import Description, keep_description
 from jaxnets.run.loop import fit
 from jaxnets.run.task import Feeder, FitOptions, FitResult, Task
-from jaxnets.run.trained import class_of
 from jaxnets.run.writers import OpenWriter, TensorBoard, WeightsAndBiases, import_wandb
 from jaxnets.train import freezing, optimizers
 from jaxnets.train.state import TrainState
@@ -87,7 +86,7 @@ class Feed:
     total_steps: int
 
 
-def labelled(config: RunOptions, images: Split, seed: int) -> Split:
+def labelled(config: ClassRunOptions, images: Split, seed: int) -> Split:
     """The training images that --labels-per-class and --rare leave."""
     rare = {k: n for k, n in rare_classes(config, images.columns).items() if n is not None}
     if config.labels_per_class is None and not rare:
@@ -95,7 +94,7 @@ def labelled(config: RunOptions, images: Split, seed: int) -> Split:
     return data.take_per_class(images, config.labels_per_class, seed, rare=rare)
 
 
-def rare_classes(config: RunOptions, columns: Mapping[str, Column]) -> dict[int, int | None]:
+def rare_classes(config: ClassRunOptions, columns: Mapping[str, Column]) -> dict[int, int | None]:
     """The classes that --rare names, and how many training images of each it leaves; None for all.
 
     Raises:

@@ -102,23 +102,18 @@ def mosaic(keys: Array, images: Array, rows: Array) -> tuple[Array, Array]:
     small = small.reshape(batch // 4, 4, height // 2, width // 2, depth)
     things = rows.reshape(batch // 4, 4, *rows.shape[1:])
     orders = jax.vmap(lambda key: jax.random.permutation(key, 4))(keys[::4])
-
-    def arrange(order: Array, shift: int, of: Array) -> Array:
-        return of[jnp.roll(order, shift)]
-
+    corner = jnp.array([[0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5]])  # across, down
+    start = jnp.tile(corner, (1, 2))[None, :, None]
     pictures, objects = [], []
-    corner = jnp.array([[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]])  # down, across
     for shift in range(4):
-        parts = jax.vmap(lambda order, of, by=shift: arrange(order, by, of))(orders, small)
-        top = jnp.concatenate([parts[:, 0], parts[:, 1]], axis=2)
-        bottom = jnp.concatenate([parts[:, 2], parts[:, 3]], axis=2)
+        order = jnp.roll(orders, shift, axis=1)
+        parts = jnp.take_along_axis(small, order[:, :, None, None, None], axis=1)
+        top, bottom = (jnp.concatenate([parts[:, i], parts[:, i + 1]], axis=2) for i in (0, 2))
         pictures.append(jnp.concatenate([top, bottom], axis=1))
-        of_parts = jax.vmap(lambda order, of, by=shift: arrange(order, by, of))(orders, things)
-        start = jnp.tile(corner[:, ::-1], (1, 2))[None, :, None]  # across, down, twice
-        boxes = of_parts[..., :4] / 2 + start
+        of_parts = jnp.take_along_axis(things, order[:, :, None, None], axis=1)
+        placed = of_parts.at[..., :4].set(of_parts[..., :4] / 2 + start)
         there = of_parts[..., 5:] != NOTHING
-        whole = jnp.where(there, jnp.concatenate([boxes, of_parts[..., 4:]], axis=-1), 0.0)
-        objects.append(whole.reshape(batch // 4, -1, 6))
+        objects.append(jnp.where(there, placed, 0.0).reshape(batch // 4, -1, 6))
     return (
         jnp.stack(pictures, axis=1).reshape(images.shape),
         jnp.stack(objects, axis=1).reshape(batch, -1, 6),

@@ -70,7 +70,9 @@ def find(
 
 def there_is(pictures: Sequence[Picture]) -> list[BoxesThere]:
     """The objects of pictures as metrics take them."""
-    return [BoxesThere(one.boxes, one.labels, one.ignored, one.crowd) for one in pictures]
+    return [
+        BoxesThere(one.boxes, one.labels, one.ignored, one.crowd, one.areas) for one in pictures
+    ]
 
 
 def scores(

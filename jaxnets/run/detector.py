@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnets.columns import Image
 from jaxnets.data.sources.objects import Letterboxed
-from jaxnets.data.sources.single import Example, list_files, read_examples
 from jaxnets.errors import UserError
 from jaxnets.judge.detection import in_pixels, look_with
 from jaxnets.media.boxes import drawn
-from jaxnets.run.trained import Trained, Unreadable, by_batches, usable
+from jaxnets.run.trained import Trained, Unreadable, by_batches, in_power_of_two, usable
 
 __all__ = ["Found", "TrainedDetector"]
 
@@ -48,8 +47,8 @@ class Found(NamedTuple):
 class TrainedDetector(Trained):
     """A detector of a run."""
 
-    #: Of runs of other kinds, from which value on they say so.
-    threshold = None
+    kind = "detector"
+    reader: ClassVar[Letterboxed] = Letterboxed()
 
     @cached_property
     def _look(self) -> Any:
@@ -74,7 +73,7 @@ class TrainedDetector(Trained):
     def stream(self, inputs: Any, *, least: float = 0.3) -> Iterator[Found | Unreadable]:
         """As `predict`, one record after the other; a file that can't be used is among them."""
         column: Any = self.columns["inputs"]
-        frame, reader = column.shape[:2], Letterboxed()
+        frame = column.shape[:2]
         of_files = not isinstance(inputs, np.ndarray | jax.Array)
         for source, said in by_batches(self._examples(inputs), _BATCH, self._found):
             if isinstance(said, str):
@@ -82,7 +81,7 @@ class TrainedDetector(Trained):
                 continue
             size = frame
             if of_files:
-                header = reader.header(Path(source))
+                header = self.reader.header(Path(source))
                 if isinstance(header, str):
                     yield Unreadable(source, header)
                     continue
@@ -93,19 +92,14 @@ class TrainedDetector(Trained):
             places = in_pixels(boxes[kept], size, frame)
             yield Found(source, size, places, labels[kept], names, scores[kept])
 
-    def _found(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """(boxes, labels, scores) of up to a batch of stored rows, padded to a power of two."""
-        size = 1 << (len(rows) - 1).bit_length()
-        filled = np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * 3])
-        said = self._look(self._placed, self.columns["inputs"].decode(filled))
-        every = (np.asarray(said[name])[: len(rows)] for name in ("boxes", "labels", "scores"))
-        return zip(*every, strict=True)
+    def _found(self, rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """(boxes, labels, scores) of up to a batch of stored rows."""
 
-    def _examples(self, inputs: Any) -> Iterator[Example]:
-        if isinstance(inputs, np.ndarray | jax.Array):
-            return self._rows(np.asarray(inputs))
-        several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        return read_examples(list_files(several), self.columns["inputs"], Letterboxed())
+        def look(rows: np.ndarray) -> Sequence[Any]:
+            said = self._look(self._placed, self.columns["inputs"].decode(rows))
+            return [said[name] for name in ("boxes", "labels", "scores")]
+
+        return in_power_of_two(rows, look)
 
     def picture(self, record: Found) -> np.ndarray:
         """The picture of a record's file in its own size with what was found, [H, W, 3] uint8.
@@ -114,7 +108,7 @@ class TrainedDetector(Trained):
           UserError: if the file can't be read any more.
         """
         path = Path(record.source)
-        row = Letterboxed().row(path, Image((*record.size, 3)))
+        row = self.reader.row(path, Image((*record.size, 3)))
         if isinstance(row, str):
             raise UserError(f"{path} can't be used: {row}")
         texts = [f"{n} {s:.0%}" for n, s in zip(record.names, record.scores, strict=True)]

@@ -18,7 +18,6 @@ from jaxnets.columns import to_json
 from jaxnets.errors import UserError
 from jaxnets.media import provenance
 from jaxnets.models.detectors import boxes_of
-from jaxnets.run.detector import TrainedDetector
 from jaxnets.run.inspector import TrainedInspector
 from jaxnets.run.integrity import first_line
 from jaxnets.run.trained import Trained, TrainedClassifier, TrainedGenerator
@@ -77,22 +76,11 @@ def _network(trained: Trained) -> tuple[_Network, dict[str, jax.ShapeDtypeStruct
     looks: dict[str, _Network] = {"classifier": classify, "inspector": inspect, "detector": detect}
     if not isinstance(trained, TrainedGenerator):
         seen = {"inputs": jax.ShapeDtypeStruct(column.shape, column.stored)}
-        return looks[_kind(trained)], seen
+        return looks[trained.kind], seen
     rows = {"latents": jax.ShapeDtypeStruct((trained.latent_size,), np.float32)}
     if trained.conditional:
         rows["labels"] = jax.ShapeDtypeStruct((), np.int32)
     return generate, rows
-
-
-def _kind(trained: Trained) -> str:
-    """What a network is."""
-    kinds: dict[type, str] = {
-        TrainedClassifier: "classifier",
-        TrainedGenerator: "generator",
-        TrainedInspector: "inspector",
-        TrainedDetector: "detector",
-    }
-    return kinds[type(trained)]
 
 
 def _in_batches(rows: Mapping[str, jax.ShapeDtypeStruct], size: Any) -> list[jax.ShapeDtypeStruct]:
@@ -108,7 +96,7 @@ def describe(trained: Trained) -> dict[str, Any]:
     makes = isinstance(trained, TrainedGenerator)
     return {
         "software": f"jaxnets {__version__}",
-        "kind": _kind(trained),
+        "kind": trained.kind,
         **trained.facts,
         "network": " ".join(repr(trained.module).split()),
         "class_names": list(trained.class_names),

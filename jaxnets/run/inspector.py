@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnets.columns import Image
 from jaxnets.data.sources.inspection import WholePictures
-from jaxnets.data.sources.single import Example, list_files, read_examples
 from jaxnets.errors import UserError
 from jaxnets.judge.sampling import apply
 from jaxnets.media.heat import painted
-from jaxnets.run.trained import Trained, Unreadable, by_batches, usable
+from jaxnets.run.trained import Trained, Unreadable, by_batches, in_power_of_two, usable
 
 __all__ = ["Inspected", "TrainedInspector"]
 
@@ -45,6 +43,9 @@ class Inspected(NamedTuple):
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedInspector(Trained):
     """An inspector of a run: PaDiM, PatchCore or f-AnoGAN."""
+
+    kind = "inspector"
+    reader: ClassVar[WholePictures] = WholePictures()
 
     @property
     def threshold(self) -> float:
@@ -80,19 +81,14 @@ class TrainedInspector(Trained):
             score, heat = said
             yield Inspected(source, float(score), bool(score > limit), heat)
 
-    def _inspected(self, rows: np.ndarray) -> list[tuple[np.float32, np.ndarray]]:
-        """(score, map) of up to a batch of stored rows, padded to a power of two."""
-        size = 1 << (len(rows) - 1).bit_length()
-        filled = np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * 3])
-        scores, rest = self._look(self._placed, self.columns["inputs"].decode(filled))
-        both = zip(np.asarray(scores), np.asarray(rest["map"]), strict=True)
-        return list(islice(both, len(rows)))
+    def _inspected(self, rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
+        """(score, map) of up to a batch of stored rows."""
 
-    def _examples(self, inputs: Any) -> Iterator[Example]:
-        if isinstance(inputs, np.ndarray | jax.Array):
-            return self._rows(np.asarray(inputs))
-        several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        return read_examples(list_files(several), self.columns["inputs"], WholePictures())
+        def look(rows: np.ndarray) -> Sequence[Any]:
+            scores, rest = self._look(self._placed, self.columns["inputs"].decode(rows))
+            return scores, rest["map"]
+
+        return in_power_of_two(rows, look)
 
     def picture(self, record: Inspected) -> np.ndarray:
         """The picture of a record's file in its own size, red where it is unusual.
@@ -103,9 +99,9 @@ class TrainedInspector(Trained):
         Raises:
           UserError: if the file can't be read any more.
         """
-        reader, path = WholePictures(), Path(record.source)
-        header = reader.header(path)
-        row = header if isinstance(header, str) else reader.row(path, Image((*header.size, 3)))
+        path = Path(record.source)
+        header = self.reader.header(path)
+        row = header if isinstance(header, str) else self.reader.row(path, Image((*header.size, 3)))
         if isinstance(row, str):
             raise UserError(f"{path} can't be used: {row}")
         return painted(row[None], self.heat(record.heat_map)[None])[0]

@@ -146,10 +146,8 @@ class Description:
 
 #: Kind of network -> what a run of it gives.
 _KINDS: dict[str, Any] = {
-    "classifier": TrainedClassifier,
-    "generator": TrainedGenerator,
-    "inspector": TrainedInspector,
-    "detector": TrainedDetector,
+    kind.kind: kind
+    for kind in (TrainedClassifier, TrainedGenerator, TrainedInspector, TrainedDetector)
 }
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxnets.columns import Column, Tokens
+from jaxnets.columns import Column, Tokens, class_of
 from jaxnets.data import Split, eval_batches
+from jaxnets.data.sources.folder import FileReader
 from jaxnets.data.sources.single import Example, list_files, read_examples
 from jaxnets.devices.parallel import make_mesh
 from jaxnets.errors import UserError
@@ -29,7 +29,8 @@ __all__ = [
     "TrainedClassifier",
     "TrainedGenerator",
     "Unreadable",
-    "class_of",
+    "by_batches",
+    "in_power_of_two",
     "usable",
 ]
 
@@ -104,6 +105,20 @@ def by_batches(
             yield source, row if isinstance(row, str) else next(answers)
 
 
+def in_power_of_two(
+    rows: np.ndarray, look: Callable[[np.ndarray], Sequence[Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """What a compiled network says of each of some rows, which are padded to a power of two.
+
+    Args:
+      rows: stored rows [N, ...].
+      look: stored rows -> arrays, whose rows belong together.
+    """
+    size = 1 << (len(rows) - 1).bit_length()
+    said = look(np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]))
+    return zip(*(np.asarray(of)[: len(rows)] for of in said), strict=True)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """A network of a run, ready for use.
@@ -131,9 +146,20 @@ class Trained:
     facts: Mapping[str, str]
     description: Mapping[str, Any]
 
+    #: What it is, and how files of pictures are read where that is not as `data.load` does.
+    kind: ClassVar[str]
+    reader: ClassVar[FileReader | None] = None
+
     @cached_property
     def _placed(self) -> Any:
         return jax.device_put(self.variables)
+
+    def _examples(self, inputs: Any) -> Iterator[Example]:
+        """Stored rows, or what is in files, as examples."""
+        if isinstance(inputs, np.ndarray | jax.Array):
+            return self._rows(np.asarray(inputs))
+        several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+        return read_examples(list_files(several), self.columns["inputs"], self.reader)
 
     def _rows(self, rows: np.ndarray) -> Iterator[Example]:
         """Stored rows as examples."""
@@ -157,6 +183,8 @@ class TrainedClassifier(Trained):
       threshold: of a detector, the probability of its second class from which it says so; None
         says the most probable class.
     """
+
+    kind = "classifier"
 
     views: str = "plain"
     threshold: float | None = None
@@ -214,13 +242,11 @@ class TrainedClassifier(Trained):
 
     def _examples(self, inputs: Any) -> Iterator[Example]:
         column = self.columns["inputs"]
-        if isinstance(inputs, np.ndarray | jax.Array):
-            return self._rows(np.asarray(inputs))
-        several = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        texts = [each for each in several if isinstance(each, str)]
-        if isinstance(column, Tokens) and len(texts) == len(several):
-            return (Example(text, column.rows([text])[0]) for text in texts)
-        return read_examples(list_files(several), column)
+        if isinstance(column, Tokens) and not isinstance(inputs, np.ndarray | jax.Array | Path):
+            texts = [inputs] if isinstance(inputs, str) else list(inputs)
+            if all(isinstance(text, str) for text in texts):
+                return (Example(text, column.rows([text])[0]) for text in texts)
+        return super()._examples(inputs)
 
     def features(self, inputs: np.ndarray, layer: str = "penultimate") -> np.ndarray:
         """What a layer of the network gives for stored rows.
@@ -287,6 +313,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 class TrainedGenerator(Trained):
     """A generator of a run."""
 
+    kind = "generator"
+
     @property
     def conditional(self) -> bool:
         """Whether a class can be asked for."""
@@ -350,31 +378,3 @@ class TrainedGenerator(Trained):
             batch_size=_BATCH,
             whole_batches=True,
         )
-
-
-def class_of(names: Sequence[str], label: str | int) -> int:
-    """The number of a class that is asked for by its name or its number.
-
-    A text is a name first, in any case if no other name differs in its case alone; else a number.
-
-    Raises:
-      UserError: if there is no such class, it names those that come near; or no class at all.
-    """
-    if not names:
-        raise UserError("this network was trained without classes: ask for none of them")
-    if isinstance(label, str):
-        folded = [name.casefold() for name in names]
-        for known, wanted in ((list(names), label), (folded, label.casefold())):
-            if known.count(wanted) == 1:
-                return known.index(wanted)
-    with_number = str(label).strip()
-    if with_number.isdecimal() and int(with_number) < len(names):
-        return int(with_number)
-    near = difflib.get_close_matches(str(label), names, 3, 0.5)
-    told = ", ".join(
-        name if name == str(number) else f"{number} {name}"
-        for number, name in enumerate(names[:10])
-    )
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    hint = f"did you mean {' or '.join(near)}? The" if near else "the"
-    raise UserError(f"there is no class {str(label)[:60]!r}; {hint} classes are {told}{more}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from jaxnets.commands.configs import few_labels, sweeps
 from jaxnets.commands.configs.balance import BalanceOptions
@@ -21,12 +21,15 @@ from jaxnets.commands.configs.constraints import (
 )
 from jaxnets.commands.configs.few_labels import FewLabelOptions
 from jaxnets.commands.configs.options import (
+    ClassRunOptions,
     MediaOptions,
     RunOptions,
     check_numbers,
     with_preset,
 )
 from jaxnets.errors import UserError
+
+R = TypeVar("R", bound=RunOptions)
 
 #: Values of the fields that are None, by data set or kind of data set.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -69,6 +72,10 @@ FEWEST_STEPS = 32
 _CLIPPED = {"lenet5": 0.2, "alexnet": 0.1}
 
 _MOMENTUM = Needs("--optimizer sgd or nesterov", lambda c: c.optimizer in ("sgd", "nesterov"))
+_START = Needs(
+    "weights that are worth keeping: name some with --init-from",
+    lambda c: c.init_from is not None,
+)
 _FOCAL = Needs("--loss focal", lambda c: c.loss == "focal")
 
 
@@ -92,7 +99,7 @@ class OptimizerOptions:
     """Greatest global norm of a gradient; by default 1 for lenet5 and alexnet."""
     ema_decay: Annotated[float | None, DECAY, SWEPT] = 0.95
     """Decay of the moving average of the weights that is evaluated; None uses the weights."""
-    freeze: str | None = None
+    freeze: Annotated[str | None, _START] = None
     """Leave everything up to this stage of the network as it is (with --init-from): the name of a
     feature, such as stem or stage3, or penultimate for all but the last layer."""
 
@@ -171,7 +178,7 @@ class Classify(
     FewLabelOptions,
     EvaluationOptions,
     MediaOptions,
-    RunOptions,
+    ClassRunOptions,
 ):
     """Train a CNN to classify images, sounds or texts; with the defaults, Fashion-MNIST.
 
@@ -247,6 +254,18 @@ def resolve(config: Classify) -> Classify:
     if config.resized_crop is not None:
         config = with_preset(config, {"crop_padding": 0})
     config = with_preset(config, values)
+    config = settled(config)
+    if config.patience is not None and config.eval_every == 0:
+        raise UserError("--patience counts evaluations: set --eval-every above 0")
+    return config
+
+
+def settled(config: R) -> R:
+    """A config that has all its values, with the greatest of a sweep in its field.
+
+    Raises:
+      UserError: for a value that no run can be made with.
+    """
     if (sweep := sweeps.sweep_of(config)) is not None:
         # The greatest, which is above zero: a part of the step that it turns on is there.
         config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
@@ -254,8 +273,4 @@ def resolve(config: Classify) -> Classify:
         check_numbers(one)
     check_needs(config, config)
     sweeps.check(config)
-    if config.patience is not None and config.eval_every == 0:
-        raise UserError("--patience counts evaluations: set --eval-every above 0")
-    if config.freeze is not None and config.init_from is None:
-        raise UserError("--freeze needs weights that are worth keeping: name some with --init-from")
     return config

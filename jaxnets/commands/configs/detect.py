@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from jaxnets.commands.configs import sweeps
-from jaxnets.commands.configs.classify import OptimizerOptions
+from jaxnets.commands.configs.classify import OptimizerOptions, settled
 from jaxnets.commands.configs.constraints import (
     COUNT,
     DECAY,
@@ -16,9 +15,8 @@ from jaxnets.commands.configs.constraints import (
     SHARE,
     SWEPT,
     Range,
-    check_needs,
 )
-from jaxnets.commands.configs.options import RunOptions, check_numbers, with_preset
+from jaxnets.commands.configs.options import RunOptions, with_preset
 from jaxnets.errors import UserError
 
 PRESET: dict[str, Any] = {
@@ -101,18 +99,4 @@ def resolve(config: Detect) -> Detect:
         raise UserError(
             f"--data {config.data!r} is no folder of pictures with boxes: write --data objects:PATH"
         )
-    if config.labels_per_class is not None or config.rare:
-        raise UserError(
-            "--labels-per-class and --rare choose among classes, and pictures with boxes "
-            "have none of their own"
-        )
-    config = with_preset(config, PRESET)
-    if (sweep := sweeps.sweep_of(config)) is not None:
-        config = dataclasses.replace(config, **{sweep.field: max(sweep.values)})
-    for one in sweeps.each(config):
-        check_numbers(one)
-    check_needs(config, config)
-    sweeps.check(config)
-    if config.freeze is not None and config.init_from is None:
-        raise UserError("--freeze needs weights that are worth keeping: name some with --init-from")
-    return config
+    return settled(with_preset(config, PRESET))

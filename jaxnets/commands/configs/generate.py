@@ -23,7 +23,7 @@ from jaxnets.commands.configs.constraints import (
     flag,
     is_ramp,
 )
-from jaxnets.commands.configs.options import RunOptions, check_numbers, given, with_preset
+from jaxnets.commands.configs.options import ClassRunOptions, check_numbers, given, with_preset
 from jaxnets.commands.configs.teaching import TeacherOptions
 from jaxnets.errors import UserError
 
@@ -206,7 +206,7 @@ class Generate(
     AugmentOptions,
     OptimizerOptions,
     JudgeOptions,
-    RunOptions,
+    ClassRunOptions,
 ):
     """Train a GAN to make images; with the defaults, class-conditional on Fashion-MNIST.
 

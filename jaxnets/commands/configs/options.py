@@ -204,6 +204,12 @@ class RunOptions(
     has the numbers."""
     devices: int | None = None
     """How many devices to use; by default all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRunOptions(RunOptions):
+    """What every training command on examples of classes has."""
+
     labels_per_class: int | None = None
     """Train on this many images of each class only."""
     rare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS[=N] ...")] = ()

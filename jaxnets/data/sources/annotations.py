@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxnets.data.listing import some_of
-from jaxnets.data.sources.layout import split_of, visible_files
+from jaxnets.data.sources.layout import split_of
 from jaxnets.errors import UserError
 
 __all__ = ["Annotated", "Faults", "Found", "Thing", "read_voc", "read_yolo", "split_of_path"]
@@ -28,6 +28,7 @@ class Thing:
       place: the file and the line, or whatever else says where it is written.
       difficult: of Pascal VOC.
       crowd: of COCO.
+      area: of COCO, in square pixels; 0 where it is not written.
     """
 
     box: tuple[float, float, float, float]
@@ -35,6 +36,7 @@ class Thing:
     place: str
     difficult: bool = False
     crowd: bool = False
+    area: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +107,12 @@ class Faults:
 Found = tuple[dict[str, list[Annotated]], Sequence[str], list[str]]
 
 
-def read_voc(root: Path, faults: Faults) -> Found:
+def read_voc(root: Path, files: Sequence[Path], faults: Faults) -> Found:
     """Pictures of each split, class names in alphabetical order, and notes.
 
     Raises:
       UserError: for XML that can't be read.
     """
-    files = sorted(visible_files(root))
     pictures = _pictures(files)
     found: dict[str, Annotated] = {}
     for path in (path for path in files if path.suffix.lower() == ".xml"):
@@ -193,13 +194,12 @@ def _voc_splits(
     return splits, notes
 
 
-def read_yolo(root: Path, faults: Faults) -> Found:
+def read_yolo(root: Path, files: Sequence[Path], faults: Faults) -> Found:
     """Pictures of each split, class names in their order, and notes.
 
     Raises:
       UserError: for a list of classes that can't be read.
     """
-    files = sorted(visible_files(root))
     names = _yolo_names(root, files)
     texts = {path for path in files if path.suffix.lower() == ".txt"}
     found, used = [], set[Path]()

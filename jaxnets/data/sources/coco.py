@@ -3,24 +3,23 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxnets.data.sources.annotations import Annotated, Faults, Found, Thing, split_of_path
-from jaxnets.data.sources.layout import split_of, visible_files
+from jaxnets.data.sources.layout import split_of
 from jaxnets.errors import UserError
 
 __all__ = ["read_coco"]
 
 
-def read_coco(root: Path, faults: Faults) -> Found:
+def read_coco(root: Path, files: Sequence[Path], faults: Faults) -> Found:
     """Pictures of each split, class names by their ids, and notes.
 
     Raises:
       UserError: for JSON that is none of COCO's, or files with different categories.
     """
-    files = sorted(visible_files(root))
     splits: dict[str, list[Annotated]] = defaultdict(list)
     names: dict[int, str] = {}
     first: Path | None = None
@@ -73,11 +72,13 @@ def _coco_pictures(
                 names[one["category_id"]],
                 where,
                 crowd=bool(one.get("iscrowd", 0)),
+                area=float(one.get("area") or 0.0),
             )
         )
-    found = []
+    found, homes = [], _coco_homes(root, path)
     for one in content["images"]:
-        file = _coco_file(root, path, str(one.get("file_name", "")))
+        name = str(one.get("file_name", ""))
+        file = next((home / name for home in homes if name and (home / name).is_file()), None)
         if file is None:
             faults.add(f"{place}, image {one['id']},", f"has no file {one.get('file_name')}")
             continue
@@ -86,13 +87,13 @@ def _coco_pictures(
     return found
 
 
-def _coco_file(root: Path, path: Path, name: str) -> Path | None:
-    """A picture by its name: beside the file, or in a folder named after the file's split."""
+def _coco_homes(root: Path, path: Path) -> list[Path]:
+    """Where pictures may be: beside the file, or in a folder named after the file's split."""
     split = _split_in(path.stem)
     homes = [path.parent, root, root / "images", path.parent.parent / "images"]
     for home in (root, root / "images", path.parent.parent):
         homes += [p for p in sorted(home.glob("*")) if p.is_dir() and _split_in(p.name) == split]
-    return next((home / name for home in homes if name and (home / name).is_file()), None)
+    return homes
 
 
 def _coco_split(root: Path, path: Path, one: Annotated) -> str:

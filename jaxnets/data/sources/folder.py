@@ -19,6 +19,7 @@ import numpy as np
 from jaxnets.columns import Classes, Column, to_json
 from jaxnets.data.cache import Staging, cached
 from jaxnets.data.dataset import DataSet, array_digest
+from jaxnets.data.dividing import stratified_indices
 from jaxnets.data.listing import Listing, some_of, told_bad
 from jaxnets.data.sources.images import ImageFiles
 from jaxnets.data.sources.layout import File, Layout, find_layout
@@ -26,7 +27,7 @@ from jaxnets.data.sources.streamed import Decoding, stream_folder
 from jaxnets.errors import UserError
 from jaxnets.files import cache_dir, check_path, write_files
 
-__all__ = ["FileReader", "from_files", "load_files", "root_of"]
+__all__ = ["FileReader", "from_files", "load_files", "root_of", "set_files_apart"]
 
 BLOCK = 256
 
@@ -255,6 +256,17 @@ def _decoded(
     for start in range(0, len(files), BLOCK):
         block = files[start : start + BLOCK]
         yield from zip(block, pool.map(read, block), strict=True)
+
+
+def set_files_apart(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Sets a fifth of files apart for testing, always the same; copies stay on one side.
+
+    Returns:
+      Sorted positions to train on and to test on.
+    """
+    first: dict[str, int] = {}
+    copies = [first.setdefault(digest_of(path), place) for place, path in enumerate(paths)]
+    return stratified_indices(np.zeros(len(paths), np.int32), 0.2, 20, np.array(copies))
 
 
 def digest_of(path: Path) -> str:

@@ -12,9 +12,8 @@ import numpy as np
 
 from jaxnets.columns import Image
 from jaxnets.data.dataset import DataSet, Split
-from jaxnets.data.dividing import stratified_indices
 from jaxnets.data.listing import some_of, told_bad
-from jaxnets.data.sources.folder import digest_of, load_files, root_of
+from jaxnets.data.sources.folder import load_files, root_of, set_files_apart
 from jaxnets.data.sources.images import Header, ImageFiles
 from jaxnets.data.sources.layout import File, Layout, visible_files
 from jaxnets.errors import UserError
@@ -168,10 +167,7 @@ def _layout(root: Path) -> Layout:
     faults = {kind: files for kind, files in faults.items() if files}
     tested, notes = _files(home / GOOD) if parted else [], []
     if not tested:
-        digests = [digest_of(path) for path in good]
-        copies = np.array([digests.index(digest) for digest in digests])
-        zeros = np.zeros(len(good), np.int32)
-        first, second = stratified_indices(zeros, 0.2, 20, copies)
+        first, second = set_files_apart(good)
         tested, good = [good[i] for i in second], [good[i] for i in first]
         notes.append(f"{len(tested):,} of the faultless pictures are set apart for testing")
     if len(good) < _FEWEST or not tested:

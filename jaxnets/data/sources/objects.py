@@ -8,7 +8,6 @@ classes in data.yaml or classes.txt.
 
 import dataclasses
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,10 @@ import numpy as np
 
 from jaxnets.columns import Boxes, Image
 from jaxnets.data.dataset import DataSet
-from jaxnets.data.dividing import stratified_indices
 from jaxnets.data.listing import some_of, told_bad
 from jaxnets.data.sources.annotations import Annotated, Faults, Found, read_voc, read_yolo
 from jaxnets.data.sources.coco import read_coco
-from jaxnets.data.sources.folder import digest_of, load_files, root_of
+from jaxnets.data.sources.folder import load_files, root_of, set_files_apart
 from jaxnets.data.sources.images import Header, ImageFiles
 from jaxnets.data.sources.layout import File, Layout, visible_files
 from jaxnets.errors import UserError
@@ -33,7 +31,6 @@ __all__ = ["Letterboxed", "Objects", "Picture", "load_objects", "placed", "share
 _GREY = 128
 #: A corner may lie so many pixels beyond the picture before it is told: tools count from 0 or 1.
 _BEYOND = 1.5
-_SEED = 20
 
 
 def placed(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
@@ -95,6 +92,7 @@ class Picture:
       labels: [K] int.
       ignored: [K] bool, difficult ones and crowds.
       crowd: [K] bool.
+      areas: [K] in square pixels: of the objects where they are written, else of their boxes.
     """
 
     path: Path
@@ -103,6 +101,7 @@ class Picture:
     labels: np.ndarray
     ignored: np.ndarray
     crowd: np.ndarray
+    areas: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +149,10 @@ def load_objects(
             "and their boxes"
         )
     faults = Faults(root)
-    kind, read = _kind_of(root)
-    splits, names, notes = read(root, faults)
+    files = sorted(visible_files(root))
+    kind, read = _kind_of(root, files)
+    splits, names, notes = read(root, files, faults)
+    number = {name: label for label, name in enumerate(names)}
     reader = Letterboxed(image_size, channels, background or "white")
     headers = _headers(root, reader, splits, skip_bad)
     pictures: dict[str, list[Picture]] = {}
@@ -159,7 +160,7 @@ def load_objects(
         usable = [one for one in of if one.path in headers]
         if usable:
             pictures[split] = [
-                _in_pixels(one, headers[one.path].size, names, faults) for one in usable
+                _in_pixels(one, headers[one.path].size, number, faults) for one in usable
             ]
     faults.check(skip_bad)
     pictures, more = _divided(root, pictures)
@@ -175,30 +176,28 @@ def load_objects(
         )
     frame = image_size or next(iter(sizes))
     column = Boxes(tuple(names), max(len(one.boxes) for one in every))
-    files = {
+    rows = {
         split: [File(one.path, _row(one, column, frame)) for one in of]
         for split, of in pictures.items()
     }
     told = (f"boxes are read as {kind}", *notes, *more, *faults.notes, *_counted(pictures))
-    layout = Layout(files, column.names, told, column)
+    layout = Layout(rows, column.names, told, column)
     dataset = load_files(name, reader, skip_bad=False, layout=layout)
     return Objects(dataset, pictures)
 
 
-def _kind_of(root: Path) -> tuple[str, Callable[[Path, Faults], Found]]:
+def _kind_of(
+    root: Path, files: Sequence[Path]
+) -> tuple[str, Callable[[Path, Sequence[Path], Faults], Found]]:
     """What a folder's boxes are written as, and what reads them."""
-    files = list(visible_files(root))
-    ends = Counter(path.suffix.lower() for path in files)
-    coco = [path for path in files if path.suffix.lower() == ".json"]
-    yolo = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
-    classes = (root / "classes.txt").exists()
-    if ends[".xml"]:
+    ends = {path.suffix.lower() for path in files}
+    if ".xml" in ends:
         return "Pascal VOC", read_voc
-    if coco:
+    if ".json" in ends:
         return "COCO", read_coco
-    if ends[".txt"] and (yolo or classes):
+    if ".txt" in ends and (ends & {".yaml", ".yml"} or root / "classes.txt" in files):
         return "YOLO", read_yolo
-    if ends[".txt"]:
+    if ".txt" in ends:
         raise UserError(
             f"{root} has text files and no list of classes: put data.yaml (with `names:`) or "
             "classes.txt (a name a line) beside them"
@@ -228,7 +227,7 @@ def _headers(
 
 
 def _in_pixels(
-    one: Annotated, size: tuple[int, int], names: Sequence[str], faults: Faults
+    one: Annotated, size: tuple[int, int], number: Mapping[str, int], faults: Faults
 ) -> Picture:
     """A picture's objects, those that can't be used among the faults, and clipped to the edge."""
     height, width = size
@@ -259,9 +258,10 @@ def _in_pixels(
         one.path,
         size,
         np.array([box for box, _ in kept], np.float64).reshape(-1, 4),
-        np.array([names.index(thing.name) for _, thing in kept], np.int64),
+        np.array([number[thing.name] for _, thing in kept], np.int64),
         np.array([thing.difficult or thing.crowd for _, thing in kept], bool),
         np.array([thing.crowd for _, thing in kept], bool),
+        np.array([thing.area or np.prod(box[2:] - box[:2]) for box, thing in kept], np.float64),
     )
 
 
@@ -276,9 +276,7 @@ def _divided(
     train = pictures["train"]
     if len(train) < 2:
         raise UserError(f"{root} has a single picture with boxes; training and testing need one")
-    digests = [digest_of(one.path) for one in train]
-    copies = np.array([digests.index(digest) for digest in digests])
-    first, second = stratified_indices(np.zeros(len(train), np.int32), 0.2, _SEED, copies)
+    first, second = set_files_apart([one.path for one in train])
     if not len(second):
         raise UserError(f"{root} has copies of one picture alone; training and testing need others")
     parts = {"train": [train[i] for i in first], "test": [train[i] for i in second]}
