@@ -56,6 +56,21 @@ def test_maps_as_targets_ask_give_the_boxes_back_at_no_loss():
     np.testing.assert_allclose(found["boxes"][0, :2][order], rows[:2, :4], atol=1e-5)
 
 
+def test_a_peak_is_one_object_however_wide_it_is():
+    heat = np.full((1, 8, 12, 2), -9.0, np.float32)
+    heat[0, 3:6, 3:6, 0] = 2.0
+    heat[0, 4, 4, 0] = 3.0
+    heat[0, 4, 4, 1] = 1.0  # of another class at the same place
+    none = jnp.zeros((1, 8, 12, 2))
+    found = boxes_of({"heat": jnp.asarray(heat), "offset": none, "size": none}, SIZE, most=6)
+    sure = np.asarray(found["scores"][0] > 0.5)
+    assert sure.tolist() == [True, True] + 4 * [False]
+    assert found["labels"][0, :2].tolist() == [0, 1]
+    np.testing.assert_allclose(
+        found["boxes"][0, 0] * jnp.array([48.0, 32, 48, 32]), [16, 16, 20, 20]
+    )
+
+
 def test_the_nearest_object_owns_a_place_and_ignored_ones_ask_for_nothing():
     rows = rows_of((0, 0, 16, 16, 0, OBJECT), (20, 4, 44, 28, 1, IGNORED))
     targets = targets_of(rows, SIZE, 2)
